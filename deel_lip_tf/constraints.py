@@ -1,0 +1,131 @@
+"""Constraints that an optimizer applies to a kernel after each update, for any Keras layer."""
+
+import math
+
+import keras
+from keras import ops
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.normalizers import (
+    DEFAULT_BETA_BJORCK,
+    DEFAULT_EPS_BJORCK,
+    DEFAULT_EPS_SPECTRAL,
+    Spectral,
+    UnitFrobenius,
+    check_lipschitz_factor,
+    flatten_kernel,
+)
+
+
+class _Projection(keras.constraints.Constraint):
+    """A constraint that projects the flattened kernel, (everything else, last axis)."""
+
+    parametrization = None
+    k_coef_lip = 1.0
+
+    def __call__(self, w):
+        """The projected kernel, in the shape and type of `w`."""
+        w = ops.convert_to_tensor(w)
+        matrix = flatten_kernel(w)
+        projected = self.k_coef_lip * self.parametrization.project(matrix)
+        return ops.cast(ops.reshape(projected, w.shape), w.dtype)
+
+
+@register
+class SpectralConstraint(_Projection):
+    """All singular values of the flattened kernel equal to `k_coef_lip`.
+
+    For a dense layer that is the layer's Lipschitz constant. For a convolution it bounds the
+    kernel as a matrix; the operation may be larger by the square root of the number of patches
+    that share a pixel, which `SpectralConv2D` divides out and `bounds.lipschitz_bound` measures.
+
+    Args:
+        k_coef_lip: the norm.
+        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
+        eps_bjorck: likewise; `None` bounds the largest singular value only.
+        beta_bjorck: likewise.
+        u: accepted for users of deel-lip and unused: no power iteration, hence no start vector.
+    """
+
+    def __init__(
+        self,
+        k_coef_lip: float = 1.0,
+        eps_spectral: float = DEFAULT_EPS_SPECTRAL,
+        eps_bjorck: float | None = DEFAULT_EPS_BJORCK,
+        beta_bjorck: float | None = DEFAULT_BETA_BJORCK,
+        u=None,
+    ):
+        self.parametrization = Spectral(eps_spectral, eps_bjorck, beta_bjorck)
+        self.k_coef_lip = check_lipschitz_factor(k_coef_lip)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {
+            "k_coef_lip": self.k_coef_lip,
+            "eps_spectral": self.parametrization.eps_spectral,
+            "eps_bjorck": self.parametrization.eps_bjorck,
+            "beta_bjorck": self.parametrization.beta_bjorck,
+        }
+
+
+@register
+class FrobeniusConstraint(_Projection):
+    """Frobenius norm 1, hence largest singular value at most 1, of the kernel.
+
+    Args:
+        eps: accepted for users of deel-lip and unused: a zero kernel stays zero without it.
+    """
+
+    def __init__(self, eps: float = 1e-7):
+        self.parametrization = UnitFrobenius()
+        self.eps = float(eps)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"eps": self.eps}
+
+
+@register
+class WeightClipConstraint(keras.constraints.Constraint):
+    """Entries clipped to `[-c, c]`.
+
+    No useful Lipschitz bound follows: a matrix (m, n) of entries `c` has norm `c * sqrt(m * n)`.
+
+    Args:
+        c: the largest absolute value of an entry.
+    """
+
+    def __init__(self, c: float = 2):
+        self.c = check_lipschitz_factor(c, "c")
+
+    def __call__(self, w):
+        """`clip(w, -c, c)`."""
+        return ops.clip(w, -self.c, self.c)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"c": self.c}
+
+
+@register
+class AutoWeightClipConstraint(keras.constraints.Constraint):
+    """Entries clipped to `[-c, c]` with `c = 1 / (sqrt(number of entries) * scale)`.
+
+    The Frobenius norm, hence the largest singular value, is at most `1 / scale`: as in deel-lip,
+    a larger `scale` is a tighter constraint.
+
+    Args:
+        scale: inverse of the bound on the norm.
+    """
+
+    def __init__(self, scale: float = 1):
+        self.scale = check_lipschitz_factor(scale, "scale")
+
+    def __call__(self, w):
+        """`clip(w, -c, c)`."""
+        c = 1 / (math.sqrt(math.prod(w.shape)) * self.scale)
+        return ops.clip(w, -c, c)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"scale": self.scale}

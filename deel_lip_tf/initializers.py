@@ -1,0 +1,63 @@
+"""Initializers that start a kernel on the set its layer projects onto."""
+
+import keras
+from keras import initializers, ops
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.normalizers import (
+    DEFAULT_BETA_BJORCK,
+    DEFAULT_EPS_BJORCK,
+    DEFAULT_EPS_SPECTRAL,
+    Spectral,
+    check_lipschitz_factor,
+    flatten_kernel,
+)
+
+
+@register
+class SpectralInitializer(keras.initializers.Initializer):
+    """Draws a kernel and projects it: singular values `k_coef_lip` of the flattened kernel.
+
+    The kernel is flattened to (everything else, last axis). The gain of a convolution is not
+    included: the layer applies it.
+
+    Args:
+        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
+        eps_bjorck: likewise; `None` divides by the bound of the norm only.
+        beta_bjorck: likewise.
+        k_coef_lip: factor of the result.
+        base_initializer: what draws the kernel: a Keras initializer, its name or its config.
+    """
+
+    def __init__(
+        self,
+        eps_spectral: float = DEFAULT_EPS_SPECTRAL,
+        eps_bjorck: float | None = DEFAULT_EPS_BJORCK,
+        beta_bjorck: float | None = DEFAULT_BETA_BJORCK,
+        k_coef_lip: float = 1.0,
+        base_initializer="orthogonal",
+    ):
+        self.parametrization = Spectral(eps_spectral, eps_bjorck, beta_bjorck)
+        self.k_coef_lip = check_lipschitz_factor(k_coef_lip)
+        self.base_initializer = initializers.get(base_initializer)
+
+    def __call__(self, shape, dtype=None):
+        """A kernel of the given shape, of at least two axes."""
+        kernel = self.base_initializer(shape, dtype=dtype)
+        if len(shape) < 2:
+            raise ValueError(
+                "SpectralInitializer needs a kernel of at least two axes: a vector has one "
+                f"singular value. Received: shape={tuple(shape)}. Use another initializer for it."
+            )
+        projected = self.parametrization.project(flatten_kernel(kernel))
+        return ops.cast(self.k_coef_lip * ops.reshape(projected, shape), kernel.dtype)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {
+            "eps_spectral": self.parametrization.eps_spectral,
+            "eps_bjorck": self.parametrization.eps_bjorck,
+            "beta_bjorck": self.parametrization.beta_bjorck,
+            "k_coef_lip": self.k_coef_lip,
+            "base_initializer": initializers.serialize(self.base_initializer),
+        }

@@ -1,0 +1,249 @@
+"""What every layer of known Lipschitz constant shares, and the one owner of constrained kernels."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from deel_lip_tf.initializers import SpectralInitializer
+from deel_lip_tf.normalizers import check_lipschitz_factor, flatten_kernel
+from deel_lip_tf.normalizers.parametrization import at_least_float32
+
+
+class LipschitzLayer:
+    """Mixin of the layers whose Lipschitz constant is `k_coef_lip`, whatever their weights.
+
+    The constant is with respect to Euclidean norms of the flattened input and output. A class that
+    inherits from it sets `k_coef_lip` through `set_klip_factor` in its constructor.
+    """
+
+    k_coef_lip: float = 1.0
+
+    def set_klip_factor(self, klip_factor: float) -> None:
+        """Sets the Lipschitz constant; takes effect at the next call.
+
+        A compiled function that was traced before keeps the old constant: this library's
+        `Sequential` and `Model` trace again by themselves, a plain Keras model after `compile`.
+
+        Raises:
+            TypeError, ValueError: `klip_factor` is not a positive finite number.
+        """
+        self.k_coef_lip = check_lipschitz_factor(klip_factor)
+
+    def get_config(self) -> dict:
+        """The Keras parent's arguments and `k_coef_lip`."""
+        return {**super().get_config(), "k_coef_lip": self.k_coef_lip}
+
+    def vanilla_export(self) -> keras.layers.Layer:
+        """A copy of the layer, of the same name, in Keras's own layers where there are any.
+
+        Layers that Keras has no equivalent of (the sorting activations) are copied as they are.
+        """
+        copy = type(self).from_config(self.get_config())
+        if self.built and self.weights:
+            copy.build(self.get_build_config()["input_shape"])
+            copy.set_weights([ops.convert_to_numpy(weight) for weight in self.weights])
+        return copy
+
+
+class Condensable:
+    """Mixin of the layers whose raw kernel can be replaced by its projection."""
+
+    def condense(self) -> None:
+        """Writes the projected kernel into the raw one; the layer's output stays what it was."""
+        raise NotImplementedError
+
+    def vanilla_export(self) -> keras.layers.Layer:
+        """The plain Keras layer, of the same name, that computes with the effective kernel."""
+        raise NotImplementedError
+
+
+class ConstrainedKernel(LipschitzLayer, Condensable):
+    """Mixin, before a Keras layer with a `kernel`, that computes with the effective kernel.
+
+    The effective kernel is `k_coef_lip * gain * project(kernel)`, a pure function of the raw
+    kernel: nothing is cached and no state is added to the Keras layer's own. A family (dense,
+    convolution, transposed convolution) says how to apply a kernel, by `_apply_kernel`, and what
+    gain its operation allows, by `_compute_gain`; a public class sets `parametrization_class`,
+    whose fields become arguments of the layer.
+    """
+
+    plain_class: type[keras.layers.Layer]
+    parametrization_class: type
+    _refused: dict = {}
+    _gain = 1.0
+
+    def __init__(self, *, k_coef_lip: float = 1.0, kernel_initializer=None, **kwargs):
+        _refuse_unboundable(type(self).__name__, kwargs, self._refused)
+        names = [field.name for field in dataclasses.fields(self.parametrization_class)]
+        chosen = {name: kwargs.pop(name) for name in names if name in kwargs}
+        super().__init__(kernel_initializer=kernel_initializer or SpectralInitializer(), **kwargs)
+        self.parametrization = self.parametrization_class(**chosen)
+        self.set_klip_factor(k_coef_lip)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {**super().get_config(), **dataclasses.asdict(self.parametrization)}
+
+    def add_weight(self, *args, **kwargs):
+        """As in Keras, but the raw kernel is never rounded before it is projected."""
+        if kwargs.get("name") == "kernel":
+            kwargs["autocast"] = False
+        return super().add_weight(*args, **kwargs)
+
+    def build(self, input_shape):
+        """Creates the weights; the gain is that of this input shape from now on."""
+        self._gain = self._compute_gain(tuple(input_shape))
+        super().build(input_shape)
+        if isinstance(self.activation, keras.Layer) and not self.activation.built:
+            self.activation.build(self.compute_output_shape(input_shape))
+        self.built = True
+
+    def _compute_gain(self, input_shape: tuple) -> float:
+        return 1.0
+
+    def _apply_kernel(self, inputs, kernel):
+        """The linear operation, without bias."""
+        raise NotImplementedError
+
+    def effective_kernel(self):
+        """The kernel of the forward pass, in Keras's layout, in at least float32.
+
+        Raises:
+            ValueError: the layer is not built.
+        """
+        if not self.built:
+            raise ValueError(
+                f"The effective kernel of layer {self.name!r} depends on its weights: build the "
+                "layer first, by calling it or by `layer.build(input_shape)`."
+            )
+        return self._project_kernel() * (self.k_coef_lip * self._gain)
+
+    @property
+    def wbar(self):
+        """deel-lip's name for `effective_kernel()`."""
+        return self.effective_kernel()
+
+    def _project_kernel(self):
+        kernel = at_least_float32(ops.convert_to_tensor(self.kernel))
+        return ops.reshape(self.parametrization.project(flatten_kernel(kernel)), kernel.shape)
+
+    def call(self, inputs, training=None):
+        """Applies the effective kernel, adds the bias, applies the activation."""
+        kernel = ops.cast(self.effective_kernel(), self.compute_dtype)
+        outputs = self._apply_kernel(inputs, kernel)
+        if self.bias is not None:
+            outputs = ops.add(outputs, ops.reshape(self.bias, self._bias_shape(outputs)))
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _bias_shape(self, outputs) -> tuple:
+        shape = [1] * len(outputs.shape)
+        channels_first = getattr(self, "data_format", None) == "channels_first"
+        shape[1 if channels_first else -1] = -1
+        return tuple(shape)
+
+    def set_klip_factor(self, klip_factor: float) -> None:
+        """Sets the constant of the whole layer: an activation of this library is set to 1."""
+        super().set_klip_factor(klip_factor)
+        if isinstance(self.activation, LipschitzLayer):
+            self.activation.set_klip_factor(1.0)
+
+    def condense(self) -> None:
+        """Writes the projected kernel, without gain and `k_coef_lip`, into the raw kernel."""
+        self.kernel.assign(ops.cast(self._project_kernel(), self.kernel.dtype))
+
+    def vanilla_export(self) -> keras.layers.Layer:
+        """The plain Keras layer, of the same name, with the effective kernel and the bias."""
+        plain = self.plain_class.from_config(self._plain_config())
+        if not self.built:
+            return plain
+        input_shape = self.get_build_config()["input_shape"]
+        plain.build(input_shape)
+        if isinstance(plain.activation, keras.Layer):
+            plain.activation.build(plain.compute_output_shape(input_shape))
+        kernel = ops.cast(self.effective_kernel(), self.kernel.dtype)
+        weights = [kernel if weight is self._raw_kernel else weight for weight in self.weights]
+        plain.set_weights([ops.convert_to_numpy(weight) for weight in weights])
+        return plain
+
+    @property
+    def _raw_kernel(self):
+        # Keras keeps it as `_kernel` behind a property in some layers, as `kernel` in others.
+        return self.__dict__.get("_kernel", self.__dict__.get("kernel"))
+
+    def _plain_config(self) -> dict:
+        """The Keras parent's configuration, without what acts on the raw kernel only."""
+        config = super(LipschitzLayer, self).get_config()
+        for name in ("kernel_initializer", "kernel_regularizer", "kernel_constraint"):
+            config.pop(name)
+        return config
+
+    def enable_lora(self, *args, **kwargs):
+        """Refused: the update would be added behind the constraint."""
+        raise ValueError(
+            f"LoRA adds to the kernel of layer {self.name!r} what its constraint does not see, and "
+            "would break the Lipschitz bound. Fine-tune the plain layer instead: "
+            "`layer.vanilla_export().enable_lora(rank)`."
+        )
+
+    def quantize(self, *args, **kwargs):
+        """Refused: rounding the raw kernel is not rounding the effective one."""
+        raise ValueError(
+            f"Quantization rounds the raw kernel of layer {self.name!r}, not the one it computes "
+            "with. Quantize the plain layer instead: `layer.vanilla_export().quantize(mode)`; then "
+            "bound it again."
+        )
+
+
+def rescaled_export(
+    layer: LipschitzLayer, plain: keras.layers.Layer, factor: float
+) -> keras.layers.Layer:
+    """`plain`, or where `factor` is not 1 a model named as `layer` that multiplies by it after."""
+    if factor == 1:
+        return plain
+    plain_name, plain.name = plain.name, f"{plain.name}_unscaled"
+    rescaling = keras.layers.Rescaling(factor, dtype=layer.dtype_policy)
+    model = keras.Sequential([plain, rescaling], name=plain_name)
+    if layer.built:
+        model.build(layer.get_build_config()["input_shape"])
+    return model
+
+
+def operation_export(layer: LipschitzLayer, operation) -> keras.layers.Layer:
+    """A Keras model, named as `layer`, of the Keras operations in `operation(tensor)`.
+
+    It loads without this library. Keras records operations for known sizes only: a layer built
+    with unknown ones is copied as it is.
+    """
+    shape = layer.get_build_config()["input_shape"] if layer.built else (None, None)
+    if None in shape[1:]:
+        return LipschitzLayer.vanilla_export(layer)
+    inputs = keras.Input(shape[1:], dtype=layer.compute_dtype)
+    return keras.Model(inputs, operation(inputs), name=layer.name)
+
+
+_LORA_WAY_OUT = "Train without it, and add LoRA to `layer.vanilla_export()`."
+NO_LORA = {
+    "lora_rank": ((None,), _LORA_WAY_OUT),
+    "lora_alpha": ((None,), _LORA_WAY_OUT),
+    "quantization_config": ((None,), "Train without it, and quantize `layer.vanilla_export()`."),
+}
+
+
+def _refuse_unboundable(layer_name: str, arguments: dict, refused: dict) -> None:
+    """Raises for arguments of a Keras parent under which the bound would not hold.
+
+    Args:
+        layer_name: class name for the message.
+        arguments: keyword arguments meant for the Keras parent.
+        refused: for each such argument, `(values that leave it off, the way out)`.
+
+    Raises:
+        ValueError: an argument has another value.
+    """
+    for name, (neutral, way_out) in refused.items():
+        value = arguments.get(name)
+        if isinstance(value, list):
+            value = tuple(value)
+        if value not in neutral:
+            raise ValueError(f"{layer_name} has no bound with `{name}`={value!r}. {way_out}")

@@ -1,0 +1,86 @@
+"""Dense layers with a bounded kernel."""
+
+import keras
+from keras import ops
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.layers.base import NO_LORA, ConstrainedKernel
+from deel_lip_tf.normalizers import Frobenius, Spectral
+
+
+class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
+    """The dense family: `activation(inputs @ effective_kernel + bias)`."""
+
+    plain_class = keras.layers.Dense
+    _refused = NO_LORA
+
+    def __init__(self, units: int, activation=None, use_bias: bool = True, **kwargs):
+        super().__init__(units=units, activation=activation, use_bias=use_bias, **kwargs)
+
+    def _apply_kernel(self, inputs, kernel):
+        return ops.matmul(inputs, kernel)
+
+
+@register
+class SpectralDense(ConstrainedDense):
+    """Dense layer whose kernel has all its singular values equal to `k_coef_lip`.
+
+    `y = activation(x @ W + b)` with `W = k_coef_lip * polar(kernel)`, the orthogonal matrix nearest
+    to the raw kernel. The layer is `k_coef_lip`-Lipschitz for any finite raw kernel, provided that
+    `activation` is 1-Lipschitz, and preserves the norm of gradients.
+
+    Args:
+        units: dimension of the output.
+        activation: as in `keras.layers.Dense`; a layer such as `GroupSort2()` is fine.
+        use_bias: whether to add a bias.
+        kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        k_coef_lip: the Lipschitz constant, 1 by default.
+        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
+        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: likewise.
+        maxiter_spectral: likewise.
+        maxiter_bjorck: likewise.
+        **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
+
+    Input shape: `(batch, ..., inputs)`. Output shape: `(batch, ..., units)`.
+
+    Raises:
+        ValueError: `k_coef_lip` not positive, LoRA or quantization asked for, or a parameter of
+            the projection outside its range.
+
+    Source: Anil, Lucas, Grosse, 2019, arXiv:1811.05381.
+    """
+
+    parametrization_class = Spectral
+
+
+@register
+class FrobeniusDense(ConstrainedDense):
+    """Dense layer whose kernel is divided by Euclidean norms.
+
+    With `disjoint_neurons`, every column has norm `k_coef_lip`: each output by itself is
+    `k_coef_lip`-Lipschitz, all together are only `sqrt(units) * k_coef_lip`-Lipschitz, so it
+    belongs at the end of a network, as the head of a classifier. Without, the whole kernel has
+    Frobenius norm `k_coef_lip`, which then is the constant of the layer.
+
+    Args:
+        units: dimension of the output.
+        activation: as in `keras.layers.Dense`.
+        use_bias: whether to add a bias.
+        kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        disjoint_neurons: norms of columns (`True`, the default) or of the whole kernel (`False`).
+        k_coef_lip: the Lipschitz constant, of each output or of the layer; 1 by default.
+        **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
+
+    Input shape: `(batch, ..., inputs)`. Output shape: `(batch, ..., units)`.
+
+    Raises:
+        ValueError: `k_coef_lip` not positive, LoRA or quantization asked for.
+    """
+
+    parametrization_class = Frobenius
+
+    @property
+    def disjoint_neurons(self) -> bool:
+        """Whether each output is bounded by itself."""
+        return self.parametrization.disjoint_neurons

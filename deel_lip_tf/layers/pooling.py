@@ -1,0 +1,239 @@
+"""Poolings scaled so that their Lipschitz constant is reached, not merely respected."""
+
+import math
+
+import keras
+from keras import ops
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.layers.base import LipschitzLayer, operation_export, rescaled_export
+from deel_lip_tf.layers.padding import spatial_axes
+from deel_lip_tf.normalizers import safe_sqrt
+
+
+class _ScaledPooling2D(LipschitzLayer, keras.layers.AveragePooling2D):
+    """Poolings over windows that do not overlap."""
+
+    def __init__(
+        self,
+        pool_size=(2, 2),
+        strides=None,
+        padding: str = "valid",
+        data_format: str | None = None,
+        k_coef_lip: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(
+            pool_size=pool_size, strides=strides, padding=padding, data_format=data_format, **kwargs
+        )
+        _check_windows(type(self).__name__, self.pool_size, self.strides, padding)
+        self.padding = padding.lower()
+        self.set_klip_factor(k_coef_lip)
+        # Keras marks poolings as built at once; the shape is wanted for the export.
+        self.built = False
+
+    def build(self, input_shape):
+        """Nothing to create."""
+        self.built = True
+
+    def _mean(self, inputs):
+        return ops.average_pool(
+            inputs,
+            self.pool_size,
+            strides=self.strides,
+            padding="valid",
+            data_format=self.data_format,
+        )
+
+
+def _check_windows(name: str, pool_size: tuple, strides: tuple, padding: str) -> None:
+    if strides != pool_size:
+        raise ValueError(
+            f"`strides` of {name} must be equal to `pool_size`: overlapping windows are not "
+            f"1-Lipschitz with this factor. Received: strides={strides}, pool_size={pool_size}. "
+            "Leave `strides` out."
+        )
+    if not isinstance(padding, str) or padding.lower() != "valid":
+        raise ValueError(
+            f'{name} only supports padding="valid". Received: padding={padding!r}. '
+            "Put a keras.layers.ZeroPadding2D before it."
+        )
+
+
+@register
+class ScaledAveragePooling2D(_ScaledPooling2D):
+    """Average over windows, times `k_coef_lip * sqrt(window size)`.
+
+    `k_coef_lip`-Lipschitz; a constant window reaches it.
+
+    Args:
+        pool_size: size of the windows, an integer or a pair.
+        strides: `None`, or the same as `pool_size`.
+        padding: `"valid"`.
+        data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
+        k_coef_lip: the Lipschitz constant.
+        **kwargs: as in `keras.layers.AveragePooling2D`.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first.
+
+    Raises:
+        ValueError: overlapping windows, or another padding.
+    """
+
+    @property
+    def _factor(self) -> float:
+        return self.k_coef_lip * math.sqrt(math.prod(self.pool_size))
+
+    def call(self, inputs):
+        """The scaled average."""
+        return self._mean(inputs) * self._factor
+
+    def vanilla_export(self) -> keras.layers.Layer:
+        """A Keras model of the same name: `AveragePooling2D`, then `Rescaling`."""
+        plain = keras.layers.AveragePooling2D.from_config(
+            keras.layers.AveragePooling2D.get_config(self)
+        )
+        return rescaled_export(self, plain, self._factor)
+
+
+class _RootOfSquares:
+    """Mixin: the Euclidean norm, forward and gradient exact, gradient 0 at 0."""
+
+    def __init__(self, *args, eps_grad_sqrt: float = 1e-6, **kwargs):
+        if not eps_grad_sqrt >= 0:
+            raise ValueError(
+                "`eps_grad_sqrt` must be positive or 0. Received: "
+                f"eps_grad_sqrt={eps_grad_sqrt}. It has no effect here: leave it out."
+            )
+        super().__init__(*args, **kwargs)
+        self.eps_grad_sqrt = float(eps_grad_sqrt)
+
+    def _norm(self, inputs):
+        raise NotImplementedError
+
+    def call(self, inputs):
+        """The scaled norm."""
+        return self._norm(inputs)
+
+    def vanilla_export(self) -> keras.layers.Layer:
+        """A Keras model of the same name, of Keras's own operations."""
+        return operation_export(self, self._norm)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "eps_grad_sqrt": self.eps_grad_sqrt}
+
+
+@register
+class ScaledL2NormPooling2D(_RootOfSquares, _ScaledPooling2D):
+    """Euclidean norm of each window, times `k_coef_lip`.
+
+    `sqrt(sum of x**2)`, exactly; its gradient is exact too, and 0 where the window is 0.
+    `k_coef_lip`-Lipschitz, and it preserves the norm of gradients.
+
+    Args:
+        pool_size: size of the windows, an integer or a pair.
+        strides: `None`, or the same as `pool_size`.
+        padding: `"valid"`.
+        data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
+        k_coef_lip: the Lipschitz constant.
+        eps_grad_sqrt: accepted for users of deel-lip, which smooths the root near 0 by it; here
+            the gradient is finite without it.
+        **kwargs: as in `keras.layers.AveragePooling2D`.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first.
+
+    Raises:
+        ValueError: overlapping windows, another padding, a negative `eps_grad_sqrt`.
+
+    Source: Boureau, Ponce, LeCun, 2010, "A theoretical analysis of feature pooling".
+    """
+
+    def _norm(self, inputs):
+        factor = self.k_coef_lip * math.sqrt(math.prod(self.pool_size))
+        return safe_sqrt(self._mean(ops.square(inputs))) * factor
+
+
+class _ScaledGlobalPooling2D(LipschitzLayer, keras.layers.GlobalAveragePooling2D):
+    """Poolings over whole images."""
+
+    def __init__(
+        self,
+        data_format: str | None = None,
+        k_coef_lip: float = 1.0,
+        keepdims: bool = False,
+        **kwargs,
+    ):
+        super().__init__(data_format=data_format, keepdims=keepdims, **kwargs)
+        self.set_klip_factor(k_coef_lip)
+        self.built = False
+
+    def build(self, input_shape):
+        """Nothing to create."""
+        self.built = True
+
+    @property
+    def _axes(self) -> tuple:
+        return spatial_axes(self.data_format)
+
+
+@register
+class ScaledGlobalAveragePooling2D(_ScaledGlobalPooling2D):
+    """Average over the image, times `k_coef_lip * sqrt(rows * columns)`.
+
+    `k_coef_lip`-Lipschitz at every size; a constant image reaches it.
+
+    Args:
+        data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
+        k_coef_lip: the Lipschitz constant.
+        keepdims: whether to keep the spatial axes, with size 1.
+        **kwargs: as in `keras.layers.GlobalAveragePooling2D`.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
+    `(batch, channels)`.
+    """
+
+    def _factor(self, shape):
+        pixels = [shape[axis] for axis in self._axes]
+        if all(isinstance(size, int) for size in pixels):
+            return self.k_coef_lip * math.sqrt(math.prod(pixels))
+        return self.k_coef_lip * ops.sqrt(ops.cast(ops.prod(pixels), self.compute_dtype))
+
+    def call(self, inputs):
+        """The scaled average."""
+        return super().call(inputs) * self._factor(ops.shape(inputs))
+
+    def vanilla_export(self) -> keras.layers.Layer:
+        """A Keras model of the same name: `GlobalAveragePooling2D`, then `Rescaling`."""
+        shape = self.get_build_config()["input_shape"] if self.built else (None,) * 4
+        if None in [shape[axis] for axis in self._axes]:
+            return super().vanilla_export()
+        plain = keras.layers.GlobalAveragePooling2D.from_config(
+            keras.layers.GlobalAveragePooling2D.get_config(self)
+        )
+        return rescaled_export(self, plain, self._factor(shape))
+
+
+@register
+class ScaledGlobalL2NormPooling2D(_RootOfSquares, _ScaledGlobalPooling2D):
+    """Euclidean norm over the image, times `k_coef_lip`.
+
+    Forward, gradient and constant as in `ScaledL2NormPooling2D`.
+
+    Args:
+        data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
+        k_coef_lip: the Lipschitz constant.
+        keepdims: whether to keep the spatial axes, with size 1.
+        eps_grad_sqrt: as in `ScaledL2NormPooling2D`.
+        **kwargs: as in `keras.layers.GlobalAveragePooling2D`.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
+    `(batch, channels)`.
+
+    Raises:
+        ValueError: a negative `eps_grad_sqrt`.
+    """
+
+    def _norm(self, inputs):
+        squares = ops.sum(ops.square(inputs), axis=self._axes, keepdims=self.keepdims)
+        return safe_sqrt(squares) * self.k_coef_lip

@@ -1,0 +1,182 @@
+"""Exchange of space for channels: isometries that halve an image without losing anything."""
+
+import keras
+from keras import ops
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.layers.base import LipschitzLayer, operation_export
+
+
+class _Resampling2D(LipschitzLayer, keras.layers.Layer):
+    """A reordering of the entries of an image."""
+
+    def __init__(
+        self,
+        pool_size,
+        data_format: str | None = "channels_last",
+        name: str | None = None,
+        dtype=None,
+        *,
+        k_coef_lip: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(name=name, dtype=dtype, **kwargs)
+        self.pool_size = _pair(pool_size)
+        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+        if self.data_format not in ("channels_first", "channels_last"):
+            raise ValueError(
+                '`data_format` must be "channels_last" or "channels_first". '
+                f"Received: data_format={data_format!r}."
+            )
+        self.set_klip_factor(k_coef_lip)
+
+    def build(self, input_shape):
+        """Checks that the windows fill the image."""
+        self.compute_output_shape(input_shape)
+        self.built = True
+
+    def _unpack(self, shape) -> tuple:
+        if len(shape) != 4:
+            raise ValueError(
+                f"Layer {self.name!r} needs a batch of images, four axes. Received an input of "
+                f"shape {tuple(shape)}."
+            )
+        batch, *rest = shape
+        if self.data_format == "channels_first":
+            return batch, rest[1], rest[2], rest[0]
+        return batch, *rest
+
+    def _pack(self, batch, rows, columns, channels) -> tuple:
+        if self.data_format == "channels_first":
+            return batch, channels, rows, columns
+        return batch, rows, columns, channels
+
+    def _reorder(self, inputs):
+        raise NotImplementedError
+
+    def call(self, inputs):
+        """The same entries in another order, times `k_coef_lip`."""
+        outputs = self._reorder(inputs)
+        return outputs if self.k_coef_lip == 1 else outputs * self.k_coef_lip
+
+    def vanilla_export(self) -> keras.layers.Layer:
+        """A Keras model of the same name, of Keras's own operations."""
+        return operation_export(self, self.call)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "pool_size": self.pool_size,
+            "data_format": self.data_format,
+        }
+
+
+def _pair(pool_size) -> tuple[int, int]:
+    pair = (pool_size, pool_size) if isinstance(pool_size, int) else tuple(pool_size)
+    if len(pair) != 2:
+        raise ValueError(
+            "`pool_size` must be an integer or a pair: expected 2-dimensional pool_size, but got "
+            f"{len(pair)}-dimensional instead. Received: pool_size={pool_size!r}."
+        )
+    if not all(isinstance(size, int) and size > 0 for size in pair):
+        raise ValueError(
+            f"`pool_size` must be of positive integers. Received: pool_size={pool_size!r}."
+        )
+    return pair
+
+
+def _divide(size, divisor: int, what: str):
+    if size is None:
+        return None
+    if isinstance(size, int) and size % divisor:
+        raise ValueError(
+            f"The number of {what} must be a multiple of {divisor}. Received: {size}. "
+            "Pad the input with keras.layers.ZeroPadding2D, or choose another `pool_size`."
+        )
+    return size // divisor
+
+
+@register
+class InvertibleDownSampling(_Resampling2D):
+    """Moves each window of an image into the channels.
+
+    `(rows, columns, n)` becomes `(rows / h, columns / w, n * h * w)` for windows of `(h, w)`: pixel
+    `(i, j)` of a window and channel `c` go to channel `c * h * w + i * w + j`. An isometry, times
+    `k_coef_lip`.
+
+    Args:
+        pool_size: size of the windows, an integer or a pair.
+        data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
+        name: as in `keras.layers.Layer`.
+        dtype: likewise.
+        k_coef_lip: factor of the output.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Raises:
+        ValueError: `pool_size` not a pair, or windows that do not fill the image.
+    """
+
+    def compute_output_shape(self, input_shape):
+        """Shape of the output."""
+        batch, rows, columns, channels = self._unpack(input_shape)
+        height, width = self.pool_size
+        return self._pack(
+            batch,
+            _divide(rows, height, "rows"),
+            _divide(columns, width, "columns"),
+            None if channels is None else channels * height * width,
+        )
+
+    def _reorder(self, inputs):
+        _, rows, columns, channels = self._unpack(ops.shape(inputs))
+        height, width = self.pool_size
+        rows, columns = _divide(rows, height, "rows"), _divide(columns, width, "columns")
+        if self.data_format == "channels_first":
+            split = ops.reshape(inputs, (-1, channels, rows, height, columns, width))
+        else:
+            split = ops.reshape(inputs, (-1, rows, height, columns, width, channels))
+        moved = ops.transpose(split, (0, 1, 3, 5, 2, 4))
+        return ops.reshape(moved, self._pack(-1, rows, columns, channels * height * width))
+
+
+@register
+class InvertibleUpSampling(_Resampling2D):
+    """The inverse of `InvertibleDownSampling`.
+
+    `(rows, columns, n * h * w)` becomes `(rows * h, columns * w, n)`. An isometry, times
+    `k_coef_lip`.
+
+    Args:
+        pool_size: size of the windows, an integer or a pair.
+        data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
+        name: as in `keras.layers.Layer`.
+        dtype: likewise.
+        k_coef_lip: factor of the output.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Raises:
+        ValueError: `pool_size` not a pair, or channels that do not fill the windows.
+    """
+
+    def compute_output_shape(self, input_shape):
+        """Shape of the output."""
+        batch, rows, columns, channels = self._unpack(input_shape)
+        height, width = self.pool_size
+        return self._pack(
+            batch,
+            None if rows is None else rows * height,
+            None if columns is None else columns * width,
+            _divide(channels, height * width, "channels"),
+        )
+
+    def _reorder(self, inputs):
+        _, rows, columns, channels = self._unpack(ops.shape(inputs))
+        height, width = self.pool_size
+        channels = _divide(channels, height * width, "channels")
+        if self.data_format == "channels_first":
+            split = ops.reshape(inputs, (-1, channels, height, width, rows, columns))
+        else:
+            split = ops.reshape(inputs, (-1, rows, columns, channels, height, width))
+        moved = ops.transpose(split, (0, 1, 4, 2, 5, 3))
+        return ops.reshape(moved, self._pack(-1, rows * height, columns * width, channels))

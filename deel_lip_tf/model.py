@@ -1,0 +1,286 @@
+"""Models: the constant of a whole network, its condensation, and its export to plain Keras."""
+
+import contextvars
+import math
+import warnings
+from collections.abc import Iterator
+
+import keras
+from keras import ops
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.known import activation_constant, known_constant
+from deel_lip_tf.normalizers import check_lipschitz_factor
+
+# Set while a saved model is read: its layers then already have the constants they were saved with.
+_restoring = contextvars.ContextVar("restoring", default=False)
+
+
+class _LipschitzModel(Condensable):
+    """Mixin of the models: condensation, export, and tracing again after a change of constants."""
+
+    _traced_constants: dict | None = None
+
+    def condense(self) -> None:
+        """Replaces every raw kernel by its projection; outputs stay what they were."""
+        for layer in _leaves(self):
+            if isinstance(layer, Condensable):
+                layer.condense()
+
+    def vanilla_export(self) -> keras.Model:
+        """A copy in plain Keras layers, see `vanillaModel`."""
+        return vanillaModel(self)
+
+    def make_train_function(self, force=False):
+        """As in Keras, and again after a layer's constant has changed."""
+        return super().make_train_function(force or self._constants_changed("train"))
+
+    def make_test_function(self, force=False):
+        """As in Keras, and again after a layer's constant has changed."""
+        return super().make_test_function(force or self._constants_changed("test"))
+
+    def make_predict_function(self, force=False):
+        """As in Keras, and again after a layer's constant has changed."""
+        return super().make_predict_function(force or self._constants_changed("predict"))
+
+    def _constants_changed(self, function: str) -> bool:
+        # A traced function holds the constants of the layers as numbers.
+        constants = [
+            layer.k_coef_lip for layer in _leaves(self) if isinstance(layer, LipschitzLayer)
+        ]
+        traced = self._traced_constants or {}
+        changed = traced.get(function) != constants
+        self._traced_constants = {**traced, function: constants}
+        return changed
+
+
+@register
+class Sequential(_LipschitzModel, LipschitzLayer, keras.Sequential):
+    """A Keras `Sequential` whose layers share a Lipschitz constant.
+
+    Each of the `n` layers of known constant is set to `k_coef_lip ** (1 / n)`, the last one
+    such that the product is exactly `k_coef_lip`. Nested models of this class take one share.
+    Layers of another kind are only checked: a warning names, once, each one that is not known to
+    be 1-Lipschitz. For a proof see `bounds.lipschitz_bound`.
+
+    Args:
+        layers: layers, as in `keras.Sequential`.
+        name: name of the model.
+        k_coef_lip: the Lipschitz constant of the model.
+        **kwargs: as in `keras.Sequential`.
+
+    Raises:
+        ValueError: `k_coef_lip` is not positive, or it is not 1 and no layer can carry it.
+    """
+
+    def __init__(self, layers=None, name=None, k_coef_lip: float = 1.0, **kwargs):
+        self.k_coef_lip = check_lipschitz_factor(k_coef_lip)
+        self._warned = ()
+        super().__init__(layers=layers, name=name, **kwargs)
+        if layers:
+            self._check_carriers()
+
+    def add(self, layer, rebuild: bool = True) -> None:
+        """Appends a layer and shares the constant out anew."""
+        super().add(layer, rebuild=rebuild)
+        self._warned += _warn_unknown(self.layers[-1:], self._warned, "Sequential")
+        self._share_constant()
+
+    def pop(self, rebuild: bool = True) -> keras.layers.Layer:
+        """Removes the last layer and shares the constant out anew."""
+        layer = super().pop(rebuild=rebuild)
+        self._share_constant()
+        return layer
+
+    def set_klip_factor(self, klip_factor: float) -> None:
+        """Sets the constant of the model and shares it out anew.
+
+        Raises:
+            TypeError, ValueError: `klip_factor` is not a positive finite number, or it is not 1
+                and no layer can carry it.
+        """
+        self.k_coef_lip = check_lipschitz_factor(klip_factor)
+        self._share_constant()
+        if self.layers:
+            self._check_carriers()
+
+    def call(self, inputs, training=None, mask=None, **kwargs):
+        """As in Keras."""
+        self._check_carriers()
+        return super().call(inputs, training=training, mask=mask, **kwargs)
+
+    def _share_constant(self) -> None:
+        carriers = [layer for layer in self.layers if _carries(layer)]
+        if not carriers or _restoring.get():
+            return
+        for layer, k in zip(carriers, split_constant(self.k_coef_lip, len(carriers)), strict=True):
+            layer.set_klip_factor(k)
+
+    def _check_carriers(self) -> None:
+        if self.k_coef_lip != 1 and not _carries(self):
+            raise ValueError(
+                f"`k_coef_lip` must be 1 where no layer can carry it. Received: k_coef_lip="
+                f"{self.k_coef_lip} in model {self.name!r} with layers "
+                f"{[layer.name for layer in self.layers]}. Add a layer of this library, such as "
+                "SpectralDense."
+            )
+
+    def get_config(self) -> dict:
+        """The layers, and `k_coef_lip`."""
+        return {**super().get_config(), "k_coef_lip": self.k_coef_lip}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The model of `get_config`, every layer with the constant it had."""
+        config = dict(config)
+        k_coef_lip = config.pop("k_coef_lip", 1.0)
+        token = _restoring.set(True)
+        try:
+            model = super().from_config(config, custom_objects=custom_objects)
+        finally:
+            _restoring.reset(token)
+        model.k_coef_lip = check_lipschitz_factor(k_coef_lip)
+        return model
+
+
+@register
+class Model(_LipschitzModel, keras.Model):
+    """A Keras functional or subclassed `Model` with `condense` and `vanilla_export`.
+
+    Layers keep the constants they were given; a warning names, once, each layer that is not known
+    to be 1-Lipschitz. The constant of the graph is proven by `bounds.lipschitz_bound`.
+
+    Args:
+        *args: as in `keras.Model`: inputs and outputs.
+        **kwargs: likewise.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        _warn_unknown(self.layers, (), "Model")
+
+
+def vanillaModel(model: keras.Model) -> keras.Model:  # noqa: N802 - deel-lip's name
+    """A copy of a model in plain Keras layers, with the effective kernels as kernels.
+
+    Nested models are exported too, layers used several times stay shared, and the given model is
+    not changed. Activations that Keras has not got, such as `GroupSort2`, stay layers of this
+    library; without them the copy loads where this library is not installed.
+
+    Args:
+        model: a Keras `Sequential` or functional model, of this library or not.
+
+    Returns:
+        A `keras.Sequential` or functional `keras.Model` of the same name, not compiled.
+
+    Raises:
+        TypeError: not a Keras model.
+        ValueError: a subclassed model, whose graph is not known.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model. Received an object of type {type(model).__name__}. "
+            "A single layer has `layer.vanilla_export()`."
+        )
+    return _export_model(model, {})
+
+
+def split_constant(k: float, n: int) -> list[float]:
+    """`n` numbers near `k ** (1 / n)` whose floating-point product is exactly `k`."""
+    share = k ** (1 / n)
+    for _ in range(100):
+        product = math.prod([share] * (n - 1))
+        last = k / product
+        for candidate in (last, math.nextafter(last, 0), math.nextafter(last, math.inf)):
+            if product * candidate == k:
+                return [share] * (n - 1) + [candidate]
+        # No last factor rounds to k with this share: one nearby, on another lattice of products.
+        share *= 1 - 2**-24
+    raise ValueError(
+        f"`k_coef_lip`={k} cannot be shared by {n} layers: it is at the limit of floating-point "
+        "numbers. Choose one nearer to 1."
+    )
+
+
+def _carries(layer) -> bool:
+    """Whether a Lipschitz constant other than 1 can be given to the layer."""
+    if isinstance(layer, Sequential):
+        return any(_carries(inner) for inner in layer.layers)
+    return isinstance(layer, LipschitzLayer)
+
+
+def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """The layers of a model and of its nested models, activations that are layers included."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+            continue
+        yield layer
+        if isinstance(getattr(layer, "activation", None), keras.layers.Layer):
+            yield layer.activation
+
+
+def _warn_unknown(layers: list, already: tuple, kind: str) -> tuple:
+    """Warns of layers not known to be 1-Lipschitz; returns their names."""
+    names = []
+    for layer in layers:
+        inner = _leaves(layer) if isinstance(layer, keras.Model) else [layer]
+        if isinstance(layer, (Sequential, Model)):
+            continue  # it has warned itself
+        names += [leaf.name for leaf in inner if not _known_one_lipschitz(leaf)]
+    new = [name for name in dict.fromkeys(names) if name not in already]
+    for name in new:
+        warnings.warn(
+            f"{kind} model contains a layer which is not a 1-Lipschitz layer: {name}. "
+            "`bounds.lipschitz_bound(model)` tells what its constant is, where it has one.",
+            stacklevel=4,
+        )
+    return tuple(new)
+
+
+def _known_one_lipschitz(layer) -> bool:
+    if isinstance(layer, LipschitzLayer):
+        constant = activation_constant(getattr(layer, "activation", None))
+        return constant is not None and (
+            constant <= 1 or isinstance(layer.activation, LipschitzLayer)
+        )
+    constant = known_constant(layer)
+    return constant is not None and constant <= 1
+
+
+def _export_model(model: keras.Model, exported: dict) -> keras.Model:
+    if not isinstance(model, keras.Sequential) and not model._is_graph_network:
+        raise ValueError(
+            f"Model {model.name!r} ({type(model).__name__}) defines its own `call`, so its graph is "
+            "not known and cannot be exported. Write it with the functional API, or export its "
+            "layers one by one with `layer.vanilla_export()`."
+        )
+
+    def export(layer):
+        # By identity: a layer that is used twice stays one layer.
+        if id(layer) not in exported:
+            exported[id(layer)] = _export_layer(layer, exported)
+        return exported[id(layer)]
+
+    if not isinstance(model, keras.Sequential):
+        # Cloning keeps class and compilation; a plain model on the same graph has neither.
+        plain = keras.Model(model.input, model.output, name=model.name)
+        return keras.models.clone_model(plain, clone_function=export)
+    layers = [export(layer) for layer in model.layers]
+    if model.built:
+        tensor = model.inputs[0]
+        layers.insert(0, keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype))
+    return keras.Sequential(layers, name=model.name)
+
+
+def _export_layer(layer, exported: dict):
+    if isinstance(layer, keras.Model):
+        return _export_model(layer, exported)
+    if isinstance(layer, LipschitzLayer):
+        return layer.vanilla_export()
+    copy = type(layer).from_config(layer.get_config())
+    if isinstance(layer, keras.layers.Layer) and layer.weights:
+        copy.build_from_config(layer.get_build_config())
+        copy.set_weights([ops.convert_to_numpy(weight) for weight in layer.weights])
+    return copy

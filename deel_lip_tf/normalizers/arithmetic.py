@@ -1,0 +1,29 @@
+"""Divisions and roots that stay finite, value and gradient, where the textbook formula does not."""
+
+from keras import ops
+
+
+def safe_divide(numerator, denominator):
+    """`numerator / denominator`, and 0 where the denominator is 0 (value and gradient)."""
+    is_zero = ops.equal(denominator, 0)
+    quotient = numerator / ops.where(is_zero, ops.ones_like(denominator), denominator)
+    return ops.where(is_zero, ops.zeros_like(quotient), quotient)
+
+
+def safe_sqrt(x):
+    """The square root of `x >= 0`, exact, with gradient 0 instead of infinity at 0."""
+    # Both branches of a `where` are differentiated: the inner one keeps the root away from 0.
+    positive = x > 0
+    root = ops.sqrt(ops.where(positive, x, ops.ones_like(x)))
+    return ops.where(positive, root, ops.zeros_like(x))
+
+
+def frobenius_norm(x, axis=None, keepdims=False):
+    """`sqrt(sum(x**2))` over `axis`, with gradient 0 at 0."""
+    return safe_sqrt(ops.sum(ops.square(x), axis=axis, keepdims=keepdims))
+
+
+def unit_scale(x, axis=None):
+    """`x` divided by its largest absolute entry, so that squares neither overflow nor underflow."""
+    # A positive factor: whatever follows divides by a norm, so it needs no gradient.
+    return safe_divide(x, ops.stop_gradient(ops.max(ops.abs(x), axis=axis, keepdims=True)))

@@ -1,0 +1,123 @@
+"""The polar factor: the orthogonal matrix nearest to a kernel, by products of matrices only.
+
+Every step applies an odd cubic `p(x) = a x + b x**3` to the singular values: `W (a I + b W'W)`.
+Björck's step is `a = 3/2, b = -1/2`; the minimax steps before it bring small singular values up
+about twice as fast.
+"""
+
+import math
+from functools import lru_cache
+
+from keras import ops
+
+from deel_lip_tf.normalizers.arithmetic import safe_divide, unit_scale
+from deel_lip_tf.normalizers.spectral import spectral_norm_bound
+
+# Maps [0, 2] into [-1, 1] and has its maximum, 1, at 1: after it no singular value exceeds 1.
+BJORCK_STEP = (1.5, -0.5)
+
+# Kernels whose singular values, divided by the largest, stay above this converge to the asked
+# precision. Below it a direction is brought closer to 1 but not all the way: still sound.
+SMALLEST_RATIO = 1e-4
+
+# Squarings for the first scaling. Singular values need only end in (0, 1]; a bound that is too
+# large by a few per cent costs a fraction of one step.
+_SCALING_SQUARINGS = 3
+
+# How many steps may work on the Gram matrix alone before the kernel itself is multiplied again:
+# rounding of the Gram matrix hurts only while the smallest singular values are far below 1.
+_GRAM_PHASES = (2, 3, 4, 4, 4)
+
+
+@lru_cache(maxsize=64)
+def minimax_cubics(smallest: float, tolerance: float, maximum: int) -> tuple:
+    """Coefficients `(a, b)` of the cubics that bring `[smallest, 1]` closest to 1, step by step.
+
+    On `[l, u]` the odd cubic nearest to 1 is `(6 s x - 2 x**3) / d` with
+    `s = (l*l + l*u + u*u) / 3` and `d = 2 s**1.5 + l*l*u + l*u*u`; its error is
+    `delta = (2 s**1.5 - l*l*u - l*u*u) / d`, so that the next interval is `[1 - delta, 1 + delta]`.
+
+    Args:
+        smallest: lower end of the first interval; the upper end is 1.
+        tolerance: stops once `delta` is at most this.
+        maximum: largest number of steps.
+
+    Source: Grishina, Smirnov, Rakhuba, 2025, arXiv:2506.10935.
+    """
+    lower, upper, steps = smallest, 1.0, []
+    while len(steps) < maximum:
+        s = (lower * lower + lower * upper + upper * upper) / 3
+        peak, ends = 2 * s**1.5, lower * upper * (lower + upper)
+        steps.append((6 * s / (peak + ends), -2 / (peak + ends)))
+        delta = (peak - ends) / (peak + ends)
+        if delta <= tolerance:
+            break
+        lower, upper = 1 - delta, 1 + delta
+    return tuple(steps)
+
+
+def bjorck_cubics(beta: float, maximum: int) -> tuple:
+    """Björck's steps `(1 + beta) x - beta x**3`, `maximum` times; `0 < beta <= 1/2`."""
+    return ((1 + beta, -beta),) * maximum
+
+
+def polar_factor(matrix, cubics: tuple):
+    """Brings every singular value of `matrix` to 1, from below.
+
+    The matrix is scaled by an upper bound of its norm, then `cubics` are applied, then one step of
+    Björck, after which the norm is at most 1 whatever came before. Singular values that are zero
+    stay zero.
+
+    Args:
+        matrix: tensor (rows, columns), any finite entries.
+        cubics: coefficients from `minimax_cubics` or `bjorck_cubics`.
+
+    Returns:
+        A tensor of the same shape; the gradient is that of these very operations.
+    """
+    rows, columns = matrix.shape
+    if rows < columns:
+        return ops.transpose(polar_factor(ops.transpose(matrix), cubics))
+    scaled = unit_scale(matrix)
+    factor = safe_divide(scaled, spectral_norm_bound(scaled, _SCALING_SQUARINGS))
+    for phase in _phases(cubics, rows, columns):
+        factor = ops.matmul(factor, _gram_polynomial(factor, phase))
+    return ops.matmul(factor, _gram_polynomial(factor, (BJORCK_STEP,)))
+
+
+def _phases(cubics: tuple, rows: int, columns: int) -> list:
+    """Groups of steps: each group multiplies the kernel once, whatever its length."""
+    # In Gram space a step costs three square products, on the kernel two of its own shape.
+    lengths = _GRAM_PHASES if rows >= 2 * columns else ()
+    phases, start = [], 0
+    for length in (*lengths, *[1] * len(cubics)):
+        if start >= len(cubics):
+            break
+        phases.append(cubics[start : start + length])
+        start += length
+    return phases
+
+
+def _gram_polynomial(factor, cubics: tuple):
+    """The matrix `Q` for which `factor @ Q` is `factor` after all of `cubics`."""
+    identity = ops.eye(factor.shape[1], dtype=factor.dtype)
+    gram = ops.matmul(ops.transpose(factor), factor)
+    product = None
+    for index, (a, b) in enumerate(cubics):
+        polynomial = a * identity + b * gram
+        product = polynomial if product is None else ops.matmul(product, polynomial)
+        if index + 1 < len(cubics):
+            gram = ops.matmul(polynomial, ops.matmul(gram, polynomial))
+    return product
+
+
+def cubics_for(eps: float, beta: float, maximum: int) -> tuple:
+    """The steps that deel-lip's arguments `eps_bjorck`, `beta_bjorck`, `maxiter_bjorck` ask for.
+
+    With `beta = 1/2` (Björck's own) the minimax steps serve, as many as reach `eps` and never more
+    than `maximum`; another `beta` is a wish for exactly that iteration.
+    """
+    if not math.isclose(beta, 0.5):
+        return bjorck_cubics(beta, maximum)
+    # The last step of Björck squares the error: sqrt(2 eps / 3) before it is eps after it.
+    return minimax_cubics(SMALLEST_RATIO, math.sqrt(2 * eps / 3), maximum - 1)

@@ -1,0 +1,127 @@
+"""Parametrizations: hyper-parameters in, `project(matrix)` out; frozen, stateless, comparable."""
+
+import math
+from dataclasses import dataclass
+
+from keras import backend, ops
+
+from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, unit_scale
+from deel_lip_tf.normalizers.orthogonal import cubics_for, polar_factor
+from deel_lip_tf.normalizers.spectral import spectral_norm_bound, squarings_for
+
+DEFAULT_EPS_SPECTRAL = 1e-3
+DEFAULT_EPS_BJORCK = 1e-3
+DEFAULT_BETA_BJORCK = 0.5
+DEFAULT_MAXITER_SPECTRAL = 10
+DEFAULT_MAXITER_BJORCK = 15
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """Largest singular value at most 1, and, unless switched off, all of them equal to 1.
+
+    Attributes:
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where
+            only the norm is divided out.
+        eps_bjorck: how far from 1 the singular values may end; `None` leaves the kernel divided by
+            the bound of its norm. Reached when the smallest singular value is at least 1e-4 of the
+            largest; nearer to a singular kernel the norm is still at most 1.
+        beta_bjorck: in ]0, 1/2], step of Björck's iteration; `None` as `eps_bjorck=None`.
+        maxiter_spectral: largest number of squarings for the bound of the norm.
+        maxiter_bjorck: largest number of orthogonalisation steps.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    eps_spectral: float = DEFAULT_EPS_SPECTRAL
+    eps_bjorck: float | None = DEFAULT_EPS_BJORCK
+    beta_bjorck: float | None = DEFAULT_BETA_BJORCK
+    maxiter_spectral: int = DEFAULT_MAXITER_SPECTRAL
+    maxiter_bjorck: int = DEFAULT_MAXITER_BJORCK
+
+    def __post_init__(self):
+        rules = (
+            ("eps_spectral", "> 0", self.eps_spectral > 0),
+            ("eps_bjorck", "> 0, or None to keep the singular values apart",
+             self.eps_bjorck is None or self.eps_bjorck > 0),
+            ("beta_bjorck", "in ]0, 0.5], or None to keep the singular values apart",
+             self.beta_bjorck is None or 0 < self.beta_bjorck <= 0.5),
+            ("maxiter_spectral", "at least 1", self.maxiter_spectral >= 1),
+            ("maxiter_bjorck", "at least 1", self.maxiter_bjorck >= 1),
+        )  # fmt: skip
+        for name, rule, holds in rules:
+            if not holds:
+                raise ValueError(
+                    f"`{name}` must be {rule}. Received: {name}={getattr(self, name)}."
+                )
+
+    def project(self, matrix):
+        """The nearest orthogonal matrix (or the unit-norm multiple) of `matrix` (rows, outputs)."""
+        matrix = at_least_float32(matrix)
+        if self.eps_bjorck is None or self.beta_bjorck is None:
+            return self._unit_norm(matrix)
+        cubics = cubics_for(self.eps_bjorck, self.beta_bjorck, self.maxiter_bjorck)
+        return polar_factor(matrix, cubics)
+
+    def _unit_norm(self, matrix):
+        squarings = squarings_for(min(matrix.shape), self.eps_spectral)
+        scaled = unit_scale(matrix)
+        bound = spectral_norm_bound(scaled, min(squarings, self.maxiter_spectral))
+        return safe_divide(scaled, bound)
+
+
+@dataclass(frozen=True)
+class Frobenius:
+    """Euclidean norm 1: of every column (`disjoint_neurons`), or of the whole matrix.
+
+    With `disjoint_neurons` each output is 1-Lipschitz by itself, all of them together are only
+    `sqrt(outputs)`-Lipschitz. A zero column stays zero.
+    """
+
+    disjoint_neurons: bool = True
+
+    def project(self, matrix):
+        """`matrix` (rows, outputs) divided by the norms of its columns, or by its own."""
+        axis = 0 if self.disjoint_neurons else None
+        scaled = unit_scale(at_least_float32(matrix), axis=axis)
+        norm = frobenius_norm(scaled, axis=axis, keepdims=True)
+        # The sum of squares is rounded: half a dozen units in the last place keep the norm below 1.
+        slack = 2.0**-50 if backend.standardize_dtype(scaled.dtype) == "float64" else 2.0**-21
+        return safe_divide(scaled, norm * (1 + slack))
+
+
+@dataclass(frozen=True)
+class UnitFrobenius:
+    """Frobenius norm 1 of the whole matrix, hence largest singular value at most 1."""
+
+    def project(self, matrix):
+        """`matrix` (rows, outputs) divided by its Frobenius norm."""
+        return Frobenius(disjoint_neurons=False).project(matrix)
+
+
+def at_least_float32(tensor):
+    """`tensor`, in float32 where it came in a 16-bit type: too coarse to orthogonalise in."""
+    dtype = backend.standardize_dtype(tensor.dtype)
+    return tensor if dtype in ("float32", "float64") else ops.cast(tensor, "float32")
+
+
+def flatten_kernel(kernel):
+    """The matrix (everything else, last axis) of a kernel."""
+    return ops.reshape(kernel, (-1, kernel.shape[-1]))
+
+
+def check_lipschitz_factor(k, name: str = "k_coef_lip") -> float:
+    """`k` as a Python float.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not positive or not finite.
+    """
+    try:
+        value = float(k)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be a positive number. Received: {name}={k!r}.") from error
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"`{name}` must be positive and finite. Received: {name}={k!r}.")
+    return value
