@@ -1,7 +1,7 @@
 """Initializers that start a kernel on the set its layer projects onto."""
 
 import keras
-from keras import initializers, ops
+from keras import backend, initializers, ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf.normalizers import (
@@ -43,14 +43,16 @@ class SpectralInitializer(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         """A kernel of the given shape, of at least two axes."""
-        kernel = self.base_initializer(shape, dtype=dtype)
         if len(shape) < 2:
             raise ValueError(
                 "SpectralInitializer needs a kernel of at least two axes: a vector has one "
                 f"singular value. Received: shape={tuple(shape)}. Use another initializer for it."
             )
+        dtype = backend.standardize_dtype(dtype)
+        # Drawn in at least float32: Keras's orthogonal initializer knows no 16-bit types.
+        kernel = self.base_initializer(shape, dtype="float64" if dtype == "float64" else "float32")
         projected = self.parametrization.project(flatten_kernel(kernel))
-        return ops.cast(self.k_coef_lip * ops.reshape(projected, shape), kernel.dtype)
+        return ops.cast(self.k_coef_lip * ops.reshape(projected, shape), dtype)
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""

@@ -146,18 +146,29 @@ class Sequential(_LipschitzModel, LipschitzLayer, keras.Sequential):
 
 @register
 class Model(_LipschitzModel, keras.Model):
-    """A Keras functional or subclassed `Model` with `condense` and `vanilla_export`.
+    """A Keras functional `Model` with `condense` and `vanilla_export`.
 
     Layers keep the constants they were given; a warning names, once, each layer that is not known
     to be 1-Lipschitz. The constant of the graph is proven by `bounds.lipschitz_bound`.
 
     Args:
-        *args: as in `keras.Model`: inputs and outputs.
+        inputs: as in `keras.Model`.
+        outputs: likewise.
+        name: likewise.
         **kwargs: likewise.
+
+    Raises:
+        TypeError: inputs or outputs are missing.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, inputs=None, outputs=None, name=None, **kwargs):
+        if inputs is None or outputs is None:
+            raise TypeError(
+                "`inputs` and `outputs` are needed: the Lipschitz constant is that of a known "
+                "graph. For a model with a `call` of its own, subclass keras.Model and use this "
+                "library's layers in it."
+            )
+        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
         _warn_unknown(self.layers, (), "Model")
 
 
@@ -239,7 +250,13 @@ def _warn_unknown(layers: list, already: tuple, kind: str) -> tuple:
     return tuple(new)
 
 
+# 1-Lipschitz in the joint norm of inputs of one shape; other merges are a matter of the graph.
+_CONVEX_MERGES = (keras.layers.Average, keras.layers.Maximum, keras.layers.Minimum)
+
+
 def _known_one_lipschitz(layer) -> bool:
+    if type(layer) in _CONVEX_MERGES:
+        return True
     if isinstance(layer, LipschitzLayer):
         constant = activation_constant(getattr(layer, "activation", None))
         return constant is not None and (
@@ -250,7 +267,7 @@ def _known_one_lipschitz(layer) -> bool:
 
 
 def _export_model(model: keras.Model, exported: dict) -> keras.Model:
-    if not isinstance(model, keras.Sequential) and not model._is_graph_network:
+    if not isinstance(model, (keras.Sequential, keras.Function)):
         raise ValueError(
             f"Model {model.name!r} ({type(model).__name__}) defines its own `call`, so its graph is "
             "not known and cannot be exported. Write it with the functional API, or export its "

@@ -94,9 +94,8 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
     def build(self, input_shape):
         """Creates the weights; the gain is that of this input shape from now on."""
         self._gain = self._compute_gain(tuple(input_shape))
+        _build_activation(self, self.compute_output_shape(input_shape))
         super().build(input_shape)
-        if isinstance(self.activation, keras.Layer) and not self.activation.built:
-            self.activation.build(self.compute_output_shape(input_shape))
         self.built = True
 
     def _compute_gain(self, input_shape: tuple) -> float:
@@ -157,14 +156,20 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         plain = self.plain_class.from_config(self._plain_config())
         if not self.built:
             return plain
-        input_shape = self.get_build_config()["input_shape"]
-        plain.build(input_shape)
-        if isinstance(plain.activation, keras.Layer):
-            plain.activation.build(plain.compute_output_shape(input_shape))
+        _build_activation(plain, self.compute_output_shape(self._built_shape))
+        plain.build(self._plain_input_shape())
         kernel = ops.cast(self.effective_kernel(), self.kernel.dtype)
         weights = [kernel if weight is self._raw_kernel else weight for weight in self.weights]
         plain.set_weights([ops.convert_to_numpy(weight) for weight in weights])
         return plain
+
+    @property
+    def _built_shape(self) -> tuple:
+        return tuple(self.get_build_config()["input_shape"])
+
+    def _plain_input_shape(self) -> tuple:
+        """The input shape of the plain layer in the export."""
+        return self._built_shape
 
     @property
     def _raw_kernel(self):
@@ -193,6 +198,12 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
             "with. Quantize the plain layer instead: `layer.vanilla_export().quantize(mode)`; then "
             "bound it again."
         )
+
+
+def _build_activation(layer: keras.layers.Layer, shape: tuple) -> None:
+    # Before the layer itself: Keras lets nothing below a built layer create weights.
+    if isinstance(layer.activation, keras.layers.Layer) and not layer.activation.built:
+        layer.activation.build(shape)
 
 
 def rescaled_export(

@@ -9,6 +9,7 @@ from deel_lip_tf._registration import register
 from deel_lip_tf.layers.base import NO_LORA, ConstrainedKernel
 from deel_lip_tf.layers.padding import (
     extend,
+    extended_shape,
     padded_model,
     spatial_axes,
     standardize_padding,
@@ -55,9 +56,8 @@ class _CountedGain(ConstrainedKernel):
             return
         counts = self._axis_counts(sizes)
         if any(now > built for now, built in zip(counts, self._counts, strict=True)):
-            built = self.get_build_config()["input_shape"]
             raise ValueError(
-                f"Layer {self.name!r} was built for inputs of shape {tuple(built)} and its bound "
+                f"Layer {self.name!r} was built for inputs of shape {self._built_shape} and its bound "
                 f"holds for them: a pixel lies in at most {self._counts} patches along the axes. "
                 f"Received an input of shape {tuple(shape)}, where it lies in up to {counts}. "
                 "Build the layer for this size, or with None for the sizes that vary."
@@ -121,7 +121,10 @@ class ConstrainedConv2D(_CountedGain, keras.layers.Conv2D):
         plain = super().vanilla_export()
         if self.padding not in EXTENDING or not self.built:
             return plain
-        return padded_model(plain, self.padding, self.get_build_config()["input_shape"], self.name)
+        return padded_model(plain, self.padding, self._built_shape, self.name)
+
+    def _plain_input_shape(self) -> tuple:
+        return extended_shape(self._built_shape, self.kernel_size, self.padding, self.data_format)
 
 
 class ConstrainedConv2DTranspose(_CountedGain, keras.layers.Conv2DTranspose):

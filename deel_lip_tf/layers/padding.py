@@ -46,6 +46,16 @@ def extend(images, kernel_size: tuple, padding: str, data_format: str):
     return images
 
 
+def extended_shape(shape: tuple, kernel_size: tuple, padding: str, data_format: str) -> tuple:
+    """The shape that `extend` gives; unknown sizes stay unknown."""
+    if padding not in EXTENDING:
+        return shape
+    extended = list(shape)
+    for axis, size in zip(spatial_axes(data_format), kernel_size, strict=True):
+        extended[axis] = None if shape[axis] is None else shape[axis] + size - 1
+    return tuple(extended)
+
+
 def padded_model(layer: keras.layers.Layer, padding: str, input_shape: tuple, name: str):
     """A Keras model that pads as `extend` does and then applies `layer`.
 

@@ -1,0 +1,214 @@
+"""Convolutions: the smallest of several proven bounds of the operator norm.
+
+Zero-padded ("same", "valid", "causal"), strided and cropped convolutions, and their adjoints the
+transposed ones, are compressions of the convolution of the infinite image: its norm, a supremum
+over frequencies, bounds them for every image size. A circular convolution is that operator
+restricted to the frequencies of its own grid. Other paddings copy a pixel at most m times, which
+multiplies the norm by at most `sqrt(m)`.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from deel_lip_tf.bounds.fourier import Symbol, grid_maximum, supremum
+from deel_lip_tf.bounds.matrices import spectral_norm_bound
+from deel_lip_tf.bounds.rounding import gamma, product_up, sqrt_up
+from deel_lip_tf.normalizers.convolution import (
+    max_duplication,
+    padded_indices,
+    padding_amounts,
+    transposed_max_duplication,
+)
+
+__all__ = ["Convolution", "convolution_bound"]
+
+_AUTOCORRELATION_FLOPS = 2e10
+_COPYING = ("symmetric", "reflect", "replicate")
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution without bias.
+
+    Attributes:
+        kernel: (*kernel_size, groups, inputs, outputs) float64, finite. For a transposed
+            convolution, that of the convolution whose adjoint it is.
+        strides: one per axis.
+        dilation: one per axis.
+        padding: "same", "valid", "causal", "circular", "symmetric", "reflect" or "replicate".
+        sizes: length of the input along each axis, None where it is not known.
+        transposed: whether the operator is the adjoint.
+    """
+
+    kernel: np.ndarray
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: str
+    sizes: tuple[int | None, ...]
+    transposed: bool = False
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Number of taps along each axis."""
+        return self.kernel.shape[:-3]
+
+
+def convolution_bound(convolution: Convolution) -> tuple[float, str]:
+    """Bounds the norm of a convolution.
+
+    Returns:
+        `(bound, method)`: float64, never below the norm for inputs of the given sizes (of any
+        sizes, where they are None), and the name of the method that gave the smallest bound.
+
+    Raises:
+        ValueError: if the kernel holds NaN or infinity.
+    """
+    kernel = convolution.kernel
+    if not np.isfinite(kernel).all():
+        raise ValueError("the kernel holds NaN or infinite values")
+    largest = np.abs(kernel).max(initial=0.0)
+    if largest == 0.0:
+        return 0.0, "zero kernel"
+    exponent = math.frexp(largest)[1]
+    scaled = Convolution(**{**vars(convolution), "kernel": np.ldexp(kernel, -exponent)})
+    taps = _polyphase(scaled)
+    symbol = _symbol(taps)
+    axes = zip(scaled.sizes, scaled.kernel_size, strict=True)
+    copies = sqrt_up(math.prod(_multiplicity(n, k, scaled.padding) for n, k in axes))
+    candidates = [(_flattened_bound(scaled), "flattened kernel")]
+    if (autocorrelation := _autocorrelation_bound(taps)) is not None:
+        candidates.append((product_up(copies, autocorrelation), "kernel autocorrelation"))
+    candidates.append(_fourier_bound(scaled, symbol, copies))
+    bound, method = min(candidates)
+    # One more digit covers what scaling rounded: entries below 1e-300 of the largest one.
+    with np.errstate(over="ignore"):
+        return math.nextafter(float(np.ldexp(bound, exponent)), math.inf), method
+
+
+def _multiplicity(size: int | None, kernel_size: int, padding: str) -> int:
+    """How often one element of an axis occurs in the padded axis."""
+    if padding not in _COPYING:
+        return 1
+    if size is None:
+        return kernel_size  # the axis of length 1 is the worst
+    before, after = padding_amounts(size, kernel_size, 1, padding)
+    return int(np.bincount(padded_indices(size, before, after, padding)).max())
+
+
+def _effective_strides(convolution: Convolution) -> list[int]:
+    """Strides under which the operator is, axis by axis, a compression of the infinite one.
+
+    Wrapping round commutes with the step only if the step divides the length. Else the strided
+    convolution is bounded by the one without stride, of which it keeps some outputs.
+    """
+    if convolution.padding != "circular":
+        return list(convolution.strides)
+    pairs = zip(convolution.sizes, convolution.strides, strict=True)
+    return [stride if size is not None and size % stride == 0 else 1 for size, stride in pairs]
+
+
+def _polyphase(convolution: Convolution) -> np.ndarray:
+    """The kernel without stride: (*taps, groups, m, n), each m collecting `prod(strides)` phases.
+
+    `y[i] = sum_t K[t] x[s i + t]` is, with `t = s q + r`, a convolution over the phases
+    `x_r[j] = x[s j + r]`. Dilation without stride only permutes frequencies and is left out.
+    """
+    kernel = convolution.kernel
+    rank = len(convolution.kernel_size)
+    strides = _effective_strides(convolution)
+    for axis, (stride, rate) in enumerate(zip(strides, convolution.dilation, strict=True)):
+        if stride > 1 and rate > 1:
+            shape = list(kernel.shape)
+            shape[axis] = (shape[axis] - 1) * rate + 1
+            dilated = np.zeros(shape)
+            dilated[(slice(None),) * axis + (slice(None, None, rate),)] = kernel
+            kernel = dilated
+    padding = [(0, -n % s) for n, s in zip(kernel.shape[:rank], strides, strict=True)]
+    kernel = np.pad(kernel, padding + [(0, 0)] * 3)
+    split = [part for n, s in zip(kernel.shape, strides, strict=False) for part in (n // s, s)]
+    groups, inputs, outputs = kernel.shape[-3:]
+    kernel = kernel.reshape(*split, groups, inputs, outputs)
+    order = [*range(0, 2 * rank, 2), 2 * rank, *range(1, 2 * rank, 2), 2 * rank + 1, 2 * rank + 2]
+    kernel = kernel.transpose(order)
+    return kernel.reshape(*kernel.shape[: rank + 1], -1, outputs)
+
+
+def _symbol(taps: np.ndarray) -> Symbol:
+    lengths = taps.shape[:-3]
+    offsets = np.array(list(itertools.product(*map(range, lengths))))
+    flat = taps.reshape(-1, *taps.shape[-3:])
+    if flat.shape[-1] > flat.shape[-2]:
+        flat = np.swapaxes(flat, -1, -2)
+    return Symbol(np.ascontiguousarray(flat), offsets, lengths)
+
+
+def _fourier_bound(convolution: Convolution, symbol: Symbol, copies: float) -> tuple[float, str]:
+    if convolution.padding == "circular" and None not in convolution.sizes:
+        strides = _effective_strides(convolution)
+        sizes = tuple(n // s for n, s in zip(convolution.sizes, strides, strict=True))
+        if (exact := grid_maximum(symbol, sizes)) is not None:
+            return exact, "Fourier symbol on the grid of the input"
+    return product_up(copies, supremum(symbol)), "Fourier symbol, all frequencies"
+
+
+def _flattened_bound(convolution: Convolution) -> float:
+    """`||K as (patch, outputs)||_2 sqrt(m)`, with m the most patches that share an element."""
+    kernel = convolution.kernel
+    rank = len(convolution.kernel_size)
+    by_group = np.moveaxis(kernel, rank, 0)
+    matrices = by_group.reshape(len(by_group), -1, kernel.shape[-1])
+    largest = max(spectral_norm_bound(matrix) for matrix in matrices)
+    axes = zip(
+        convolution.sizes,
+        convolution.kernel_size,
+        convolution.strides,
+        convolution.dilation,
+        strict=True,
+    )
+    duplication = math.prod(_duplication(convolution, *axis) for axis in axes)
+    return product_up(largest, sqrt_up(duplication))
+
+
+def _duplication(convolution: Convolution, size, kernel_size: int, stride: int, rate: int) -> int:
+    if rate > 1:
+        return kernel_size  # each tap meets an element in at most one patch
+    if convolution.transposed:
+        return transposed_max_duplication(size, kernel_size, stride)
+    if convolution.padding == "causal":
+        return -(-kernel_size // stride)
+    return max_duplication(size, kernel_size, stride, convolution.padding)
+
+
+def _autocorrelation_bound(taps: np.ndarray) -> float | None:
+    """`sqrt(max_i sum_{j, d} |C_d[i, j]|)` with the autocorrelation `C_d = sum_t K[t]^T K[t + d]`.
+
+    The norm of `T^* T` is at most its largest row sum (Prach and Lampert 2022, arXiv:2208.03160).
+    Exact for orthogonal convolutions. None where it would cost too much.
+    """
+    lengths, rank = taps.shape[:-3], taps.ndim - 3
+    if taps.shape[-1] > taps.shape[-2]:
+        taps = np.swapaxes(taps, -1, -2)
+    groups, m, n = taps.shape[-3:]
+    count = math.prod(lengths)
+    if count > 200 or count**2 * groups * m * n * n > _AUTOCORRELATION_FLOPS:
+        return None
+    rows = np.zeros((groups, n))
+    transposed = np.swapaxes(taps, -1, -2)
+    for shift in itertools.product(*(range(1 - length, length) for length in lengths)):
+        if shift < (0,) * rank:
+            continue
+        ahead = tuple(slice(max(d, 0), n + min(d, 0)) for d, n in zip(shift, lengths, strict=True))
+        back = tuple(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(shift, lengths, strict=True))
+        products = np.abs((transposed[back] @ taps[ahead]).sum(axis=tuple(range(rank))))
+        rows += products.sum(axis=-1)
+        if any(shift):  # the opposite shift gives the transposed matrix
+            rows += products.sum(axis=-2)
+    absolute = np.abs(taps)
+    spatial = tuple(range(rank))
+    columns = absolute.sum(axis=(*spatial, -1))  # (groups, m)
+    error = np.einsum("gmn,gm->gn", absolute.sum(axis=spatial), columns)
+    largest = (rows + gamma(4 * count * m * n + 64) * 1.01 * error).max()
+    return sqrt_up(float(largest) * (1.0 + 1e-14 * n))

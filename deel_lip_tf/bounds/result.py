@@ -1,0 +1,48 @@
+"""What a proof of a Lipschitz constant returns."""
+
+from dataclasses import dataclass
+
+__all__ = ["LayerBound", "LipschitzBound"]
+
+
+@dataclass(frozen=True)
+class LayerBound:
+    """The proven bound of one layer, at one of its calls.
+
+    Attributes:
+        name: name of the layer; "model/layer" inside a nested model.
+        layer_type: name of its class.
+        value: upper bound on its Lipschitz constant, activation included.
+        method: how the bound was proved.
+    """
+
+    name: str
+    layer_type: str
+    value: float
+    method: str
+
+
+@dataclass(frozen=True)
+class LipschitzBound:
+    """A proven upper bound on the L2 Lipschitz constant of a layer or a model at inference.
+
+    Attributes:
+        value: `||f(x) - f(y)||_2 <= value * ||x - y||_2` for all x, y, in exact arithmetic on the
+            weights as stored. Inputs and outputs are flattened; several are joined to one vector.
+        per_layer: one entry for each call of a layer, from input to output.
+    """
+
+    value: float
+    per_layer: list[LayerBound]
+
+    def __str__(self) -> str:
+        rows = [(b.name, b.layer_type, f"{b.value:.6g}", b.method) for b in self.per_layer]
+        rows = [("layer", "type", "bound", "method"), *rows]
+        rows.append(("total", "", f"{self.value:.6g}", "upper bound on the L2 Lipschitz constant"))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [
+            f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {value:>{widths[2]}}  {method}"
+            for name, kind, value, method in rows
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])

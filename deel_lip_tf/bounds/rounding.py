@@ -1,0 +1,62 @@
+"""Arithmetic whose result is never below the exact one, for any order of summation.
+
+The model is the textbook one (Higham, "Accuracy and Stability of Numerical Algorithms", §3): a
+float64 inner product of length n, in whatever order and with or without fused operations, is wrong
+by at most `gamma(n) * sum(|x_i y_i|)`. Underflow is excluded by scaling to norm about 1 and covered
+by `TINY`.
+"""
+
+import math
+from collections.abc import Iterable
+
+UNIT = 2.0**-53
+"""Unit roundoff of float64."""
+
+TINY = 1e-280
+"""More than all underflow errors together of an algorithm on data scaled to norm about 1."""
+
+
+def gamma(n: int) -> float:
+    """Upper bound on the relative error of `n` float64 roundings: `n u / (1 - n u)`."""
+    return math.nextafter(n * UNIT / (1.0 - 2.0 * n * UNIT), math.inf)
+
+
+def product_up(*factors: float) -> float:
+    """Product of non-negative numbers, not below the exact one; exact where factors are 1."""
+    result = 1.0
+    for factor in factors:
+        if result == 1.0 or factor == 1.0:
+            result *= factor
+        else:
+            result = math.nextafter(result * factor, math.inf)
+    return result
+
+
+def sum_up(terms: Iterable[float]) -> float:
+    """Sum of non-negative numbers, not below the exact one; exact for a single term."""
+    result = 0.0
+    for term in terms:
+        if result == 0.0 or term == 0.0:
+            result += term
+        else:
+            result = math.nextafter(result + term, math.inf)
+    return result
+
+
+def sqrt_up(value: float) -> float:
+    """Square root, not below the exact one; exact for perfect squares of small integers."""
+    root = math.sqrt(value)
+    return root if root < 2**20 and root.is_integer() and root * root == value else _up(root)
+
+
+def norm_up(terms: Iterable[float]) -> float:
+    """`sqrt(sum(x**2))` of non-negative numbers, not below the exact one; exact for one term."""
+    terms = [term for term in terms if term != 0.0]
+    if len(terms) < 2:
+        return terms[0] if terms else 0.0
+    # `math.hypot` scales internally and is accurate to one unit in the last place.
+    return _up(_up(math.hypot(*terms)))
+
+
+def _up(value: float) -> float:
+    return math.nextafter(value, math.inf)

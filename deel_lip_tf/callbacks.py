@@ -1,0 +1,318 @@
+"""Callbacks: condensing kernels, scheduling and printing loss parameters, watching singular values.
+
+They rely only on `model.condense()`, `model.loss`, `layer.kernel` and `layer.wbar`.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from deel_lip_tf._registration import register
+
+
+class _Configurable(keras.callbacks.Callback):
+    """A callback that `keras.saving` can rebuild from its configuration."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "_Configurable":
+        """Builds the callback from what `get_config` returned."""
+        return cls(**config)
+
+
+@register
+class CondenseCallback(_Configurable):
+    """Writes the effective kernels into the raw ones, `model.condense()`, at regular moments.
+
+    Args:
+        on_epoch: at the end of every epoch.
+        on_batch: at the end of every training batch.
+
+    Raises:
+        ValueError: when training begins, if the model has no `condense` method.
+    """
+
+    def __init__(self, on_epoch: bool = True, on_batch: bool = False):
+        super().__init__()
+        self.on_epoch = bool(on_epoch)
+        self.on_batch = bool(on_batch)
+
+    def on_train_begin(self, logs=None):
+        """Checks the model."""
+        if not callable(getattr(self.model, "condense", None)):
+            raise ValueError(
+                "`CondenseCallback` needs a model with a `condense` method: build it with "
+                "`deel_lip_tf.Sequential` or `deel_lip_tf.Model`. Received: model of type "
+                f"{type(self.model).__name__}."
+            )
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Condenses, if asked to on batches."""
+        if self.on_batch:
+            self.model.condense()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Condenses, if asked to on epochs."""
+        if self.on_epoch:
+            self.model.condense()
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"on_epoch": self.on_epoch, "on_batch": self.on_batch}
+
+
+def _losses_with(model: keras.Model, param_name: str) -> list[Any]:
+    """Returns the losses of the compiled `model` that have the parameter `param_name`."""
+    losses = [loss for loss in keras.tree.flatten(model.loss) if loss is not None]
+    found = [loss for loss in losses if hasattr(loss, param_name)]
+    if not found:
+        names = [getattr(loss, "name", str(loss)) for loss in losses]
+        raise ValueError(
+            "`param_name` must be a parameter of the model's loss, e.g. `alpha` for "
+            f"`compile(loss=HKR(alpha=10.0))`. Received: param_name={param_name!r}, "
+            f"losses={names}."
+        )
+    return found
+
+
+@register
+class LossParamScheduler(_Configurable):
+    """Sets a parameter of the loss before each batch, by linear interpolation over the batches.
+
+    At batch `step`, counted from the start of the schedule and across epochs, the parameter is
+    `numpy.interp(step, xp, fp)`: constant before `xp[0]` and after `xp[-1]`. The count stays with
+    the callback, so a second `fit` with the same object continues; `get_config` holds it too, and
+    a fresh process resumes with `step=epoch * steps_per_epoch`.
+
+    Args:
+        param_name: name of the parameter, e.g. `"alpha"`, `"min_margin"` or `"tau"`.
+        fp: values at the batches `xp`, finite.
+        xp: batch numbers, strictly increasing, as many as `fp`.
+        step: number of the first batch.
+
+    Raises:
+        ValueError: on a wrong schedule; when training begins, if no loss of the model has such a
+            parameter, if it must not take one of the values `fp`, or on JAX without
+            `run_eagerly=True`.
+    """
+
+    def __init__(self, param_name: str, fp: Any, xp: Any, step: int = 0):
+        super().__init__()
+        self.param_name = param_name
+        self.fp = [float(value) for value in fp]
+        self.xp = [float(value) for value in xp]
+        self.step = int(step)
+        if not (len(self.fp) == len(self.xp) > 0 and np.all(np.isfinite(self.fp + self.xp))):
+            raise ValueError(
+                "`fp` and `xp` must be two lists of finite numbers of the same length, at least 1. "
+                f"Received: fp={fp}, xp={xp}."
+            )
+        if np.any(np.diff(self.xp) <= 0):
+            raise ValueError(f"`xp` must be strictly increasing. Received: xp={xp}.")
+
+    def on_train_begin(self, logs=None):
+        """Checks that the loss has the parameter and that it may take the scheduled values."""
+        if keras.config.backend() == "jax" and not self.model.run_eagerly:
+            raise ValueError(
+                "On JAX a compiled training step keeps the parameters of the loss as they were "
+                "when it was traced: use `compile(run_eagerly=True)` with `LossParamScheduler`. "
+                "Received: run_eagerly=False."
+            )
+        for loss in _losses_with(self.model, self.param_name):
+            if not hasattr(getattr(loss, self.param_name), "assign"):
+                raise ValueError(
+                    "`param_name` must name a parameter that can be assigned (a variable). "
+                    f"Received: param_name={self.param_name!r} of the loss {loss.name!r}."
+                )
+            if hasattr(loss, "check_parameter"):
+                # the values in between are convex combinations, and every rule is an interval
+                for value in self.fp:
+                    loss.check_parameter(self.param_name, value)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Assigns the value of this batch."""
+        value = float(np.interp(self.step, self.xp, self.fp))
+        for loss in _losses_with(self.model, self.param_name):
+            getattr(loss, self.param_name).assign(value)
+        self.step += 1
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that continue the schedule where it stands."""
+        return {"param_name": self.param_name, "fp": self.fp, "xp": self.xp, "step": self.step}
+
+
+@register
+class LossParamLog(_Configurable):
+    """Prints a parameter of the loss every `rate` epochs: loss name, parameter name, plain value.
+
+    Args:
+        param_name: name of the parameter, e.g. `"alpha"`.
+        rate: number of epochs from one line to the next; the first epoch is printed.
+
+    Raises:
+        ValueError: if `rate` is not a positive integer; when training begins, if no loss of the
+            model has such a parameter.
+    """
+
+    def __init__(self, param_name: str, rate: int = 1):
+        super().__init__()
+        if int(rate) != rate or rate < 1:
+            raise ValueError(f"`rate` must be a positive integer. Received: rate={rate!r}.")
+        self.param_name = param_name
+        self.rate = int(rate)
+
+    def on_train_begin(self, logs=None):
+        """Checks that the loss has the parameter."""
+        _losses_with(self.model, self.param_name)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Prints, on the epochs that are due."""
+        if epoch % self.rate == 0:
+            for loss in _losses_with(self.model, self.param_name):
+                value = keras.ops.convert_to_numpy(getattr(loss, self.param_name))
+                # str of a NumPy scalar or array is the short form: 0.1, [0.1 0.2]
+                print(f"\n{loss.name} {self.param_name} {np.asarray(value)[()]!s}")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"param_name": self.param_name, "rate": self.rate}
+
+
+def _singular_values(kernel: Any) -> np.ndarray:
+    """Returns the singular values, in float64 and descending, of `reshape(kernel, [-1, last])`.
+
+    Keras stores the kernel of a transposed convolution as `(kh, kw, out, in)`, so that the same
+    reshape gives the matrix of its adjoint convolution.
+    """
+    array = np.asarray(keras.ops.convert_to_numpy(kernel), dtype="float64")
+    return np.linalg.svd(array.reshape(-1, array.shape[-1]), compute_uv=False)
+
+
+@register
+class MonitorCallback(_Configurable):
+    """Logs singular values of kernels for TensorBoard.
+
+    The values are those of the kernel reshaped to `[-1, last axis]`, computed exactly. For a dense
+    layer this is the operator; for a convolution it is the matrix acting on one patch, not the
+    operator on images (`deel_lip_tf.bounds` bounds that one). Event files are written by
+    TensorFlow alone; TensorBoard is only needed to look at them.
+
+    Args:
+        monitored_layers: names of the layers to watch.
+        logdir: folder of the event files.
+        target: "kernel", the raw weight, or "wbar", the effective kernel.
+        what: "max", the largest singular value as a scalar, or "all", a histogram of all of them.
+        on_epoch: log at the end of every epoch; the step is the epoch.
+        on_batch: log at the end of every training batch instead; the step counts the batches.
+
+    Raises:
+        ValueError: on a wrong `target` or `what`; when training begins, if a layer is unknown or
+            has no `target`.
+    """
+
+    def __init__(
+        self,
+        monitored_layers: list[str],
+        logdir: str,
+        target: str = "kernel",
+        what: str = "max",
+        on_epoch: bool = True,
+        on_batch: bool = False,
+    ):
+        super().__init__()
+        if target not in ("kernel", "wbar"):
+            raise ValueError(f'`target` must be "kernel" or "wbar". Received: target={target!r}.')
+        if what not in ("max", "all"):
+            raise ValueError(f'`what` must be "max" or "all". Received: what={what!r}.')
+        if isinstance(monitored_layers, str):
+            raise ValueError(
+                "`monitored_layers` must be a list of layer names, e.g. ['dense']. Received: "
+                f"monitored_layers={monitored_layers!r}."
+            )
+        self.monitored_layers = list(monitored_layers)
+        self.logdir = str(logdir)
+        self.target = target
+        self.what = what
+        self.on_epoch = bool(on_epoch)
+        self.on_batch = bool(on_batch)
+        self._writer = None
+        self._batches = 0
+
+    def on_train_begin(self, logs=None):
+        """Checks the layers and opens the event file."""
+        import tensorflow as tf
+
+        known = [layer.name for layer in self.model.layers]
+        for name in self.monitored_layers:
+            if name not in known:
+                raise ValueError(
+                    "`monitored_layers` must name layers of the model. Received: "
+                    f"{name!r}, the model has {known}."
+                )
+            if getattr(self.model.get_layer(name), self.target, None) is None:
+                raise ValueError(
+                    f"The layer {name!r} has no `{self.target}`: remove it from "
+                    f"`monitored_layers`. Received: target={self.target!r}, layer of type "
+                    f"{type(self.model.get_layer(name)).__name__}."
+                )
+        self._writer = tf.summary.create_file_writer(self.logdir)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Logs, if asked to on batches."""
+        if self.on_batch:
+            self._log(self._batches)
+        self._batches += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Logs, unless asked to on batches."""
+        if self.on_epoch and not self.on_batch:
+            self._log(epoch)
+
+    def on_train_end(self, logs=None):
+        """Closes the event file."""
+        self._writer.close()
+
+    def _log(self, step: int) -> None:
+        with self._writer.as_default():
+            for name in self.monitored_layers:
+                values = _singular_values(getattr(self.model.get_layer(name), self.target))
+                if self.what == "max":
+                    _write_scalar(f"{name}/{self.target}_sigma_max", values[0], step)
+                else:
+                    _write_histogram(f"{name}/{self.target}_sigma", values, step)
+        self._writer.flush()
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            "monitored_layers": self.monitored_layers,
+            "logdir": self.logdir,
+            "target": self.target,
+            "what": self.what,
+            "on_epoch": self.on_epoch,
+            "on_batch": self.on_batch,
+        }
+
+
+def _metadata(plugin: str) -> Any:
+    # `tf.summary.scalar` needs TensorBoard installed; the records it writes carry just this label
+    import tensorflow as tf
+
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = plugin
+    return metadata
+
+
+def _write_scalar(tag: str, value: float, step: int) -> None:
+    import tensorflow as tf
+
+    tf.summary.write(tag, tf.constant(value, "float32"), step, metadata=_metadata("scalars"))
+
+
+def _write_histogram(tag: str, values: np.ndarray, step: int) -> None:
+    import tensorflow as tf
+
+    counts, edges = np.histogram(values, bins=30)
+    # TensorBoard's form of a histogram: one row (left edge, right edge, count) per bin
+    rows = np.stack([edges[:-1], edges[1:], counts.astype("float64")], axis=1)
+    tf.summary.write(tag, tf.constant(rows), step, metadata=_metadata("histograms"))

@@ -1,0 +1,308 @@
+"""The losses as pure functions: labels and scores in, one value per sample out.
+
+Every function takes `(y_true, y_pred)` in Keras's order and returns a tensor of shape `(B,)` whose
+mean over the batch is the loss. Shapes: `(B,)`, `(B, 1)` or `(B, C)`, the same for both arguments.
+
+Notation: `f` scores (logits), `S = [y > 0]` the positives, `s = 2S - 1` their sign, `m` the margin.
+Labels in {0, 1}, {-1, +1}, integers and booleans therefore give the same value (the cross-entropies
+over classes excepted, which read probabilities). Everything is computed in float32 at least.
+
+`m` is the gap between two class logits: each score is asked to be `m/2` away from zero on its own
+side, so that a positive and a negative score are `m` apart.
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def _floating(x: Tensor) -> Tensor:
+    x = ops.convert_to_tensor(x)
+    given = keras.backend.standardize_dtype(x.dtype)
+    return ops.cast(x, keras.backend.result_type(given, "float32", keras.config.floatx()))
+
+
+def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns labels and scores as two `(B, C)` tensors of one floating dtype.
+
+    Raises:
+        ValueError: if the shapes differ (nothing is broadcast), or have more than two axes.
+    """
+    scores = _floating(y_pred)
+    labels = ops.cast(ops.convert_to_tensor(y_true), scores.dtype)
+    shapes = f"y_true.shape={tuple(labels.shape)}, y_pred.shape={tuple(scores.shape)}"
+    labels, scores = (ops.expand_dims(x, -1) if len(x.shape) == 1 else x for x in (labels, scores))
+    if len(scores.shape) != 2:
+        raise ValueError(
+            "`y_pred` must have shape (batch,), (batch, 1) or (batch, classes): flatten the "
+            f"model's output, e.g. with a `Flatten` layer. Received: {shapes}."
+        )
+    pairs = list(zip(labels.shape, scores.shape, strict=False))
+    if len(labels.shape) != 2 or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        raise ValueError(
+            "`y_true` and `y_pred` must have the same shape: one label per score. Turn class "
+            "indices into one-hot labels with `keras.utils.to_categorical(y, num_classes)`, or use "
+            f"`TauSparseCategoricalCrossentropy`, which reads indices. Received: {shapes}."
+        )
+    if None in pairs[1]:
+        # sizes known only at run time: the reshape fails there instead of broadcasting a column
+        labels = ops.reshape(labels, ops.shape(scores))
+    return labels, scores
+
+
+def _positives(labels: Tensor) -> Tensor:
+    return ops.cast(labels > 0, labels.dtype)
+
+
+def _several_classes(scores: Tensor, use_instead: str) -> None:
+    if scores.shape[-1] == 1:
+        raise ValueError(
+            f"`y_pred` must have at least two columns, one per class: with one output use "
+            f"{use_instead}. Received: y_pred.shape={tuple(scores.shape)}."
+        )
+
+
+def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
+    """Weights each label by the class counts of the whole batch, for losses with `multi_gpu=True`.
+
+    `B (S / n_c - (1 - S) / (B - n_c))` with `n_c` the number of positives of class `c` among the
+    `B` rows. A replica that sees a part of the batch then only averages `f * weights`, and the sum
+    over replicas is the Kantorovich-Rubinstein difference of the global batch. Apply it to each
+    global batch, e.g. by `dataset.batch(B).map(lambda x, y: (x, process_labels(y)))`.
+
+    Args:
+        labels: `(B,)` or `(B, C)`; positives are `> 0`; integers and booleans are accepted.
+
+    Returns:
+        A floating tensor of the same shape. Its signs are those of the labels, and an absent class
+        (or a class with no negatives) contributes 0.
+    """
+    positive = _positives(_floating(labels))
+    batch = ops.cast(ops.shape(positive)[0], positive.dtype)
+    count = ops.sum(positive, axis=0)
+    toward = ops.divide_no_nan(positive, count)
+    away = ops.divide_no_nan(1 - positive, batch - count)
+    return batch * (toward - away)
+
+
+def kr(y_true: Tensor, y_pred: Tensor, multi_gpu: bool = False) -> Tensor:
+    """Kantorovich-Rubinstein difference, positive sign (a quantity to maximise).
+
+    The mean over the batch is `mean_c(E[f_c | y = c] - E[f_c | y != c])`, a lower bound of the
+    Wasserstein-1 distance between the classes for 1-Lipschitz scores. One value per sample is
+    `B mean_c f_c (S / n_c - (1 - S) / (B - n_c))`.
+
+    Args:
+        y_true: labels, or with `multi_gpu` the result of `process_labels_for_multi_gpu`.
+        y_pred: scores of the same shape.
+        multi_gpu: whether the labels already carry the weights of the global batch.
+
+    Returns:
+        `(B,)` values. A class absent from the batch contributes 0 to its half of the difference.
+
+    Source: Serrurier et al., arXiv:2006.06520.
+    """
+    labels, scores = aligned(y_true, y_pred)
+    weights = labels if multi_gpu else process_labels_for_multi_gpu(labels)
+    return ops.mean(scores * weights, axis=-1)
+
+
+def hinge_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Tensor:
+    """Hinge `mean_c relu(m/2 - s f)`: zero once every score is `m/2` on its side."""
+    labels, scores = aligned(y_true, y_pred)
+    sign = 2 * _positives(labels) - 1
+    return ops.mean(ops.relu(min_margin / 2 - sign * scores), axis=-1)
+
+
+def multiclass_hinge(
+    y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0, soft_hinge_tau: float = 0.0
+) -> Tensor:
+    """Hinge with the one positive class weighted as much as the `C - 1` negative ones.
+
+    `mean_c w relu(m/2 - s f)` with `w = C - 1` on positives and 1 on negatives. With
+    `soft_hinge_tau > 0`: `relu(m/2 - f_y) + sum_{j != y} p_j relu(m/2 + f_j)` where
+    `p = softmax_{j != y}(soft_hinge_tau f)`, which looks at the most threatening classes.
+
+    Raises:
+        ValueError: with a single column, where the weight `C - 1` of the positives would be 0.
+    """
+    labels, scores = aligned(y_true, y_pred)
+    _several_classes(scores, "`HingeMargin` or `HKR`")
+    positive = _positives(labels)
+    hinges = ops.relu(min_margin / 2 - (2 * positive - 1) * scores)
+    others = ops.cast(ops.shape(scores)[-1], scores.dtype) - 1
+    plain = ops.mean(hinges * (1 + (others - 1) * positive), axis=-1)
+    tau = ops.convert_to_tensor(soft_hinge_tau, dtype=scores.dtype)
+    # finite, so that a row without negatives gives a softmax that is discarded, not NaN
+    negatives = ops.softmax(ops.where(positive > 0, -1e30, tau * scores), axis=-1)
+    soft = ops.sum(hinges * (positive + (1 - positive) * negatives), axis=-1)
+    return ops.where(tau > 0, soft, plain)
+
+
+def _regularized(kr_value: Tensor, hinge: Tensor, alpha: float) -> Tensor:
+    """Returns `-KR + alpha hinge`, and the hinge alone where `alpha` is infinite."""
+    alpha = ops.convert_to_tensor(alpha, dtype=hinge.dtype)
+    only_hinge = ops.isinf(alpha)
+    # inf * 0 is NaN, so infinity never multiplies anything
+    kr_weight = ops.where(only_hinge, ops.zeros_like(alpha), ops.ones_like(alpha))
+    hinge_weight = ops.where(only_hinge, ops.ones_like(alpha), alpha)
+    return hinge_weight * hinge - kr_weight * kr_value
+
+
+def hkr(
+    y_true: Tensor,
+    y_pred: Tensor,
+    alpha: float,
+    min_margin: float = 1.0,
+    multi_gpu: bool = False,
+) -> Tensor:
+    """Hinge-regularised Kantorovich-Rubinstein: `-kr + alpha hinge_margin`.
+
+    `alpha = inf` is the hinge alone, `alpha = 0` is exactly `-kr`. Source: arXiv:2006.06520.
+    """
+    hinge = hinge_margin(y_true, y_pred, min_margin)
+    return _regularized(kr(y_true, y_pred, multi_gpu), hinge, alpha)
+
+
+def multiclass_hkr(
+    y_true: Tensor,
+    y_pred: Tensor,
+    alpha: float = 10.0,
+    min_margin: float = 1.0,
+    multi_gpu: bool = False,
+    soft_hinge_tau: float = 0.0,
+) -> Tensor:
+    """Multiclass form: `-kr + alpha multiclass_hinge`, with the same meaning of `alpha`."""
+    hinge = multiclass_hinge(y_true, y_pred, min_margin, soft_hinge_tau)
+    return _regularized(kr(y_true, y_pred, multi_gpu), hinge, alpha)
+
+
+def _true_class(labels: Tensor) -> Tensor:
+    """Boolean `(B, C)` mask of the largest label of each row (the first one if several)."""
+    columns = ops.arange(ops.shape(labels)[-1], dtype="int32")
+    return ops.equal(columns, ops.expand_dims(ops.cast(ops.argmax(labels, -1), "int32"), -1))
+
+
+def _true_score(scores: Tensor, true: Tensor) -> Tensor:
+    # a selection, not a product: 0 * inf would spoil the row
+    return ops.sum(ops.where(true, scores, ops.zeros_like(scores)), axis=-1)
+
+
+def multi_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Tensor:
+    """Multi-margin hinge `mean_c [c != y] relu(m - f_y + f_c)`: the full margin `m` to each class.
+
+    Exactly one class per sample: the one with the largest label.
+    """
+    labels, scores = aligned(y_true, y_pred)
+    _several_classes(scores, "`HingeMargin`")
+    true = _true_class(labels)
+    gaps = ops.expand_dims(_true_score(scores, true), -1) - scores
+    hinges = ops.relu(min_margin - gaps)
+    return ops.mean(ops.where(true, ops.zeros_like(hinges), hinges), axis=-1)
+
+
+def categorical_margin(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Gap `f_y - max_{j != y} f_j` between the true class and the best other one.
+
+    The true class is the one with the largest label, so smoothed labels are welcome.
+    """
+    labels, scores = aligned(y_true, y_pred)
+    _several_classes(scores, "the binary loss or metric")
+    true = _true_class(labels)
+    runner_up = ops.max(ops.where(true, ops.full_like(scores, -math.inf), scores), axis=-1)
+    return _true_score(scores, true) - runner_up
+
+
+def categorical_hinge(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Tensor:
+    """Hinge `relu(m - (f_y - max_{j != y} f_j))` of the gap to the runner-up: the full margin."""
+    return ops.relu(min_margin - categorical_margin(y_true, y_pred))
+
+
+def tau_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> Tensor:
+    """Cross-entropy `CE(y, softmax(tau f)) / tau` with one-hot (or smoothed) probabilities `y`.
+
+    The division keeps the gradient's scale independent of the temperature. As `tau` grows the
+    loss tends to `max_j f_j - f_y`. Source: Béthune et al., arXiv:2104.05097.
+    """
+    labels, scores = aligned(y_true, y_pred)
+    _several_classes(scores, "`TauBinaryCrossentropy`")
+    return -ops.sum(labels * ops.log_softmax(tau * scores, axis=-1), axis=-1) / tau
+
+
+def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> Tensor:
+    """`tau_categorical_crossentropy` for class indices of shape `(B,)` or `(B, 1)`.
+
+    Raises:
+        ValueError: if the labels are not one index per row of a `(B, C)` tensor of scores.
+    """
+    scores = _floating(y_pred)
+    labels = ops.convert_to_tensor(y_true)
+    shape = tuple(labels.shape)
+    if len(scores.shape) != 2 or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
+        raise ValueError(
+            "`y_true` must hold one class index per row, shape (batch,) or (batch, 1), and "
+            "`y_pred` must have shape (batch, classes): for one-hot labels use "
+            f"`TauCategoricalCrossentropy`. Received: y_true.shape={shape}, "
+            f"y_pred.shape={tuple(scores.shape)}."
+        )
+    _several_classes(scores, "`TauBinaryCrossentropy`")
+    indices = ops.cast(ops.reshape(labels, (-1,)), "int32")
+    losses = ops.sparse_categorical_crossentropy(indices, tau * scores, from_logits=True)
+    return losses / tau
+
+
+def tau_binary_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> Tensor:
+    """Binary cross-entropy `mean_c BCE([y > 0], sigmoid(tau f)) / tau`, one value per sample."""
+    labels, scores = aligned(y_true, y_pred)
+    sign = 2 * _positives(labels) - 1
+    return ops.mean(ops.softplus(-sign * tau * scores), axis=-1) / tau
+
+
+def lse_hkr(
+    y_true: Tensor,
+    y_pred: Tensor,
+    alpha: float = math.inf,
+    temperature: float = 1.0,
+    penalty: float = 1.0,
+    min_margin: float = 1.0,
+) -> Tensor:
+    """HKR of the true score against a smooth maximum of the others; no batch statistics.
+
+    With `z = temperature f`, `t = log(C - 1) / (penalty m/2)` and
+    `l = logsumexp_{j != y}(t z_j) / t`, which lies in `[max, max + penalty m/2]`:
+    `-(z_y - l) + alpha (relu(m/2 - z_y) + relu(m/2 + l))`. With two classes `l` is the other score.
+    """
+    labels, scores = aligned(y_true, y_pred)
+    _several_classes(scores, "`HKR`")
+    scores = temperature * scores
+    true = _true_class(labels)
+    others = ops.cast(ops.shape(scores)[-1] - 1, scores.dtype)
+    # with a single other class every sharpness gives that score; log(1) = 0 would divide by zero
+    sharpness = ops.log(ops.maximum(others, 2.0)) / (penalty * min_margin / 2)
+    hidden = ops.where(true, ops.full_like(scores, -math.inf), sharpness * scores)
+    rival = ops.logsumexp(hidden, axis=-1) / sharpness
+    own = _true_score(scores, true)
+    half = min_margin / 2
+    return _regularized(own - rival, ops.relu(half - own) + ops.relu(half + rival), alpha)
+
+
+def alpha_from_torchlip(alpha: float) -> float:
+    """Translates deel-torchlip's `alpha` in [0, 1] into this library's, in [0, inf].
+
+    deel-torchlip minimises `(1 - a)(-KR) + a hinge`, this library `-KR + alpha hinge`, so
+    `alpha = a / (1 - a)` and the losses differ by the factor `1 - a` only; `a = 1` gives infinity,
+    the hinge alone in both.
+
+    Raises:
+        ValueError: if `alpha` is outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(
+            "`alpha` must lie in [0, 1], the convention of deel-torchlip; a larger value is "
+            f"already in this library's convention. Received: alpha={alpha}."
+        )
+    return math.inf if alpha == 1 else alpha / (1 - alpha)

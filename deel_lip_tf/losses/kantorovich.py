@@ -1,0 +1,219 @@
+"""Losses with a Kantorovich-Rubinstein term: `KR`, `HKR` and their multiclass forms."""
+
+import math
+from typing import Any
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.losses import formulas
+from deel_lip_tf.losses.base import ParametricLoss
+
+
+@register
+class KR(ParametricLoss):
+    """Kantorovich-Rubinstein difference `E[f | y > 0] - E[f | y <= 0]`, averaged over outputs.
+
+    The sign is positive: for 1-Lipschitz scores it is a lower bound of the Wasserstein-1 distance
+    between the two classes, to be watched or maximised; `NegKR` is the form to minimise.
+
+    One value per sample (`reduction=None`) is `B mean_c f_c (S/n_c - (1-S)/(B-n_c))`; a class
+    absent from the batch contributes 0. Given as a metric in `compile`, it averages batches;
+    `deel_lip_tf.metrics.KR` is exact over the epoch.
+
+    Args:
+        multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
+
+    Call arguments: labels (positives are `> 0`) and scores, both `(B,)`, `(B, 1)` or `(B, C)`.
+
+    Source: Serrurier et al., arXiv:2006.06520.
+    """
+
+    def __init__(
+        self,
+        multi_gpu: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "KR",
+        *,
+        dtype: Any = None,
+    ):
+        super().__init__(name, reduction, dtype, multi_gpu)
+
+    def call(self, y_true, y_pred):
+        """Returns one value per sample, shape `(B,)`."""
+        return formulas.kr(y_true, y_pred, self.multi_gpu)
+
+
+@register
+class NegKR(ParametricLoss):
+    """`-KR`, the form to minimise; arguments as `KR`."""
+
+    def __init__(
+        self,
+        multi_gpu: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "NegKR",
+        *,
+        dtype: Any = None,
+    ):
+        super().__init__(name, reduction, dtype, multi_gpu)
+
+    def call(self, y_true, y_pred):
+        """Returns one value per sample, shape `(B,)`."""
+        return -formulas.kr(y_true, y_pred, self.multi_gpu)
+
+
+@register
+class MulticlassKR(ParametricLoss):
+    """`KR` of each class against the others, averaged over classes; one-hot labels `(B, C)`.
+
+    Given as a metric, `compile(metrics=[losses.MulticlassKR()])`, it is reported as "MulticlassKR"
+    and averages the values of the batches, which is not the KR of the epoch (class proportions and
+    batch sizes vary). `deel_lip_tf.metrics.MulticlassKR` accumulates sums and counts and is exact.
+
+    Arguments as `KR`.
+    """
+
+    def __init__(
+        self,
+        multi_gpu: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "MulticlassKR",
+        *,
+        dtype: Any = None,
+    ):
+        super().__init__(name, reduction, dtype, multi_gpu)
+
+    def call(self, y_true, y_pred):
+        """Returns one value per sample, shape `(B,)`."""
+        return formulas.kr(y_true, y_pred, self.multi_gpu)
+
+
+@register
+class HKR(ParametricLoss):
+    """Hinge-regularised Kantorovich-Rubinstein loss `-KR + alpha mean relu(m/2 - s f)`.
+
+    `alpha` follows deel-lip: in [0, inf], `alpha = 0` is `-KR` and `alpha = inf` the hinge alone.
+    deel-torchlip's, in [0, 1], translates by `alpha_from_torchlip`. The loss may be negative.
+
+    Args:
+        alpha: weight of the hinge, at least 0.
+        min_margin: `m > 0`, the gap between the two classes' scores; each is asked for `m/2`.
+        multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
+
+    Raises:
+        ValueError: if `alpha` is negative or NaN, or `min_margin` is not positive and finite.
+
+    Source: Serrurier et al., arXiv:2006.06520.
+    """
+
+    def __init__(
+        self,
+        alpha: float,
+        min_margin: float = 1.0,
+        multi_gpu: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "HKR",
+        *,
+        dtype: Any = None,
+    ):
+        super().__init__(name, reduction, dtype, multi_gpu, alpha=alpha, min_margin=min_margin)
+
+    def call(self, y_true, y_pred):
+        """Returns one value per sample, shape `(B,)`."""
+        return formulas.hkr(y_true, y_pred, self.alpha, self.min_margin, self.multi_gpu)
+
+
+@register
+class MulticlassHKR(ParametricLoss):
+    """Multiclass HKR loss `-MulticlassKR + alpha MulticlassHinge`; one-hot labels `(B, C)`.
+
+    Args:
+        alpha: weight of the hinge in [0, inf], as in `HKR`.
+        min_margin: `m > 0`, the gap between class logits.
+        multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        soft_hinge_tau: see `MulticlassHinge`; 0 is the plain hinge.
+        dtype: dtype of the computation.
+
+    Raises:
+        ValueError: if a parameter is out of range, or the scores have a single column.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 10.0,
+        min_margin: float = 1.0,
+        multi_gpu: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "MulticlassHKR",
+        *,
+        soft_hinge_tau: float = 0.0,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            name,
+            reduction,
+            dtype,
+            multi_gpu,
+            alpha=alpha,
+            min_margin=min_margin,
+            soft_hinge_tau=soft_hinge_tau,
+        )
+
+    def call(self, y_true, y_pred):
+        """Returns one value per sample, shape `(B,)`."""
+        return formulas.multiclass_hkr(
+            y_true, y_pred, self.alpha, self.min_margin, self.multi_gpu, self.soft_hinge_tau
+        )
+
+
+@register
+class LseHKR(ParametricLoss):
+    """HKR of the true score against a smooth maximum of the others: no batch statistics.
+
+    Its value on a sample does not depend on the rest of the batch, so that it needs no care on
+    several replicas. Formula: `formulas.lse_hkr`. deel-torchlip's default, `alpha = 1` in its own
+    convention, is `alpha = inf` here: the hinge alone.
+
+    Args:
+        alpha: weight of the hinge in [0, inf], as in `HKR`.
+        temperature: factor of the scores, positive.
+        penalty: how far, in units of `m/2`, the smooth maximum may lie above the maximum.
+        min_margin: `m > 0`, the gap between class logits, after the temperature.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
+    """
+
+    def __init__(
+        self,
+        alpha: float = math.inf,
+        temperature: float = 1.0,
+        penalty: float = 1.0,
+        min_margin: float = 1.0,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "LseHKR",
+        *,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            name,
+            reduction,
+            dtype,
+            alpha=alpha,
+            temperature=temperature,
+            penalty=penalty,
+            min_margin=min_margin,
+        )
+
+    def call(self, y_true, y_pred):
+        """Returns one value per sample, shape `(B,)`."""
+        return formulas.lse_hkr(
+            y_true, y_pred, self.alpha, self.temperature, self.penalty, self.min_margin
+        )

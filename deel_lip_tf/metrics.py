@@ -1,0 +1,348 @@
+"""Metrics: provable robustness and the exact Kantorovich-Rubinstein difference of an epoch.
+
+All are `keras.metrics.Metric`: they accumulate sums and counts, so that the value is exact over
+batches of unequal sizes and with sample weights. They trust the Lipschitz constant they are given
+and compute in the metric's dtype; `deel_lip_tf.certificates.certify` proves the constant and rounds
+outward.
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from deel_lip_tf._registration import PACKAGE, register
+from deel_lip_tf.losses import formulas
+
+
+def _checked(name: str, value: float, positive: bool) -> float:
+    number = float(value)
+    if not (0 < number < math.inf or (number == 0 and not positive)):
+        rule = "positive and finite" if positive else "finite and at least 0"
+        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}.")
+    return number
+
+
+def _encoded(y_true: Any, y_pred: Any) -> Any:
+    """Returns labels with one column per class; class indices `(B,)` or `(B, 1)` become one-hot."""
+    labels, scores = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+    if len(scores.shape) != 2 or scores.shape[-1] == 1:
+        raise ValueError(
+            "`y_pred` must have shape (batch, classes) with at least two classes: for one output "
+            "use the metric of the same name that starts with `Binary`. Received: "
+            f"y_pred.shape={tuple(scores.shape)}."
+        )
+    if len(labels.shape) == 1 or labels.shape[-1] == 1:
+        indices = ops.cast(ops.reshape(labels, (-1, 1)), "int32")
+        return ops.equal(ops.arange(ops.shape(scores)[-1], dtype="int32"), indices)
+    return labels
+
+
+def _margin(y_true: Any, y_pred: Any) -> Any:
+    """Returns the gap `f_y - max_{j != y} f_j`, and 0 where nothing can be certified.
+
+    That is: a score of the row is not finite, or no label of the row is positive.
+    """
+    labels, scores = formulas.aligned(_encoded(y_true, y_pred), y_pred)
+    valid = ops.logical_and(
+        ops.all(ops.isfinite(scores), axis=-1), ops.any(ops.greater(labels, 0), axis=-1)
+    )
+    margin = formulas.categorical_margin(labels, scores)
+    return ops.where(valid, margin, ops.zeros_like(margin))
+
+
+def _signed_scores(y_true: Any, y_pred: Any) -> Any:
+    """Returns `s f` with `s = +1` where the label is positive, and 0 where `f` is not finite."""
+    labels, scores = formulas.aligned(y_true, y_pred)
+    signed = ops.where(ops.greater(labels, 0), scores, -scores)
+    return ops.where(ops.isfinite(scores), signed, ops.zeros_like(scores))
+
+
+def _class_divisor(lip_const: float, disjoint_neurons: bool) -> float:
+    # a step d moves one logit by at most lip |d|, hence a difference of two logits by 2 lip |d|;
+    # if the logits are jointly lip-Lipschitz, the difference moves by sqrt(2) lip |d| only
+    return (2.0 if disjoint_neurons else math.sqrt(2.0)) * lip_const
+
+
+@register
+class CategoricalProvableRobustAccuracy(keras.metrics.Mean):
+    """Fraction of samples classified correctly and provably so within an L2 ball of radius epsilon.
+
+    Mean of `1[(f_y - max_{j != y} f_j) / L > epsilon]`, a strict inequality: a tie certifies
+    nothing, even at `epsilon = 0`, and neither does a row with a score that is not finite.
+    `L = 2 lip_const` if every output neuron is `lip_const`-Lipschitz by itself
+    (`disjoint_neurons`, e.g. a `FrobeniusDense` head), `L = sqrt(2) lip_const` if the output as a
+    whole is (e.g. a `SpectralDense` head).
+
+    Labels: class indices `(B,)` or `(B, 1)`, or `(B, C)` of any coding whose largest entry, which
+    must be positive, is the true class: one-hot, {-1, +1}, smoothed. Scores: `(B, C)`, `C >= 2`.
+
+    Args:
+        epsilon: radius, in the units of the model's input.
+        lip_const: Lipschitz constant of the model, positive.
+        disjoint_neurons: see above.
+        name: name under which the value is reported.
+        dtype: dtype of the accumulators.
+
+    Raises:
+        ValueError: if `epsilon` is negative, `lip_const` is not positive, one of them is not
+            finite, or the shapes of labels and scores do not fit.
+
+    Source: Tsuzuku et al., arXiv:1802.04034.
+    """
+
+    def __init__(
+        self,
+        epsilon: float = 36 / 255,
+        lip_const: float = 1.0,
+        disjoint_neurons: bool = True,
+        name: str = "CategoricalProvableRobustAccuracy",
+        dtype: Any = None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        self.epsilon = _checked("epsilon", epsilon, positive=False)
+        self.lip_const = _checked("lip_const", lip_const, positive=True)
+        self.disjoint_neurons = bool(disjoint_neurons)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
+        radius = _margin(y_true, y_pred) / _class_divisor(self.lip_const, self.disjoint_neurons)
+        super().update_state(ops.cast(radius > self.epsilon, self.dtype), sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "epsilon": self.epsilon,
+            "lip_const": self.lip_const,
+            "disjoint_neurons": self.disjoint_neurons,
+        }
+
+
+@register
+class BinaryProvableRobustAccuracy(keras.metrics.Mean):
+    """Fraction of samples whose sign is right and provably so within an L2 ball of radius epsilon.
+
+    Mean of `1[s f / lip_const > epsilon]` (strict) with `s = +1` where the label is positive and -1
+    elsewhere. Shapes `(B,)`, `(B, 1)`; several columns are as many binary tasks, averaged.
+
+    Args:
+        epsilon: radius, in the units of the model's input.
+        lip_const: Lipschitz constant of each output, positive.
+        name: name under which the value is reported.
+        dtype: dtype of the accumulators.
+
+    Raises:
+        ValueError: as `CategoricalProvableRobustAccuracy`.
+    """
+
+    def __init__(
+        self,
+        epsilon: float = 36 / 255,
+        lip_const: float = 1.0,
+        name: str = "BinaryProvableRobustAccuracy",
+        dtype: Any = None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        self.epsilon = _checked("epsilon", epsilon, positive=False)
+        self.lip_const = _checked("lip_const", lip_const, positive=True)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
+        radius = _signed_scores(y_true, y_pred) / self.lip_const
+        super().update_state(ops.cast(radius > self.epsilon, self.dtype), sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "epsilon": self.epsilon, "lip_const": self.lip_const}
+
+
+@register
+class CategoricalProvableAvgRobustness(keras.metrics.Mean):
+    """Mean certified radius `relu(f_y - max_{j != y} f_j) / L`, in the units of the model's input.
+
+    `L`, labels and scores as in `CategoricalProvableRobustAccuracy`. A misclassified sample counts
+    0, or with `negative_robustness` minus the radius within which it provably stays wrong.
+
+    Args:
+        lip_const: Lipschitz constant of the model, positive.
+        disjoint_neurons: whether each output neuron has that constant, or the output as a whole.
+        negative_robustness: whether misclassified samples count negatively.
+        name: name under which the value is reported.
+        dtype: dtype of the accumulators.
+
+    Raises:
+        ValueError: as `CategoricalProvableRobustAccuracy`.
+    """
+
+    def __init__(
+        self,
+        lip_const: float = 1.0,
+        disjoint_neurons: bool = True,
+        negative_robustness: bool = False,
+        name: str = "CategoricalProvableAvgRobustness",
+        dtype: Any = None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        self.lip_const = _checked("lip_const", lip_const, positive=True)
+        self.disjoint_neurons = bool(disjoint_neurons)
+        self.negative_robustness = bool(negative_robustness)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
+        radius = _margin(y_true, y_pred) / _class_divisor(self.lip_const, self.disjoint_neurons)
+        values = radius if self.negative_robustness else ops.relu(radius)
+        super().update_state(values, sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "lip_const": self.lip_const,
+            "disjoint_neurons": self.disjoint_neurons,
+            "negative_robustness": self.negative_robustness,
+        }
+
+
+@register
+class BinaryProvableAvgRobustness(keras.metrics.Mean):
+    """Mean certified radius `relu(s f) / lip_const` of binary decisions.
+
+    Labels and scores as in `BinaryProvableRobustAccuracy`.
+
+    Args:
+        lip_const: Lipschitz constant of each output, positive.
+        negative_robustness: whether misclassified samples count negatively instead of 0.
+        name: name under which the value is reported.
+        dtype: dtype of the accumulators.
+
+    Raises:
+        ValueError: as `CategoricalProvableRobustAccuracy`.
+    """
+
+    def __init__(
+        self,
+        lip_const: float = 1.0,
+        negative_robustness: bool = False,
+        name: str = "BinaryProvableAvgRobustness",
+        dtype: Any = None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        self.lip_const = _checked("lip_const", lip_const, positive=True)
+        self.negative_robustness = bool(negative_robustness)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
+        radius = _signed_scores(y_true, y_pred) / self.lip_const
+        values = radius if self.negative_robustness else ops.relu(radius)
+        super().update_state(values, sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "lip_const": self.lip_const,
+            "negative_robustness": self.negative_robustness,
+        }
+
+
+class _EpochKR(keras.metrics.Metric):
+    """Sums and weighted counts per class; the Kantorovich-Rubinstein value is their ratio."""
+
+    def __init__(self, num_classes: int | None, name: str, dtype: Any):
+        super().__init__(name=name, dtype=dtype)
+        if num_classes is not None and (int(num_classes) != num_classes or num_classes < 1):
+            raise ValueError(
+                "`num_classes` must be a positive integer, or None to take it from the first "
+                f"batch. Received: num_classes={num_classes!r}."
+            )
+        self.num_classes = num_classes
+        self._columns = None
+        if num_classes is not None:
+            self._create(num_classes)
+
+    def _create(self, columns: int) -> None:
+        names = ("positive_sum", "positive_count", "negative_sum", "negative_count")
+        for name in names:
+            setattr(self, name, self.add_variable((columns,), "zeros", self.dtype, name=name))
+        self._columns = columns
+
+    def _require(self, columns: int | None) -> None:
+        if columns is None and self._columns is None:
+            raise ValueError(
+                "The number of columns of `y_pred` is unknown: give `num_classes`. Received: "
+                "num_classes=None."
+            )
+        if self._columns is None:
+            self._create(columns)
+        elif columns not in (None, self._columns):
+            raise ValueError(
+                "`y_pred` must keep its number of columns: use one metric per output. Received: "
+                f"{columns} columns, where this metric accumulates {self._columns}."
+            )
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
+        labels, scores = formulas.aligned(y_true, y_pred)
+        self._require(scores.shape[-1])
+        positive = ops.cast(ops.greater(labels, 0), scores.dtype)
+        weights = ops.ones_like(scores)
+        if sample_weight is not None:
+            weights *= ops.reshape(ops.cast(sample_weight, scores.dtype), (-1, 1))
+        for prefix, chosen in (("positive", positive), ("negative", 1 - positive)):
+            chosen = weights * chosen
+            count = ops.cast(ops.sum(chosen, axis=0), self.dtype)
+            total = ops.cast(ops.sum(chosen * scores, axis=0), self.dtype)
+            getattr(self, prefix + "_count").assign_add(count)
+            getattr(self, prefix + "_sum").assign_add(total)
+
+    def result(self):
+        """Returns the value over everything since the last reset; 0 before the first batch."""
+        if self._columns is None:
+            return ops.zeros((), self.dtype)
+        toward = ops.divide_no_nan(self.positive_sum, self.positive_count)
+        away = ops.divide_no_nan(self.negative_sum, self.negative_count)
+        return ops.mean(toward - away)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "num_classes": self.num_classes}
+
+
+# the losses hold the names `KR` and `MulticlassKR` in the package's registry
+@keras.saving.register_keras_serializable(package=PACKAGE, name="metrics.KR")
+class KR(_EpochKR):
+    """Exact Kantorovich-Rubinstein difference `E[f | y > 0] - E[f | y <= 0]` of all samples seen.
+
+    Averaging the KR of batches is not the KR of the epoch, because both expectations are ratios;
+    this metric accumulates their numerators and denominators. A class never seen contributes 0.
+    Labels in {0, 1}, {-1, +1}, booleans or those of `process_labels_for_multi_gpu`; labels and
+    scores `(B,)`, `(B, 1)` or `(B, C)` (then averaged over columns).
+
+    Args:
+        num_classes: number of columns of the scores; taken from the first batch by default. Needed
+            by `stateless_update_state`, whose number of variables cannot grow.
+        name: name under which the value is reported.
+        dtype: dtype of the accumulators.
+
+    Raises:
+        ValueError: if shapes differ, or the number of columns changes between batches.
+    """
+
+    def __init__(self, num_classes: int | None = None, name: str = "KR", dtype: Any = None):
+        super().__init__(num_classes, name, dtype)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE, name="metrics.MulticlassKR")
+class MulticlassKR(_EpochKR):
+    """Exact `mean_c(E[f_c | y = c] - E[f_c | y != c])` of all samples seen; one-hot labels.
+
+    What `losses.MulticlassKR` averages batch by batch when it is given as a metric. Arguments and
+    errors as `KR`.
+    """
+
+    def __init__(
+        self, num_classes: int | None = None, name: str = "MulticlassKR", dtype: Any = None
+    ):
+        super().__init__(num_classes, name, dtype)

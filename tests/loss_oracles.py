@@ -1,0 +1,80 @@
+"""Float64 loops for the losses, straight from their formulas; they never call the library."""
+
+import math
+
+import numpy as np
+
+
+def kr_of(y, f):
+    """Mean over columns of E[f | y > 0] - E[f | y <= 0]; an absent class gives 0."""
+    total = 0.0
+    for column in range(f.shape[1]):
+        inside = [f[i, column] for i in range(len(f)) if y[i, column] > 0]
+        outside = [f[i, column] for i in range(len(f)) if y[i, column] <= 0]
+        total += sum(inside) / len(inside) if inside else 0.0
+        total -= sum(outside) / len(outside) if outside else 0.0
+    return total / f.shape[1]
+
+
+def per_row(value):
+    """Turns the loss of one row into the mean over rows."""
+    return lambda y, f, **kw: float(np.mean([value(a, b, **kw) for a, b in zip(y, f, strict=True)]))
+
+
+@per_row
+def hinge_of(y, f, m=1.0):
+    return sum(max(0.0, m / 2 - (1 if a > 0 else -1) * b) for a, b in zip(y, f, strict=True)) / len(
+        f
+    )
+
+
+@per_row
+def multiclass_hinge_of(y, f, m=1.0, tau=0.0):
+    negatives = [j for j in range(len(f)) if y[j] <= 0]
+    positives = [j for j in range(len(f)) if y[j] > 0]
+    if tau == 0:
+        total = sum((len(f) - 1) * max(0.0, m / 2 - f[j]) for j in positives)
+        return (total + sum(max(0.0, m / 2 + f[j]) for j in negatives)) / len(f)
+    partition = sum(math.exp(tau * f[j]) for j in negatives)
+    total = sum(max(0.0, m / 2 - f[j]) for j in positives)
+    return total + sum(math.exp(tau * f[j]) / partition * max(0.0, m / 2 + f[j]) for j in negatives)
+
+
+@per_row
+def multi_margin_of(y, f, m=1.0):
+    true = int(np.argmax(y))
+    return sum(max(0.0, m - f[true] + f[j]) for j in range(len(f)) if j != true) / len(f)
+
+
+@per_row
+def categorical_hinge_of(y, f, m=1.0):
+    true = int(np.argmax(y))
+    return max(0.0, m - (f[true] - max(f[j] for j in range(len(f)) if j != true)))
+
+
+@per_row
+def tau_ce_of(y, f, tau):
+    log_partition = math.log(sum(math.exp(tau * v) for v in f))
+    return sum(a * (log_partition - tau * b) for a, b in zip(y, f, strict=True)) / tau
+
+
+@per_row
+def tau_bce_of(y, f, tau):
+    total = 0.0
+    for label, score in zip(y, f, strict=True):
+        p = 1 / (1 + math.exp(-tau * score))
+        total -= math.log(p) if label > 0 else math.log(1 - p)
+    return total / len(f) / tau
+
+
+@per_row
+def lse_hkr_of(y, f, alpha, temperature=1.0, penalty=1.0, m=1.0):
+    z, true = temperature * f, int(np.argmax(y))
+    t = math.log(max(len(f) - 1, 2)) / (penalty * m / 2)
+    lse = math.log(sum(math.exp(t * z[j]) for j in range(len(f)) if j != true)) / t
+    hinge = max(0.0, m / 2 - z[true]) + max(0.0, m / 2 + lse)
+    return hinge if math.isinf(alpha) else -(z[true] - lse) + alpha * hinge
+
+
+def one_hot(classes, count):
+    return np.eye(count)[np.asarray(classes)]
