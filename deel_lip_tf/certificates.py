@@ -159,11 +159,12 @@ def _checked_samples(model: keras.Model, x) -> np.ndarray:
 def _true_classes(y, samples: int, count: int) -> np.ndarray:
     """(n,) integers, whatever the encoding; 0 and 1 for one output."""
     labels = np.asarray(y)
-    columns = labels.reshape(samples, -1) if labels.size and len(labels) == samples else None
-    if columns is None or labels.ndim > 2 or columns.shape[1] not in (1, count):
+    columns = labels[:, None] if labels.ndim == 1 else labels
+    fits = columns.ndim == 2 and len(columns) == samples and columns.shape[1] in (1, count)
+    if not fits or labels.dtype.kind not in "biuf":
         raise ValueError(
-            f"`y` must have the shape ({samples},), ({samples}, 1) or ({samples}, {count}). "
-            f"Received: {labels.shape}."
+            f"`y` must hold numbers, with the shape ({samples},), ({samples}, 1) or "
+            f"({samples}, {count}). Received: shape {labels.shape}, dtype {labels.dtype}."
         )
     if columns.shape[1] > 1:
         largest = columns.max(axis=1, keepdims=True)
@@ -228,7 +229,7 @@ def _certify_batch(logits: np.ndarray, errors: np.ndarray, divisors: np.ndarray)
         gaps = logits[rows, label][:, None] - logits
         # The rounding of the gap itself is relative, as is that of the quotient.
         safe = gaps * (1.0 - gamma(4)) - (math.sqrt(2.0) * (1.0 + gamma(4)) * errors)[:, None]
-        ratios = np.where(gaps > 0, safe / divisors[label], 0.0)
+        ratios = np.where((gaps > 0) & np.isfinite(gaps), safe / divisors[label], 0.0)
     gaps[rows, label] = ratios[rows, label] = np.inf
     return label, _downward(ratios.min(axis=1), logits, errors), gaps.min(axis=1)
 

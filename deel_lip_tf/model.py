@@ -172,7 +172,7 @@ class Model(_LipschitzModel, keras.Model):
         _warn_unknown(self.layers, (), "Model")
 
 
-def vanillaModel(model: keras.Model) -> keras.Model:  # noqa: N802 - deel-lip's name
+def vanillaModel(model: keras.Model) -> keras.Model:
     """A copy of a model in plain Keras layers, with the effective kernels as kernels.
 
     Nested models are exported too, layers used several times stay shared, and the given model is
@@ -269,8 +269,8 @@ def _known_one_lipschitz(layer) -> bool:
 def _export_model(model: keras.Model, exported: dict) -> keras.Model:
     if not isinstance(model, (keras.Sequential, keras.Function)):
         raise ValueError(
-            f"Model {model.name!r} ({type(model).__name__}) defines its own `call`, so its graph is "
-            "not known and cannot be exported. Write it with the functional API, or export its "
+            f"Model {model.name!r} ({type(model).__name__}) defines its own `call`, so its graph "
+            "is not known and cannot be exported. Write it with the functional API, or export its "
             "layers one by one with `layer.vanilla_export()`."
         )
 

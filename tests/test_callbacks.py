@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tolerances import CONDENSED
 
 from deel_lip_tf import Sequential, callbacks, layers, losses
+from tolerances import CONDENSED
 
 X = np.random.default_rng(2).normal(size=(12, 3)).astype("float32")
 Y = (X[:, :1] > 0).astype("int32")
@@ -139,8 +139,11 @@ def test_parameter_is_set_in_every_loss_of_several_outputs():
 
 
 def test_parameter_is_printed_plainly_at_the_rate(capsys):
-    fit(small_model(losses.HKR(0.1, name="hkr")), callbacks.LossParamLog("alpha", rate=2), epochs=4)
-    assert capsys.readouterr().out.split("\n") == ["", "hkr alpha 0.1", "", "hkr alpha 0.1", ""]
+    scheduler = callbacks.LossParamScheduler("alpha", fp=[0.1, 0.1, 0.7, 0.7], xp=[0, 3, 4, 12])
+    model = small_model(losses.HKR(1.0, name="hkr"))
+    log = callbacks.LossParamLog("alpha", rate=2)
+    model.fit(X, Y, batch_size=4, epochs=4, verbose=0, callbacks=[scheduler, log])
+    assert capsys.readouterr().out.split("\n") == ["", "hkr alpha 0.1", "", "hkr alpha 0.7", ""]
 
 
 def events(folder):

@@ -7,6 +7,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from deel_lip_tf import losses
+from deel_lip_tf.losses import formulas
 from loss_oracles import (
     categorical_hinge_of,
     hinge_of,
@@ -18,9 +21,6 @@ from loss_oracles import (
     tau_bce_of,
     tau_ce_of,
 )
-
-from deel_lip_tf import losses
-from deel_lip_tf.losses import formulas
 
 # float32 sums of about a hundred terms of order one
 FLOAT32 = 1e-5

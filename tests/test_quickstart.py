@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from deel_lip_tf import __main__ as command_line
+from deel_lip_tf.bounds import lipschitz_bound
 from deel_lip_tf.quickstart import attacks, checks, data, export, figures, network, report
 
 pytest.importorskip("foolbox", reason="needs the demo extra")
@@ -150,6 +151,34 @@ def test_a_failing_download_is_one_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "importlib_resources", SimpleNamespace())
     with pytest.raises(checks.BadInput, match="cannot load 'mnist'"):
         data.load("mnist")
+
+
+# --- network ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters"),
+    [
+        ((1, 1, 1), [32, 128]),
+        ((8, 8, 1), [32, 128]),
+        ((17, 3, 1), [32, 64, 128]),
+        ((28, 28, 1), [32, 64, 128]),
+        ((32, 32, 3), [32, 64, 128]),
+        ((64, 33, 3), [32, 64, 64, 128]),
+    ],
+)
+def test_convolutions_halve_the_image_until_it_is_small(shape, filters):
+    assert network.stage_filters(shape) == filters
+
+
+@pytest.mark.parametrize("loss", network.LOSS_ARGUMENTS)
+def test_the_network_is_1_lipschitz_and_convolutional(loss):
+    small = data.validated("small", arrays(size=(7, 5, 3)))
+    model = network.build(small, loss, epochs=1)
+    bound = lipschitz_bound(model)
+    assert 0.99 < bound.value < 1 + 1e-5
+    assert "spectral_conv2d" in " ".join(layer.name for layer in bound.per_layer)
+    assert model.output_shape == (None, 3)
 
 
 # --- errors of the command --------------------------------------------------------------------

@@ -9,7 +9,7 @@ multiplies the norm by at most `sqrt(m)`.
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def convolution_bound(convolution: Convolution) -> tuple[float, str]:
     if largest == 0.0:
         return 0.0, "zero kernel"
     exponent = math.frexp(largest)[1]
-    scaled = Convolution(**{**vars(convolution), "kernel": np.ldexp(kernel, -exponent)})
+    scaled = replace(convolution, kernel=np.ldexp(kernel, -exponent))
     taps = _polyphase(scaled)
     symbol = _symbol(taps)
     axes = zip(scaled.sizes, scaled.kernel_size, strict=True)

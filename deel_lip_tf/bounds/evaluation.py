@@ -2,8 +2,9 @@
 
 The error of a tensor is bounded sample by sample, in the Euclidean norm, along the graph:
 `error(f(x)) <= L error(x) + local`, with L the proven bound of the layer and `local` the a-priori
-bound `gamma(n)` times the sum of absolute values that the layer adds up. Elementwise functions are
-taken to be accurate to 16 units in the last place, which the usual libraries are.
+bound `gamma(n)` times the sum of absolute values that the layer adds up. Exponentials and the
+functions made of them are taken to be wrong by at most `gamma(64)` times their value and 1, far
+more than the usual libraries are.
 """
 
 import math
@@ -18,6 +19,13 @@ from deel_lip_tf.bounds.rounding import TINY, gamma
 from deel_lip_tf.layers.known import activation_constant
 
 __all__ = ["ExactModel"]
+
+_ARITHMETIC = (
+    keras.activations.linear,
+    keras.activations.relu,
+    keras.activations.relu6,
+    keras.activations.leaky_relu,
+)
 
 _Value = tuple  # (float64 tensor of the backend, (samples,) error bounds)
 
@@ -166,6 +174,7 @@ def _local_error(operation, norms, output_norm, output_shape, values, constants)
         return gamma(64) * (added + output_norm) + TINY
     places = math.prod(output_shape[1:])
     state = [np.linalg.norm(_as_computed_with(operation, w)) for w in _vectors(operation)]
+    state.append(float(_is_transcendental(operation)))
     added = added + output_norm + (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
     terms = math.prod(values[0][0].shape[1:])
     if kernels := _kernels(operation):
@@ -177,6 +186,16 @@ def _local_error(operation, norms, output_norm, output_shape, values, constants)
         added = added + (1.0 + slope) * math.sqrt(shared) * size * norms[0]
         terms = sum(math.prod(kernel.shape[:-2]) * max(kernel.shape[-2:]) for kernel in kernels)
     return gamma(4 * terms + 128) * added + TINY
+
+
+def _is_transcendental(operation) -> bool:
+    """Whether a layer, or its activation, computes exponentials."""
+    if isinstance(operation, keras.layers.ELU | keras.layers.Softmax):
+        return True
+    activation = getattr(operation, "activation", None)
+    if isinstance(activation, keras.layers.Layer):
+        return _is_transcendental(activation)
+    return activation not in (None, *_ARITHMETIC)
 
 
 def _kernels(operation) -> list[np.ndarray]:

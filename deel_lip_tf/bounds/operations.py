@@ -46,7 +46,9 @@ def _broadcast(node, constants: list[float]) -> list[float]:
     """Constants of the inputs after they are broadcast to the shape of the output."""
     output = node.outputs[0].shape[1:]
     shapes = [tensor.shape[1:] for tensor in node.input_tensors]
-    if any(None in shape for shape in (output, *shapes)) and len(shapes) > 1:
+    if shapes == [output]:
+        return constants
+    if any(None in shape for shape in (output, *shapes)):
         raise Unbounded(
             "inputs of unknown size may be broadcast: give the model fixed sizes by `Input(shape)`"
         )

@@ -57,8 +57,8 @@ class _CountedGain(ConstrainedKernel):
         counts = self._axis_counts(sizes)
         if any(now > built for now, built in zip(counts, self._counts, strict=True)):
             raise ValueError(
-                f"Layer {self.name!r} was built for inputs of shape {self._built_shape} and its bound "
-                f"holds for them: a pixel lies in at most {self._counts} patches along the axes. "
+                f"Layer {self.name!r} was built for inputs of shape {self._built_shape}, and its "
+                f"bound holds where a pixel lies in at most {self._counts} patches along the axes. "
                 f"Received an input of shape {tuple(shape)}, where it lies in up to {counts}. "
                 "Build the layer for this size, or with None for the sizes that vary."
             )
