@@ -9,10 +9,8 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def repeatable():
-    """Every test starts from the same seeds and leaves no graph behind."""
+    """Every test starts from the same seeds."""
     keras.utils.set_random_seed(0)
-    yield
-    keras.backend.clear_session()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import tensorflow as tf
 import deel_lip_tf as lip
 import oracles
 from deel_lip_tf import layers
-from deel_lip_tf.model import split_constant
+from deel_lip_tf.model.lipschitz import split_constant
 from tolerances import GRADIENT, SAME_FLOAT32
 
 SHAPE = (8, 8, 2)

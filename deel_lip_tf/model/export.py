@@ -1,0 +1,68 @@
+"""Export of a whole model to plain Keras."""
+
+import keras
+from keras import ops
+
+from deel_lip_tf.layers.base import LipschitzLayer
+
+
+def vanillaModel(model: keras.Model) -> keras.Model:
+    """A copy of a model in plain Keras layers, with the effective kernels as kernels.
+
+    Nested models are exported too, layers used several times stay shared, and the given model is
+    not changed. Activations that Keras has not got, such as `GroupSort2`, stay layers of this
+    library; without them the copy loads where this library is not installed.
+
+    Args:
+        model: a Keras `Sequential` or functional model, of this library or not.
+
+    Returns:
+        A `keras.Sequential` or functional `keras.Model` of the same name, not compiled.
+
+    Raises:
+        TypeError: not a Keras model.
+        ValueError: a subclassed model, whose graph is not known.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model. Received an object of type {type(model).__name__}. "
+            "A single layer has `layer.vanilla_export()`."
+        )
+    return _export_model(model, {})
+
+
+def _export_model(model: keras.Model, exported: dict) -> keras.Model:
+    if not isinstance(model, (keras.Sequential, keras.Function)):
+        raise ValueError(
+            f"Model {model.name!r} ({type(model).__name__}) defines its own `call`, so its graph "
+            "is not known and cannot be exported. Write it with the functional API, or export its "
+            "layers one by one with `layer.vanilla_export()`."
+        )
+
+    def export(layer):
+        # By identity: a layer that is used twice stays one layer.
+        if id(layer) not in exported:
+            exported[id(layer)] = _export_layer(layer, exported)
+        return exported[id(layer)]
+
+    if not isinstance(model, keras.Sequential):
+        # Cloning keeps class and compilation; a plain model on the same graph has neither.
+        plain = keras.Model(model.input, model.output, name=model.name)
+        return keras.models.clone_model(plain, clone_function=export)
+    layers = [export(layer) for layer in model.layers]
+    if model.built:
+        tensor = model.inputs[0]
+        layers.insert(0, keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype))
+    return keras.Sequential(layers, name=model.name)
+
+
+def _export_layer(layer, exported: dict):
+    if isinstance(layer, keras.Model):
+        return _export_model(layer, exported)
+    if isinstance(layer, LipschitzLayer):
+        return layer.vanilla_export()
+    copy = type(layer).from_config(layer.get_config())
+    if isinstance(layer, keras.layers.Layer) and layer.weights:
+        copy.build_from_config(layer.get_build_config())
+        copy.set_weights([ops.convert_to_numpy(weight) for weight in layer.weights])
+    return copy
