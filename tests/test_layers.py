@@ -256,6 +256,40 @@ def test_activations_inside_a_layer(activation, rng, tmp_path):
     np.testing.assert_allclose(numpy(reloaded(x)), expected, **SAME_FLOAT32)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_gradient_of_sorted_pairs_is_a_permutation_also_at_ties(dtype, jit_compile, rng):
+    values = rng.integers(-2, 3, size=(50, 4, 6)).astype("float32")
+    upstream = rng.permutation(np.arange(values.size)).reshape(values.shape) % 128
+    layer = layers.GroupSort2(dtype=dtype)
+
+    @tf.function(jit_compile=jit_compile)
+    def run(x, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        return y, tape.gradient(y, x, upstream)
+
+    y, gradient = map(numpy, run(tf.cast(values, dtype), tf.cast(upstream, dtype)))
+    np.testing.assert_array_equal(y, np.sort(values.reshape(50, 4, 3, 2), axis=-1).reshape(y.shape))
+    pairs, sorted_pairs = values.reshape(-1, 2), np.sort(values.reshape(-1, 2), axis=-1)
+    swapped = (pairs != sorted_pairs).any(axis=-1, keepdims=True)
+    pushed = upstream.reshape(-1, 2)
+    expected = np.where(swapped, pushed[:, ::-1], pushed)
+    np.testing.assert_array_equal(gradient.reshape(-1, 2), expected)
+
+
+def test_sorted_pairs_have_jacobians_of_a_batch(rng):
+    x = tf.constant(rng.normal(size=(3, 6)))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layers.GroupSort2(dtype="float64")(x)
+    jacobians = tape.batch_jacobian(y, x).numpy()
+    np.testing.assert_allclose(
+        jacobians @ jacobians.transpose(0, 2, 1), np.tile(np.eye(6), (3, 1, 1))
+    )
+
+
 def test_sorting_against_numpy(rng):
     x = rng.normal(size=(5, 4, 3, 12))
     for n in (1, 2, 3, 4, 6, 12, 20, None):
@@ -328,6 +362,7 @@ ERRORS = [
     (lambda: layers.InvertibleDownSampling((2, 2, 2)), ValueError, "2-dimensional"),
     (lambda: layers.InvertibleDownSampling(2).build((None, 5, 4, 1)), ValueError, "multiple"),
     (lambda: layers.InvertibleUpSampling(2).build((None, 4, 4, 6)), ValueError, "multiple"),
+    (lambda: built(layers.SpectralConv2D(4, 3, activation=layers.MaxMin())), ValueError, "shape"),
     (lambda: layers.SpectralDense(4).effective_kernel(), ValueError, "build the layer"),
     (lambda: layers.SpectralDense(4).enable_lora(2), ValueError, "vanilla_export"),
     (lambda: built(layers.SpectralConv2D(4, 3)).quantize("int8"), ValueError, "vanilla_export"),

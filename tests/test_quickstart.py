@@ -490,13 +490,13 @@ def slowness():
 
 @pytest.mark.slow
 def test_a_seed_makes_runs_repeatable(tmp_path):
-    options = ("--epochs", "2", "--seed")
+    path = saved(tmp_path, **arrays(size=(6, 6), count=90))
+    options = ("--data", path, "--epochs", "2", "--seed")
     first, again = (run(tmp_path / name, *options, "7") for name in ("first", "again"))
     other = run(tmp_path / "other", *options, "8")
     assert first.returncode == again.returncode == other.returncode == 0, first.stderr
-    pages = [
-        page_of((tmp_path / n / "report.txt").read_text()) for n in ("first", "again", "other")
-    ]
+    names = ("first", "again", "other")
+    pages = [page_of((tmp_path / name / "report.txt").read_text()) for name in names]
     assert pages[0] == pages[1]
     assert pages[0].replace("seed 7", "seed 8") != pages[2]
 
@@ -515,8 +515,9 @@ def test_every_loss_trains_on_a_file_of_odd_colour_images(loss, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_during_training_still_saves_and_reports(tmp_path):
+    path, out = saved(tmp_path, **arrays(size=(6, 6), count=90)), tmp_path / "out"
     process = subprocess.Popen(
-        command(tmp_path, "--epochs", "100000"),
+        command(out, "--data", path, "--epochs", "100000"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -533,7 +534,7 @@ def test_ctrl_c_during_training_still_saves_and_reports(tmp_path):
     assert process.returncode == 130, errors
     assert "STOPPED EARLY by Ctrl-C" in output
     assert re.search(r"^certificates broken: 0 of", output, re.MULTILINE)
-    assert files_of(tmp_path) == ALL_FILES
+    assert files_of(out) == ALL_FILES
 
 
 @pytest.mark.slow

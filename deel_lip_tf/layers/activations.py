@@ -8,6 +8,7 @@ from keras import initializers, ops
 from deel_lip_tf._registration import register
 from deel_lip_tf.constraints import WeightClipConstraint
 from deel_lip_tf.layers.base import LipschitzLayer, rescaled_export
+from deel_lip_tf.layers.sorting import sort_pairs
 
 
 class _ChannelActivation(LipschitzLayer, keras.layers.Layer):
@@ -109,10 +110,11 @@ class GroupSort(_ChannelActivation):
         size = self._group_size(inputs.shape[-1])
         if size == 1:
             return inputs
+        if size == 2:
+            return sort_pairs(inputs)
         shape = ops.shape(inputs)
         groups = ops.reshape(inputs, (*shape[:-1], inputs.shape[-1] // size, size))
-        outputs = _sort_pairs(groups) if size == 2 else ops.sort(groups, axis=-1)
-        return ops.reshape(outputs, shape)
+        return ops.reshape(ops.sort(groups, axis=-1), shape)
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
@@ -160,16 +162,6 @@ class FullSort(GroupSort):
 
 def _without_n(config: dict) -> dict:
     return {name: value for name, value in config.items() if name != "n"}
-
-
-def _sort_pairs(pairs):
-    """Sorts along a last axis of two."""
-    first, second = pairs[..., :1], pairs[..., 1:]
-    # One comparison decides both outputs, so that the gradient is that of a permutation; `minimum`
-    # and `maximum` would send both gradients of a tie to the same input.
-    swap = first > second
-    lower, upper = ops.where(swap, second, first), ops.where(swap, first, second)
-    return ops.concatenate([lower, upper], axis=-1)
 
 
 @register

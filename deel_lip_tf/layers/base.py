@@ -201,9 +201,17 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
 
 
 def _build_activation(layer: keras.layers.Layer, shape: tuple) -> None:
+    activation = layer.activation
+    if not isinstance(activation, keras.layers.Layer):
+        return
+    if tuple(activation.compute_output_shape(shape)) != tuple(shape):
+        raise ValueError(
+            f"`activation` of layer {layer.name!r} must keep the shape of its input, which "
+            f"{type(activation).__name__} does not. Add it to the model as a layer of its own."
+        )
     # Before the layer itself: Keras lets nothing below a built layer create weights.
-    if isinstance(layer.activation, keras.layers.Layer) and not layer.activation.built:
-        layer.activation.build(shape)
+    if not activation.built:
+        activation.build(shape)
 
 
 def rescaled_export(
