@@ -7,7 +7,11 @@ models `lip.Sequential` and `lip.Model`, proofs (`lip.bounds`) and certificates
 (`lip.certificates`).
 """
 
-from deel_lip_tf import (
+from deel_lip_tf._command import load_backend_quietly
+
+load_backend_quietly()  # before the first import of Keras
+
+from deel_lip_tf import (  # noqa: E402
     bounds,
     callbacks,
     certificates,
@@ -18,7 +22,7 @@ from deel_lip_tf import (
     metrics,
     normalizers,
 )
-from deel_lip_tf.model import Model, Sequential, vanillaModel
+from deel_lip_tf.model import Model, Sequential, vanillaModel  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -1,5 +1,6 @@
 """Divisions and roots that stay finite, value and gradient, where the textbook formula does not."""
 
+import keras
 from keras import ops
 
 
@@ -12,6 +13,25 @@ def safe_divide(numerator, denominator):
 
 def safe_sqrt(x):
     """The square root of `x >= 0`, exact, with gradient 0 instead of infinity at 0."""
+    if keras.backend.is_keras_tensor(x):
+        return _sqrt_in_plain_operations(x)
+    return _sqrt_with_gradient(x)
+
+
+@ops.custom_gradient
+def _sqrt_with_gradient(x):
+    root = ops.sqrt(x)
+
+    def gradient(*arguments, upstream=None):
+        # TensorFlow passes the upstream gradient by name, the others by position.
+        upstream = arguments[0] if upstream is None else upstream
+        return 0.5 * upstream / ops.where(root > 0, root, float("inf"))
+
+    return root, gradient
+
+
+def _sqrt_in_plain_operations(x):
+    """The same for a graph that Keras records: a custom gradient cannot be saved with it."""
     # Both branches of a `where` are differentiated: the inner one keeps the root away from 0.
     positive = x > 0
     root = ops.sqrt(ops.where(positive, x, ops.ones_like(x)))
