@@ -12,31 +12,55 @@ from deel_lip_tf._command import load_backend_quietly
 load_backend_quietly()  # before the first import of Keras
 
 from deel_lip_tf import (  # noqa: E402
+    activations,
     bounds,
     callbacks,
+    certificate_metrics,
     certificates,
+    compute_layer_sv,
     constraints,
     initializers,
     layers,
     losses,
     metrics,
     normalizers,
+    regularizers,
+    utils,
 )
-from deel_lip_tf.model import Model, Sequential, vanillaModel  # noqa: E402
+from deel_lip_tf.model import (  # noqa: E402
+    LossVariableModel,
+    LossVariableSequential,
+    Model,
+    Sequential,
+    vanillaModel,
+)
+
+# Users look for these among the losses (deel-lip's notebooks) and the metrics. Both rooms stand
+# below the proofs that such a metric needs, so they cannot import it; this one stands above all.
+for _name in certificate_metrics.__all__:
+    setattr(losses, _name, getattr(certificate_metrics, _name))
+    setattr(metrics, _name, getattr(certificate_metrics, _name))
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LossVariableModel",
+    "LossVariableSequential",
     "Model",
     "Sequential",
+    "activations",
     "bounds",
     "callbacks",
+    "certificate_metrics",
     "certificates",
+    "compute_layer_sv",
     "constraints",
     "initializers",
     "layers",
     "losses",
     "metrics",
     "normalizers",
+    "regularizers",
+    "utils",
     "vanillaModel",
 ]

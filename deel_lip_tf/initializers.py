@@ -12,6 +12,7 @@ from deel_lip_tf.normalizers import (
     check_lipschitz_factor,
     flatten_kernel,
 )
+from deel_lip_tf.normalizers.parametrization import depthwise_kernel, depthwise_matrices
 
 
 @register
@@ -27,6 +28,8 @@ class SpectralInitializer(keras.initializers.Initializer):
         beta_bjorck: likewise.
         k_coef_lip: factor of the result.
         base_initializer: what draws the kernel: a Keras initializer, its name or its config.
+        depthwise: whether the kernel is (*sizes, channels, multiplier) and each channel of it is
+            projected by itself, flattened to (patch, multiplier).
     """
 
     def __init__(
@@ -36,10 +39,12 @@ class SpectralInitializer(keras.initializers.Initializer):
         beta_bjorck: float | None = DEFAULT_BETA_BJORCK,
         k_coef_lip: float = 1.0,
         base_initializer="orthogonal",
+        depthwise: bool = False,
     ):
         self.parametrization = Spectral(eps_spectral, eps_bjorck, beta_bjorck)
         self.k_coef_lip = check_lipschitz_factor(k_coef_lip)
         self.base_initializer = initializers.get(base_initializer)
+        self.depthwise = bool(depthwise)
 
     def __call__(self, shape, dtype=None):
         """A kernel of the given shape, of at least two axes."""
@@ -51,8 +56,12 @@ class SpectralInitializer(keras.initializers.Initializer):
         dtype = backend.standardize_dtype(dtype)
         # Drawn in at least float32: Keras's orthogonal initializer knows no 16-bit types.
         kernel = self.base_initializer(shape, dtype="float64" if dtype == "float64" else "float32")
-        projected = self.parametrization.project(flatten_kernel(kernel))
-        return ops.cast(self.k_coef_lip * ops.reshape(projected, shape), dtype)
+        if self.depthwise:
+            matrices = self.parametrization.project(depthwise_matrices(kernel))
+            projected = depthwise_kernel(matrices, shape)
+        else:
+            projected = ops.reshape(self.parametrization.project(flatten_kernel(kernel)), shape)
+        return ops.cast(self.k_coef_lip * projected, dtype)
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
@@ -62,4 +71,5 @@ class SpectralInitializer(keras.initializers.Initializer):
             "beta_bjorck": self.parametrization.beta_bjorck,
             "k_coef_lip": self.k_coef_lip,
             "base_initializer": initializers.serialize(self.base_initializer),
+            "depthwise": self.depthwise,
         }

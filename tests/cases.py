@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import keras
+
 from deel_lip_tf import layers
 
 
@@ -16,12 +18,18 @@ class Case:
     def make(self, **more):
         return self.cls(**{**self.kwargs, **more})
 
+    @property
+    def linear_shape(self):
+        """Shape of what one matrix acts on: a dense layer acts on the last axis alone."""
+        return self.shape[-1:] if issubclass(self.cls, keras.layers.Dense) else self.shape
+
     def __str__(self):
         arguments = ",".join(f"{k}={v}" for k, v in self.kwargs.items())
         return f"{self.cls.__name__}({arguments}){'x'.join(map(str, self.shape))}"
 
 
 IMAGE = (6, 5, 3)
+SEQUENCE = (9, 3)
 PADDINGS = ("same", "valid", "circular", "symmetric", "reflect", "replicate")
 
 DENSE = [
@@ -49,7 +57,43 @@ CONVOLUTIONS = [
         layers.FrobeniusConv2D, dict(filters=4, kernel_size=3, strides=2, padding="reflect"), IMAGE
     ),
 ]
+SEQUENCES = [
+    *[
+        Case(layers.SpectralConv1D, dict(filters=4, kernel_size=3, padding=p), SEQUENCE)
+        for p in (*PADDINGS, "causal")
+    ],
+    Case(
+        layers.SpectralConv1D, dict(filters=9, kernel_size=5, strides=2, padding="causal"), (7, 2)
+    ),
+    Case(layers.SpectralConv1D, dict(filters=4, kernel_size=4, strides=3), SEQUENCE),
+]
+DEPTHWISE = [
+    *[
+        Case(layers.SpectralDepthwiseConv2D, dict(kernel_size=3, padding=p), IMAGE)
+        for p in PADDINGS
+    ],
+    Case(layers.SpectralDepthwiseConv2D, dict(kernel_size=3, depth_multiplier=9), IMAGE),
+    Case(
+        layers.SpectralDepthwiseConv2D,
+        dict(kernel_size=(2, 3), strides=2, depth_multiplier=2, padding="circular"),
+        IMAGE,
+    ),
+    Case(
+        layers.SpectralDepthwiseConv2D,
+        dict(kernel_size=3, depth_multiplier=2, eps_bjorck=None),
+        IMAGE,
+    ),
+]
 TRANSPOSED = [
+    *[
+        Case(
+            layers.SpectralConv2DTranspose,
+            dict(filters=2, kernel_size=k, strides=s, padding=p),
+            (4, 3, 5),
+        )
+        for p in PADDINGS[2:]
+        for k, s in ((3, 1), (5, 2), ((2, 3), (3, 2)))
+    ],
     Case(layers.SpectralConv2DTranspose, dict(filters=4, kernel_size=3), IMAGE),
     Case(layers.SpectralConv2DTranspose, dict(filters=2, kernel_size=3, strides=2), IMAGE),
     Case(
@@ -66,7 +110,7 @@ TRANSPOSED = [
         IMAGE,
     ),
 ]
-CONSTRAINED = DENSE + CONVOLUTIONS + TRANSPOSED
+CONSTRAINED = DENSE + CONVOLUTIONS + SEQUENCES + DEPTHWISE + TRANSPOSED
 
 POOLINGS = [
     Case(layers.ScaledAveragePooling2D, dict(pool_size=2), (6, 4, 3)),
@@ -77,6 +121,8 @@ POOLINGS = [
     Case(layers.ScaledGlobalAveragePooling2D, dict(keepdims=True), (6, 5, 3)),
     Case(layers.ScaledGlobalL2NormPooling2D, {}, (6, 5, 3)),
     Case(layers.ScaledGlobalL2NormPooling2D, dict(keepdims=True), (6, 5, 3)),
+    Case(layers.ScaledAdaptiveAveragePooling2D, {}, (6, 5, 3)),
+    Case(layers.ScaledAdaptiveL2NormPooling2D, dict(output_size=1), (6, 5, 3)),
 ]
 ACTIVATIONS = [
     Case(layers.GroupSort, dict(n=4)),
@@ -98,5 +144,22 @@ RESAMPLINGS = [
     Case(layers.InvertibleUpSampling, dict(pool_size=2), (3, 2, 12)),
     Case(layers.InvertibleUpSampling, dict(pool_size=(3, 2)), (3, 2, 12)),
 ]
-UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS
-LAYERS = CONSTRAINED + UNCONSTRAINED
+NORMALIZATIONS = [
+    Case(layers.LayerCentering, {}, IMAGE),
+    Case(layers.LayerCentering, dict(axis=(-1, 1)), IMAGE),
+    Case(layers.LayerCentering, dict(axis=-1, use_bias=False)),
+    Case(layers.LayerCentering, {}, SEQUENCE),
+    Case(layers.BatchCentering, {}, IMAGE),
+    Case(layers.BatchCentering, dict(use_bias=False)),
+    Case(layers.BatchLipNorm, {}, IMAGE),
+    Case(layers.ScaleBias, {}, IMAGE),
+    Case(layers.ScaleBias, dict(scalar=-0.5, use_bias=False)),
+]
+# Their constant is `k_coef_lip` times a factor of their own, see test_normalization.py.
+SCALED = [
+    Case(layers.BatchLipNorm, dict(normalize=True), IMAGE),
+    Case(layers.BatchLipNorm, dict(normalize=True, centering=False, use_bias=False)),
+    Case(layers.ScaleBias, dict(scalar=3.0), SEQUENCE),
+]
+UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS + NORMALIZATIONS
+LAYERS = CONSTRAINED + UNCONSTRAINED + SCALED

@@ -29,10 +29,12 @@ def pad(images, kernel_size, strides, padding):
             widths.append((total // 2, total - total // 2))
         elif padding == "valid":
             widths.append((0, 0))
+        elif padding == "causal":
+            widths.append((k - 1, 0))
         else:
             widths.append(((k - 1) // 2, k // 2))
     widths.append((0, 0))
-    if padding in ("same", "valid"):
+    if padding not in _PAD_MODES:
         return np.pad(images, widths)
     return np.pad(images, widths, mode=_PAD_MODES[padding])
 
@@ -49,6 +51,30 @@ def conv2d(images, kernel, strides=(1, 1), padding="same"):
         patch = padded[:, row : row + kh, column : column + kw]
         outputs[:, i, j] = np.tensordot(patch, kernel, axes=([1, 2, 3], [0, 1, 2]))
     return outputs
+
+
+def conv1d(sequences, kernel, strides=(1,), padding="same"):
+    """The same for sequences (n, steps, channels): images of one row."""
+    outputs = conv2d(
+        np.asarray(sequences)[:, None], np.asarray(kernel)[None], (1, *strides), padding
+    )
+    return outputs[:, 0]
+
+
+def depthwise_conv2d(images, kernel, strides=(1, 1), padding="same"):
+    """Every channel by itself; output channel `c * multiplier + i`."""
+    channels = range(kernel.shape[2])
+    outputs = [
+        conv2d(images[..., c : c + 1], kernel[:, :, c : c + 1], strides, padding) for c in channels
+    ]
+    return np.concatenate(outputs, axis=-1)
+
+
+def padded_transpose_matrix(kernel, input_shape, strides, padding) -> np.ndarray:
+    """The adjoint of the padded convolution whose output has the shape `input_shape`."""
+    rows, columns = (n * s for n, s in zip(input_shape[:2], strides, strict=True))
+    shape = (rows, columns, kernel.shape[2])
+    return matrix_of(lambda x: conv2d(x, kernel, strides, padding), shape).T
 
 
 def matrix_of(function, input_shape) -> np.ndarray:

@@ -281,6 +281,46 @@ def test_sizes_that_may_broadcast_are_refused():
         lipschitz_bound(keras.Model([x, y], layers.Add()([x, y])))
 
 
+def contraction(subscripts, matrix):
+    x = inputs(4, 5)
+    return keras.Model(x, ops.einsum(subscripts, x, matrix))
+
+
+def padded(**arguments):
+    x = inputs(4, 5)
+    return keras.Model(x, ops.pad(x, ((0, 0), (1, 2), (0, 3)), **arguments))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        contraction("abc,bz->azc", random(4, 6)),
+        contraction("abc,cz->abz", random(5, 2)),
+        padded(),
+        padded(constant_values=3.0),
+    ],
+)
+def test_contractions_and_paddings_are_exact(model, tmp_path):
+    norm, bound = oracle(model), lipschitz_bound(model).value
+    assert norm * (1 - EXACT) <= bound <= norm * (1 + EXACT)
+    model.save(tmp_path / "model.keras")
+    assert lipschitz_bound(keras.models.load_model(tmp_path / "model.keras")).value == bound
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: contraction("abc,bz->ac", random(4, 6)),
+        lambda: contraction("abc,bc->abc", random(4, 5)),
+        lambda: contraction("abc,cb->a", random(5, 4)),
+        lambda: padded(mode="reflect"),
+    ],
+)
+def test_other_contractions_and_paddings_are_refused(make):
+    with pytest.raises(ValueError, match="Einsum|Pad"):
+        lipschitz_bound(make())
+
+
 def test_unbuilt_and_wrong_arguments():
     with pytest.raises(ValueError, match="build"):
         lipschitz_bound(layers.Dense(3))

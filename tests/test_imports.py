@@ -28,6 +28,10 @@ ALLOWED = {
     "model": PROOFS - {"model"},
     "bounds": PROOFS,
     "certificates": PROOFS | {"bounds"},
+    "certificate_metrics": {"certificates", "losses", "metrics"},
+    "activations": {"layers"},
+    "compute_layer_sv": {"normalizers", "layers", "bounds"},
+    "utils": {"normalizers", "losses", "model"},
     "quickstart": PROOFS | {"bounds", "certificates", "losses"},
     "__main__": {"quickstart"},
 }

@@ -116,7 +116,7 @@ def test_weights_are_those_of_the_plain_layer(case):
         **{
             name: value
             for name, value in case.kwargs.items()
-            if name in ("units", "filters", "kernel_size", "use_bias")
+            if name in ("units", "filters", "kernel_size", "use_bias", "depth_multiplier")
         }
     )
     plain.build((None, *[max(size, 7) for size in case.shape[:-1]], case.shape[-1]))
@@ -180,8 +180,11 @@ def test_compiled_by_xla(case, rng):
 CHANNELS_FIRST = [
     case
     for case in LAYERS
-    if len(case.shape) == 3 and case.cls not in (layers.PReLUlip, layers.SpectralDense)
+    if (len(case.shape) == 3 and case.cls not in (layers.PReLUlip, layers.SpectralDense))
+    or case.cls is layers.SpectralConv1D
 ]
+# There the axes themselves would have to move.
+CHANNELS_FIRST = [case for case in CHANNELS_FIRST if "axis" not in case.kwargs]
 
 
 @pytest.mark.parametrize("case", CHANNELS_FIRST, ids=str)
@@ -190,13 +193,13 @@ def test_channels_first_is_the_transposed_problem(case, rng):
     last = case.make()
     expected = numpy(last(x))
     first = case.make(data_format="channels_first")
-    first.build((None, case.shape[2], *case.shape[:2]))
+    first.build((None, case.shape[-1], *case.shape[:-1]))
     first.set_weights(last.get_weights())
     moved = np.moveaxis(x, -1, 1)
     y = numpy(first(moved))
     if isinstance(last, (layers.InvertibleDownSampling, layers.InvertibleUpSampling)):
         assert y.shape[1] == expected.shape[-1]
-    y = np.moveaxis(y, 1, -1) if y.ndim == 4 else y
+    y = np.moveaxis(y, 1, -1) if y.ndim > 2 else y
     np.testing.assert_allclose(y, expected, **SAME_FLOAT32)
     exported = numpy(first.vanilla_export()(moved))
     np.testing.assert_allclose(exported, numpy(first(moved)), **SAME_FLOAT32)
@@ -214,6 +217,32 @@ def test_unknown_sizes(padding, rng):
     for size in (10, 14):
         x = rng.normal(size=(2, size, size, 2)).astype("float32")
         np.testing.assert_allclose(model.predict(x, verbose=0), numpy(model(x)), **SAME_FLOAT32)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: layers.SpectralConv2DTranspose(4, 3, 2, p),
+        lambda p: layers.SpectralDepthwiseConv2D(3, 1, p, 2),
+        lambda p: layers.PadConv2D(4, 4, 1, p),
+    ],
+    ids=["transposed", "depthwise", "pad"],
+)
+def test_unknown_sizes_give_the_same_function(make, padding, rng):
+    layer = make(padding)
+    model = keras.Sequential([keras.Input((None, None, 2)), layer])
+    for size in (4, 7):
+        x = rng.normal(size=(2, size, size, 2)).astype("float32")
+        known = make(padding)
+        known.build(x.shape)
+        known.set_weights(layer.get_weights())
+        gain = getattr(layer, "_gain", 1) / getattr(known, "_gain", 1)
+        assert gain <= 1
+        expected = numpy(known(x)) * gain
+        np.testing.assert_allclose(model.predict(x, verbose=0), expected, **SAME_FLOAT32)
+        np.testing.assert_allclose(numpy(model(x)), expected, **SAME_FLOAT32)
+        np.testing.assert_allclose(numpy(layer.vanilla_export()(x)), expected, **SAME_FLOAT32)
 
 
 def test_export_of_the_extending_paddings_loads_without_this_library(rng, tmp_path):
@@ -348,7 +377,33 @@ ERRORS = [
     (lambda: layers.SpectralConv2D(4, 3, padding=1), ValueError, "padding"),
     (lambda: layers.FrobeniusConv2D(4, 3, dilation_rate=(1, 2)), ValueError, "dilation_rate"),
     (lambda: layers.SpectralConv2DTranspose(4, 3, dilation_rate=2), ValueError, "dilation_rate"),
-    (lambda: layers.SpectralConv2DTranspose(4, 3, padding="reflect"), ValueError, "padding"),
+    (lambda: layers.SpectralConv2DTranspose(4, 3, padding="full"), ValueError, "padding"),
+    (
+        lambda: layers.SpectralConv2DTranspose(4, 3, 2, "circular", output_padding=1),
+        ValueError,
+        "output_padding",
+    ),
+    (lambda: layers.SpectralConv1D(4, 3, dilation_rate=2), ValueError, "dilation_rate"),
+    (lambda: layers.SpectralConv1D(4, 3, groups=2), ValueError, "groups"),
+    (lambda: layers.SpectralConv1D(4, 3, padding="constant"), ValueError, "causal"),
+    (lambda: layers.SpectralConv2D(4, 3, padding="causal"), ValueError, "padding"),
+    (lambda: layers.SpectralDepthwiseConv2D(3, dilation_rate=2), ValueError, "dilation_rate"),
+    (lambda: layers.SpectralDepthwiseConv2D(3, strides=(1, 2)), ValueError, "strides"),
+    (lambda: layers.SpectralDepthwiseConv2D(3, padding="full"), ValueError, "padding"),
+    (lambda: layers.PadConv2D(4, 3, padding="full"), ValueError, "constant"),
+    (lambda: layers.ScaledAdaptiveAveragePooling2D((2, 2)), ValueError, "output_size"),
+    (lambda: layers.ScaledAdaptiveL2NormPooling2D(3), ValueError, "output_size"),
+    (lambda: layers.LayerCentering(axis=0).build((4, 6)), ValueError, "batch axis"),
+    (lambda: layers.LayerCentering(axis=(-1, -2)).build((4, 6)), ValueError, "batch axis"),
+    (lambda: layers.LayerCentering(axis=(1, -1)).build((4, 6)), ValueError, "different axes"),
+    (lambda: layers.LayerCentering().build((4, 6)), ValueError, "axis=-1"),
+    (lambda: layers.LayerCentering(data_format="last"), ValueError, "data_format"),
+    (lambda: layers.BatchCentering(momentum=1), ValueError, "momentum"),
+    (lambda: layers.BatchLipNorm(epsilon=0), ValueError, "epsilon"),
+    (lambda: layers.BatchLipNorm().build((4,)), ValueError, "channels"),
+    (lambda: layers.ScaleBias(math.inf), ValueError, "scalar"),
+    (lambda: layers.LipResidual().build((None, 4)), ValueError, "two inputs"),
+    (lambda: layers.LipResidual().build([(None, 4), (None, 5)]), ValueError, "same shape"),
     (lambda: layers.ScaledAveragePooling2D(2, strides=1), ValueError, "strides"),
     (lambda: layers.ScaledAveragePooling2D(2, padding="same"), ValueError, "padding"),
     (lambda: layers.ScaledL2NormPooling2D(2, strides=1), ValueError, "strides"),

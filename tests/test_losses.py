@@ -285,7 +285,11 @@ def test_default_names_and_parameters():
     for name in losses.__all__:
         cls = getattr(losses, name)
         if isinstance(cls, type) and cls is not losses.ParametricLoss:
-            required = {"HKR": {"alpha": 1.0}, "CategoricalHinge": {"min_margin": 1.0}}
+            required = {
+                "HKR": {"alpha": 1.0},
+                "HKRauto": {"alpha": 1.0},
+                "CategoricalHinge": {"min_margin": 1.0},
+            }
             arguments = required.get(name, {"tau": 1.0} if name.startswith("Tau") else {})
             assert cls(**arguments).name == name
     loss = losses.MulticlassHKR()

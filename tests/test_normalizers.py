@@ -75,6 +75,21 @@ def test_polar_factor_against_the_singular_value_decomposition(shape, rng):
     np.testing.assert_allclose(factor, left @ right, atol=1e-9)
 
 
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS[:3], ids=str)
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 1)], ids=str)
+def test_stacked_matrices_are_projected_one_by_one(parametrization, shape, rng):
+    stack = rng.normal(size=(3, *shape)) * np.array([1e-3, 1.0, 1e3])[:, None, None]
+    expected = [parametrization.project(tf.constant(matrix)) for matrix in stack]
+    projected = parametrization.project(tf.constant(stack))
+    np.testing.assert_allclose(projected, np.stack(expected), rtol=1e-9, atol=1e-12)
+
+
+def test_a_vector_is_divided_by_its_norm(rng):
+    vector = rng.normal(size=(9, 1)).astype("float32")
+    expected = vector / np.linalg.norm(vector.astype(np.float64))
+    np.testing.assert_allclose(Spectral().project(tf.constant(vector)), expected, rtol=2e-6)
+
+
 def test_minimax_steps_equioscillate_and_beat_bjorck():
     steps = minimax_cubics(1e-3, 1e-3, 15)
     lower, upper = 1e-3, 1.0
@@ -167,6 +182,9 @@ KNOWN_COUNTS = [
     (28, 7, 1, "replicate", 10),
     (28, 5, 2, "replicate", 4),
     (28, 7, 2, "replicate", 6),
+    (28, 3, 1, "causal", 3),
+    (28, 5, 2, "causal", 3),
+    (2, 5, 1, "causal", 2),
 ]
 
 
@@ -176,7 +194,7 @@ def test_known_counts(size, k, s, padding, count):
     assert max_duplication(None, k, s, padding) >= count
 
 
-@pytest.mark.parametrize("padding", ["same", "valid", *NUMPY_MODES])
+@pytest.mark.parametrize("padding", ["same", "valid", "causal", *NUMPY_MODES])
 def test_unknown_size_is_the_worst_of_all_sizes(padding):
     for k, s in itertools.product(range(1, 8), range(1, 4)):
         worst = max(max_duplication(n, k, s, padding) for n in range(1, 100))
@@ -235,5 +253,10 @@ def test_spectral_initializer(base):
     np.testing.assert_allclose(oracles.singular_values(kernel.reshape(-1, 4)), 2, rtol=1e-3)
     again = keras.initializers.deserialize(keras.initializers.serialize(initializer))
     assert again.get_config() == initializer.get_config()
+    initializer = initializers.SpectralInitializer(base_initializer=base, depthwise=True)
+    kernel = keras.ops.convert_to_numpy(initializer((3, 3, 2, 4)))
+    for channel in range(2):
+        values = oracles.singular_values(kernel[:, :, channel].reshape(9, 4))
+        np.testing.assert_allclose(values, 1, rtol=1e-3)
     with pytest.raises(ValueError, match="two axes"):
         initializer((4,))

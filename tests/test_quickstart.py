@@ -1,5 +1,6 @@
 """The main job: its pieces on plain Keras models, its errors, and whole runs of the command."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -149,7 +150,7 @@ def test_named_data_come_from_tensorflow_datasets(name, shape, monkeypatch):
 def test_a_failing_download_is_one_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", FakeDatasets(fails=True))
     monkeypatch.setitem(sys.modules, "importlib_resources", SimpleNamespace())
-    with pytest.raises(checks.BadInput, match="cannot load 'mnist'"):
+    with pytest.raises(checks.BadInput, match="cannot load .mnist.: give a FILE.npz"):
         data.load("mnist")
 
 
@@ -386,6 +387,12 @@ def test_the_page_tells_the_verdict_and_the_bounds(attacked, verdict):
     assert re.search(r"the model +0\.7500000", page)
     assert "Clean accuracy 75.00% on 4" in page
     assert max(map(len, page.splitlines())) <= 120
+
+
+def test_where_few_images_are_attacked_their_own_certificates_stand_beside():
+    few = report.page(dataclasses.replace(results(an_attacked()), test_images=5))
+    assert "certified of 4" in few
+    assert "certified of" not in report.page(results(an_attacked()))
 
 
 def test_accuracies_are_shares_of_all_drawn_images():

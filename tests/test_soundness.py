@@ -19,14 +19,23 @@ def matrix_of_layer(layer, shape) -> np.ndarray:
     if isinstance(layer, keras.layers.Dense):
         return np.asarray(kernel, np.float64).T
     if isinstance(layer, keras.layers.Conv2DTranspose):
+        if layer.padding not in ("same", "valid"):
+            return oracles.padded_transpose_matrix(kernel, shape, layer.strides, layer.padding)
         if layer.output_padding is not None:  # Keras pads, so the oracle is the layer in float64
             return oracles.matrix_of(float64_copy(layer, shape), shape)
         return oracles.matrix_of(
             lambda x: oracles.conv2d_transpose(x, kernel, layer.strides, layer.padding), shape
         )
-    return oracles.matrix_of(
-        lambda x: oracles.conv2d(x, kernel, layer.strides, layer.padding), shape
-    )
+    convolution = CONVOLUTION_ORACLES[type(layer)]
+    return oracles.matrix_of(lambda x: convolution(x, kernel, layer.strides, layer.padding), shape)
+
+
+CONVOLUTION_ORACLES = {
+    layers.SpectralConv2D: oracles.conv2d,
+    layers.FrobeniusConv2D: oracles.conv2d,
+    layers.SpectralConv1D: oracles.conv1d,
+    layers.SpectralDepthwiseConv2D: oracles.depthwise_conv2d,
+}
 
 
 def float64_copy(layer, shape):
@@ -72,7 +81,7 @@ def test_norm_never_exceeds_the_constant(case, k, rng):
     layer.build((None, *case.shape))
     for name, matrix in kernels(layer.kernel.shape, rng):
         layer.kernel.assign(matrix.reshape(layer.kernel.shape))
-        assert norm_of(layer, case.shape[-3:]) <= k * SOUND, name
+        assert norm_of(layer, case.linear_shape) <= k * SOUND, name
 
 
 @pytest.mark.parametrize("case", CONSTRAINED, ids=str)
@@ -80,7 +89,7 @@ def test_the_oracle_is_the_layer(case, rng):
     layer = case.make(use_bias=False)
     x = rng.normal(size=(2, *case.shape)).astype("float32")
     y = keras.ops.convert_to_numpy(layer(x))
-    shape = case.shape[-3:] if len(case.shape) > 2 else case.shape[-1:]
+    shape = case.linear_shape
     expected = x.reshape(-1, math.prod(shape)) @ matrix_of_layer(layer, shape).T
     np.testing.assert_allclose(y.reshape(expected.shape), expected, rtol=1e-4, atol=1e-5)
 
@@ -176,10 +185,13 @@ def test_singular_values_reach_the_gain(case, rng):
     layer = case.make(k_coef_lip=2.0)
     layer.build((None, *case.shape))
     layer.kernel.assign(rng.normal(size=layer.kernel.shape))
-    kernel = keras.ops.convert_to_numpy(layer.effective_kernel()).reshape(
-        -1, layer.kernel.shape[-1]
-    )
-    values = oracles.singular_values(kernel) / (2.0 * layer._gain)
+    kernel = keras.ops.convert_to_numpy(layer.effective_kernel())
+    if isinstance(layer, layers.SpectralDepthwiseConv2D):
+        kernel = np.moveaxis(kernel, 2, 0)  # one matrix for each channel
+    else:
+        kernel = kernel[None]
+    matrices = kernel.reshape(len(kernel), -1, kernel.shape[-1])
+    values = oracles.singular_values(matrices) / (2.0 * layer._gain)
     np.testing.assert_allclose(values, 1, atol=TIGHT)
 
 

@@ -17,6 +17,7 @@ from deel_lip_tf.bounds.graph import GraphWalk, sorted_nodes, symbolic_tensors
 from deel_lip_tf.bounds.operations import merge_rule
 from deel_lip_tf.bounds.rounding import TINY, gamma
 from deel_lip_tf.layers.known import activation_constant
+from deel_lip_tf.layers.unconstrained import PadConv2D
 
 __all__ = ["ExactModel"]
 
@@ -181,7 +182,8 @@ def _local_error(operation, norms, output_norm, output_shape, values, constants)
     if kernels := _kernels(operation):
         # || |K| || <= ||K||_F sqrt(patches that share an element), counting copies at a border.
         shared = math.prod(getattr(operation, "kernel_size", ()))
-        shared = shared**2 if _is_constrained(operation) else shared
+        copies_pixels = _is_constrained(operation) or isinstance(operation, PadConv2D)
+        shared = shared**2 if copies_pixels else shared
         size = math.prod(float(np.linalg.norm(kernel)) for kernel in kernels)
         slope = activation_constant(operation.activation)
         added = added + (1.0 + slope) * math.sqrt(shared) * size * norms[0]

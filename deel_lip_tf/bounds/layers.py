@@ -1,5 +1,6 @@
 """Single layers: an exact type decides the rule, and a type without a rule is refused."""
 
+import math
 from collections.abc import Callable
 
 import keras
@@ -8,8 +9,10 @@ from keras import layers, ops
 
 from deel_lip_tf.bounds.convolutions import Convolution, convolution_bound
 from deel_lip_tf.bounds.matrices import spectral_norm_bound
-from deel_lip_tf.bounds.rounding import UNIT, product_up
+from deel_lip_tf.bounds.rounding import UNIT, product_up, sqrt_up
 from deel_lip_tf.layers.known import activation_constant, known_constant
+from deel_lip_tf.layers.unconstrained import PadConv2D
+from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices
 
 __all__ = ["Unbounded", "kernel_of", "layer_bound"]
 
@@ -87,17 +90,46 @@ def _dense(layer, input_shape: Shape) -> Bound:
 
 
 def _convolution(layer, input_shape: Shape) -> Bound:
+    return _bound(layer, _grouped(layer), input_shape)
+
+
+def _grouped(layer) -> np.ndarray:
+    """The kernel (*size, groups, inputs, outputs)."""
     kernel = kernel_of(layer)
     # The outputs are split into consecutive groups, each of which sees its share of the inputs.
     grouped = kernel.reshape(*kernel.shape[:-1], layer.groups, kernel.shape[-1] // layer.groups)
-    return _bound(layer, np.moveaxis(grouped, -2, -3), input_shape)
+    return np.moveaxis(grouped, -2, -3)
+
+
+def _padded_convolution(layer: PadConv2D, input_shape: Shape) -> Bound:
+    is_centred = all(k % 2 for k in layer.kernel_size) and layer.dilation_rate == (1, 1)
+    if layer.padding in ("same", "valid") or (is_centred and layer.padding in EXTENDING):
+        return _convolution(layer, input_shape)
+    # Otherwise the padding, which copies a pixel at most m times, and a "valid" convolution.
+    sizes = _sizes(layer, input_shape)
+    axes = list(zip(sizes, layer.amounts, strict=True))
+    copies = math.prod(_copies(size, *added, layer.padding) for size, added in axes)
+    extended = tuple(size and size + sum(added) for size, added in axes)
+    value, method = _bound(layer, _grouped(layer), None, padding="valid", sizes=extended)
+    return product_up(sqrt_up(copies), value), f"{method}, after the padding"
+
+
+def _copies(size: int | None, before: int, after: int, padding: str) -> int:
+    """How often an element of an axis occurs in the padded axis; `None` is the worst size, 1."""
+    if padding not in EXTENDING:
+        return 1
+    return int(np.bincount(padded_indices(size or 1, before, after, padding)).max())
 
 
 def _transposed(layer, input_shape: Shape) -> Bound:
     # Keras's layout (*size, outputs, inputs) is that of the adjoint convolution.
     kernel = kernel_of(layer)
     grouped = kernel.reshape(*kernel.shape[:-2], 1, *kernel.shape[-2:])
-    return _bound(layer, grouped, input_shape, transposed=True)
+    if layer.padding not in EXTENDING:
+        return _bound(layer, grouped, input_shape, transposed=True)
+    # The adjoint of the padded convolution of the output, of the same norm.
+    pairs = zip(_sizes(layer, input_shape), layer.strides, strict=True)
+    return _bound(layer, grouped, None, sizes=tuple(size and size * s for size, s in pairs))
 
 
 def _depthwise(layer, input_shape: Shape) -> Bound:
@@ -113,18 +145,16 @@ def _separable(layer, input_shape: Shape) -> Bound:
     return product_up(depthwise, pointwise), f"{method}, times the pointwise kernel"
 
 
-def _bound(layer, kernel: np.ndarray, input_shape: Shape, transposed: bool = False) -> Bound:
+def _bound(layer, kernel: np.ndarray, input_shape: Shape, **others) -> Bound:
+    """Bounds the convolution of a layer; `others` replace fields of `Convolution`."""
     rank = len(layer.kernel_size)
-    return convolution_bound(
-        Convolution(
-            kernel=kernel,
-            strides=_tuple(layer.strides, rank),
-            dilation=_tuple(layer.dilation_rate, rank),
-            padding=layer.padding,
-            sizes=_sizes(layer, input_shape),
-            transposed=transposed,
-        )
-    )
+    fields = {
+        "strides": _tuple(layer.strides, rank),
+        "dilation": _tuple(layer.dilation_rate, rank),
+        "padding": layer.padding,
+        "sizes": _sizes(layer, input_shape),
+    }
+    return convolution_bound(Convolution(kernel=kernel, **{**fields, **others}))
 
 
 def _tuple(value, rank: int) -> tuple[int, ...]:
@@ -143,4 +173,5 @@ _RULES: dict[type, Callable[[keras.layers.Layer, Shape], Bound]] = {
     layers.DepthwiseConv2D: _depthwise,
     layers.SeparableConv1D: _separable,
     layers.SeparableConv2D: _separable,
+    PadConv2D: _padded_convolution,
 }

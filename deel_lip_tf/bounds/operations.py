@@ -10,7 +10,9 @@ import numpy as np
 from keras import layers
 
 from deel_lip_tf.bounds.layers import Unbounded
+from deel_lip_tf.bounds.matrices import spectral_norm_bound
 from deel_lip_tf.bounds.rounding import norm_up, product_up, sqrt_up, sum_up
+from deel_lip_tf.layers.residual import LipResidual
 
 __all__ = ["check_call", "merge_rule"]
 
@@ -29,7 +31,8 @@ def check_call(node) -> None:
     for name, value in node.arguments.kwargs.items():
         if name == "training" and value:
             raise Unbounded("it is called with training=True")
-        if name == "mask" and value is not None:
+        masks = value if isinstance(value, list | tuple) else [value]
+        if name == "mask" and any(mask is not None for mask in masks):
             raise Unbounded("it is called with a mask")
 
 
@@ -135,6 +138,40 @@ def _take(node, constants: list[float]) -> Merged:
     return product_up(constants[0], copies), copies, "copies of entries"
 
 
+def _pad(node, constants: list[float]) -> Merged:
+    if node.operation.mode != "constant":
+        raise Unbounded("it copies entries; no rule is known for it")
+    return constants[0], 1.0, "padding by a constant"
+
+
+def _contraction(node, constants: list[float]) -> Merged:
+    """`einsum` of a tensor and a constant matrix, along one axis of the tensor."""
+    reason = "it is not the product with a constant matrix along one axis"
+    operands = [np.asarray(x) for x in node.arguments.args if isinstance(x, np.ndarray)]
+    terms, _, result = node.operation.subscripts.replace(" ", "").partition("->")
+    tensor, _, matrix = terms.partition(",")
+    if len(constants) != 1 or len(operands) != 1 or operands[0].ndim != 2 or len(matrix) != 2:
+        raise Unbounded(reason)
+    contracted, new = matrix
+    is_plain = contracted in tensor[1:] and new not in tensor and len(set(tensor)) == len(tensor)
+    if not is_plain or result != tensor.replace(contracted, new):
+        raise Unbounded(reason)
+    own = spectral_norm_bound(operands[0])
+    return product_up(constants[0], own), own, "spectral norm of a constant matrix"
+
+
+def _convex(node, constants: list[float]) -> Merged:
+    """A sum with the shares of a `LipResidual`."""
+    layer = node.operation
+    if len(constants) != 2:
+        raise Unbounded("it takes two inputs")
+    # The shares are rounded to the compute type of the layer.
+    rounding = 1.0 + {"float64": 2.0**-50, "float32": 2.0**-21}.get(layer.compute_dtype, 2.0**-6)
+    shares = [product_up(share, rounding) for share in layer.shares()]
+    terms = [product_up(c, share) for c, share in zip(constants, shares, strict=True)]
+    return sum_up(terms), norm_up(shares), "convex combination of branches"
+
+
 def _number(node) -> tuple[float, float]:
     """The one number among the arguments, and a factor for its rounding to the type of the tensor.
 
@@ -161,6 +198,7 @@ _MERGES: dict[type, Callable[..., Merged]] = {
     layers.Concatenate: _concatenate,
     layers.Multiply: _multiply,
     layers.Dot: _multiply,
+    LipResidual: _convex,
 }
 
 _KERAS_OPERATIONS: dict[str, Callable[..., Merged]] = {
@@ -173,4 +211,6 @@ _KERAS_OPERATIONS: dict[str, Callable[..., Merged]] = {
     "TrueDivide": _divided,
     "Divide": _divided,
     "Take": _take,
+    "Pad": _pad,
+    "Einsum": _contraction,
 }

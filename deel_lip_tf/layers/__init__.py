@@ -9,21 +9,31 @@ from deel_lip_tf.layers.activations import (
     PReLUlip,
 )
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.centering import LayerCentering, ScaleBias
 from deel_lip_tf.layers.convolutional import (
     FrobeniusConv2D,
+    SpectralConv1D,
     SpectralConv2D,
-    SpectralConv2DTranspose,
+    SpectralDepthwiseConv2D,
 )
 from deel_lip_tf.layers.dense import FrobeniusDense, SpectralDense
+from deel_lip_tf.layers.normalization import BatchCentering, BatchLipNorm
 from deel_lip_tf.layers.pooling import (
+    ScaledAdaptiveAveragePooling2D,
+    ScaledAdaptiveL2NormPooling2D,
     ScaledAveragePooling2D,
     ScaledGlobalAveragePooling2D,
     ScaledGlobalL2NormPooling2D,
     ScaledL2NormPooling2D,
 )
 from deel_lip_tf.layers.resampling import InvertibleDownSampling, InvertibleUpSampling
+from deel_lip_tf.layers.residual import LipResidual
+from deel_lip_tf.layers.transposed import SpectralConv2DTranspose
+from deel_lip_tf.layers.unconstrained import PadConv2D
 
 __all__ = [
+    "BatchCentering",
+    "BatchLipNorm",
     "Condensable",
     "FrobeniusConv2D",
     "FrobeniusDense",
@@ -33,14 +43,22 @@ __all__ = [
     "Householder",
     "InvertibleDownSampling",
     "InvertibleUpSampling",
+    "LayerCentering",
+    "LipResidual",
     "LipschitzLayer",
     "MaxMin",
     "PReLUlip",
+    "PadConv2D",
+    "ScaleBias",
+    "ScaledAdaptiveAveragePooling2D",
+    "ScaledAdaptiveL2NormPooling2D",
     "ScaledAveragePooling2D",
     "ScaledGlobalAveragePooling2D",
     "ScaledGlobalL2NormPooling2D",
     "ScaledL2NormPooling2D",
+    "SpectralConv1D",
     "SpectralConv2D",
     "SpectralConv2DTranspose",
     "SpectralDense",
+    "SpectralDepthwiseConv2D",
 ]

@@ -14,10 +14,20 @@ class LipschitzLayer:
     """Mixin of the layers whose Lipschitz constant is `k_coef_lip`, whatever their weights.
 
     The constant is with respect to Euclidean norms of the flattened input and output. A class that
-    inherits from it sets `k_coef_lip` through `set_klip_factor` in its constructor.
+    inherits from it sets `k_coef_lip` through `set_klip_factor` in its constructor. The few layers
+    that measure a factor on data say so by `is_guaranteed` and `lipschitz_constant()`.
     """
 
     k_coef_lip: float = 1.0
+
+    @property
+    def is_guaranteed(self) -> bool:
+        """Whether the constant is at most `k_coef_lip`, whatever the weights."""
+        return True
+
+    def lipschitz_constant(self) -> float | None:
+        """A bound of the constant with the weights as they are; `None` before there are any."""
+        return self.k_coef_lip
 
     def set_klip_factor(self, klip_factor: float) -> None:
         """Sets the Lipschitz constant; takes effect at the next call.
@@ -70,16 +80,24 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
 
     plain_class: type[keras.layers.Layer]
     parametrization_class: type
+    # Keras names the kernel's initializer, regularizer and constraint after it, or not.
+    _kernel_argument = "kernel"
     _refused: dict = {}
     _gain = 1.0
 
-    def __init__(self, *, k_coef_lip: float = 1.0, kernel_initializer=None, **kwargs):
+    def __init__(self, *, k_coef_lip: float = 1.0, **kwargs):
         _refuse_unboundable(type(self).__name__, kwargs, self._refused)
         names = [field.name for field in dataclasses.fields(self.parametrization_class)]
         chosen = {name: kwargs.pop(name) for name in names if name in kwargs}
-        super().__init__(kernel_initializer=kernel_initializer or SpectralInitializer(), **kwargs)
+        initializer = f"{self._kernel_argument}_initializer"
+        kwargs[initializer] = kwargs.get(initializer) or self._default_initializer()
+        super().__init__(**kwargs)
         self.parametrization = self.parametrization_class(**chosen)
         self.set_klip_factor(k_coef_lip)
+
+    @staticmethod
+    def _default_initializer():
+        return SpectralInitializer()
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
@@ -94,7 +112,7 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
     def build(self, input_shape):
         """Creates the weights; the gain is that of this input shape from now on."""
         self._gain = self._compute_gain(tuple(input_shape))
-        _build_activation(self, self.compute_output_shape(input_shape))
+        build_activation(self, self.compute_output_shape(input_shape))
         super().build(input_shape)
         self.built = True
 
@@ -156,11 +174,10 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         plain = self.plain_class.from_config(self._plain_config())
         if not self.built:
             return plain
-        _build_activation(plain, self.compute_output_shape(self._built_shape))
+        build_activation(plain, self.compute_output_shape(self._built_shape))
         plain.build(self._plain_input_shape())
         kernel = ops.cast(self.effective_kernel(), self.kernel.dtype)
-        weights = [kernel if weight is self._raw_kernel else weight for weight in self.weights]
-        plain.set_weights([ops.convert_to_numpy(weight) for weight in weights])
+        plain.set_weights(exported_weights(self, kernel))
         return plain
 
     @property
@@ -171,16 +188,11 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         """The input shape of the plain layer in the export."""
         return self._built_shape
 
-    @property
-    def _raw_kernel(self):
-        # Keras keeps it as `_kernel` behind a property in some layers, as `kernel` in others.
-        return self.__dict__.get("_kernel", self.__dict__.get("kernel"))
-
     def _plain_config(self) -> dict:
         """The Keras parent's configuration, without what acts on the raw kernel only."""
         config = super(LipschitzLayer, self).get_config()
-        for name in ("kernel_initializer", "kernel_regularizer", "kernel_constraint"):
-            config.pop(name)
+        for name in ("initializer", "regularizer", "constraint"):
+            config.pop(f"{self._kernel_argument}_{name}")
         return config
 
     def enable_lora(self, *args, **kwargs):
@@ -200,7 +212,8 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         )
 
 
-def _build_activation(layer: keras.layers.Layer, shape: tuple) -> None:
+def build_activation(layer: keras.layers.Layer, shape: tuple) -> None:
+    """Builds the activation of a layer, where it is a layer, for an output of this shape."""
     activation = layer.activation
     if not isinstance(activation, keras.layers.Layer):
         return
@@ -212,6 +225,19 @@ def _build_activation(layer: keras.layers.Layer, shape: tuple) -> None:
     # Before the layer itself: Keras lets nothing below a built layer create weights.
     if not activation.built:
         activation.build(shape)
+
+
+def exported_weights(layer: keras.layers.Layer, kernel) -> list:
+    """The weights of a layer as arrays, with another tensor in the place of its kernel.
+
+    Args:
+        layer: a built layer.
+        kernel: takes the place, in its own type; `None` leaves the place out.
+    """
+    # Keras keeps it as `_kernel` behind a property in some layers, as `kernel` in others.
+    raw = layer.__dict__.get("_kernel", layer.__dict__.get("kernel"))
+    weights = [kernel if weight is raw else weight for weight in layer.weights]
+    return [ops.convert_to_numpy(weight) for weight in weights if weight is not None]
 
 
 def rescaled_export(

@@ -1,180 +1,46 @@
-"""Convolutions with a bounded kernel."""
-
-import math
+"""Convolutions with a bounded kernel, of sequences and of images."""
 
 import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.base import NO_LORA, ConstrainedKernel
-from deel_lip_tf.layers.padding import (
-    extend,
-    extended_shape,
-    padded_model,
-    spatial_axes,
-    standardize_padding,
+from deel_lip_tf.initializers import SpectralInitializer
+from deel_lip_tf.layers.patches import NO_DILATION, NO_GROUPS, PatchKernel
+from deel_lip_tf.normalizers import Spectral, UnitFrobenius
+from deel_lip_tf.normalizers.convolution import PADDINGS
+from deel_lip_tf.normalizers.parametrization import (
+    at_least_float32,
+    depthwise_kernel,
+    depthwise_matrices,
 )
-from deel_lip_tf.normalizers import (
-    Spectral,
-    UnitFrobenius,
-    max_duplication,
-    transposed_max_duplication,
-)
-from deel_lip_tf.normalizers.convolution import EXTENDING
-
-_ONE = (None, 1, (1, 1))
-_NO_DILATION = {
-    "dilation_rate": (_ONE, "Use a larger kernel, or strides, and dilation_rate=1."),
-    **NO_LORA,
-}
-_NO_GROUPS = {
-    "groups": ((None, 1), "Use one layer for each group of channels, and concatenate."),
-    **_NO_DILATION,
-}
 
 
-class _CountedGain(ConstrainedKernel):
-    """A gain from how many patches share a pixel, fixed by the shape the layer is built for."""
+class _ConstrainedConv(PatchKernel):
+    """Mixin: convolutions from all channels to all filters."""
 
-    _counts: tuple = ()
+    _refused = NO_GROUPS
 
-    def _axis_counts(self, sizes: tuple) -> tuple:
-        """For each spatial axis of the given sizes, the largest number of patches on an element."""
-        raise NotImplementedError
-
-    def _sizes(self, shape: tuple) -> tuple:
-        return tuple(shape[axis] for axis in spatial_axes(self.data_format))
-
-    def _compute_gain(self, input_shape: tuple) -> float:
-        self._counts = self._axis_counts(self._sizes(input_shape))
-        return 1 / math.sqrt(math.prod(self._counts))
-
-    def _check_size(self, shape: tuple) -> None:
-        """Refuses a size at which a pixel is shared by more patches than the gain allows for."""
-        sizes = self._sizes(shape)
-        if None in sizes:
-            return
-        counts = self._axis_counts(sizes)
-        if any(now > built for now, built in zip(counts, self._counts, strict=True)):
-            raise ValueError(
-                f"Layer {self.name!r} was built for inputs of shape {self._built_shape}, and its "
-                f"bound holds where a pixel lies in at most {self._counts} patches along the axes. "
-                f"Received an input of shape {tuple(shape)}, where it lies in up to {counts}. "
-                "Build the layer for this size, or with None for the sizes that vary."
-            )
+    def __init__(self, filters: int, kernel_size, strides=1, padding: str = "same", **kwargs):
+        super().__init__(
+            filters=filters, kernel_size=kernel_size, strides=strides, padding=padding, **kwargs
+        )
 
 
-class ConstrainedConv2D(_CountedGain, keras.layers.Conv2D):
-    """The family of convolutions: `activation(conv2d(pad(x), effective_kernel) + bias)`."""
+class _ConstrainedConv1D(_ConstrainedConv, keras.layers.Conv1D):
+    """The family of convolutions of sequences."""
+
+    plain_class = keras.layers.Conv1D
+    _paddings = (*PADDINGS, "causal")
+
+
+class _ConstrainedConv2D(_ConstrainedConv, keras.layers.Conv2D):
+    """The family of convolutions of images."""
 
     plain_class = keras.layers.Conv2D
 
-    _refused = _NO_GROUPS
-
-    def __init__(self, filters: int, kernel_size, strides=(1, 1), padding: str = "same", **kwargs):
-        padding = standardize_padding(padding, type(self).__name__)
-        super().__init__(
-            filters=filters,
-            kernel_size=kernel_size,
-            strides=strides,
-            padding="valid" if padding in EXTENDING else padding,
-            **kwargs,
-        )
-        self.padding = padding
-
-    def _axis_counts(self, sizes: tuple) -> tuple:
-        axes = zip(sizes, self.kernel_size, self.strides, strict=True)
-        return tuple(max_duplication(*axis, self.padding) for axis in axes)
-
-    @property
-    def _keras_padding(self) -> str:
-        return "valid" if self.padding in EXTENDING else self.padding
-
-    def _apply_kernel(self, inputs, kernel):
-        self._check_size(inputs.shape)
-        return ops.conv(
-            extend(inputs, self.kernel_size, self.padding, self.data_format),
-            kernel,
-            strides=self.strides,
-            padding=self._keras_padding,
-            data_format=self.data_format,
-        )
-
-    def compute_output_shape(self, input_shape):
-        """Shape of the output, `(batch, rows, columns, filters)` with channels last."""
-        if self.padding not in EXTENDING:
-            return super().compute_output_shape(input_shape)
-        shape = list(input_shape)
-        for axis, stride in zip(spatial_axes(self.data_format), self.strides, strict=True):
-            shape[axis] = None if shape[axis] is None else -(-shape[axis] // stride)
-        shape[-1 if self.data_format == "channels_last" else 1] = self.filters
-        return tuple(shape)
-
-    def _plain_config(self) -> dict:
-        return {**super()._plain_config(), "padding": self._keras_padding}
-
-    def vanilla_export(self) -> keras.layers.Layer:
-        """A `keras.layers.Conv2D` with the effective kernel.
-
-        For the paddings Keras has not got, a small Keras model of the same name that pads first.
-        """
-        plain = super().vanilla_export()
-        if self.padding not in EXTENDING or not self.built:
-            return plain
-        return padded_model(plain, self.padding, self._built_shape, self.name)
-
-    def _plain_input_shape(self) -> tuple:
-        return extended_shape(self._built_shape, self.kernel_size, self.padding, self.data_format)
-
-
-class ConstrainedConv2DTranspose(_CountedGain, keras.layers.Conv2DTranspose):
-    """The family of transposed convolutions, adjoints of the convolutions with the same kernel.
-
-    The kernel (rows, columns, filters, inputs) is that of the adjoint convolution from `filters`
-    to `inputs` channels, so its last axis is the one to flatten around here too.
-    """
-
-    plain_class = keras.layers.Conv2DTranspose
-
-    _refused = _NO_DILATION
-
-    def __init__(self, filters: int, kernel_size, strides=(1, 1), padding: str = "same", **kwargs):
-        super().__init__(
-            filters=filters,
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=_zero_padding(padding, type(self).__name__),
-            **kwargs,
-        )
-
-    def _axis_counts(self, sizes: tuple) -> tuple:
-        axes = zip(sizes, self.kernel_size, self.strides, strict=True)
-        return tuple(transposed_max_duplication(*axis) for axis in axes)
-
-    def _apply_kernel(self, inputs, kernel):
-        self._check_size(inputs.shape)
-        return ops.conv_transpose(
-            inputs,
-            kernel,
-            strides=self.strides,
-            padding=self.padding,
-            output_padding=self.output_padding,
-            data_format=self.data_format,
-        )
-
-
-def _zero_padding(padding, layer_name: str) -> str:
-    name = standardize_padding(padding, layer_name)
-    if name in EXTENDING:
-        raise ValueError(
-            f'`padding` of {layer_name} must be "same" or "valid". Received: padding={padding!r}. '
-            "Pad the output's neighbourhood with a convolution after it instead."
-        )
-    return name
-
 
 @register
-class SpectralConv2D(ConstrainedConv2D):
+class SpectralConv2D(_ConstrainedConv2D):
     """Convolution whose flattened kernel has all its singular values equal.
 
     `y = activation(conv2d(pad(x), W) + bias)` where `W`, flattened to (patch, filters), is
@@ -216,7 +82,7 @@ class SpectralConv2D(ConstrainedConv2D):
 
 
 @register
-class FrobeniusConv2D(ConstrainedConv2D):
+class FrobeniusConv2D(_ConstrainedConv2D):
     """Convolution whose kernel is divided by its Frobenius norm.
 
     `W = k_coef_lip / sqrt(m) * kernel / ||kernel||_F` with `m` as in `SpectralConv2D`; the layer
@@ -241,20 +107,21 @@ class FrobeniusConv2D(ConstrainedConv2D):
 
 
 @register
-class SpectralConv2DTranspose(ConstrainedConv2DTranspose):
-    """Transposed convolution whose flattened kernel has all its singular values equal.
+class SpectralConv1D(_ConstrainedConv1D):
+    """Convolution of sequences whose flattened kernel has all its singular values equal.
 
-    The adjoint of a `SpectralConv2D`-like convolution: the kernel (rows, columns, filters, inputs)
-    is flattened to (rows * columns * filters, inputs), and the gain is `1 / sqrt(m)` with `m` the
-    largest number of inputs that one output pixel receives from. `k_coef_lip`-Lipschitz for any
-    finite raw kernel, provided that `activation` is 1-Lipschitz.
+    As `SpectralConv2D`, along one axis: `W`, flattened to (patch, filters), is
+    `k_coef_lip / sqrt(m)` times the orthogonal matrix nearest to the raw kernel, and `m` is the
+    largest number of patches that share a time step. `k_coef_lip`-Lipschitz for any finite raw
+    kernel, provided that `activation` is 1-Lipschitz.
 
     Args:
         filters: number of channels of the output.
-        kernel_size: an integer or a pair.
-        strides: an integer or a pair.
-        padding: `"same"` or `"valid"`.
-        activation: as in `keras.layers.Conv2DTranspose`.
+        kernel_size: an integer.
+        strides: an integer.
+        padding: as in `SpectralConv2D`, or `"causal"`: zeros before the sequence only, so that an
+            output sees nothing later than its own time step.
+        activation: as in `keras.layers.Conv1D`; a layer such as `GroupSort2()` is fine.
         use_bias: whether to add a bias.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
         k_coef_lip: the Lipschitz constant, 1 by default.
@@ -263,11 +130,86 @@ class SpectralConv2DTranspose(ConstrainedConv2DTranspose):
         beta_bjorck: likewise.
         maxiter_spectral: likewise.
         maxiter_bjorck: likewise.
-        **kwargs: every other argument of `keras.layers.Conv2DTranspose` (`output_padding`
-            included), except dilation.
+        **kwargs: every other argument of `keras.layers.Conv1D`, except dilation, groups, LoRA and
+            quantization.
+
+    Input shape: `(batch, steps, channels)`, or channels first by `data_format`.
 
     Raises:
-        ValueError: dilation, or a padding other than the two.
+        ValueError: as in `SpectralConv2D`.
     """
 
     parametrization_class = Spectral
+
+
+@register
+class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
+    """Convolution of each channel by itself, each with singular values that are all equal.
+
+    The operator is block-diagonal, one block for each channel of the input, so that its norm is
+    the largest of the blocks'. The kernel of each channel, flattened to (patch, multiplier), is
+    replaced by `k_coef_lip / sqrt(m)` times the orthogonal matrix nearest to it, `m` as in
+    `SpectralConv2D`. `k_coef_lip`-Lipschitz for any finite raw kernel, provided that `activation`
+    is 1-Lipschitz.
+
+    Args:
+        kernel_size: an integer or a pair.
+        strides: an integer, the same along both axes.
+        padding: as in `SpectralConv2D`.
+        depth_multiplier: number of outputs of each channel.
+        activation: as in `keras.layers.DepthwiseConv2D`; a layer such as `GroupSort2()` is fine.
+        use_bias: whether to add a bias.
+        depthwise_initializer: of the raw kernel; default
+            `SpectralInitializer(depthwise=True)`.
+        k_coef_lip: the Lipschitz constant, 1 by default.
+        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
+        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: likewise.
+        maxiter_spectral: likewise.
+        maxiter_bjorck: likewise.
+        **kwargs: every other argument of `keras.layers.DepthwiseConv2D`, except dilation.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`. Output
+    channel `c * depth_multiplier + i` is the i-th one of channel c.
+
+    Raises:
+        ValueError: dilation, an unknown padding, strides that differ; an input of a size whose
+            bound is larger than the one the layer was built for.
+    """
+
+    plain_class = keras.layers.DepthwiseConv2D
+    parametrization_class = Spectral
+    _kernel_argument = "depthwise"
+    _refused = NO_DILATION
+
+    def __init__(
+        self, kernel_size, strides=1, padding: str = "same", depth_multiplier: int = 1, **kwargs
+    ):
+        super().__init__(
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            depth_multiplier=depth_multiplier,
+            **kwargs,
+        )
+        if len(set(self.strides)) > 1:
+            raise ValueError(
+                "`strides` of SpectralDepthwiseConv2D must be the same along both axes: not every "
+                f"backend has others. Received: strides={strides}. Use SpectralConv2D."
+            )
+
+    @staticmethod
+    def _operation(inputs, kernel, **kwargs):
+        return ops.depthwise_conv(inputs, kernel, **kwargs)
+
+    def _output_channels(self, input_shape: tuple) -> int:
+        return self.depth_multiplier * self._get_input_channel(input_shape)
+
+    @staticmethod
+    def _default_initializer():
+        return SpectralInitializer(depthwise=True)
+
+    def _project_kernel(self):
+        kernel = at_least_float32(ops.convert_to_tensor(self.kernel))
+        matrices = self.parametrization.project(depthwise_matrices(kernel))
+        return depthwise_kernel(matrices, kernel.shape)

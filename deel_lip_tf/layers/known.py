@@ -13,6 +13,8 @@ import keras
 import numpy as np
 from keras import activations, layers
 
+from deel_lip_tf.layers.base import LipschitzLayer
+
 __all__ = ["activation_constant", "known_constant"]
 
 Shape = tuple[int | None, ...] | None
@@ -95,8 +97,9 @@ def known_constant(layer: keras.layers.Layer, input_shape: Shape = None) -> floa
     """
     if type(layer).__module__.startswith("deel_lip_tf.layers."):
         # Layers with a kernel are judged by the kernel, not by what they were asked for.
+        has_constant = isinstance(layer, LipschitzLayer)
         is_constrained = hasattr(type(layer), "effective_kernel")
-        return None if is_constrained else getattr(layer, "k_coef_lip", None)
+        return layer.lipschitz_constant() if has_constant and not is_constrained else None
     rule = _RULES.get(type(layer))
     constant = None if rule is None else rule(layer, input_shape)
     return constant if constant is not None and math.isfinite(constant) else None

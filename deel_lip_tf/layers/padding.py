@@ -1,28 +1,27 @@
-"""Paddings that copy pixels of the image, on top of Keras's zeros."""
+"""Paddings that copy pixels of the image, on top of Keras's zeros, and their adjoints."""
 
 import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.normalizers.convolution import (
-    EXTENDING,
-    PADDINGS,
-    padded_indices,
-    padding_amounts,
-)
+from deel_lip_tf.normalizers.convolution import EXTENDING, PADDINGS, padded_indices
+
+Amounts = tuple[tuple[int, int], ...]
+"""Pixels added before and after each spatial axis."""
 
 
-def standardize_padding(padding, layer_name: str) -> str:
+def standardize_padding(padding, layer_name: str, allowed: tuple[str, ...] = PADDINGS) -> str:
     """`padding` in lower case.
 
     Raises:
-        ValueError: not one of the paddings a bound is known for.
+        ValueError: not one of the allowed paddings.
     """
     name = padding.lower() if isinstance(padding, str) else padding
-    if name not in PADDINGS:
+    if name not in allowed:
         raise ValueError(
-            f"`padding` of {layer_name} must be one of {', '.join(map(repr, PADDINGS))}: for these "
-            f"the bound is known. Received: padding={padding!r}."
+            f"`padding` of {layer_name} must be one of {', '.join(map(repr, allowed))}. "
+            f"Received: padding={padding!r}. For another one, put a padding layer before "
+            'padding="valid".'
         )
     return name
 
@@ -33,34 +32,53 @@ def spatial_axes(data_format: str, rank: int = 2) -> tuple[int, ...]:
     return tuple(range(first, first + rank))
 
 
-def extend(images, kernel_size: tuple, padding: str, data_format: str):
-    """Pads `images` for a `"valid"` convolution; zero paddings are left to the convolution."""
-    if padding not in EXTENDING:
-        return images
-    for axis, size in zip(spatial_axes(data_format), kernel_size, strict=True):
-        length, xp = images.shape[axis], np
-        if length is None:
-            length, xp = ops.shape(images)[axis], ops
-        before, after = padding_amounts(length, size, 1, padding)
-        images = ops.take(images, padded_indices(length, before, after, padding, xp), axis=axis)
+def extend(images, amounts: Amounts, mode: str, data_format: str):
+    """Pads `images` by `amounts`: with copies of pixels where `mode` says so, else with zeros."""
+    axes = spatial_axes(data_format, len(amounts))
+    if mode not in EXTENDING:
+        widths = dict(zip(axes, amounts, strict=True))
+        return ops.pad(images, [widths.get(axis, (0, 0)) for axis in range(len(images.shape))])
+    for axis, (before, after) in zip(axes, amounts, strict=True):
+        length, xp = _length(images, axis)
+        images = ops.take(images, padded_indices(length, before, after, mode, xp), axis=axis)
     return images
 
 
-def extended_shape(shape: tuple, kernel_size: tuple, padding: str, data_format: str) -> tuple:
+def fold(images, amounts: Amounts, mode: str, data_format: str):
+    """The adjoint of `extend` by copies: a pixel receives the sum of all its copies."""
+    letters = "abcde"[: len(images.shape)]
+    for axis, (before, after) in zip(spatial_axes(data_format, len(amounts)), amounts, strict=True):
+        length, xp = _length(images, axis)
+        length = length - before - after
+        sources = padded_indices(length, before, after, mode, xp)
+        # The matrix of `extend` along this axis, in integers: they take the type of the images.
+        copies = xp.equal(sources[:, None], xp.arange(length))
+        copies = copies.astype("int32") if xp is np else ops.cast(copies, "int32")
+        contraction = f"{letters},{letters[axis]}z->{letters.replace(letters[axis], 'z')}"
+        images = ops.einsum(contraction, images, copies)
+    return images
+
+
+def _length(images, axis: int):
+    """Length of an axis, and the module to compute its indices with."""
+    if images.shape[axis] is not None:
+        return images.shape[axis], np
+    return ops.shape(images)[axis], ops
+
+
+def extended_shape(shape: tuple, amounts: Amounts, data_format: str) -> tuple:
     """The shape that `extend` gives; unknown sizes stay unknown."""
-    if padding not in EXTENDING:
-        return shape
     extended = list(shape)
-    for axis, size in zip(spatial_axes(data_format), kernel_size, strict=True):
-        extended[axis] = None if shape[axis] is None else shape[axis] + size - 1
+    for axis, added in zip(spatial_axes(data_format, len(amounts)), amounts, strict=True):
+        extended[axis] = None if shape[axis] is None else shape[axis] + sum(added)
     return tuple(extended)
 
 
-def padded_model(layer: keras.layers.Layer, padding: str, input_shape: tuple, name: str):
-    """A Keras model that pads as `extend` does and then applies `layer`.
+def padded_model(layer: keras.layers.Layer, amounts: Amounts, mode: str, shape: tuple):
+    """A Keras model, named as `layer`, that pads as `extend` does and then applies `layer`.
 
     It consists of Keras's own operations: loading it needs nothing of this library.
     """
-    inputs = keras.Input(input_shape[1:], dtype=layer.compute_dtype)
-    padded = extend(inputs, layer.kernel_size, padding, layer.data_format)
-    return keras.Model(inputs, layer(padded), name=name)
+    inputs = keras.Input(shape[1:], dtype=layer.compute_dtype)
+    padded = extend(inputs, amounts, mode, layer.data_format)
+    return keras.Model(inputs, layer(padded), name=layer.name)

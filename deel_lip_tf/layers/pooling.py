@@ -237,3 +237,48 @@ class ScaledGlobalL2NormPooling2D(_RootOfSquares, _ScaledGlobalPooling2D):
     def _norm(self, inputs):
         squares = ops.sum(ops.square(inputs), axis=self._axes, keepdims=self.keepdims)
         return safe_sqrt(squares) * self.k_coef_lip
+
+
+class _AdaptivePooling2D:
+    """Mixin: the global poolings under the name and arguments of adaptive ones."""
+
+    def __init__(self, output_size=(1, 1), data_format=None, k_coef_lip: float = 1.0, **kwargs):
+        given = tuple(output_size) if isinstance(output_size, list | tuple) else (output_size,) * 2
+        if given != (1, 1):
+            raise ValueError(
+                f"`output_size` of {type(self).__name__} must be 1 or (1, 1): larger ones pool "
+                f"windows that may overlap. Received: output_size={output_size}. For windows that "
+                "do not, use ScaledAveragePooling2D or ScaledL2NormPooling2D with a `pool_size`."
+            )
+        kwargs = {"keepdims": True, **kwargs}
+        super().__init__(data_format=data_format, k_coef_lip=k_coef_lip, **kwargs)
+
+
+@register
+class ScaledAdaptiveAveragePooling2D(_AdaptivePooling2D, ScaledGlobalAveragePooling2D):
+    """`ScaledGlobalAveragePooling2D` that keeps the spatial axes, with size 1.
+
+    Args:
+        output_size: 1 or (1, 1); there is no other.
+        data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
+        k_coef_lip: the Lipschitz constant.
+        **kwargs: as in `ScaledGlobalAveragePooling2D`.
+
+    Raises:
+        ValueError: another `output_size`.
+    """
+
+
+@register
+class ScaledAdaptiveL2NormPooling2D(_AdaptivePooling2D, ScaledGlobalL2NormPooling2D):
+    """`ScaledGlobalL2NormPooling2D` that keeps the spatial axes, with size 1.
+
+    Args:
+        output_size: 1 or (1, 1); there is no other.
+        data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
+        k_coef_lip: the Lipschitz constant.
+        **kwargs: as in `ScaledGlobalL2NormPooling2D`.
+
+    Raises:
+        ValueError: another `output_size`.
+    """

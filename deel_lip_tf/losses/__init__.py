@@ -14,17 +14,29 @@ from deel_lip_tf.losses.formulas import (
 )
 from deel_lip_tf.losses.hinge import CategoricalHinge, HingeMargin, MulticlassHinge, MultiMargin
 from deel_lip_tf.losses.kantorovich import HKR, KR, LseHKR, MulticlassHKR, MulticlassKR, NegKR
+from deel_lip_tf.losses.learned import (
+    HingeMarginAuto,
+    HKRauto,
+    MulticlassHingeAuto,
+    MulticlassHKRauto,
+)
+from deel_lip_tf.losses.soft import MulticlassSoftHKR
 
 __all__ = [
     "HKR",
+    "HKRauto",
     "KR",
     "CategoricalHinge",
     "HingeMargin",
+    "HingeMarginAuto",
     "LseHKR",
     "MultiMargin",
     "MulticlassHKR",
+    "MulticlassHKRauto",
     "MulticlassHinge",
+    "MulticlassHingeAuto",
     "MulticlassKR",
+    "MulticlassSoftHKR",
     "NegKR",
     "ParametricLoss",
     "TauBinaryCrossentropy",

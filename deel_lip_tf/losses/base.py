@@ -12,6 +12,9 @@ RULES = {
     "tau": (lambda value: 0 < value < math.inf, "positive and finite"),
     "temperature": (lambda value: 0 < value < math.inf, "positive and finite"),
     "penalty": (lambda value: 0 < value < math.inf, "positive and finite"),
+    "max_margin": (lambda value: 0 < value < math.inf, "positive and finite"),
+    "alpha_margin": (lambda value: 0 <= value < math.inf, "finite and at least 0"),
+    "alpha_mean": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "soft_hinge_tau": (lambda value: 0 <= value < math.inf, "finite and at least 0 (0: plain)"),
 }
 
@@ -87,7 +90,8 @@ class ParametricLoss(keras.losses.Loss):
     def __setattr__(self, name: str, value: Any):
         if name in self.__dict__.get("_parameters", ()):
             # replacing the variable would leave traced steps with the old one, silently
-            getattr(self, name).assign(_checked(name, value))
+            self.check_parameter(name, value)
+            getattr(self, name).assign(float(value))
         else:
             super().__setattr__(name, value)
 

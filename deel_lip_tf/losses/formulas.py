@@ -137,13 +137,49 @@ def multiclass_hinge(
     others = ops.cast(ops.shape(scores)[-1], scores.dtype) - 1
     plain = ops.mean(hinges * (1 + (others - 1) * positive), axis=-1)
     tau = ops.convert_to_tensor(soft_hinge_tau, dtype=scores.dtype)
-    # finite, so that a row without negatives gives a softmax that is discarded, not NaN
-    negatives = ops.softmax(ops.where(positive > 0, -1e30, tau * scores), axis=-1)
-    soft = ops.sum(hinges * (positive + (1 - positive) * negatives), axis=-1)
+    soft = ops.sum(hinges * _threats(scores, positive, tau), axis=-1)
     return ops.where(tau > 0, soft, plain)
 
 
-def _regularized(kr_value: Tensor, hinge: Tensor, alpha: float) -> Tensor:
+def _threats(scores: Tensor, positive: Tensor, sharpness: Tensor) -> Tensor:
+    """Returns weights 1 on positives and `softmax_{j != y}(sharpness f)` on negatives."""
+    # finite, so that a row without negatives gives a softmax that is discarded, not NaN
+    negatives = ops.softmax(ops.where(positive > 0, -1e30, sharpness * scores), axis=-1)
+    return positive + (1 - positive) * negatives
+
+
+def hinge_margin_auto(
+    y_true: Tensor, y_pred: Tensor, margins: Tensor, alpha_margin: float = 0.1
+) -> Tensor:
+    """Hinge with a margin per output: `mean_c relu(theta_c/2 - s f) - alpha_margin sum_c theta_c`.
+
+    The second term, the same for every sample, rewards large margins. `margins` has shape `(C,)`.
+    """
+    return hinge_margin(y_true, y_pred, margins) - alpha_margin * ops.sum(margins)
+
+
+def multiclass_hinge_auto(
+    y_true: Tensor,
+    y_pred: Tensor,
+    margins: Tensor,
+    alpha_margin: float = 0.1,
+    soft_hinge_tau: float = 0.0,
+) -> Tensor:
+    """`multiclass_hinge` with the margin `theta_y` of the true class, which it rewards.
+
+    Minus `alpha_margin` times the mean of `theta_c` over the classes that the batch contains.
+    Exactly one class per sample: the one with the largest label. `margins` has shape `(C,)`.
+    """
+    labels, scores = aligned(y_true, y_pred)
+    true = ops.cast(_true_class(labels), scores.dtype)
+    margins = ops.cast(margins, scores.dtype)
+    own = ops.sum(true * margins, axis=-1, keepdims=True)
+    present = ops.max(true, axis=0)
+    mean = ops.divide_no_nan(ops.sum(present * margins), ops.sum(present))
+    return multiclass_hinge(true, scores, own, soft_hinge_tau) - alpha_margin * mean
+
+
+def regularized(kr_value: Tensor, hinge: Tensor, alpha: float) -> Tensor:
     """Returns `-KR + alpha hinge`, and the hinge alone where `alpha` is infinite."""
     alpha = ops.convert_to_tensor(alpha, dtype=hinge.dtype)
     only_hinge = ops.isinf(alpha)
@@ -165,7 +201,7 @@ def hkr(
     `alpha = inf` is the hinge alone, `alpha = 0` is exactly `-kr`. Source: arXiv:2006.06520.
     """
     hinge = hinge_margin(y_true, y_pred, min_margin)
-    return _regularized(kr(y_true, y_pred, multi_gpu), hinge, alpha)
+    return regularized(kr(y_true, y_pred, multi_gpu), hinge, alpha)
 
 
 def multiclass_hkr(
@@ -178,7 +214,7 @@ def multiclass_hkr(
 ) -> Tensor:
     """Multiclass form: `-kr + alpha multiclass_hinge`, with the same meaning of `alpha`."""
     hinge = multiclass_hinge(y_true, y_pred, min_margin, soft_hinge_tau)
-    return _regularized(kr(y_true, y_pred, multi_gpu), hinge, alpha)
+    return regularized(kr(y_true, y_pred, multi_gpu), hinge, alpha)
 
 
 def _true_class(labels: Tensor) -> Tensor:
@@ -287,7 +323,37 @@ def lse_hkr(
     rival = ops.logsumexp(hidden, axis=-1) / sharpness
     own = _true_score(scores, true)
     half = min_margin / 2
-    return _regularized(own - rival, ops.relu(half - own) + ops.relu(half + rival), alpha)
+    return regularized(own - rival, ops.relu(half - own) + ops.relu(half + rival), alpha)
+
+
+def soft_sharpness(running_mean: Tensor, temperature: float, min_margin: float) -> Tensor:
+    """Sharpness `clip(temperature m / clip(mu, m, 20000), .005, 250)` of `multiclass_soft_hkr`.
+
+    `mu` is the running mean of `|f|`: as the scores grow, the softmax keeps its contrast.
+    """
+    typical = ops.clip(running_mean, min_margin, 20000.0)
+    return ops.stop_gradient(ops.clip(temperature * min_margin / typical, 0.005, 250.0))
+
+
+def multiclass_soft_hkr(
+    y_true: Tensor,
+    y_pred: Tensor,
+    sharpness: Tensor,
+    alpha: float = 10.0,
+    min_margin: float = 1.0,
+) -> Tensor:
+    """`sum_c w (relu(m/2 - s f) - s f / alpha)`, `w = 1` for the true class, softmax elsewhere.
+
+    `w_j = softmax_{j != y}(sharpness f)` looks at the most threatening classes. The hinge has
+    weight 1 here and the other term `1 / alpha`; `alpha = inf` is the hinge alone.
+    """
+    labels, scores = aligned(y_true, y_pred)
+    _several_classes(scores, "`HKR`")
+    positive = _positives(labels)
+    signed = (2 * positive - 1) * scores
+    weights = _threats(scores, positive, sharpness)
+    terms = ops.relu(min_margin / 2 - signed) - signed / alpha
+    return ops.sum(weights * terms, axis=-1)
 
 
 def alpha_from_torchlip(alpha: float) -> float:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from deel_lip_tf.layers.base import LipschitzLayer
+from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 
 
 def vanillaModel(model: keras.Model) -> keras.Model:
@@ -59,7 +59,7 @@ def _export_model(model: keras.Model, exported: dict) -> keras.Model:
 def _export_layer(layer, exported: dict):
     if isinstance(layer, keras.Model):
         return _export_model(layer, exported)
-    if isinstance(layer, LipschitzLayer):
+    if isinstance(layer, LipschitzLayer | Condensable):
         return layer.vanilla_export()
     copy = type(layer).from_config(layer.get_config())
     if isinstance(layer, keras.layers.Layer) and layer.weights:

@@ -11,13 +11,14 @@ from deel_lip_tf._registration import register
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.known import activation_constant, known_constant
 from deel_lip_tf.model.export import vanillaModel
+from deel_lip_tf.model.loss_state import LossState
 from deel_lip_tf.normalizers import check_lipschitz_factor
 
 # Set while a saved model is read: its layers then already have the constants they were saved with.
 _restoring = contextvars.ContextVar("restoring", default=False)
 
 
-class _LipschitzModel(Condensable):
+class _LipschitzModel(LossState, Condensable):
     """Mixin of the models: condensation, export, and tracing again after a change of constants."""
 
     _traced_constants: dict | None = None
@@ -233,6 +234,8 @@ def _known_one_lipschitz(layer) -> bool:
     if type(layer) in _CONVEX_MERGES:
         return True
     if isinstance(layer, LipschitzLayer):
+        if not layer.is_guaranteed:
+            return False
         constant = activation_constant(getattr(layer, "activation", None))
         return constant is not None and (
             constant <= 1 or isinstance(layer.activation, LipschitzLayer)

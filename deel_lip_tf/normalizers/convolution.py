@@ -15,14 +15,19 @@ EXTENDING = ("circular", "symmetric", "reflect", "replicate")
 PADDINGS = ("same", "valid", *EXTENDING)
 
 
-def padding_amounts(size: int, kernel_size: int, stride: int, padding: str) -> tuple[int, int]:
+def padding_amounts(
+    size: int | None, kernel_size: int, stride: int, padding: str
+) -> tuple[int, int]:
     """Elements added `(before, after)` one axis.
 
     `"same"` follows TensorFlow: as many outputs as `ceil(size / stride)`, the odd zero at the end.
-    The extending paddings add `kernel_size - 1` in all, whatever the stride.
+    `"causal"` (of sequences) puts zeros in front only. The extending paddings add
+    `kernel_size - 1` in all, whatever the stride; neither depends on `size`.
     """
     if padding == "valid":
         return 0, 0
+    if padding == "causal":
+        return kernel_size - 1, 0
     if padding == "same":
         total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
         return total // 2, total - total // 2
@@ -69,7 +74,7 @@ def max_duplication(size: int | None, kernel_size: int, stride: int, padding: st
         size: length of the axis; `None` for the largest count over all lengths.
         kernel_size: length of the kernel on this axis.
         stride: step of the patches on this axis.
-        padding: one of `PADDINGS`.
+        padding: one of `PADDINGS`, or `"causal"`.
     """
     if size is None:
         # Beyond twice the reach of a patch the two borders no longer meet: the counts then depend

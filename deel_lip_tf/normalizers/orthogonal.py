@@ -69,17 +69,21 @@ def polar_factor(matrix, cubics: tuple):
     stay zero.
 
     Args:
-        matrix: tensor (rows, columns), any finite entries.
+        matrix: tensor (..., rows, columns), any finite entries; each matrix by itself.
         cubics: coefficients from `minimax_cubics` or `bjorck_cubics`.
 
     Returns:
         A tensor of the same shape; the gradient is that of these very operations.
     """
-    rows, columns = matrix.shape
+    rows, columns = matrix.shape[-2:]
     if rows < columns:
-        return ops.transpose(polar_factor(ops.transpose(matrix), cubics))
-    scaled = unit_scale(matrix)
-    factor = safe_divide(scaled, spectral_norm_bound(scaled, _SCALING_SQUARINGS))
+        return ops.swapaxes(polar_factor(ops.swapaxes(matrix, -1, -2), cubics), -1, -2)
+    scaled = unit_scale(matrix, axis=(-2, -1))
+    # A single column has one singular value, its norm, and the bound is that norm at once.
+    bound = spectral_norm_bound(scaled, _SCALING_SQUARINGS if columns > 1 else 0)
+    factor = safe_divide(scaled, bound[..., None, None])
+    if columns == 1:
+        return factor
     for phase in _phases(cubics, rows, columns):
         factor = ops.matmul(factor, _gram_polynomial(factor, phase))
     return ops.matmul(factor, _gram_polynomial(factor, (BJORCK_STEP,)))
@@ -100,8 +104,8 @@ def _phases(cubics: tuple, rows: int, columns: int) -> list:
 
 def _gram_polynomial(factor, cubics: tuple):
     """The matrix `Q` for which `factor @ Q` is `factor` after all of `cubics`."""
-    identity = ops.eye(factor.shape[1], dtype=factor.dtype)
-    gram = ops.matmul(ops.transpose(factor), factor)
+    identity = ops.eye(factor.shape[-1], dtype=factor.dtype)
+    gram = ops.matmul(ops.swapaxes(factor, -1, -2), factor)
     product = None
     for index, (a, b) in enumerate(cubics):
         polynomial = a * identity + b * gram

@@ -57,7 +57,11 @@ class Spectral:
                 )
 
     def project(self, matrix):
-        """The nearest orthogonal matrix (or the unit-norm multiple) of `matrix` (rows, outputs)."""
+        """The nearest orthogonal matrix (or the unit-norm multiple) of `matrix`.
+
+        Args:
+            matrix: tensor (..., rows, outputs); each matrix is projected by itself.
+        """
         matrix = at_least_float32(matrix)
         if self.eps_bjorck is None or self.beta_bjorck is None:
             return self._unit_norm(matrix)
@@ -65,10 +69,10 @@ class Spectral:
         return polar_factor(matrix, cubics)
 
     def _unit_norm(self, matrix):
-        squarings = squarings_for(min(matrix.shape), self.eps_spectral)
-        scaled = unit_scale(matrix)
+        squarings = squarings_for(min(matrix.shape[-2:]), self.eps_spectral)
+        scaled = unit_scale(matrix, axis=(-2, -1))
         bound = spectral_norm_bound(scaled, min(squarings, self.maxiter_spectral))
-        return safe_divide(scaled, bound)
+        return safe_divide(scaled, bound[..., None, None])
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,16 @@ def at_least_float32(tensor):
 def flatten_kernel(kernel):
     """The matrix (everything else, last axis) of a kernel."""
     return ops.reshape(kernel, (-1, kernel.shape[-1]))
+
+
+def depthwise_matrices(kernel):
+    """A matrix (patch, multiplier) for each channel of a kernel (*sizes, channels, multiplier)."""
+    return ops.moveaxis(ops.reshape(kernel, (-1, *kernel.shape[-2:])), 1, 0)
+
+
+def depthwise_kernel(matrices, shape):
+    """The kernel of the given shape with these `depthwise_matrices`."""
+    return ops.reshape(ops.moveaxis(matrices, 0, 1), shape)
 
 
 def check_lipschitz_factor(k, name: str = "k_coef_lip") -> float:

@@ -33,26 +33,27 @@ def spectral_norm_bound(matrix, squarings: int):
     small, which power iteration always is.
 
     Args:
-        matrix: tensor (rows, columns) with entries that can be squared (see `unit_scale`).
+        matrix: tensor (..., rows, columns) with entries that can be squared (see `unit_scale`).
         squarings: `t`, how many times the Gram matrix is squared.
 
     Returns:
-        A scalar tensor, differentiable in `matrix`; 0 for the zero matrix.
+        A tensor (...), a scalar for one matrix, differentiable in `matrix`; 0 for the zero matrix.
 
     Source: Delattre et al., 2023, arXiv:2305.16173.
     """
     gram = smaller_gram(matrix)
-    norms = [frobenius_norm(gram)]
+    norms = [frobenius_norm(gram, axis=(-2, -1), keepdims=True)]
     for _ in range(squarings):
         gram = safe_divide(gram, norms[-1])
         gram = ops.matmul(gram, gram)
-        norms.append(frobenius_norm(gram))
+        norms.append(frobenius_norm(gram, axis=(-2, -1), keepdims=True))
     # ||G_t||_2 = n_t ||G_t / n_t||_2 = n_t ||G_{t+1}||_2^(1/2), from the innermost square outwards
     bound = norms.pop()
     while norms:
         bound = norms.pop() * safe_sqrt(bound)
     # Rounding of the products moves the bound by a few units of the last place.
-    return safe_sqrt(bound) * (1 + 16 * _unit_roundoff(matrix))
+    bound = safe_sqrt(bound) * (1 + 16 * _unit_roundoff(matrix))
+    return ops.squeeze(bound, axis=(-2, -1))
 
 
 def power_iteration(matrix, u=None, eps: float = 1e-3, maxiter: int = 10):

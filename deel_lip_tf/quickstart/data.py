@@ -162,7 +162,8 @@ def _from_tensorflow_datasets(name: str) -> Dataset:
         parts = tfds.load(name, split=["train", "test"], batch_size=-1, as_supervised=True)
     except Exception as error:  # downloading fails in as many ways as there are networks
         raise BadInput(
-            f"tensorflow_datasets cannot load {name!r} ({type(error).__name__}: {error})"
+            f"tensorflow_datasets cannot load {name!r}: give a FILE.npz where there is no network "
+            f"({type(error).__name__}: {error})"
         ) from error
     (x_train, y_train), (x_test, y_test) = tfds.as_numpy(parts)
     arrays = dict(zip(KEYS, (x_train, y_train, x_test, y_test), strict=True))

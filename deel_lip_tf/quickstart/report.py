@@ -90,23 +90,31 @@ def _bounds(bound) -> list[str]:
 
 
 def _accuracies(results: Results) -> list[str]:
-    attacked = results.attacked
-    columns = list(attacked.attacks)
-    if columns:
-        columns.append(attacked.nearest())
-    header = f"  {'radius':<9}{'certified':>12}" + "".join(f"{c.name:>16}" for c in columns)
-    lines = [
-        f"Clean accuracy {results.clean_accuracy:.2%} on {results.test_images} held-out images",
+    drawn, total = results.attacked.images, results.test_images
+    rows = [_row(results, *pair) for pair in zip(RADII, results.certified_accuracy, strict=True)]
+    header = f"  {'radius':<8}" + "".join(f"{title:>16}" for title, _ in rows[0][1])
+    lines = [f"  {radius:<8.4g}" + "".join(f"{v:>16.2%}" for _, v in row) for radius, row in rows]
+    attacks = f", and what the attacks leave of {drawn} of them" if results.attacked.attacks else ""
+    return [
+        f"Clean accuracy {results.clean_accuracy:.2%} on {total} held-out images",
         "",
-        "Robust accuracy: proven on all of them, and what each attack leaves of "
-        f"{attacked.images} of them",
+        f"Robust accuracy: certified on {total} images{attacks}",
         header,
+        *lines,
+        "  (radius: L2 norm of the change of the image, pixels from 0 to 1)",
     ]
-    for radius, certified in zip(RADII, results.certified_accuracy, strict=True):
-        left = "".join(f"{attacked.robust_accuracy(c, radius):>16.2%}" for c in columns)
-        lines.append(f"  {radius:<9.4g}{certified:>12.2%}{left}")
-    lines.append("  (radius: L2 norm of the change of the image, pixels from 0 to 1)")
-    return lines
+
+
+def _row(results: Results, radius: float, certified: float) -> tuple[float, list[tuple]]:
+    """A radius with titles and shares; the certificates of the drawn images where they are few."""
+    attacked = results.attacked
+    cells = [("certified", certified)]
+    if attacked.attacks:
+        if attacked.images < results.test_images:
+            cells.append((f"certified of {attacked.images}", attacked.certified_accuracy(radius)))
+        methods = [*attacked.attacks, attacked.nearest()]
+        cells += [(method.name, attacked.robust_accuracy(method, radius)) for method in methods]
+    return radius, cells
 
 
 def _attacks(attacked: Attacked) -> list[str]:

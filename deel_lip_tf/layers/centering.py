@@ -1,0 +1,210 @@
+"""Layers that shift: a fixed scaling with a bias, and the centering of each sample by itself."""
+
+import math
+
+import keras
+from keras import ops
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.layers.base import LipschitzLayer, operation_export
+from deel_lip_tf.layers.padding import spatial_axes
+
+
+class Shifted(LipschitzLayer, keras.layers.Layer):
+    """Base of the layers with a learned bias for each channel that know where the channels are."""
+
+    def __init__(
+        self,
+        use_bias: bool = True,
+        data_format: str | None = None,
+        k_coef_lip: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.use_bias = bool(use_bias)
+        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+        if self.data_format not in ("channels_first", "channels_last"):
+            raise ValueError(
+                '`data_format` must be "channels_last" or "channels_first". '
+                f"Received: data_format={data_format!r}."
+            )
+        self.bias = None
+        self.set_klip_factor(k_coef_lip)
+
+    def build(self, input_shape):
+        """Creates the bias."""
+        if len(input_shape) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs a batch axis and channels. Received: input_shape="
+                f"{tuple(input_shape)}. Reshape the input to (batch, channels)."
+            )
+        if self.use_bias:
+            self.bias = self._add_vector("bias", input_shape, "zeros", trainable=True)
+        self.built = True
+
+    def _add_vector(self, name: str, input_shape, initializer: str, trainable: bool):
+        """A variable for each channel, not rounded below float32: it is a mean of many values."""
+        return self.add_weight(
+            name=name,
+            shape=(input_shape[self._channel_axis(len(input_shape))],),
+            initializer=initializer,
+            trainable=trainable,
+            dtype="float64" if self.variable_dtype == "float64" else "float32",
+            autocast=False,
+            aggregation="mean",
+        )
+
+    def _channel_axis(self, rank: int) -> int:
+        return rank - 1 if self.data_format == "channels_last" else 1
+
+    def _along_channels(self, vector, rank: int):
+        """A vector with one entry per channel, in the shape that broadcasts against the input."""
+        return ops.reshape(vector, self._channel_shape(rank))
+
+    def _channel_shape(self, rank: int) -> tuple:
+        axis = self._channel_axis(rank)
+        return (1,) * axis + (-1,) + (1,) * (rank - 1 - axis)
+
+    def _shift(self, outputs):
+        if self.bias is None:
+            return outputs
+        bias = ops.cast(self.bias, outputs.dtype)
+        return outputs + self._along_channels(bias, len(outputs.shape))
+
+    def _rescaling(self, scale: float, offset) -> keras.layers.Layer:
+        """The plain layer `scale * x + offset`, of the same name; `offset` is a vector or None."""
+        if offset is None:
+            offset = 0.0
+        elif self.built:
+            rank = len(self.get_build_config()["input_shape"])
+            offset = ops.convert_to_numpy(self._along_channels(offset, rank)[0]).tolist()
+        return keras.layers.Rescaling(scale, offset, name=self.name, dtype=self.dtype_policy)
+
+    def compute_output_shape(self, input_shape):
+        """The shape of the input."""
+        return tuple(input_shape)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "use_bias": self.use_bias,
+            "data_format": self.data_format,
+        }
+
+
+@register
+class ScaleBias(Shifted):
+    """`y = k_coef_lip * scalar * x + bias`, with a fixed number and one learned bias per channel.
+
+    `k_coef_lip * |scalar|`-Lipschitz; a `scalar` beyond 1 is counted by `lipschitz_constant()`.
+
+    Args:
+        scalar: the number; it is not trained.
+        use_bias: whether to add a bias.
+        data_format: where the channels are: `"channels_last"`, `"channels_first"` or `None` for
+            Keras's default.
+        k_coef_lip: factor, 1 by default.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Raises:
+        ValueError: `scalar` is not finite.
+    """
+
+    def __init__(self, scalar: float = 1.0, use_bias: bool = True, **kwargs):
+        super().__init__(use_bias=use_bias, **kwargs)
+        if not math.isfinite(scalar):
+            raise ValueError(f"`scalar` must be a finite number. Received: scalar={scalar}.")
+        self.scalar = float(scalar)
+
+    @property
+    def is_guaranteed(self) -> bool:
+        """Whether the constant is at most `k_coef_lip`."""
+        return abs(self.scalar) <= 1
+
+    def lipschitz_constant(self) -> float:
+        """`k_coef_lip * |scalar|`."""
+        return self.k_coef_lip * abs(self.scalar)
+
+    def call(self, inputs):
+        """The scaled and shifted input."""
+        return self._shift(inputs * (self.k_coef_lip * self.scalar))
+
+    def vanilla_export(self) -> keras.layers.Layer:
+        """A `keras.layers.Rescaling`, of the same name."""
+        return self._rescaling(self.k_coef_lip * self.scalar, self.bias)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "scalar": self.scalar}
+
+
+@register
+class LayerCentering(Shifted):
+    """`y = k_coef_lip * (x - mean(x)) + bias`, the mean over some axes of each sample by itself.
+
+    Subtracting the mean is an orthogonal projection: `k_coef_lip`-Lipschitz, at training and at
+    inference alike.
+
+    Args:
+        axis: the axes of the mean, an integer or a tuple. Default: all but batch and channels; an
+            input (batch, features) has none of these, so that `axis=-1` must be said.
+        use_bias: whether to add a learned bias for each channel.
+        data_format: where the channels are: `"channels_last"`, `"channels_first"` or `None` for
+            Keras's default.
+        k_coef_lip: the Lipschitz constant, 1 by default.
+        **kwargs: as in `keras.layers.Layer`.
+
+    Raises:
+        ValueError: the axes contain the batch, are out of range, occur twice, or there are none.
+
+    Source: `LayerCentering` of deel-torchlip, whose default takes the mean over the batch where
+    the input has two axes.
+    """
+
+    def __init__(self, axis=None, use_bias: bool = True, **kwargs):
+        super().__init__(use_bias=use_bias, **kwargs)
+        self.axis = tuple(axis) if isinstance(axis, list | tuple) else axis
+
+    def build(self, input_shape):
+        """Creates the bias and checks the axes."""
+        self._axes(len(input_shape))
+        super().build(input_shape)
+
+    def _axes(self, rank: int) -> tuple:
+        if self.axis is None:
+            axes = spatial_axes(self.data_format, rank - 2)
+        else:
+            given = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+            axes = tuple(axis + rank if axis < 0 else axis for axis in given)
+        if not axes or len(set(axes)) < len(axes) or not all(0 < axis < rank for axis in axes):
+            raise ValueError(
+                "`axis` of LayerCentering must name different axes of a sample, never the batch "
+                f"axis 0. Received: axis={self.axis} for an input of {rank} axes. "
+                "For the features of a (batch, features) input, set axis=-1."
+            )
+        return axes
+
+    def _centered(self, inputs):
+        mean = ops.mean(inputs, axis=self._axes(len(inputs.shape)), keepdims=True)
+        return (inputs - mean) * self.k_coef_lip
+
+    def call(self, inputs):
+        """The centered input."""
+        return self._shift(self._centered(inputs))
+
+    def vanilla_export(self) -> keras.layers.Layer:
+        """A Keras model of the same name, of Keras's own operations."""
+        if self.bias is None:
+            return operation_export(self, self._centered)
+        bias = ops.convert_to_numpy(self.bias)
+
+        def operation(inputs):
+            shape = self._channel_shape(len(inputs.shape))
+            return ops.cast(self._centered(inputs) + bias.reshape(shape), self.compute_dtype)
+
+        return operation_export(self, operation)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "axis": self.axis}

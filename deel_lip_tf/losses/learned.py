@@ -1,0 +1,346 @@
+"""Losses that learn their margins, one per output, together with the network.
+
+The hinge wants small margins `theta`, a reward of weight `alpha_margin` wants large ones; where
+they balance, a known fraction of the samples lies inside the margin, and this fraction is what
+`alpha_margin` really sets:
+
+| loss                                      | fraction inside | reached value              |
+|-------------------------------------------|-----------------|----------------------------|
+| `HingeMarginAuto`, `HKRauto`, `C` outputs | `P_c`           | `2 C alpha_margin`         |
+| `Multiclass...Auto`, `soft_hinge_tau = 0` | `Q_c`           | `alpha_margin C / (C - 1)` |
+| `Multiclass...Auto`, `soft_hinge_tau > 0` | `Q_c`           | `alpha_margin`             |
+
+`P_c = P(s f_c < theta_c / 2)`, and among the samples of class `c`
+`Q_c = E[1[f_c < theta_c/2] + mean_{j != c} 1[-f_j < theta_c/2]] / 2`, with the weights of the
+softmax in the mean where there is one. The rows on `Q_c` hold for batches that contain all classes
+and classes of frequency `1/C`; for another frequency `p_c`, `Q_c` is larger by `1 / (C p_c)`.
+
+Derivation: the derivative of the expected loss in `theta_c` is half the weight of the active hinges
+minus the weight of the reward; set it to zero. A fraction of 1 or more cannot be reached: the
+margins then grow up to `max_margin`, and a warning says so. The weight `alpha` of the HKR forms
+multiplies both terms and changes no fraction; with `alpha = 0` the margins stay as they are.
+
+Two limits. A network that leaves more samples than that inside `min_margin` already keeps its
+margins at `min_margin`. And where `2 C alpha_margin` exceeds the share of the rarer label of an
+output, the hinge alone is content with one answer for all, and the margin grows to `max_margin`;
+the KR term works against that.
+"""
+
+import warnings
+from typing import Any
+
+import keras
+from keras import ops
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.losses import formulas
+from deel_lip_tf.losses.base import ParametricLoss
+from deel_lip_tf.losses.tracing import outside_of_graphs
+
+
+class LearnedMargins(ParametricLoss):
+    """Base of the losses with learned margins; not a loss by itself.
+
+    The margins are a trainable variable of shape `(outputs,)` in the loss's dtype, float32 at
+    least. They start at `min_margin`, and every optimizer keeps them in `[min_margin, max_margin]`
+    after each update. `LossVariableModel` and `LossVariableSequential` create them from their
+    output shape and train them with their own optimizer; under any other model they keep their
+    values. Compiled models save and restore them.
+    """
+
+    def __init__(self, name, reduction, dtype, multi_gpu=None, **parameters):
+        super().__init__(name, reduction, dtype, multi_gpu, **parameters)
+        self._margins = None
+        if parameters["min_margin"] > parameters["max_margin"]:
+            raise ValueError(
+                "`max_margin` must be at least `min_margin`. Received: min_margin="
+                f"{parameters['min_margin']}, max_margin={parameters['max_margin']}."
+            )
+
+    @property
+    def hinge_margins(self) -> keras.Variable | None:
+        """The margins, `loss.hinge_margins.numpy()`; None while the number of outputs is unknown.
+
+        A model that is built creates them in `compile`, another one in its first training step.
+        """
+        return self._margins
+
+    def get_trainable_variables(self) -> list[keras.Variable]:
+        """Returns what a training step must learn: the margins, once they exist."""
+        return [] if self._margins is None else [self._margins]
+
+    def stationary_fraction(self, outputs: int) -> float:
+        """Returns the fraction of samples inside the margins that training leads to, see above."""
+        raise NotImplementedError
+
+    def build(self, outputs: int) -> None:
+        """Creates the margins of a model with this number of outputs; repeating it does nothing.
+
+        Raises:
+            ValueError: if the loss already has the margins of another number of outputs.
+        """
+        if self._margins is None:
+            # a model without an input shape comes here while its first step is traced
+            with outside_of_graphs(), keras.name_scope(self.name):
+                self._warn_if_unreachable(outputs)
+                self._margins = keras.Variable(
+                    keras.initializers.Constant(float(ops.convert_to_numpy(self.min_margin))),
+                    shape=(outputs,),
+                    dtype=self.dtype,
+                    autocast=False,
+                    name="hinge_margins",
+                )
+            self._margins.constraint = self._clipped
+        elif self._margins.shape[0] != outputs:
+            raise ValueError(
+                f"The loss {self.name!r} has learned the margins of {self._margins.shape[0]} "
+                f"outputs: use a new loss for another model. Received: {outputs} outputs."
+            )
+
+    def _clipped(self, margins):
+        return ops.clip(margins, self.min_margin, self.max_margin)
+
+    def _warn_if_unreachable(self, outputs: int) -> None:
+        fraction = self.stationary_fraction(outputs)
+        if fraction >= 1:
+            alpha_margin = float(ops.convert_to_numpy(self.alpha_margin))
+            warnings.warn(
+                f"`alpha_margin`={alpha_margin:g} asks that {fraction:.0%} of the samples lie "
+                f"inside the margins of {outputs} outputs: the margins of {self.name!r} will grow "
+                f"up to `max_margin`. Choose `alpha_margin` below {alpha_margin / fraction:.3g}.",
+                stacklevel=3,
+            )
+
+    def _margins_for(self, y_pred):
+        self.build(1 if len(y_pred.shape) == 1 else y_pred.shape[-1])
+        return self._margins
+
+    def save_own_variables(self, store) -> None:
+        """Writes the margins into the file of the compiled model."""
+        if self._margins is not None:
+            store["hinge_margins"] = self._margins
+
+    def load_own_variables(self, store) -> None:
+        """Reads the margins; a file without any leaves them as they are."""
+        if "hinge_margins" in store.keys():  # noqa: SIM118 - a store is not a dictionary
+            values = store["hinge_margins"]
+            self.build(values.shape[0])
+            self._margins.assign(values)
+
+
+class _PerOutput(LearnedMargins):
+    """Each output is a binary task of its own."""
+
+    def stationary_fraction(self, outputs: int) -> float:
+        """`2 outputs alpha_margin`, the fraction `P(s f_c < theta_c / 2)` of every output."""
+        return 2.0 * outputs * float(ops.convert_to_numpy(self.alpha_margin))
+
+
+class _PerClass(LearnedMargins):
+    """The outputs are classes, one of which is true."""
+
+    def stationary_fraction(self, outputs: int) -> float:
+        """The fraction `Q_c` of the module's table, for classes of equal frequency."""
+        fraction = float(ops.convert_to_numpy(self.alpha_margin))
+        is_plain = float(ops.convert_to_numpy(self.soft_hinge_tau)) == 0
+        return fraction * outputs / max(outputs - 1, 1) if is_plain else fraction
+
+
+@register
+class HingeMarginAuto(_PerOutput):
+    """Hinge with learned margins, `mean_c relu(theta_c/2 - s f) - alpha_margin sum_c theta_c`.
+
+    Training leads to `P(s f_c < theta_c/2) = 2 C alpha_margin` for each of the `C` outputs: twice
+    `alpha_margin` for one output, so that the margin is twice the `2 alpha_margin`-quantile of
+    `s f`. deel-lip calls `alpha_margin` the fraction itself; the factor comes from the halves in
+    `theta/2`.
+
+    Args:
+        min_margin: smallest margin, positive, and the first value.
+        max_margin: largest margin.
+        alpha_margin: weight of the reward for large margins, at least 0; below `1 / (2 C)`, or the
+            margins grow up to `max_margin`.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
+
+    Raises:
+        ValueError: if a parameter is out of range, `max_margin < min_margin`, or the number of
+            outputs changes.
+    """
+
+    def __init__(
+        self,
+        min_margin: float = 1.0,
+        max_margin: float = 200.0,
+        alpha_margin: float = 0.1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "HingeMarginAuto",
+        *,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            name,
+            reduction,
+            dtype,
+            min_margin=min_margin,
+            max_margin=max_margin,
+            alpha_margin=alpha_margin,
+        )
+
+    def call(self, y_true, y_pred):
+        """Returns one value per sample, shape `(B,)`."""
+        margins = self._margins_for(y_pred)
+        return formulas.hinge_margin_auto(y_true, y_pred, margins, self.alpha_margin)
+
+
+@register
+class HKRauto(_PerOutput):
+    """HKR with learned margins, `-KR + alpha HingeMarginAuto`.
+
+    Args:
+        alpha: weight of the hinge in [0, inf], as in `HKR`; 0 leaves the margins where they are.
+        min_margin: as in `HingeMarginAuto`.
+        max_margin: likewise.
+        alpha_margin: likewise.
+        multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
+
+    Raises:
+        ValueError: as `HingeMarginAuto`.
+    """
+
+    def __init__(
+        self,
+        alpha: float,
+        min_margin: float = 1.0,
+        max_margin: float = 200.0,
+        alpha_margin: float = 0.1,
+        multi_gpu: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "HKRauto",
+        *,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            name,
+            reduction,
+            dtype,
+            multi_gpu,
+            alpha=alpha,
+            min_margin=min_margin,
+            max_margin=max_margin,
+            alpha_margin=alpha_margin,
+        )
+
+    def call(self, y_true, y_pred):
+        """Returns one value per sample, shape `(B,)`."""
+        margins = self._margins_for(y_pred)
+        hinge = formulas.hinge_margin_auto(y_true, y_pred, margins, self.alpha_margin)
+        return formulas.regularized(formulas.kr(y_true, y_pred, self.multi_gpu), hinge, self.alpha)
+
+
+@register
+class MulticlassHingeAuto(_PerClass):
+    """`MulticlassHinge` with the learned margin `theta_y` of the true class; one-hot labels.
+
+    `sum_{j != y} w_j (relu(theta_y/2 - f_y) + relu(theta_y/2 + f_j))` minus `alpha_margin` times
+    the mean of `theta_c` over the classes in the batch, with `w_j = 1/C`, or a softmax of the
+    negatives if `soft_hinge_tau > 0`. The fraction of samples that training leaves inside the
+    margins is in the table at the top of this module.
+
+    Args:
+        min_margin: smallest margin, positive, and the first value.
+        max_margin: largest margin.
+        alpha_margin: weight of the reward for large margins, at least 0.
+        soft_hinge_tau: sharpness of the softmax, see `MulticlassHinge`; 0 is the plain hinge.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
+
+    Raises:
+        ValueError: as `HingeMarginAuto`, or if the scores have a single column.
+    """
+
+    def __init__(
+        self,
+        min_margin: float = 1.0,
+        max_margin: float = 200.0,
+        alpha_margin: float = 0.1,
+        soft_hinge_tau: float = 0.0,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "MulticlassHingeAuto",
+        *,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            name,
+            reduction,
+            dtype,
+            min_margin=min_margin,
+            max_margin=max_margin,
+            alpha_margin=alpha_margin,
+            soft_hinge_tau=soft_hinge_tau,
+        )
+
+    def call(self, y_true, y_pred):
+        """Returns one value per sample, shape `(B,)`."""
+        margins = self._margins_for(y_pred)
+        return formulas.multiclass_hinge_auto(
+            y_true, y_pred, margins, self.alpha_margin, self.soft_hinge_tau
+        )
+
+
+@register
+class MulticlassHKRauto(_PerClass):
+    """Multiclass HKR with learned margins, `-MulticlassKR + alpha MulticlassHingeAuto`.
+
+    Args:
+        alpha: weight of the hinge in [0, inf], as in `HKR`; 0 leaves the margins where they are.
+        min_margin: as in `MulticlassHingeAuto`.
+        max_margin: likewise.
+        alpha_margin: likewise.
+        soft_hinge_tau: likewise.
+        multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
+
+    Raises:
+        ValueError: as `MulticlassHingeAuto`.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 10.0,
+        min_margin: float = 1.0,
+        max_margin: float = 200.0,
+        alpha_margin: float = 0.1,
+        soft_hinge_tau: float = 0.0,
+        multi_gpu: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "MulticlassHKRauto",
+        *,
+        dtype: Any = None,
+    ):
+        super().__init__(
+            name,
+            reduction,
+            dtype,
+            multi_gpu,
+            alpha=alpha,
+            min_margin=min_margin,
+            max_margin=max_margin,
+            alpha_margin=alpha_margin,
+            soft_hinge_tau=soft_hinge_tau,
+        )
+
+    def call(self, y_true, y_pred):
+        """Returns one value per sample, shape `(B,)`."""
+        margins = self._margins_for(y_pred)
+        hinge = formulas.multiclass_hinge_auto(
+            y_true, y_pred, margins, self.alpha_margin, self.soft_hinge_tau
+        )
+        return formulas.regularized(formulas.kr(y_true, y_pred, self.multi_gpu), hinge, self.alpha)

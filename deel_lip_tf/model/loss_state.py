@@ -1,0 +1,94 @@
+"""What losses and metrics with a state of their own need from the model they are compiled in."""
+
+import inspect
+from collections.abc import Iterator
+
+import keras
+from keras import tree
+
+
+class LossState:
+    """Mixin of models: losses may have variables, and metrics may read the model.
+
+    Everything goes by method names, so that a loss of the user's own takes part too. Of a loss:
+
+    * `build(outputs)`: called with the number of outputs, before the first training step.
+    * `get_trainable_variables()`: trained with the optimizer of the model if `optim_margin`.
+    * `get_non_trainable_variables()`: may change in `update_state`.
+    * `update_state(y_pred)`: called in each training step before the loss is computed, and never in
+      an evaluation.
+    * `save_own_variables(store)`, `load_own_variables(store)`: Keras calls them when it saves and
+      loads a compiled model.
+
+    Of a metric: `attach(model)`, called by `compile`.
+    """
+
+    optim_margin = False
+
+    def compile(self, *args, **kwargs) -> None:
+        """As in Keras; prepares losses and metrics that have a state of their own."""
+        super().compile(*args, **kwargs)
+        given = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs).arguments
+        for metric in tree.flatten([given.get("metrics"), given.get("weighted_metrics")]):
+            if hasattr(metric, "attach"):
+                metric.attach(self)
+        if self.built:
+            self._build_losses(self.outputs)
+
+    def compile_from_config(self, config: dict) -> None:
+        """As in Keras, which refuses to compile a loaded model whose class overrides `compile`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built and self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """As in Keras; in training, losses with a state see the predictions first."""
+        # A model without an input shape learns its outputs here, before its optimizer is built.
+        self._build_losses(y_pred)
+        if training:
+            for loss, scores in self._losses_with_outputs(y_pred):
+                if hasattr(loss, "update_state"):
+                    loss.update_state(scores)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    @property
+    def trainable_variables(self) -> list:
+        """The variables of the layers, then those that the loss learns."""
+        return super().trainable_variables + self._learned_variables()
+
+    @property
+    def trainable_weights(self) -> list:
+        """As `trainable_variables`."""
+        return super().trainable_weights + self._learned_variables()
+
+    @property
+    def non_trainable_variables(self) -> list:
+        """Those of the layers, then those that a loss changes while training."""
+        # On JAX only what is listed here keeps the value that a training step gave it.
+        return super().non_trainable_variables + self._of_losses("get_non_trainable_variables")
+
+    def _learned_variables(self) -> list:
+        is_learning = self.optim_margin and self.trainable
+        return self._of_losses("get_trainable_variables") if is_learning else []
+
+    def _of_losses(self, method: str) -> list:
+        losses = tree.flatten(getattr(self, "loss", None))
+        found = [getattr(loss, method)() for loss in losses if hasattr(loss, method)]
+        return list({id(variable): variable for some in found for variable in some}.values())
+
+    def _build_losses(self, outputs) -> None:
+        for loss, output in self._losses_with_outputs(outputs):
+            if hasattr(loss, "build"):
+                loss.build(1 if len(output.shape) == 1 else output.shape[-1])
+
+    def _losses_with_outputs(self, outputs) -> Iterator[tuple]:
+        """Each loss with the output, or outputs one by one, that it looks at."""
+        flat = tree.flatten(outputs)
+        if isinstance(self.loss, dict):
+            names = sorted(outputs) if isinstance(outputs, dict) else self.output_names
+            pairs = zip(names, flat, strict=True)
+            yield from ((self.loss[name], output) for name, output in pairs if name in self.loss)
+        elif isinstance(self.loss, list | tuple):
+            yield from zip(tree.flatten(self.loss), flat, strict=False)
+        else:
+            yield from ((self.loss, output) for output in flat)

@@ -1,0 +1,336 @@
+"""Lower estimates of Lipschitz constants, searched for on data.
+
+Three ways to look for how much a model stretches a difference, none of which proves anything: the
+true constant may be larger. `deel_lip_tf.bounds.lipschitz_bound` bounds it from above; the two
+together say how tight the bound is.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from deel_lip_tf.losses.formulas import process_labels_for_multi_gpu
+from deel_lip_tf.model import vanillaModel
+from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
+
+__all__ = [
+    "evaluate_lip_const",
+    "evaluate_lip_const_gen",
+    "l2_normalize",
+    "process_labels_for_multi_gpu",
+]
+
+# Rows of a Jacobian that one backward pass computes.
+_ROWS = 256
+
+Function = Callable[[Any], Any]
+
+
+def evaluate_lip_const(
+    model: keras.Model,
+    x=None,
+    eps: float = 1e-4,
+    seed: int | None = None,
+    evaluation_type: str | Sequence[str] = "jacobian_norm",
+    disjoint_neurons: bool = False,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    expected_value: float | None = None,
+    num_noisy_samples: int = 10,
+    epsilon_noise: float = 1.0,
+    num_iterations: int = 100,
+    step_size: float = 1e-2,
+    double_attack: bool = False,
+) -> float:
+    """A lower estimate of the L2 Lipschitz constant of a model, at inference, from some samples.
+
+    The largest of what these searches find, each for every sample:
+
+    * `"jacobian_norm"`: the spectral norm of the Jacobian at the sample, by one backward pass for
+      each output: exact for a linear model.
+    * `"noise_norm"`: `||f(x + d) - f(x)|| / ||d||` for Gaussian `d`.
+    * `"attack"`: the same quotient for a `d` of norm `eps` that is driven uphill: each step gives
+      it the direction of the gradient of `||f(x + d) - f(x)||**2`, which is a power iteration where
+      the model is linear.
+
+    Sequential and functional models of layers of Keras and of this library are evaluated in
+    float64, so that the estimate exceeds the true constant by no more than float64 rounding; others
+    in their own precision, with `eps` raised to where their rounding matters little.
+
+    Args:
+        model: a model of one input and one output tensor, which is flattened.
+        x: samples (n, ...); `None` draws Gaussian ones of `input_shape`.
+        eps: norm of the perturbations of the attack.
+        seed: of the random numbers; `None` for other ones at each call.
+        evaluation_type: one of the three names, a list of them, or `"all"`.
+        disjoint_neurons: the largest constant of a single output instead of that of all jointly.
+        input_shape: shape (n, ...) of the samples to draw where `x` is `None`.
+        expected_value: raise if the estimate is above this.
+        num_noisy_samples: perturbations of each sample by noise.
+        epsilon_noise: standard deviation of the noise.
+        num_iterations: steps of the attack.
+        step_size: length of the steps of the samples, with `double_attack`.
+        double_attack: whether the attack also moves the samples, to where they are stretched more.
+
+    Returns:
+        The estimate. For an upper bound see `deel_lip_tf.bounds.lipschitz_bound`.
+
+    Raises:
+        ValueError: an unknown `evaluation_type`, neither `x` nor `input_shape`, an `eps` that is
+            not positive, or an estimate above `expected_value`.
+    """
+    names = _standardize_types(evaluation_type)
+    # One stream for each search: it finds the same whether or not others run before it.
+    samples, noise, attack = np.random.default_rng(seed).spawn(3)
+    if not 0 < eps < math.inf:
+        raise ValueError(f"`eps` must be positive and finite. Received: eps={eps}.")
+    if x is None:
+        if input_shape is None:
+            raise ValueError("`input_shape`, with the batch axis, is needed where `x` is None.")
+        x = samples.standard_normal(input_shape)
+    searches = {
+        "jacobian_norm": _Jacobian(),
+        "noise_norm": _Noise(num_noisy_samples, epsilon_noise, noise),
+        "attack": _Attack(num_iterations, eps, step_size, double_attack, attack),
+    }
+    function, x = _flat_function(model, np.asarray(x))
+    largest = max(searches[name](function, x, disjoint_neurons) for name in names)
+    if expected_value is not None and not largest <= expected_value:
+        raise ValueError(
+            f"The Lipschitz constant of model {model.name!r} is at least {largest}, more than "
+            f"`expected_value`={expected_value}."
+        )
+    return largest
+
+
+def evaluate_lip_const_gen(
+    model: keras.Model,
+    generator: Iterable,
+    eps: float = 1e-4,
+    seed: int | None = None,
+    **kwargs,
+) -> float:
+    """`evaluate_lip_const` on the first batch of a generator.
+
+    Args:
+        model: as in `evaluate_lip_const`.
+        generator: an iterable of batches `x` or `(x, y, ...)`.
+        eps: as in `evaluate_lip_const`.
+        seed: likewise.
+        **kwargs: every other argument of `evaluate_lip_const`.
+
+    Returns:
+        The estimate, from below.
+
+    Raises:
+        ValueError: an empty generator, and as `evaluate_lip_const`.
+    """
+    batch = next(iter(generator), None)
+    if batch is None:
+        raise ValueError("`generator` must yield at least one batch. Received: an empty one.")
+    x = batch[0] if isinstance(batch, tuple | list) else batch
+    return evaluate_lip_const(model, x, eps, seed, **kwargs)
+
+
+def l2_normalize(tensor, axis=None):
+    """`tensor / ||tensor||_2` over `axis`, and 0 where that norm is 0."""
+    return safe_divide(tensor, frobenius_norm(tensor, axis=axis, keepdims=True))
+
+
+def _standardize_types(evaluation_type) -> list[str]:
+    known = ["jacobian_norm", "noise_norm", "attack"]
+    if isinstance(evaluation_type, str):
+        evaluation_type = known if evaluation_type == "all" else [evaluation_type]
+    unknown = [name for name in evaluation_type if name not in known]
+    if unknown or not evaluation_type:
+        raise ValueError(
+            f'`evaluation_type` must be "all", one of {known} or a list of them. Received: '
+            f"{evaluation_type!r}."
+        )
+    return list(evaluation_type)
+
+
+@dataclass(frozen=True)
+class _Jacobian:
+    def __call__(self, function: Function, x: np.ndarray, disjoint: bool) -> float:
+        return max(_matrix_norm(_jacobian(function, sample), disjoint) for sample in x)
+
+
+@dataclass(frozen=True)
+class _Noise:
+    samples: int
+    deviation: float
+    rng: np.random.Generator
+
+    def __call__(self, function: Function, x: np.ndarray, disjoint: bool) -> float:
+        noises = [self.deviation * self.rng.standard_normal(x.shape) for _ in range(self.samples)]
+        return max(_largest_quotient(function, x, x + noise, disjoint) for noise in noises)
+
+
+@dataclass(frozen=True)
+class _Attack:
+    iterations: int
+    radius: float
+    step_size: float
+    moves_samples: bool
+    rng: np.random.Generator
+
+    def __call__(self, function: Function, x: np.ndarray, disjoint: bool) -> float:
+        # Below this the rounding of the outputs would pass for a difference.
+        floor = math.sqrt(np.finfo(x.dtype).eps) * np.maximum(_norms(x), 1.0)
+        radius = _column(np.maximum(self.radius, floor), x)
+        delta = radius * _directions(self.rng.standard_normal(x.shape))
+        largest = 0.0
+        for _ in range(self.iterations):
+            at = x
+
+            def stretched(d, at=at):
+                return _squared_stretch(function, ops.convert_to_tensor(at), d, disjoint)
+
+            uphill = _gradient(stretched, delta.astype(x.dtype))
+            delta = np.where(_column(_norms(uphill), x) > 0, radius * _directions(uphill), delta)
+            largest = max(largest, _largest_quotient(function, x, x + delta, disjoint))
+            if self.moves_samples:
+                x = self._moved(function, x, delta, disjoint)
+        return largest
+
+    def _moved(self, function: Function, x: np.ndarray, delta: np.ndarray, disjoint: bool):
+        fixed = ops.convert_to_tensor(delta.astype(x.dtype))
+        uphill = _gradient(lambda at: _squared_stretch(function, at, fixed, disjoint), x)
+        return (x + self.step_size * _directions(uphill)).astype(x.dtype)
+
+
+def _squared_stretch(function: Function, at, delta, disjoint: bool):
+    """Sum over the samples of `||f(x + d) - f(x)||**2`, or of its largest term if disjoint."""
+    squares = ops.square(function(at + delta) - function(at))
+    return ops.sum(ops.max(squares, axis=1) if disjoint else squares)
+
+
+def _largest_quotient(function: Function, x, moved, disjoint: bool) -> float:
+    moved = np.asarray(moved, dtype=x.dtype)
+    values = [np.asarray(ops.convert_to_numpy(function(a)), np.float64) for a in (moved, x)]
+    differences = np.abs(values[0] - values[1])
+    stretch = differences.max(axis=1) if disjoint else _norms(differences)
+    # The step that was made, not the one that was asked for: adding it to x rounds it.
+    steps = _norms(moved.astype(np.float64) - x.astype(np.float64))
+    return float((stretch[steps > 0] / steps[steps > 0]).max(initial=0.0))
+
+
+def _matrix_norm(matrix: np.ndarray, disjoint: bool) -> float:
+    return float(_norms(matrix).max() if disjoint else np.linalg.norm(matrix, 2))
+
+
+def _norms(array: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(np.reshape(array, (len(array), -1)).astype(np.float64), axis=1)
+
+
+def _column(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _directions(array: np.ndarray) -> np.ndarray:
+    """Each sample divided by its norm; zeros stay zeros."""
+    norms = _norms(array)
+    return array / _column(np.where(norms > 0, norms, 1.0), array)
+
+
+def _jacobian(function: Function, sample: np.ndarray) -> np.ndarray:
+    """(outputs, inputs) derivative at one sample, `_ROWS` rows for each backward pass."""
+    outputs = function(sample[None]).shape[-1]
+    blocks = []
+    for start in range(0, outputs, _ROWS):
+        rows = np.eye(outputs, dtype=sample.dtype)[start : start + _ROWS]
+        # Each copy of the sample is differentiated for an output of its own.
+        copies = np.broadcast_to(sample, (len(rows), *sample.shape))
+        blocks.append(_gradient(lambda x, rows=rows: ops.sum(function(x) * rows), copies))
+    return np.concatenate(blocks).reshape(outputs, -1).astype(np.float64)
+
+
+def _gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+    """The gradient of a scalar function; Keras has no such operation of its own."""
+    tensor = ops.convert_to_tensor(x)
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            value = function(tensor)
+        return tape.gradient(value, tensor, unconnected_gradients="zero").numpy()
+    if backend == "jax":
+        import jax
+
+        return np.asarray(jax.grad(function)(tensor))
+    if backend == "torch":
+        tensor = tensor.detach().clone().requires_grad_()
+        function(tensor).backward()
+        return ops.convert_to_numpy(tensor.grad)
+    raise ValueError(
+        f"Gradients are known on the backends tensorflow, jax and torch. Received: {backend!r}."
+    )
+
+
+def _flat_function(model: keras.Model, x: np.ndarray) -> tuple[Function, np.ndarray]:
+    """`(function, x)`: a batch to its flattened outputs, and `x` in the type it is computed in."""
+    copy = _in_float64(model)
+    model = copy or model
+    dtype = "float64" if copy is not None else getattr(model, "compute_dtype", "float32")
+    if x.dtype.kind not in "biuf" or not len(x):
+        raise ValueError(
+            "`x` must hold at least one sample of real numbers. Received: "
+            f"shape {x.shape}, dtype {x.dtype}."
+        )
+
+    def function(batch):
+        outputs = model(ops.convert_to_tensor(batch), training=False)
+        return ops.reshape(outputs, (batch.shape[0], -1))
+
+    return function, x.astype(dtype if dtype in ("float32", "float64") else "float32")
+
+
+def _in_float64(model: keras.Model) -> keras.Model | None:
+    """A plain float64 copy of a model; `None` where it may not compute in float64."""
+    zero = ops.convert_to_tensor(0.0, dtype="float64")
+    has_float64 = keras.backend.standardize_dtype(zero.dtype) == "float64"
+    if not has_float64 or not _is_known(model):
+        return None
+    plain = vanillaModel(model)
+    copy = type(plain).from_config(_with_float64(plain.get_config()))
+    copy.set_weights(plain.get_weights())
+    for layer in copy._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it keeps tensors beside its weights
+    return copy
+
+
+def _is_known(layer) -> bool:
+    """Whether a layer, or a model of such layers, computes in the type its configuration says."""
+    if not type(layer).call.__module__.startswith(("keras.", "deel_lip_tf.")):
+        return False
+    if isinstance(layer, keras.Model):
+        has_graph = isinstance(layer, keras.Sequential | keras.Function) and layer.built
+        return has_graph and all(map(_is_known, layer.layers))
+    if isinstance(layer, keras.layers.Lambda):
+        return False  # its function may name types itself
+    activation = getattr(layer, "activation", None)
+    if isinstance(activation, keras.layers.Layer):
+        return _is_known(activation)
+    return activation is None or activation.__module__.startswith("keras.")
+
+
+_UNUSED = ("_initializer", "_regularizer", "_constraint")
+
+
+def _with_float64(config):
+    """A configuration in which every `dtype` is float64, for layers that are given weights."""
+    if isinstance(config, list | tuple):
+        return type(config)(_with_float64(item) for item in config)
+    if not isinstance(config, dict) or config.get("class_name") in ("__numpy__", "__tensor__"):
+        return config  # constants keep their type: they may be indices
+    kept = {key: None if key.endswith(_UNUSED) else value for key, value in config.items()}
+    return {k: "float64" if k == "dtype" else _with_float64(v) for k, v in kept.items()}
