@@ -1,0 +1,84 @@
+# %% [markdown]
+# # Margins that the loss learns
+#
+# A hinge loss needs a margin: too small and certificates are small, too large and accuracy suffers,
+# and the right one differs from class to class. `MulticlassHKRauto` learns one for each class, with
+# the optimizer that learns the weights.
+#
+#     python notebooks/learned_margins.py [cifar10 | mnist | FILE.npz] [epochs] [training images]
+
+# %%
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import deel_lip_tf as lip
+from deel_lip_tf import layers
+from deel_lip_tf.quickstart.data import load
+
+source = sys.argv[1] if len(sys.argv) > 1 else "cifar10"
+epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+data = load(source)
+count = int(sys.argv[3]) if len(sys.argv) > 3 else len(data.x_train)
+one_hot = np.eye(data.classes, dtype="float32")
+x_train, y_train = data.x_train[:count], one_hot[data.y_train[:count]]
+keras.utils.set_random_seed(0)
+
+# %% [markdown]
+# Blocks of convolutions that halve the image, and a head whose neurons are bounded one by one.
+
+# %%
+inputs = keras.Input(data.image_shape)
+x = inputs
+for filters in (32, 64, 128):
+    x = layers.SpectralConv2D(filters, (3, 3), kernel_initializer="orthogonal")(x)
+    x = layers.GroupSort2()(x)
+    x = layers.ScaledAveragePooling2D((2, 2))(x)
+x = keras.layers.Flatten()(x)
+x = layers.SpectralDense(128)(x)
+x = layers.FullSort()(x)
+outputs = layers.FrobeniusDense(data.classes, disjoint_neurons=True)(x)
+model = lip.LossVariableModel(inputs, outputs, optim_margin=True)
+
+# %% [markdown]
+# `alpha_margin` is the price of a margin: it settles where a fixed fraction of the samples lies
+# inside it (the fraction is in the documentation of the loss). Margins start at `min_margin`.
+
+# %%
+loss = lip.losses.MulticlassHKRauto(
+    alpha=50.0, min_margin=0.01, max_margin=10.0, soft_hinge_tau=20.0, alpha_margin=0.1
+)
+model.compile(
+    optimizer=keras.optimizers.Adam(1e-3),
+    loss=loss,
+    metrics=["accuracy", lip.metrics.MulticlassKR()],
+)
+model.fit(
+    x_train,
+    y_train,
+    batch_size=128,
+    epochs=epochs,
+    validation_data=(data.x_test, one_hot[data.y_test]),
+    callbacks=[lip.callbacks.LossParamLog("hinge_margins", rate=2)],
+    verbose=2,
+)
+
+# %%
+margins = loss.hinge_margins.numpy()
+print("learned margins:", np.round(margins, 3))
+print(f"from {margins.min():.3f} to {margins.max():.3f}; they started at 0.01")
+
+# %% [markdown]
+# The certificates are proven from the trained weights, not taken from the loss.
+
+# %%
+print(lip.bounds.lipschitz_bound(model))
+print(lip.certificates.certify(model, data.x_test[:1000], data.y_test[:1000]))
+path = Path(tempfile.mkdtemp()) / "learned_margins.keras"
+model.save(path)
+reloaded = keras.models.load_model(path)
+np.testing.assert_array_equal(reloaded.loss.hinge_margins.numpy(), margins)
+print("saved and reloaded, margins included")
