@@ -12,16 +12,12 @@ import pytest
 
 import deel_lip_tf
 from deel_lip_tf import __main__ as command_line
+from sources import SOURCE, WITHOUT_SOURCE
 
 PACKAGE = Path(deel_lip_tf.__file__).parent
-# The tests also run against an installed wheel, away from the sources.
-SOURCE = Path(os.environ.get("DEEL_LIP_TF_SOURCE", Path(__file__).parents[1]))
 WHEEL = os.environ.get("DEEL_LIP_TF_WHEEL")
 
-needs_source = pytest.mark.skipif(
-    not (SOURCE / "setup.cfg").exists(),
-    reason="the sources are not here; DEEL_LIP_TF_SOURCE may say where they are",
-)
+needs_source = pytest.mark.skipif(not (SOURCE / "setup.cfg").exists(), reason=WITHOUT_SOURCE)
 needs_wheel = pytest.mark.skipif(
     WHEEL is None, reason="no wheel has been built; DEEL_LIP_TF_WHEEL may say where it is"
 )
