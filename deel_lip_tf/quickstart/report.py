@@ -92,8 +92,8 @@ def _bounds(bound) -> list[str]:
 def _accuracies(results: Results) -> list[str]:
     drawn, total = results.attacked.images, results.test_images
     rows = [_row(results, *pair) for pair in zip(RADII, results.certified_accuracy, strict=True)]
-    header = f"  {'radius':<8}" + "".join(f"{title:>16}" for title, _ in rows[0][1])
-    lines = [f"  {radius:<8.4g}" + "".join(f"{v:>16.2%}" for _, v in row) for radius, row in rows]
+    header = f"  {'radius':<8}" + "".join(f"{title:>18}" for title, _ in rows[0][1])
+    lines = [f"  {radius:<8.4g}" + "".join(f"{v:>18.2%}" for _, v in row) for radius, row in rows]
     attacks = f", and what the attacks leave of {drawn} of them" if results.attacked.attacks else ""
     return [
         f"Clean accuracy {results.clean_accuracy:.2%} on {total} held-out images",
