@@ -15,6 +15,7 @@ PACKAGE = Path(deel_lip_tf.__file__).parent
 # Each room with the rooms it may import, besides itself and `_registration`.
 PROOFS = {"normalizers", "constraints", "initializers", "regularizers", "layers", "model"}
 ALLOWED = {
+    "_arguments": set(),
     "_command": set(),
     "_registration": set(),
     "normalizers": set(),
@@ -32,8 +33,10 @@ ALLOWED = {
     "activations": {"layers"},
     "compute_layer_sv": {"normalizers", "layers", "bounds"},
     "utils": {"normalizers", "losses", "model"},
-    "quickstart": PROOFS | {"bounds", "certificates", "losses"},
-    "__main__": {"quickstart"},
+    "quickstart": PROOFS | {"_arguments", "bounds", "certificates", "losses"},
+    "verify": PROOFS | {"_arguments", "bounds", "certificates"},
+    "hunt": PROOFS | {"_arguments", "bounds", "certificates", "quickstart"},
+    "__main__": {"_arguments", "quickstart", "hunt", "verify"},
 }
 
 

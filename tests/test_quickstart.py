@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from deel_lip_tf import __main__ as command_line
+from deel_lip_tf._arguments import BadInput
 from deel_lip_tf.bounds import lipschitz_bound
-from deel_lip_tf.quickstart import attacks, checks, data, export, figures, network, report
+from deel_lip_tf.quickstart import attacks, data, export, figures, network, report
 
 pytest.importorskip("foolbox", reason="needs the demo extra")
 pytest.importorskip("matplotlib", reason="needs the demo extra")
@@ -106,14 +107,14 @@ BAD_ARRAYS = {
 @pytest.mark.parametrize("name", BAD_ARRAYS)
 def test_bad_arrays_are_refused_by_name(name, tmp_path):
     replaced, message = BAD_ARRAYS[name]
-    with pytest.raises(checks.BadInput, match=re.escape(message)):
+    with pytest.raises(BadInput, match=re.escape(message)):
         data.load(saved(tmp_path, **arrays(**replaced)))
 
 
 def test_missing_keys_are_named_with_what_is_there(tmp_path):
     content = arrays()
     content["images"] = content.pop("x_train")
-    with pytest.raises(checks.BadInput, match=r"lacks x_train; .* holds .*images"):
+    with pytest.raises(BadInput, match=r"lacks x_train; .* holds .*images"):
         data.load(saved(tmp_path, **content))
 
 
@@ -150,7 +151,7 @@ def test_named_data_come_from_tensorflow_datasets(name, shape, monkeypatch):
 def test_a_failing_download_is_one_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", FakeDatasets(fails=True))
     monkeypatch.setitem(sys.modules, "importlib_resources", SimpleNamespace())
-    with pytest.raises(checks.BadInput, match="cannot load .mnist.: give a FILE.npz"):
+    with pytest.raises(BadInput, match="cannot load .mnist.: give a FILE.npz"):
         data.load("mnist")
 
 

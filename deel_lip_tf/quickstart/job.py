@@ -4,11 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
+from deel_lip_tf._arguments import (
+    FAILURE,
+    INTERRUPTED,
+    SUCCESS,
+    require_extra,
+    writable_folder,
+)
 from deel_lip_tf.quickstart import attacks, data, export, figures, network, report
-from deel_lip_tf.quickstart.checks import require_extra, require_tensorflow, writable_folder
+from deel_lip_tf.quickstart.checks import require_tensorflow
 
 ATTACKED_IMAGES = 500
-SUCCESS, FAILURE, INTERRUPTED = 0, 1, 130
 
 
 def run(source: str, epochs: int, loss: str, out: str, seed: int) -> int:
