@@ -327,7 +327,10 @@ def test_unbuilt_and_wrong_arguments():
     with pytest.raises(ValueError, match="Input"):
         lipschitz_bound(keras.Sequential([layers.Dense(3)]))
     with pytest.raises(ValueError, match="norm"):
-        lipschitz_bound(layers.Flatten(), norm="linf")
+        lipschitz_bound(layers.Flatten(), norm="l3")
+    for budget in (0, -1.0, float("nan"), float("inf"), True, "much"):
+        with pytest.raises(ValueError, match="budget"):
+            lipschitz_bound(layers.Flatten(), budget=budget)
     with pytest.raises(TypeError, match="Keras layer"):
         lipschitz_bound(np.eye(3))
 

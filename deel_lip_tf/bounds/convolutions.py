@@ -1,5 +1,7 @@
 """Convolutions: the smallest of several proven bounds of the operator norm.
 
+For small images it is that of the operator's own matrix. For the others:
+
 Zero-padded ("same", "valid", "causal"), strided and cropped convolutions, and their adjoints the
 transposed ones, are compressions of the convolution of the infinite image: its norm, a supremum
 over frequencies, bounds them for every image size. A circular convolution is that operator
@@ -13,9 +15,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deel_lip_tf.bounds.fourier import Symbol, grid_maximum, supremum
+from deel_lip_tf.bounds.fourier import grid_maximum, supremum
 from deel_lip_tf.bounds.matrices import spectral_norm_bound
-from deel_lip_tf.bounds.rounding import gamma, product_up, sqrt_up
+from deel_lip_tf.bounds.rounding import UNIT, gamma, product_up, sqrt_up
+from deel_lip_tf.bounds.small import matrix_bound
+from deel_lip_tf.bounds.symbol import Symbol
 from deel_lip_tf.normalizers.convolution import (
     max_duplication,
     padded_indices,
@@ -23,9 +27,8 @@ from deel_lip_tf.normalizers.convolution import (
     transposed_max_duplication,
 )
 
-__all__ = ["Convolution", "convolution_bound"]
+__all__ = ["Convolution", "convolution_bound", "multiplicity"]
 
-_AUTOCORRELATION_FLOPS = 2e10
 _COPYING = ("symmetric", "reflect", "replicate")
 
 
@@ -39,7 +42,8 @@ class Convolution:
         strides: one per axis.
         dilation: one per axis.
         padding: "same", "valid", "causal", "circular", "symmetric", "reflect" or "replicate".
-        sizes: length of the input along each axis, None where it is not known.
+        sizes: length of the input along each axis, None where it is not known. Where a transposed
+            convolution has a padding that copies, those of its output instead.
         transposed: whether the operator is the adjoint.
     """
 
@@ -55,9 +59,24 @@ class Convolution:
         """Number of taps along each axis."""
         return self.kernel.shape[:-3]
 
+    def effective_strides(self) -> list[int]:
+        """Strides under which the operator is, axis by axis, a compression of the infinite one.
 
-def convolution_bound(convolution: Convolution) -> tuple[float, str]:
+        Wrapping round commutes with the step only if the step divides the length. Else the strided
+        convolution is bounded by the one without stride, of which it keeps some outputs.
+        """
+        if self.padding != "circular":
+            return list(self.strides)
+        pairs = zip(self.sizes, self.strides, strict=True)
+        return [stride if size is not None and size % stride == 0 else 1 for size, stride in pairs]
+
+
+def convolution_bound(convolution: Convolution, budget: float = 1.0) -> tuple[float, str]:
     """Bounds the norm of a convolution.
+
+    Args:
+        convolution: the operator.
+        budget: how much work the search over frequencies may cost; 1 is some seconds at most.
 
     Returns:
         `(bound, method)`: float64, never below the norm for inputs of the given sizes (of any
@@ -74,40 +93,34 @@ def convolution_bound(convolution: Convolution) -> tuple[float, str]:
         return 0.0, "zero kernel"
     exponent = math.frexp(largest)[1]
     scaled = replace(convolution, kernel=np.ldexp(kernel, -exponent))
-    taps = _polyphase(scaled)
-    symbol = _symbol(taps)
+    if (exact := matrix_bound(scaled, budget)) is not None:
+        return _rescaled(exact, exponent), "matrix of the operator"
+    symbol = _symbol(_polyphase(scaled))
     axes = zip(scaled.sizes, scaled.kernel_size, strict=True)
-    copies = sqrt_up(math.prod(_multiplicity(n, k, scaled.padding) for n, k in axes))
+    copies = sqrt_up(math.prod(multiplicity(n, k, scaled.padding) for n, k in axes))
     candidates = [(_flattened_bound(scaled), "flattened kernel")]
-    if (autocorrelation := _autocorrelation_bound(taps)) is not None:
+    if (autocorrelation := _autocorrelation_bound(symbol)) is not None:
         candidates.append((product_up(copies, autocorrelation), "kernel autocorrelation"))
-    candidates.append(_fourier_bound(scaled, symbol, copies))
-    bound, method = min(candidates)
+    candidates.append(_fourier_bound(scaled, symbol, copies, budget, min(candidates)[0]))
+    # The first of equals: the Fourier bound repeats a known one that it cannot lower.
+    bound, method = min(candidates, key=lambda candidate: candidate[0])
+    return _rescaled(bound, exponent), method
+
+
+def _rescaled(bound: float, exponent: int) -> float:
     # One more digit covers what scaling rounded: entries below 1e-300 of the largest one.
     with np.errstate(over="ignore"):
-        return math.nextafter(float(np.ldexp(bound, exponent)), math.inf), method
+        return math.nextafter(float(np.ldexp(bound, exponent)), math.inf)
 
 
-def _multiplicity(size: int | None, kernel_size: int, padding: str) -> int:
-    """How often one element of an axis occurs in the padded axis."""
+def multiplicity(size: int | None, kernel_size: int, padding: str) -> int:
+    """How often one element of an axis occurs in the padded axis; circular ones need no count."""
     if padding not in _COPYING:
         return 1
     if size is None:
         return kernel_size  # the axis of length 1 is the worst
     before, after = padding_amounts(size, kernel_size, 1, padding)
     return int(np.bincount(padded_indices(size, before, after, padding)).max())
-
-
-def _effective_strides(convolution: Convolution) -> list[int]:
-    """Strides under which the operator is, axis by axis, a compression of the infinite one.
-
-    Wrapping round commutes with the step only if the step divides the length. Else the strided
-    convolution is bounded by the one without stride, of which it keeps some outputs.
-    """
-    if convolution.padding != "circular":
-        return list(convolution.strides)
-    pairs = zip(convolution.sizes, convolution.strides, strict=True)
-    return [stride if size is not None and size % stride == 0 else 1 for size, stride in pairs]
 
 
 def _polyphase(convolution: Convolution) -> np.ndarray:
@@ -118,7 +131,7 @@ def _polyphase(convolution: Convolution) -> np.ndarray:
     """
     kernel = convolution.kernel
     rank = len(convolution.kernel_size)
-    strides = _effective_strides(convolution)
+    strides = convolution.effective_strides()
     for axis, (stride, rate) in enumerate(zip(strides, convolution.dilation, strict=True)):
         if stride > 1 and rate > 1:
             shape = list(kernel.shape)
@@ -145,13 +158,16 @@ def _symbol(taps: np.ndarray) -> Symbol:
     return Symbol(np.ascontiguousarray(flat), offsets, lengths)
 
 
-def _fourier_bound(convolution: Convolution, symbol: Symbol, copies: float) -> tuple[float, str]:
+def _fourier_bound(
+    convolution: Convolution, symbol: Symbol, copies: float, budget: float, known: float
+) -> tuple[float, str]:
     if convolution.padding == "circular" and None not in convolution.sizes:
-        strides = _effective_strides(convolution)
+        strides = convolution.effective_strides()
         sizes = tuple(n // s for n, s in zip(convolution.sizes, strides, strict=True))
-        if (exact := grid_maximum(symbol, sizes)) is not None:
+        if (exact := grid_maximum(symbol, sizes, budget)) is not None:
             return exact, "Fourier symbol on the grid of the input"
-    return product_up(copies, supremum(symbol)), "Fourier symbol, all frequencies"
+    bound = supremum(symbol, budget, known / copies * (1.0 + 4.0 * UNIT))
+    return product_up(copies, bound), "Fourier symbol, all frequencies"
 
 
 def _flattened_bound(convolution: Convolution) -> float:
@@ -175,40 +191,24 @@ def _flattened_bound(convolution: Convolution) -> float:
 def _duplication(convolution: Convolution, size, kernel_size: int, stride: int, rate: int) -> int:
     if rate > 1:
         return kernel_size  # each tap meets an element in at most one patch
-    if convolution.transposed:
+    if convolution.transposed and convolution.padding in ("same", "valid"):
         return transposed_max_duplication(size, kernel_size, stride)
     if convolution.padding == "causal":
         return -(-kernel_size // stride)
     return max_duplication(size, kernel_size, stride, convolution.padding)
 
 
-def _autocorrelation_bound(taps: np.ndarray) -> float | None:
+def _autocorrelation_bound(symbol: Symbol) -> float | None:
     """`sqrt(max_i sum_{j, d} |C_d[i, j]|)` with the autocorrelation `C_d = sum_t K[t]^T K[t + d]`.
 
     The norm of `T^* T` is at most its largest row sum (Prach and Lampert 2022, arXiv:2208.03160).
     Exact for orthogonal convolutions. None where it would cost too much.
     """
-    lengths, rank = taps.shape[:-3], taps.ndim - 3
-    if taps.shape[-1] > taps.shape[-2]:
-        taps = np.swapaxes(taps, -1, -2)
-    groups, m, n = taps.shape[-3:]
-    count = math.prod(lengths)
-    if count > 200 or count**2 * groups * m * n * n > _AUTOCORRELATION_FLOPS:
+    if (autocorrelation := symbol.autocorrelation) is None:
         return None
-    rows = np.zeros((groups, n))
-    transposed = np.swapaxes(taps, -1, -2)
-    for shift in itertools.product(*(range(1 - length, length) for length in lengths)):
-        if shift < (0,) * rank:
-            continue
-        ahead = tuple(slice(max(d, 0), n + min(d, 0)) for d, n in zip(shift, lengths, strict=True))
-        back = tuple(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(shift, lengths, strict=True))
-        products = np.abs((transposed[back] @ taps[ahead]).sum(axis=tuple(range(rank))))
-        rows += products.sum(axis=-1)
-        if any(shift):  # the opposite shift gives the transposed matrix
-            rows += products.sum(axis=-2)
-    absolute = np.abs(taps)
-    spatial = tuple(range(rank))
-    columns = absolute.sum(axis=(*spatial, -1))  # (groups, m)
-    error = np.einsum("gmn,gm->gn", absolute.sum(axis=spatial), columns)
-    largest = (rows + gamma(4 * count * m * n + 64) * 1.01 * error).max()
-    return sqrt_up(float(largest) * (1.0 + 1e-14 * n))
+    absolute = np.abs(autocorrelation.sums)
+    # The opposite shift gives the transposed matrix.
+    rows = absolute.sum(axis=(0, -1)) + absolute[1:].sum(axis=(0, -2))
+    rounding = gamma(autocorrelation.terms + 2 * len(absolute) * rows.shape[-1] + 64)
+    largest = float((rows.max(axis=-1) + 1.01 * rounding * autocorrelation.absolute).max())
+    return sqrt_up(largest)

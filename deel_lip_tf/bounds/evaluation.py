@@ -8,19 +8,26 @@ more than the usual libraries are.
 """
 
 import math
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
 from deel_lip_tf.bounds.graph import GraphWalk, sorted_nodes, symbolic_tensors
+from deel_lip_tf.bounds.norms import L2
 from deel_lip_tf.bounds.operations import merge_rule
-from deel_lip_tf.bounds.rounding import TINY, gamma
+from deel_lip_tf.bounds.patterns import Pattern, find_patterns
+from deel_lip_tf.bounds.rounding import TINY, gamma, product_up
 from deel_lip_tf.layers.known import activation_constant
 from deel_lip_tf.layers.unconstrained import PadConv2D
 
-__all__ = ["ExactModel"]
+__all__ = ["Call", "ExactModel"]
 
+# Twice the rounding of a number to float32.
+_WRITTEN = 2.0**-22
+
+_SMOOTH = ("Tanh", "Sigmoid")
 _ARITHMETIC = (
     keras.activations.linear,
     keras.activations.relu,
@@ -28,7 +35,35 @@ _ARITHMETIC = (
     keras.activations.leaky_relu,
 )
 
-_Value = tuple  # (float64 tensor of the backend, (samples,) error bounds)
+
+class Traced(NamedTuple):
+    """A tensor of the graph, evaluated.
+
+    Attributes:
+        tensor: float64 tensor of the backend.
+        error: (samples,) bounds on its Euclidean distance to exact arithmetic.
+        constant: proven Lipschitz constant with respect to the model's input.
+    """
+
+    tensor: object
+    error: np.ndarray
+    constant: float
+
+
+class Call(NamedTuple):
+    """One call of a layer or an operation, evaluated in float64.
+
+    Attributes:
+        node: the call in the graph.
+        norms: Euclidean norms (samples,) of each input, none below the exact one.
+        outputs: the outputs, with their errors: one, but for a split.
+        constants: proven Lipschitz constants with respect to each input.
+    """
+
+    node: object
+    norms: list[np.ndarray]
+    outputs: list[Traced]
+    constants: list[float]
 
 
 class ExactModel:
@@ -37,12 +72,18 @@ class ExactModel:
     Args:
         model: a Sequential or functional model.
         walk: the pass that bounded the model; its constants propagate the errors.
+
+    Attributes:
+        kept: by the `id` of a call, `(its first input, its output)` for each time it was made.
+            Only the calls are kept whose key is there before.
     """
 
     def __init__(self, model: keras.Model, walk: GraphWalk):
         self._model = model
         self._bounds = walk.layer_bounds
         self._copies: dict[int, keras.layers.Layer | _ExactPlain] = {}
+        self.kept: dict[int, list[tuple[Traced, Traced]]] = {}
+        self._roundings: dict[tuple[int, int], _Rounding] = {}
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates a model with one input and one output at inference.
@@ -57,6 +98,11 @@ class ExactModel:
         Raises:
             ValueError: if the backend does not compute in float64.
         """
+        outputs = self.evaluate_model(x)
+        return np.asarray(ops.convert_to_numpy(outputs.tensor)), outputs.error
+
+    def evaluate_model(self, x: np.ndarray):
+        """What is known of the output for a batch of samples: `start` says in which form."""
         with keras.device("cpu:0"):
             tensor = ops.convert_to_tensor(x, dtype="float64")
             if keras.backend.standardize_dtype(tensor.dtype) != "float64":
@@ -64,8 +110,7 @@ class ExactModel:
                     "Certificates are computed in float64, which the backend has switched off. On "
                     'JAX call `jax.config.update("jax_enable_x64", True)` first.'
                 )
-            outputs, errors = self._run(self._model, [(tensor, np.zeros(len(x)))])[0]
-            return np.asarray(ops.convert_to_numpy(outputs)), errors
+            return self.run(self._model, [self.start(tensor)])[0]
 
     def copy(self, layer: keras.layers.Layer):
         """The float64 copy of a layer; of a constrained one, with its effective kernel."""
@@ -76,28 +121,78 @@ class ExactModel:
             self._copies[id(layer)] = _ExactPlain(plain) if is_model else _in_float64(plain)
         return self._copies[id(layer)]
 
-    def _run(self, model: keras.Model, values: list[_Value]) -> list[_Value]:
+    def start(self, tensor) -> Traced:
+        """What is known of an input: its values are exact."""
+        return Traced(tensor, np.zeros(tensor.shape[0]), 1.0)
+
+    def run(self, model: keras.Model, values: list) -> list:
+        """The outputs of a model, given what is known of its inputs."""
         inputs, outputs = symbolic_tensors(model)
         known = dict(zip(map(id, inputs), values, strict=True))
-        for node in sorted_nodes(outputs, set(known)):
-            results = self._call(node, [known[id(x)] for x in node.input_tensors])
+        nodes = sorted_nodes(outputs, set(known))
+        patterns = _patterns_without_rules(nodes)
+        inner = {call for pattern in patterns.values() for call in pattern.inner}
+        for node in nodes:
+            given = [known[id(x)] for x in node.input_tensors]
+            if node in patterns:
+                pattern = patterns[node]
+                results = [self._end_of_pattern(node, given, pattern, known[id(pattern.source)])]
+            elif node in inner:
+                output = self._apply(node, [value.tensor for value in given])
+                results = [Traced(output, np.zeros(output.shape[0]), math.nan)]
+            else:
+                results = self.call(node, given)
             known.update(zip(map(id, node.outputs), results, strict=True))
         return [known[id(tensor)] for tensor in outputs]
 
-    def _call(self, node, values: list[_Value]) -> list[_Value]:
-        operation = node.operation
-        if isinstance(operation, keras.Model):
-            return self._run(operation, values)
-        output = self._apply(node, [tensor for tensor, _ in values])
-        norms = [_norms(tensor) for tensor, _ in values]
-        constants = self._constants(node)
-        error = _local_error(operation, norms, _norms(output), output.shape, values, constants)
-        for constant, (_, inherited) in zip(constants, values, strict=True):
-            error = error + constant * inherited
-        return [(output, error * (1.0 + 1e-12))]
+    def _end_of_pattern(self, node, values: list[Traced], pattern: Pattern, source) -> Traced:
+        """The output of a root of sums of squares, or of a centering, as of one layer."""
+        output = self._apply(node, [value.tensor for value in values])
+        constant, _ = pattern.bound(L2, 1.0)
+        size = math.prod(source.tensor.shape[1:])
+        error = gamma(4 * size + 128) * (constant * _norms(source.tensor) + _norms(output))
+        error = error + constant * source.error + _lost_squares(size, constant)
+        return Traced(output, error * (1.0 + 1e-12), product_up(source.constant, constant))
+
+    def call(self, node, values: list) -> list:
+        """The outputs of one call."""
+        if isinstance(node.operation, keras.Model):
+            return self.run(node.operation, values)
+        return self.evaluate(node, values).outputs
+
+    def evaluate(self, node, values: list[Traced]) -> Call:
+        """One call of anything but a model."""
+        results = self._apply(node, [value.tensor for value in values])
+        results = list(results) if isinstance(results, list | tuple) else [results]
+        norms, constants = [_norms(value.tensor) for value in values], self.constants(node)
+        size = math.prod(values[0].tensor.shape[1:])
+        rounding = self.rounding(node, constants, size, results[0].shape)
+        error = rounding.absolute + rounding.of_output * sum(_norms(result) for result in results)
+        for i, value in enumerate(values):
+            error = error + rounding.of_inputs[i] * norms[i] + constants[i] * value.error
+        error, constant = error * (1.0 + 1e-12), self._constant(node, values)
+        outputs = [Traced(result, error, constant) for result in results]
+        if id(node) in self.kept:
+            self.kept[id(node)].append((values[0], outputs[0]))
+        return Call(node, norms, outputs, constants)
+
+    def rounding(self, node, constants: list[float], size: int, output_shape) -> "_Rounding":
+        """What one call on samples of `size` entries adds to the error."""
+        if (id(node), size) not in self._roundings:
+            rounding = _rounding(node.operation, constants, size, output_shape)
+            self._roundings[id(node), size] = rounding
+        return self._roundings[id(node), size]
+
+    def _constant(self, node, values: list[Traced]) -> float:
+        constants = [value.constant for value in values]
+        if (merge := merge_rule(node.operation)) is not None:
+            return merge(node, constants)[0]
+        return product_up(constants[0], self.constants(node)[0])
 
     def _apply(self, node, tensors: list):
         operation = node.operation
+        if type(operation).__name__ == "Cast":
+            return tensors[0]  # the exact function rounds nothing
         if isinstance(operation, keras.layers.Layer):
             operation = self.copy(operation)
         if isinstance(operation, _ExactPlain):
@@ -106,12 +201,13 @@ class ExactModel:
         arguments, keywords = node.arguments.fill_in(known)
         return operation(*arguments, **keywords)
 
-    def _constants(self, node) -> list[float]:
+    def constants(self, node) -> list[float]:
         """Lipschitz constants of a call with respect to each of its inputs."""
         count = len(node.input_tensors)
         if (merge := merge_rule(node.operation)) is not None:
             return [merge(node, [float(i == j) for j in range(count)])[0] for i in range(count)]
-        return [self._bounds[id(node.operation), node.input_tensors[0].shape][0]]
+        layer, shape = _unwrapped(node.operation, node.input_tensors[0].shape)
+        return [self._bounds[id(layer), shape][0]]
 
 
 class _ExactPlain(ExactModel):
@@ -121,10 +217,13 @@ class _ExactPlain(ExactModel):
         super().__init__(model, GraphWalk())
 
     def apply(self, tensor):
-        return self._run(self._model, [(tensor, np.zeros(tensor.shape[0]))])[0][0]
+        return self.run(self._model, [self.start(tensor)])[0].tensor
 
-    def _constants(self, node) -> list[float]:
+    def constants(self, node) -> list[float]:
         return [0.0] * len(node.input_tensors)
+
+    def _constant(self, node, values: list[Traced]) -> float:
+        return 0.0
 
 
 def _is_constrained(layer) -> bool:
@@ -169,26 +268,48 @@ def _norms(tensor) -> np.ndarray:
         return np.linalg.norm(array.reshape(len(array), -1), axis=1) * (1.0 + 1e-12)
 
 
-def _local_error(operation, norms, output_norm, output_shape, values, constants) -> np.ndarray:
-    """Bounds the rounding errors that one call adds, for each sample."""
-    added = sum(constant * norm for constant, norm in zip(constants, norms, strict=True))
-    if not isinstance(operation, keras.layers.Layer):
-        return gamma(64) * (added + output_norm) + TINY
+class _Rounding(NamedTuple):
+    """Bounds the rounding errors that one call adds, from the norms of its inputs and output."""
+
+    of_inputs: list[float]
+    of_output: float
+    absolute: float
+
+
+def _rounding(operation, constants: list[float], size: int, output_shape) -> _Rounding:
+    """The a-priori bound of one call on samples of `size` entries."""
+    operation, _ = _unwrapped(operation, None)
     places = math.prod(output_shape[1:])
+    written = _WRITTEN if _has_written_number(operation) else 0.0
+    if not isinstance(operation, keras.layers.Layer):
+        # An `einsum` adds up to `size` products; their absolute values, up to sqrt(size) as much.
+        contracts = type(operation).__name__ == "Einsum"
+        unit = gamma(4 * size) * math.sqrt(size) if contracts else gamma(64) + written
+        around_one = unit * math.sqrt(places) * (type(operation).__name__ in _SMOOTH)
+        return _Rounding([unit * constant for constant in constants], unit, around_one + TINY)
     state = [np.linalg.norm(_as_computed_with(operation, w)) for w in _vectors(operation)]
     state.append(float(_is_transcendental(operation)))
-    added = added + output_norm + (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
-    terms = math.prod(values[0][0].shape[1:])
+    absolute = (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
+    of_inputs, terms = list(constants), size
     if kernels := _kernels(operation):
         # || |K| || <= ||K||_F sqrt(patches that share an element), counting copies at a border.
         shared = math.prod(getattr(operation, "kernel_size", ()))
         copies_pixels = _is_constrained(operation) or isinstance(operation, PadConv2D)
         shared = shared**2 if copies_pixels else shared
-        size = math.prod(float(np.linalg.norm(kernel)) for kernel in kernels)
-        slope = activation_constant(operation.activation)
-        added = added + (1.0 + slope) * math.sqrt(shared) * size * norms[0]
         terms = sum(math.prod(kernel.shape[:-2]) * max(kernel.shape[-2:]) for kernel in kernels)
-    return gamma(4 * terms + 128) * added + TINY
+        if isinstance(operation, keras.layers.EinsumDense):
+            shared, terms = size, size * terms  # axes may be summed without the kernel
+        norm = math.prod(float(np.linalg.norm(kernel)) for kernel in kernels)
+        slope = activation_constant(operation.activation)
+        of_inputs[0] += (1.0 + slope) * math.sqrt(shared) * norm
+    unit = gamma(4 * terms + 128) + written
+    absolute = unit * absolute + TINY + _lost_squares(size, sum(constants))
+    return _Rounding([unit * share for share in of_inputs], unit, absolute)
+
+
+def _lost_squares(size: int, constant: float) -> float:
+    """What the root of a sum of squares is wrong by where squares fall below 1e-307."""
+    return 1e-150 * math.sqrt(size) * constant
 
 
 def _is_transcendental(operation) -> bool:
@@ -199,6 +320,40 @@ def _is_transcendental(operation) -> bool:
     if isinstance(activation, keras.layers.Layer):
         return _is_transcendental(activation)
     return activation not in (None, *_ARITHMETIC)
+
+
+def _has_written_number(operation) -> bool:
+    """Whether float32 has not got a number that is an argument, or a constant of the function."""
+    activation = getattr(operation, "activation", None)
+    if isinstance(activation, keras.layers.Layer):
+        return _has_written_number(activation)
+    if activation in (keras.activations.leaky_relu, keras.activations.gelu):
+        return True
+    if getattr(operation, "input_mean", None) is not None:
+        return True
+    names = ("negative_slope", "max_value", "scale", "offset")
+    numbers = [getattr(operation, name, None) for name in names]
+    arrays = [np.asarray(value, np.float64) for value in numbers if value is not None]
+    return any((array.astype(np.float32) != array).any() for array in arrays)
+
+
+def _unwrapped(operation, shape) -> tuple:
+    """The layer that a wrapper applies, and the shape it applies it to."""
+    while type(operation) in (keras.layers.TimeDistributed, keras.layers.SpectralNormalization):
+        if shape is not None and type(operation) is keras.layers.TimeDistributed:
+            shape = (shape[0], *shape[2:])
+        operation = operation.layer
+    return operation, shape
+
+
+def _patterns_without_rules(nodes: list) -> dict:
+    """Patterns whose calls have no constants by themselves; those with layers have."""
+    return {
+        node: pattern
+        for node, pattern in find_patterns(nodes).items()
+        if type(node.operation).__name__ in ("Sqrt", "Where", "Subtract")
+        and set(pattern.inner) <= set(nodes)
+    }
 
 
 def _kernels(operation) -> list[np.ndarray]:

@@ -1,6 +1,6 @@
 """What a proof of a Lipschitz constant returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["LayerBound", "LipschitzBound"]
 
@@ -14,31 +14,39 @@ class LayerBound:
         layer_type: name of its class.
         value: upper bound on its Lipschitz constant, activation included.
         method: how the bound was proved.
+        seconds: that it took; 0 where it was known already.
     """
 
     name: str
     layer_type: str
     value: float
     method: str
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
 class LipschitzBound:
-    """A proven upper bound on the L2 Lipschitz constant of a layer or a model at inference.
+    """A proven upper bound on the Lipschitz constant of a layer or a model at inference.
 
     Attributes:
-        value: `||f(x) - f(y)||_2 <= value * ||x - y||_2` for all x, y, in exact arithmetic on the
+        value: `||f(x) - f(y)||_p <= value * ||x - y||_p` for all x, y, in exact arithmetic on the
             weights as stored. Inputs and outputs are flattened; several are joined to one vector.
         per_layer: one entry for each call of a layer, from input to output.
+        norm: "l2" (p = 2), "linf" or "l1".
     """
 
     value: float
     per_layer: list[LayerBound]
+    norm: str = "l2"
+
+    @property
+    def _claim(self) -> str:
+        return f"upper bound on the {self.norm.capitalize()} Lipschitz constant"
 
     def __str__(self) -> str:
         rows = [(b.name, b.layer_type, f"{b.value:.6g}", b.method) for b in self.per_layer]
         rows = [("layer", "type", "bound", "method"), *rows]
-        rows.append(("total", "", f"{self.value:.6g}", "upper bound on the L2 Lipschitz constant"))
+        rows.append(("total", "", f"{self.value:.6g}", self._claim))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
             f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {value:>{widths[2]}}  {method}"

@@ -20,9 +20,10 @@ __all__ = ["activation_constant", "known_constant"]
 Shape = tuple[int | None, ...] | None
 Rule = Callable[[keras.layers.Layer, Shape], float | None]
 
-# Unit roundoff of the type in which a layer computes: a Python argument is rounded to it first.
+# Unit roundoff of the type in which a layer computes: a Python argument is rounded to it first, and
+# to float32 before that on some backends, in float64 layers too.
 _UNIT_ROUNDOFF = {
-    "float64": 2.0**-53,
+    "float64": 2.0**-24,
     "float32": 2.0**-24,
     "float16": 2.0**-11,
     "bfloat16": 2.0**-8,
@@ -55,8 +56,6 @@ _ACTIVATIONS: dict[Callable, float] = {
     activations.mish: 1.0884981613,
     # The Jacobian diag(p) - p p^T of softmax has its eigenvalues in [0, 1/2].
     activations.softmax: 0.5,
-    # Projection onto a convex set (the simplex).
-    activations.sparsemax: 1.0,
 }
 
 
@@ -70,7 +69,8 @@ def activation_constant(activation: Callable | None) -> float | None:
     Returns:
         An upper bound that exceeds the true constant by less than 1e-6 of it, or None where there
         is no constant (`exponential`, `glu`, `hard_shrink`), where it depends on the number of
-        inputs (`log_softmax`) or where the function is not one of Keras's own.
+        inputs (`log_softmax`), where the function is not one of Keras's own, or not what its name
+        says (`sparsemax`: with the threshold Keras computes, it is no projection).
     """
     if activation is None:
         return 1.0
@@ -223,16 +223,46 @@ def _repeat_vector(layer, input_shape):
 
 
 def _rescaling(layer, input_shape):
-    return _outward(layer, np.max(np.abs(np.asarray(layer.scale, dtype=np.float64))))
+    scale = np.asarray(layer.scale, dtype=np.float64)
+    copies = broadcast_copies(layer, input_shape, scale.shape, np.shape(layer.offset))
+    return None if copies is None else _outward(layer, np.max(np.abs(scale)) * _sqrt(copies))
 
 
 def _normalization(layer, input_shape):
     # Before `build` the statistics are not there; both forms divide or multiply by the same number.
     if not layer.built or layer.variance is None:
         return None
+    copies = broadcast_copies(layer, input_shape, layer.mean.shape, layer.variance.shape)
     deviation = np.maximum(np.sqrt(_numpy(layer.variance)), keras.config.epsilon())
     scale = deviation.max() if layer.invert else 1.0 / deviation.min()
-    return _outward(layer, scale)
+    return None if copies is None else _outward(layer, scale * _sqrt(copies))
+
+
+def broadcast_copies(layer, input_shape: Shape, *arguments: tuple) -> int | None:
+    """How often each entry of the input is copied where larger arguments broadcast it.
+
+    Args:
+        layer: asked for the shape it was built with where `input_shape` is None.
+        input_shape: with the batch axis.
+        *arguments: shapes of the arrays that the input is combined with, entry by entry.
+
+    Returns:
+        The number, or None where it is not known, or where the batch axis would be broadcast.
+    """
+    if all(math.prod(shape) == 1 for shape in arguments):
+        return 1
+    if input_shape is None and layer.built:
+        input_shape = (layer.get_build_config() or {}).get("input_shape")
+    rank = None if input_shape is None else len(input_shape)
+    if rank is None or any(len(s) > rank or (len(s) == rank and s[0] != 1) for s in arguments):
+        return None
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in arguments]
+    pairs = list(
+        zip(input_shape[1:], [max(axis) for axis in zip(*padded, strict=True)][1:], strict=True)
+    )
+    if any(size is None and wanted != 1 for size, wanted in pairs):
+        return None
+    return math.prod(wanted for size, wanted in pairs if size == 1)
 
 
 def _batch_normalization(layer, input_shape):

@@ -1,0 +1,308 @@
+"""Groups of calls that are bounded together, because apart they have no bound, or a worse one.
+
+* A root of sums of squares. With `y_j = sum_i M_ji x_i**2`, `M >= 0`, the map `x -> sqrt(y)` is a
+  Euclidean norm of weighted entries for each j, so that
+  `||sqrt(y) - sqrt(y')||_2**2 <= sum_ij M_ji (x_i - x'_i)**2 <= (largest column sum of M) ||x -
+  x'||_2**2`.
+* `x - mean(x)`, an orthogonal projection.
+* Copies of entries as a padding makes them, with the convolution they are made for, or the adjoint:
+  a transposed convolution with the sums that fold its border back.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from keras import activations, layers
+
+from deel_lip_tf.bounds.convolutions import Convolution
+from deel_lip_tf.bounds.kernels import convolution_of, has_kernel
+from deel_lip_tf.bounds.layers import Unbounded, layer_bound
+from deel_lip_tf.bounds.norms import L2, Norm
+from deel_lip_tf.bounds.rounding import product_up, sqrt_up
+from deel_lip_tf.layers.known import known_constant
+from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
+
+__all__ = ["Pattern", "find_patterns"]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Calls that end in one and begin at one tensor.
+
+    Attributes:
+        source: the tensor they begin at.
+        inner: the calls before the last one.
+        bound: computes `(constant, method)` for a norm and a budget.
+    """
+
+    source: object
+    inner: tuple
+    bound: Callable[[Norm, float], tuple[float, str]]
+
+
+def find_patterns(nodes: list) -> dict:
+    """The patterns among the calls of a graph, by their last call."""
+    found = {}
+    for node in nodes:
+        for match in _MATCHES.get(type(node.operation).__name__, ()):
+            if (pattern := match(node)) is not None:
+                found[node] = pattern
+                break
+    return found
+
+
+def _maker(tensor, name: str):
+    """The call of a Keras operation of this name that made a tensor, or None."""
+    operation, index, _ = tensor._keras_history
+    is_operation = type(operation).__module__.startswith("keras.src.ops.")
+    if not is_operation or type(operation).__name__ != name:
+        return None
+    return operation._inbound_nodes[index]
+
+
+# --- roots of sums of squares ------------------------------------------------------------------
+
+
+def _root(node) -> Pattern | None:
+    """`sqrt(sums)`."""
+    return _sums_of_squares(node.input_tensors[0], ())
+
+
+def _safe_root(node) -> Pattern | None:
+    """`where(s > 0, sqrt(where(s > 0, s, 1)), 0)`: the root of `s >= 0`, with gradient 0 at 0."""
+    if len(node.input_tensors) != 3:
+        return None
+    is_positive, root, zeros = node.input_tensors
+    outer = (_maker(is_positive, "Greater"), _maker(root, "Sqrt"), _maker(zeros, "ZerosLike"))
+    if None in outer:
+        return None
+    chosen = _maker(outer[1].input_tensors[0], "Where")
+    if chosen is None or len(chosen.input_tensors) != 3:
+        return None
+    condition, sums, ones = chosen.input_tensors
+    filled = _maker(ones, "OnesLike")
+    compared = outer[0].arguments.args
+    is_plain = (
+        filled is not None
+        and condition is is_positive
+        and len(compared) == 2
+        and compared[0] is sums
+        and type(compared[1]) in (int, float)
+        and compared[1] == 0
+        and len(outer[0].input_tensors) == 1
+        and node.outputs[0].shape == chosen.outputs[0].shape == sums.shape
+    )
+    return _sums_of_squares(sums, (*outer, chosen, filled)) if is_plain else None
+
+
+def _sums_of_squares(tensor, inner: tuple) -> Pattern | None:
+    """The root of `tensor`, if that is made of squares by a sum or an average."""
+    for name, column_sum in (("Sum", _of_sum), ("AveragePool", _of_average)):
+        if (node := _maker(tensor, name)) is None:
+            continue
+        squares = _maker(node.input_tensors[0], "Square")
+        weight = column_sum(node)
+        if squares is None or weight is None or len(squares.input_tensors) != 1:
+            return None
+        inner = (*inner, node, squares)
+        return Pattern(squares.input_tensors[0], inner, functools.partial(_root_bound, weight))
+    return None
+
+
+def _root_bound(weight: float, norm: Norm, budget: float) -> tuple[float, str]:
+    if norm != L2:
+        raise Unbounded(f"no {norm.name} constant is known for a root of sums of squares")
+    return sqrt_up(weight), "root of sums of squares"
+
+
+def _of_sum(node) -> float | None:
+    axes, rank = node.operation.axis, len(node.input_tensors[0].shape)
+    if axes is None or any(axis % rank == 0 for axis in np.atleast_1d(axes)):
+        return None
+    return 1.0
+
+
+def _of_average(node) -> float | None:
+    operation, shape = node.operation, node.input_tensors[0].shape
+    pooling = {3: layers.AveragePooling1D, 4: layers.AveragePooling2D, 5: layers.AveragePooling3D}
+    if len(shape) not in pooling:
+        return None
+    plain = pooling[len(shape)](
+        operation.pool_size, operation.strides, operation.padding, operation.data_format
+    )
+    constant = known_constant(plain, shape)
+    # The squared l2 constant of an average is the bound on its column sums.
+    return None if constant is None else product_up(constant, constant)
+
+
+# --- centering ---------------------------------------------------------------------------------
+
+
+def _centering(node) -> Pattern | None:
+    """`x - mean(x, axis, keepdims=True)`."""
+    arguments = node.arguments.args
+    if len(arguments) != 2 or len(node.input_tensors) != 2:
+        return None
+    source, means = node.input_tensors
+    mean = _maker(means, "Mean")
+    if mean is None or mean.input_tensors[0] is not source or not mean.operation.keepdims:
+        return None
+    axes, rank = mean.operation.axis, len(source.shape)
+    if axes is None or any(axis % rank == 0 for axis in np.atleast_1d(axes)):
+        return None
+    if arguments[0] is not source or node.outputs[0].shape != source.shape:
+        return None
+
+    def bound(norm: Norm, budget: float) -> tuple[float, str]:
+        # In the other norms the rows and columns of I - 1/n have absolute sums 2 (1 - 1/n).
+        return (1.0 if norm == L2 else 2.0), "centering, a projection"
+
+    return Pattern(source, (mean,), bound)
+
+
+# --- paddings that copy, and their adjoints ----------------------------------------------------
+
+
+def _padded(node) -> Pattern | None:
+    """`take` along spatial axes, as a padding of the next "valid" convolution does."""
+    convolution = _plain_convolution(node)
+    if convolution is None or convolution.transposed:
+        return None
+    tensor, inner, sources = node.input_tensors[0], (), {}
+    while (take := _maker(tensor, "Take")) is not None and len(take.input_tensors) == 1:
+        axis = _spatial_axis(node.operation, take.operation.axis, len(tensor.shape))
+        indices = _argument(take, "indices")
+        if axis is None or axis in sources or indices is None:
+            return None
+        tensor, inner = take.input_tensors[0], (*inner, take)
+        sources[axis] = np.asarray(indices)
+    padding, sizes = _padding_of(node.operation, tensor.shape, sources, convolution)
+    if padding is None:
+        return None
+    return _convolution_pattern(
+        node, tensor, inner, replace(convolution, padding=padding, sizes=sizes)
+    )
+
+
+def _folded(node) -> Pattern | None:
+    """A "valid" transposed convolution, and `einsum`s that add its copied border to the image."""
+    tensor, inner, matrices = node.outputs[0], (), {}
+    while (fold := _maker(tensor, "Einsum")) is not None and len(fold.input_tensors) == 1:
+        operands = [x for x in fold.arguments.args if isinstance(x, np.ndarray)]
+        tensor_, matrix, result = _letters(fold.operation.subscripts)
+        is_plain = len(operands) == 1 and operands[0].ndim == 2 and len(matrix) == 2
+        if not is_plain or result != tensor_.replace(matrix[0], matrix[1]):
+            return None
+        if matrix[0] not in tensor_ or matrix[1] in tensor_ or tensor_.index(matrix[0]) in matrices:
+            return None
+        tensor, inner = fold.input_tensors[0], (*inner, fold)
+        matrices[tensor_.index(matrix[0])] = operands[0]
+    if not matrices:
+        return None
+    operation, index, _ = tensor._keras_history
+    transposed = operation._inbound_nodes[index]
+    convolution = _plain_convolution(transposed)
+    # What follows the sums of the border may not stand before them.
+    is_linear = getattr(operation, "activation", None) in (None, activations.linear)
+    if convolution is None or not convolution.transposed or not is_linear:
+        return None
+    return _folded_pattern(node, transposed, inner[1:], matrices, convolution)
+
+
+def _folded_pattern(node, transposed, inner, matrices, convolution) -> Pattern | None:
+    sources = {}
+    for place, matrix in matrices.items():
+        axis = _spatial_axis(transposed.operation, place, len(node.outputs[0].shape))
+        if axis is None or not ((matrix == 0) | (matrix == 1)).all() or (matrix.sum(1) != 1).any():
+            return None
+        sources[axis] = matrix.argmax(axis=1)
+    padding, sizes = _padding_of(transposed.operation, node.outputs[0].shape, sources, convolution)
+    if padding is None:
+        return None
+    # The adjoint is exact where the convolution of the padded image has these many outputs.
+    padded = [n + k - 1 for n, k in zip(sizes, convolution.kernel_size, strict=True)]
+    small = _spatial_sizes(transposed.operation, transposed.input_tensors[0].shape)
+    steps = zip(padded, convolution.kernel_size, convolution.strides, small, strict=True)
+    if any((n - k) // s + 1 != m for n, k, s, m in steps):
+        return None
+    whole = replace(convolution, padding=padding, sizes=sizes)
+    source = transposed.input_tensors[0]
+    return _convolution_pattern(transposed, source, (*inner, transposed), whole)
+
+
+def _letters(subscripts: str) -> tuple[str, str, str]:
+    terms, _, result = subscripts.replace(" ", "").partition("->")
+    tensor, _, matrix = terms.partition(",")
+    return tensor, matrix, result
+
+
+def _plain_convolution(node) -> Convolution | None:
+    """The convolution of a built "valid" layer without dilation, called on one tensor."""
+    operation = node.operation
+    if not isinstance(operation, layers.Layer) or not operation.built or not has_kernel(operation):
+        return None
+    if getattr(operation, "padding", None) != "valid" or len(node.input_tensors) != 1:
+        return None
+    convolution = convolution_of(operation, node.input_tensors[0].shape)
+    has_dilation = convolution is None or any(rate != 1 for rate in convolution.dilation)
+    return None if has_dilation else convolution
+
+
+def _argument(take, name: str):
+    arguments = take.arguments.args
+    return arguments[1] if len(arguments) > 1 else take.arguments.kwargs.get(name)
+
+
+def _spatial_axis(layer, axis: int, rank: int) -> int | None:
+    """Which spatial axis an axis is, or None."""
+    if axis is None:
+        return None
+    first = 1 if layer.data_format == "channels_last" else 2
+    place = axis % rank - first
+    return place if 0 <= place < rank - 2 else None
+
+
+def _spatial_sizes(layer, shape: tuple) -> tuple:
+    return tuple(shape[1:-1] if layer.data_format == "channels_last" else shape[2:])
+
+
+def _padding_of(layer, shape, sources: dict, convolution) -> tuple[str | None, tuple]:
+    """The name of the padding that copies from these indices along each axis, and the sizes."""
+    sizes, kernel_size = _spatial_sizes(layer, shape), convolution.kernel_size
+    if not sources or None in sizes:
+        return None, sizes
+    for padding in EXTENDING:
+        if all(
+            np.array_equal(
+                sources.get(axis, np.arange(n)),
+                padded_indices(n, *padding_amounts(n, k, 1, padding), padding),
+            )
+            for axis, (n, k) in enumerate(zip(sizes, kernel_size, strict=True))
+        ):
+            return padding, sizes
+    return None, sizes
+
+
+def _convolution_pattern(node, source, inner, convolution: Convolution) -> Pattern:
+    layer = node.operation
+
+    def bound(norm: Norm, budget: float) -> tuple[float, str]:
+        value, method = layer_bound(layer, None, norm, budget, instead=[convolution])
+        return value, f"{method}, with the {convolution.padding} padding"
+
+    return Pattern(source, tuple(inner), bound)
+
+
+_MATCHES = {
+    "Sqrt": (_root,),
+    "Where": (_safe_root,),
+    "Subtract": (_centering,),
+    "Einsum": (_folded,),
+    "Conv1D": (_padded,),
+    "Conv2D": (_padded,),
+    "Conv3D": (_padded,),
+    "DepthwiseConv1D": (_padded,),
+    "DepthwiseConv2D": (_padded,),
+}

@@ -1,0 +1,179 @@
+"""What a proven bound consists of, and how far it may be from the truth."""
+
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from deel_lip_tf.bounds.estimates import attack_estimate, jacobian_estimate
+from deel_lip_tf.bounds.evaluation import ExactModel
+from deel_lip_tf.bounds.graph import GraphWalk, lipschitz_bound, symbolic_tensors
+from deel_lip_tf.bounds.result import LipschitzBound
+from deel_lip_tf.model import vanillaModel
+
+__all__ = ["Report", "report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A proven bound, layer by layer, next to lower estimates of the constant.
+
+    Attributes:
+        bound: the proven bound with its entries, in the L2 norm.
+        product: of the bounds of all entries; it differs from the bound where branches meet.
+        jacobian: largest norm of the Jacobian that was found, a lower estimate; None where it was
+            not searched for.
+        attack: largest quotient `||f(x) - f(y)|| / ||x - y||` found by gradient ascent, likewise.
+        seconds: that proof and searches took.
+    """
+
+    bound: LipschitzBound
+    product: float
+    jacobian: float | None
+    attack: float | None
+    seconds: float
+
+    @property
+    def lower(self) -> float | None:
+        """The larger of the two lower estimates."""
+        found = [value for value in (self.jacobian, self.attack) if value is not None]
+        return max(found, default=None)
+
+    @property
+    def slack(self) -> float | None:
+        """The bound divided by the lower estimate: the true constant lies between the two."""
+        return self.bound.value / self.lower if self.lower else None
+
+    def as_dict(self) -> dict:
+        """The same as numbers, strings, lists and dicts of Python, fit for JSON."""
+        layers = [
+            {
+                "name": entry.name,
+                "type": entry.layer_type,
+                "bound": float(entry.value),
+                "method": entry.method,
+                "seconds": float(entry.seconds),
+            }
+            for entry in self.bound.per_layer
+        ]
+        return {
+            "norm": self.bound.norm,
+            "bound": float(self.bound.value),
+            "product": float(self.product),
+            "jacobian": self.jacobian,
+            "attack": self.attack,
+            "slack": self.slack,
+            "seconds": float(self.seconds),
+            "layers": layers,
+        }
+
+    def figure(self):
+        """A `matplotlib.figure.Figure`: one bar for each layer, on a logarithmic scale.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from matplotlib.figure import Figure
+
+        entries = self.bound.per_layer
+        figure = Figure(figsize=(7.0, 1.5 + 0.3 * len(entries)), layout="constrained")
+        axes = figure.subplots()
+        axes.barh([f"{entry.name}" for entry in entries], [entry.value for entry in entries])
+        axes.axvline(1.0, color="black", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.invert_yaxis()
+        axes.set_xlabel("upper bound on the Lipschitz constant of the layer")
+        lower = "" if self.lower is None else f", at least {self.lower:.4g}"
+        axes.set_title(f"whole model: at most {self.bound.value:.4g}{lower}")
+        return figure
+
+    def __str__(self) -> str:
+        rows = [("layer", "type", "bound", "seconds", "method")]
+        for entry in self.bound.per_layer:
+            numbers = f"{entry.value:.6g}", f"{entry.seconds:.3f}"
+            rows.append((entry.name, entry.layer_type, *numbers, entry.method))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {value:>{widths[2]}}  "
+            f"{seconds:>{widths[3]}}  {method}"
+            for name, kind, value, seconds, method in rows
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:], rule, *self._summary()])
+
+    def _summary(self) -> list[str]:
+        numbers = [
+            ("proven upper bound", self.bound.value),
+            ("product of all entries", self.product),
+            ("lower estimate, Jacobian", self.jacobian),
+            ("lower estimate, attack", self.attack),
+            ("slack: bound / lower estimate", self.slack),
+        ]
+        texts = [(name, "not searched" if n is None else f"{n:.6g}") for name, n in numbers]
+        texts.append(("seconds", f"{self.seconds:.1f}"))
+        width = max(len(name) for name, _ in texts)
+        return [f"{name:<{width}}  {text}" for name, text in texts]
+
+
+def report(
+    model: keras.Model, x=None, *, budget: float = 1.0, samples: int = 8, steps: int = 30
+) -> Report:
+    """Bounds a model layer by layer and searches for how much it really stretches.
+
+    The L2 bound is that of `lipschitz_bound`. The lower estimates are quotients of pairs of points,
+    found from samples by a power iteration with the Jacobian and by gradient ascent; the true
+    constant lies between the larger of them and the bound.
+
+    Args:
+        model: a built Sequential or functional model, or a layer. Only with one input and one
+            output of known sizes it is searched.
+        x: samples (n, ...) to begin the search at, in the units of the input; by default, standard
+            normal ones.
+        budget: as in `lipschitz_bound`.
+        samples: how many of `x` are used; 0 for no search.
+        steps: of each search.
+
+    Returns:
+        The report: `print` it, or take `as_dict()` or `figure()`.
+
+    Raises:
+        TypeError: if `model` is not a Keras layer or model.
+        ValueError: if a layer has no bound (all are named), if `samples` or `steps` is negative, or
+            if `x` has another shape than the model's input.
+    """
+    for name, value in (("samples", samples), ("steps", steps)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"`{name}` must be an integer of at least 0. Received: {value!r}.")
+    start = time.perf_counter()
+    bound = lipschitz_bound(model, budget=budget)
+    found = {"jacobian": None, "attack": None}
+    points = _points(model, x, samples)
+    if points is not None:
+        walk = GraphWalk()
+        walk.model(model, None, "")
+        exact = ExactModel(model, walk)
+        plain = vanillaModel(model)  # its kernels are not projected at every step
+        found["jacobian"] = jacobian_estimate(exact, plain, points, steps)
+        found["attack"] = attack_estimate(exact, plain, points, steps)
+    product = float(np.prod([entry.value for entry in bound.per_layer]))
+    return Report(bound, product, **found, seconds=time.perf_counter() - start)
+
+
+def _points(model, x, samples: int) -> np.ndarray | None:
+    """The samples to begin at, or None where there is nothing to search."""
+    tensors = symbolic_tensors(model) if isinstance(model, keras.Model) else None
+    if tensors is None or [len(part) for part in tensors] != [1, 1] or samples == 0:
+        return None
+    shape = tuple(tensors[0][0].shape[1:])
+    if x is None:
+        is_known = None not in shape
+        return np.random.default_rng(0).standard_normal((samples, *shape)) if is_known else None
+    points = np.asarray(x, dtype=np.float64)[:samples]
+    sizes = zip(points.shape[1:], shape, strict=False)
+    if points.ndim != len(shape) + 1 or any(want not in (None, have) for have, want in sizes):
+        raise ValueError(
+            f"`x` must be an array of shape (samples, {', '.join(map(str, shape))}). "
+            f"Received: shape={np.shape(x)}."
+        )
+    return points
