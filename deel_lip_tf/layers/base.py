@@ -104,9 +104,15 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         return {**super().get_config(), **dataclasses.asdict(self.parametrization)}
 
     def add_weight(self, *args, **kwargs):
-        """As in Keras, but the raw kernel is never rounded before it is projected."""
+        """As in Keras, but the raw kernel is never rounded before it is projected.
+
+        Unless it has a constraint of its own, an optimizer retracts it after each update: what
+        the layer computes hardly changes, and the next step costs less.
+        """
         if kwargs.get("name") == "kernel":
             kwargs["autocast"] = False
+            if kwargs.get("constraint") is None and self.parametrization.is_retracting:
+                kwargs["constraint"] = self._retracted
         return super().add_weight(*args, **kwargs)
 
     def build(self, input_shape):
@@ -143,7 +149,17 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
 
     def _project_kernel(self):
         kernel = at_least_float32(ops.convert_to_tensor(self.kernel))
-        return ops.reshape(self.parametrization.project(flatten_kernel(kernel)), kernel.shape)
+        return self._on_matrices(self.parametrization.project, kernel)
+
+    def _retracted(self, kernel):
+        tensor = ops.convert_to_tensor(kernel)
+        retracted = self._on_matrices(self.parametrization.retract, at_least_float32(tensor))
+        return ops.cast(retracted, tensor.dtype)
+
+    @staticmethod
+    def _on_matrices(function, kernel):
+        """The kernel with `function` applied to it as a matrix, or to each of its matrices."""
+        return ops.reshape(function(flatten_kernel(kernel)), kernel.shape)
 
     def call(self, inputs, training=None):
         """Applies the effective kernel, adds the bias, applies the activation."""

@@ -29,27 +29,33 @@ _SCALING_SQUARINGS = 3
 _GRAM_PHASES = (2, 3, 4, 4, 4)
 
 
+def minimax_cubic(lower, upper):
+    """`(a, b, delta)`: the odd cubic `a x + b x**3` nearest to 1 on `[lower, upper]`.
+
+    With `l` and `u` the ends, it is `(6 s x - 2 x**3) / d` with `s = (l*l + l*u + u*u) / 3` and
+    `d = 2 s**1.5 + l*l*u + l*u*u`. Its values on the interval are within
+    `delta = (2 s**1.5 - l*l*u - l*u*u) / d` of 1. Floats or tensors.
+
+    Source: Grishina, Smirnov, Rakhuba, 2025, arXiv:2506.10935.
+    """
+    s = (lower * lower + lower * upper + upper * upper) / 3
+    peak, ends = 2 * s**1.5, lower * upper * (lower + upper)
+    return 6 * s / (peak + ends), -2 / (peak + ends), (peak - ends) / (peak + ends)
+
+
 @lru_cache(maxsize=64)
 def minimax_cubics(smallest: float, tolerance: float, maximum: int) -> tuple:
     """Coefficients `(a, b)` of the cubics that bring `[smallest, 1]` closest to 1, step by step.
-
-    On `[l, u]` the odd cubic nearest to 1 is `(6 s x - 2 x**3) / d` with
-    `s = (l*l + l*u + u*u) / 3` and `d = 2 s**1.5 + l*l*u + l*u*u`; its error is
-    `delta = (2 s**1.5 - l*l*u - l*u*u) / d`, so that the next interval is `[1 - delta, 1 + delta]`.
 
     Args:
         smallest: lower end of the first interval; the upper end is 1.
         tolerance: stops once `delta` is at most this.
         maximum: largest number of steps.
-
-    Source: Grishina, Smirnov, Rakhuba, 2025, arXiv:2506.10935.
     """
     lower, upper, steps = smallest, 1.0, []
     while len(steps) < maximum:
-        s = (lower * lower + lower * upper + upper * upper) / 3
-        peak, ends = 2 * s**1.5, lower * upper * (lower + upper)
-        steps.append((6 * s / (peak + ends), -2 / (peak + ends)))
-        delta = (peak - ends) / (peak + ends)
+        a, b, delta = minimax_cubic(lower, upper)
+        steps.append((a, b))
         if delta <= tolerance:
             break
         lower, upper = 1 - delta, 1 + delta
@@ -78,15 +84,24 @@ def polar_factor(matrix, cubics: tuple):
     rows, columns = matrix.shape[-2:]
     if rows < columns:
         return ops.swapaxes(polar_factor(ops.swapaxes(matrix, -1, -2), cubics), -1, -2)
-    scaled = unit_scale(matrix, axis=(-2, -1))
-    # A single column has one singular value, its norm, and the bound is that norm at once.
-    bound = spectral_norm_bound(scaled, _SCALING_SQUARINGS if columns > 1 else 0)
-    factor = safe_divide(scaled, bound[..., None, None])
     if columns == 1:
-        return factor
+        return vector_factor(matrix)
+    factor = divided_by_bound(matrix, _SCALING_SQUARINGS)
     for phase in _phases(cubics, rows, columns):
         factor = ops.matmul(factor, _gram_polynomial(factor, phase))
     return ops.matmul(factor, _gram_polynomial(factor, (BJORCK_STEP,)))
+
+
+def vector_factor(matrix):
+    """The polar factor of a single column: the column divided by its norm."""
+    # A single column has one singular value, its norm, and the bound is that norm at once.
+    return divided_by_bound(matrix, 0)
+
+
+def divided_by_bound(matrix, squarings: int):
+    """`matrix` (..., rows, columns) divided by a bound of its norm, whatever its scale."""
+    scaled = unit_scale(matrix, axis=(-2, -1))
+    return safe_divide(scaled, spectral_norm_bound(scaled, squarings)[..., None, None])
 
 
 def _phases(cubics: tuple, rows: int, columns: int) -> list:

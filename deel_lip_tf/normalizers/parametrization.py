@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from keras import backend, ops
 
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, unit_scale
-from deel_lip_tf.normalizers.orthogonal import cubics_for, polar_factor
+from deel_lip_tf.normalizers.orthogonal import bjorck_cubics, polar_factor
+from deel_lip_tf.normalizers.polar import nearest_orthogonal, retracted
 from deel_lip_tf.normalizers.spectral import spectral_norm_bound, squarings_for
 
 DEFAULT_EPS_SPECTRAL = 1e-3
@@ -65,8 +66,25 @@ class Spectral:
         matrix = at_least_float32(matrix)
         if self.eps_bjorck is None or self.beta_bjorck is None:
             return self._unit_norm(matrix)
-        cubics = cubics_for(self.eps_bjorck, self.beta_bjorck, self.maxiter_bjorck)
-        return polar_factor(matrix, cubics)
+        if self.is_retracting:
+            return nearest_orthogonal(matrix, self.eps_bjorck, self.maxiter_bjorck)
+        # Another step than Björck's own is a wish for exactly that iteration.
+        return polar_factor(matrix, bjorck_cubics(self.beta_bjorck, self.maxiter_bjorck))
+
+    @property
+    def is_retracting(self) -> bool:
+        """Whether `retract` moves a kernel: not where singular values are to stay apart."""
+        if self.eps_bjorck is None or self.beta_bjorck is None:
+            return False
+        return math.isclose(self.beta_bjorck, 0.5)
+
+    def retract(self, matrix):
+        """The nearest orthogonal matrix of a kernel that an update has moved; no gradient.
+
+        Args:
+            matrix: as for `project`, in at least float32.
+        """
+        return retracted(matrix, self.eps_bjorck, self.maxiter_bjorck)
 
     def _unit_norm(self, matrix):
         squarings = squarings_for(min(matrix.shape[-2:]), self.eps_spectral)
@@ -84,6 +102,7 @@ class Frobenius:
     """
 
     disjoint_neurons: bool = True
+    is_retracting = False
 
     def project(self, matrix):
         """`matrix` (rows, outputs) divided by the norms of its columns, or by its own."""
@@ -98,6 +117,8 @@ class Frobenius:
 @dataclass(frozen=True)
 class UnitFrobenius:
     """Frobenius norm 1 of the whole matrix, hence largest singular value at most 1."""
+
+    is_retracting = False
 
     def project(self, matrix):
         """`matrix` (rows, outputs) divided by its Frobenius norm."""

@@ -41,7 +41,17 @@ def spectral_norm_bound(matrix, squarings: int):
 
     Source: Delattre et al., 2023, arXiv:2305.16173.
     """
-    gram = smaller_gram(matrix)
+    bound = safe_sqrt(gram_norm_bound(smaller_gram(matrix), squarings))
+    # Rounding of the products moves the bound by a few units of the last place.
+    bound = bound * (1 + 16 * unit_roundoff(matrix))
+    return ops.squeeze(bound, axis=(-2, -1))
+
+
+def gram_norm_bound(gram, squarings: int):
+    """An upper bound, (..., 1, 1), on the largest eigenvalue of Gram matrices (..., n, n).
+
+    Rounding aside: see `spectral_norm_bound`.
+    """
     norms = [frobenius_norm(gram, axis=(-2, -1), keepdims=True)]
     for _ in range(squarings):
         gram = safe_divide(gram, norms[-1])
@@ -51,9 +61,7 @@ def spectral_norm_bound(matrix, squarings: int):
     bound = norms.pop()
     while norms:
         bound = norms.pop() * safe_sqrt(bound)
-    # Rounding of the products moves the bound by a few units of the last place.
-    bound = safe_sqrt(bound) * (1 + 16 * _unit_roundoff(matrix))
-    return ops.squeeze(bound, axis=(-2, -1))
+    return bound
 
 
 def power_iteration(matrix, u=None, eps: float = 1e-3, maxiter: int = 10):
@@ -89,5 +97,6 @@ def power_iteration(matrix, u=None, eps: float = 1e-3, maxiter: int = 10):
     return frobenius_norm(ops.matmul(u, transposed)), u
 
 
-def _unit_roundoff(tensor) -> float:
+def unit_roundoff(tensor) -> float:
+    """Half the distance from 1 to the next number, in the type of `tensor`."""
     return 2.0**-53 if backend.standardize_dtype(tensor.dtype) == "float64" else 2.0**-24

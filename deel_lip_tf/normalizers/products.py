@@ -1,0 +1,47 @@
+"""Products of matrices that are known to be symmetric, for little more than half their price."""
+
+from keras import ops
+
+# Below this many columns one product is faster than its parts.
+_SMALLEST_SPLIT = 384
+_BLOCKS = 4
+
+
+def transposed(matrix):
+    """The matrices in the last two axes, transposed."""
+    return ops.swapaxes(matrix, -1, -2)
+
+
+def gram(matrix):
+    """`X' X` of `matrix` (..., rows, columns)."""
+    return symmetric_product(transposed(matrix), matrix)
+
+
+def symmetric_product(left, right):
+    """`left @ right`, (..., n, rows) by (..., rows, n), where the product is symmetric.
+
+    No TensorFlow kernel exploits the symmetry, so the blocks on and above the diagonal are
+    computed and the others copied: 5/8 of the operations with 4 x 4 blocks.
+    """
+    columns = right.shape[-1]
+    if columns < _SMALLEST_SPLIT:
+        return ops.matmul(left, right)
+    starts = [round(columns * i / _BLOCKS) for i in range(_BLOCKS + 1)]
+    # The strip of block row i, from the diagonal on to the right.
+    strips = [
+        ops.matmul(left[..., start:stop, :], right[..., :, start:])
+        for start, stop in zip(starts, starts[1:], strict=False)
+    ]
+    rows = []
+    for i, strip in enumerate(strips):
+        below = [
+            transposed(strips[j][..., :, starts[i] - starts[j] : starts[i + 1] - starts[j]])
+            for j in range(i)
+        ]
+        rows.append(ops.concatenate([*below, strip], axis=-1) if below else strip)
+    return ops.concatenate(rows, axis=-2)
+
+
+def symmetric_part(matrix):
+    """`(M + M') / 2`."""
+    return 0.5 * (matrix + transposed(matrix))
