@@ -49,7 +49,7 @@ def convolutional():
 
 
 def tutorial():
-    """decomon's tutorial: two convolutions of 32 filters of 6x6, dense 130."""
+    """The tutorial of decomon: two convolutions of 32 filters of 6x6, dense 130."""
     return [
         layers.Reshape((28, 28, 1)),
         layers.Conv2D(32, 6, activation="relu"),
@@ -91,7 +91,7 @@ NETWORKS = {
         {"wanted of crown": "under 2 s for an image, under 4 GB", "decomon": "25 GB"},
     ),
     "lipschitz": (
-        *(lipschitz, lambda: lip.losses.TauSparseCategoricalCrossentropy(tau=20.0), 100),
+        *(lipschitz, lambda: lip.losses.TauSparseCategoricalCrossentropy(tau=5.0), 100),
         {"l2": (0.3,), "linf": (0.02,)},
         {"wanted": "l2 .3: 90; linf .02: 58, where lipschitz alone has 54, relaxation alone 45"},
     ),

@@ -3,9 +3,11 @@
     import deel_lip_tf as lip
 
 Layers of known Lipschitz constant (`lip.layers`), losses (`lip.losses`), metrics, callbacks, the
-models `lip.Sequential` and `lip.Model`, proofs (`lip.bounds`) and certificates
-(`lip.certificates`).
+models `lip.Sequential` and `lip.Model`, proofs (`lip.bounds`), certificates (`lip.certificates`)
+and the formal verification of any Keras classifier (`lip.verify`).
 """
+
+import importlib
 
 from deel_lip_tf._command import load_backend_quietly
 
@@ -63,4 +65,12 @@ __all__ = [
     "regularizers",
     "utils",
     "vanillaModel",
+    "verify",
 ]
+
+
+def __getattr__(name: str):
+    # The one room that is TensorFlow's alone: whoever uses Keras on another backend does without.
+    if name == "verify":
+        return importlib.import_module("deel_lip_tf.verify")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,18 +1,21 @@
-"""The command line: ``python -m deel_lip_tf quickstart``.
+"""The command line: ``python -m deel_lip_tf quickstart``, ``hunt``, ``verify``.
 
-Exit codes: 0 all is well; 1 a certificate was broken by an attack, or the exported model differs
-from the trained one; 2 something in what was given is wrong (one line on stderr says what), and
-nothing was trained; 130 stopped by Ctrl-C (during training the report is made all the same).
+Exit codes: 0 all is well; 1 a certificate was broken by an attack or refuted by the hunt, or the
+exported model differs from the trained one; 2 something in what was given is wrong (one line on
+stderr says what), and nothing was trained; 130 stopped by Ctrl-C (during training the report is
+made all the same). ``verify`` answers by 0 unsat, 10 sat, 20 unknown.
 """
 
 import sys
 
 from deel_lip_tf import __version__
 from deel_lip_tf._arguments import BAD_INPUT, INTERRUPTED, PROGRAM, BadInput, Parser
+from deel_lip_tf.hunt import command as hunt
 from deel_lip_tf.quickstart import command as quickstart
+from deel_lip_tf.verify import command as verify
 
 # Each adds its own options, and says by `set_defaults(run=...)` what runs them.
-COMMANDS = (quickstart,)
+COMMANDS = (quickstart, hunt, verify)
 
 
 def _parser() -> Parser:

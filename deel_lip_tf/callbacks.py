@@ -3,12 +3,14 @@
 They rely only on `model.condense()`, `model.loss`, `layer.kernel` and `layer.wbar`.
 """
 
+import os
 from typing import Any
 
 import keras
 import numpy as np
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.losses.arguments import flag, whole_number
 
 
 class _Configurable(keras.callbacks.Callback):
@@ -29,13 +31,14 @@ class CondenseCallback(_Configurable):
         on_batch: at the end of every training batch.
 
     Raises:
+        TypeError: if one of the two is not a boolean.
         ValueError: when training begins, if the model has no `condense` method.
     """
 
     def __init__(self, on_epoch: bool = True, on_batch: bool = False):
         super().__init__()
-        self.on_epoch = bool(on_epoch)
-        self.on_batch = bool(on_batch)
+        self.on_epoch = flag("on_epoch", on_epoch)
+        self.on_batch = flag("on_batch", on_batch)
 
     def on_train_begin(self, logs=None):
         """Checks the model."""
@@ -61,10 +64,35 @@ class CondenseCallback(_Configurable):
         return {"on_epoch": self.on_epoch, "on_batch": self.on_batch}
 
 
+def _parameter_name(param_name: Any) -> str:
+    if not isinstance(param_name, str):
+        raise TypeError(
+            '`param_name` must be the name of a parameter, e.g. "alpha". '
+            f"Received: param_name={param_name!r}."
+        )
+    return param_name
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be a list of numbers. Received: {name}={values!r}."
+        ) from error
+
+
 def _losses_with(model: keras.Model, param_name: str) -> list[Any]:
     """Returns the losses of the compiled `model` that have the parameter `param_name`."""
     losses = [loss for loss in keras.tree.flatten(model.loss) if loss is not None]
-    found = [loss for loss in losses if hasattr(loss, param_name)]
+    missing = object()
+    values = [getattr(loss, param_name, missing) for loss in losses]
+    # a method or a name of the loss is no parameter; learned margins are None until they are built
+    found = [
+        loss
+        for loss, value in zip(losses, values, strict=True)
+        if not (value is missing or callable(value) or isinstance(value, str))
+    ]
     if not found:
         names = [getattr(loss, "name", str(loss)) for loss in losses]
         raise ValueError(
@@ -91,6 +119,7 @@ class LossParamScheduler(_Configurable):
         step: number of the first batch.
 
     Raises:
+        TypeError: if an argument is of another type.
         ValueError: on a wrong schedule; when training begins, if no loss of the model has such a
             parameter, if it must not take one of the values `fp`, or on JAX without
             `run_eagerly=True`.
@@ -98,10 +127,9 @@ class LossParamScheduler(_Configurable):
 
     def __init__(self, param_name: str, fp: Any, xp: Any, step: int = 0):
         super().__init__()
-        self.param_name = param_name
-        self.fp = [float(value) for value in fp]
-        self.xp = [float(value) for value in xp]
-        self.step = int(step)
+        self.param_name = _parameter_name(param_name)
+        self.fp, self.xp = _numbers("fp", fp), _numbers("xp", xp)
+        self.step = whole_number("step", step, least=0)
         if not (len(self.fp) == len(self.xp) > 0 and np.all(np.isfinite(self.fp + self.xp))):
             raise ValueError(
                 "`fp` and `xp` must be two lists of finite numbers of the same length, at least 1. "
@@ -150,16 +178,15 @@ class LossParamLog(_Configurable):
         rate: number of epochs from one line to the next; the first epoch is printed.
 
     Raises:
-        ValueError: if `rate` is not a positive integer; when training begins, if no loss of the
-            model has such a parameter.
+        TypeError: if `rate` is not an integer, or `param_name` not a string.
+        ValueError: if `rate` is below 1; when training begins, if no loss of the model has such a
+            parameter.
     """
 
     def __init__(self, param_name: str, rate: int = 1):
         super().__init__()
-        if int(rate) != rate or rate < 1:
-            raise ValueError(f"`rate` must be a positive integer. Received: rate={rate!r}.")
-        self.param_name = param_name
-        self.rate = int(rate)
+        self.param_name = _parameter_name(param_name)
+        self.rate = whole_number("rate", rate)
 
     def on_train_begin(self, logs=None):
         """Checks that the loss has the parameter."""
@@ -206,8 +233,9 @@ class MonitorCallback(_Configurable):
         on_batch: log at the end of every training batch instead; the step counts the batches.
 
     Raises:
+        TypeError: if an argument is of another type.
         ValueError: on a wrong `target` or `what`; when training begins, if a layer is unknown or
-            has no `target`.
+            has no `target`, or the folder cannot be written to.
     """
 
     def __init__(
@@ -224,17 +252,20 @@ class MonitorCallback(_Configurable):
             raise ValueError(f'`target` must be "kernel" or "wbar". Received: target={target!r}.')
         if what not in ("max", "all"):
             raise ValueError(f'`what` must be "max" or "all". Received: what={what!r}.')
-        if isinstance(monitored_layers, str):
-            raise ValueError(
+        is_list = isinstance(monitored_layers, list | tuple) and len(monitored_layers) > 0
+        if not (is_list and all(isinstance(name, str) for name in monitored_layers)):
+            raise TypeError(
                 "`monitored_layers` must be a list of layer names, e.g. ['dense']. Received: "
                 f"monitored_layers={monitored_layers!r}."
             )
+        if not isinstance(logdir, str | os.PathLike):
+            raise TypeError(f"`logdir` must be the path of a folder. Received: logdir={logdir!r}.")
         self.monitored_layers = list(monitored_layers)
-        self.logdir = str(logdir)
+        self.logdir = os.fspath(logdir)
         self.target = target
         self.what = what
-        self.on_epoch = bool(on_epoch)
-        self.on_batch = bool(on_batch)
+        self.on_epoch = flag("on_epoch", on_epoch)
+        self.on_batch = flag("on_batch", on_batch)
         self._writer = None
         self._batches = 0
 
@@ -255,7 +286,13 @@ class MonitorCallback(_Configurable):
                     f"`monitored_layers`. Received: target={self.target!r}, layer of type "
                     f"{type(self.model.get_layer(name)).__name__}."
                 )
-        self._writer = tf.summary.create_file_writer(self.logdir)
+        try:
+            self._writer = tf.summary.create_file_writer(self.logdir)
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"`logdir` must be a folder that can be written to. Received: logdir="
+                f"{self.logdir!r} ({error.message})."
+            ) from error
 
     def on_train_batch_end(self, batch, logs=None):
         """Logs, if asked to on batches."""

@@ -2,7 +2,7 @@
 
 Each metric proves, at every evaluation, the constants of its model as it then is: the bound of the
 network, and for a linear head the norms of the differences of its columns (see
-`certificates.certify`, whose divisors these are, rounded upward to the metric's dtype). The logits
+`certificates.class_divisors`, rounded upward to the metric's dtype). The logits
 are those of the forward pass with the rounding of its dtype; `certify` bounds that rounding too.
 
 The constants are variables, assigned from Python where an evaluation begins: in `reset_state`,
@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.certificates import _bounded, _divisors
+from deel_lip_tf.certificates import class_divisors
 from deel_lip_tf.losses import formulas
 from deel_lip_tf.losses.tracing import outside_of_graphs
 from deel_lip_tf.metrics import _checked, _encoded, _signed_scores
@@ -108,10 +108,9 @@ class _Certified(keras.metrics.Mean):
                 "`model` must be built: begin it with an `Input`, or call it once before. "
                 f"Received: model {model.name!r}, which is not."
             )
-        walk, constants = _bounded(model)
-        outputs = model.outputs[0].shape[-1]
-        self._check_outputs(outputs)
-        return _divisors(model, walk, constants[0], outputs)
+        divisors = class_divisors(model)
+        self._check_outputs(len(divisors))
+        return divisors
 
     def _check_outputs(self, outputs: int) -> None:
         """Raises a `ValueError` if the metric is not for this number of outputs."""

@@ -58,7 +58,8 @@ def compute_layer_sv(
         without a rule, a convolution on images of unknown size, a quantized layer.
 
     Raises:
-        TypeError: if `layer` is not a Keras layer, or is a model.
+        TypeError: if `layer` is not a Keras layer, or is a model; if `supplementary_type2sv` does
+            not map types to functions.
         ValueError: if the layer has a kernel but is not built.
     """
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
@@ -66,7 +67,7 @@ def compute_layer_sv(
             f"`layer` must be a Keras layer. Received: {type(layer).__name__}. The layers of a "
             "model are listed by `compute_model_sv(model)`."
         )
-    own = (supplementary_type2sv or {}).get(type(layer))
+    own = _checked_rules(supplementary_type2sv).get(type(layer))
     if own is not None:
         return own(layer)
     if getattr(layer, "quantization_mode", None) is not None:
@@ -96,7 +97,7 @@ def compute_model_sv(
         A list of `(name, (smallest, largest))`; layers of a nested model are named "model/layer".
 
     Raises:
-        TypeError: if `model` is not a Keras model.
+        TypeError: if `model` is not a Keras model; `supplementary_type2sv` as above.
         ValueError: if a layer with a kernel is not built.
     """
     if not isinstance(model, keras.Model):
@@ -107,6 +108,18 @@ def compute_model_sv(
     return [
         (name, compute_layer_sv(layer, supplementary_type2sv)) for name, layer in _leaves(model, "")
     ]
+
+
+def _checked_rules(supplementary_type2sv) -> Mapping[type, Callable]:
+    rules = {} if supplementary_type2sv is None else supplementary_type2sv
+    is_map = isinstance(rules, Mapping)
+    if not is_map or not all(isinstance(key, type) and callable(f) for key, f in rules.items()):
+        raise TypeError(
+            "`supplementary_type2sv` must map types of layers to functions, e.g. "
+            "{MyLayer: lambda layer: (0.0, 1.0)}. Received: supplementary_type2sv="
+            f"{supplementary_type2sv!r}."
+        )
+    return rules
 
 
 def _leaves(model: keras.Model, prefix: str):

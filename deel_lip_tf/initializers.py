@@ -30,6 +30,9 @@ class SpectralInitializer(keras.initializers.Initializer):
         base_initializer: what draws the kernel: a Keras initializer, its name or its config.
         depthwise: whether the kernel is (*sizes, channels, multiplier) and each channel of it is
             projected by itself, flattened to (patch, multiplier).
+
+    Raises:
+        TypeError, ValueError: a parameter outside its range.
     """
 
     def __init__(
@@ -44,16 +47,31 @@ class SpectralInitializer(keras.initializers.Initializer):
         self.parametrization = Spectral(eps_spectral, eps_bjorck, beta_bjorck)
         self.k_coef_lip = check_lipschitz_factor(k_coef_lip)
         self.base_initializer = initializers.get(base_initializer)
+        if self.base_initializer is None:
+            raise ValueError(
+                "`base_initializer` must be a Keras initializer, its name or its config. "
+                "Received: base_initializer=None. Leave it out for an orthogonal one."
+            )
         self.depthwise = bool(depthwise)
 
     def __call__(self, shape, dtype=None):
-        """A kernel of the given shape, of at least two axes."""
-        if len(shape) < 2:
+        """A kernel of the given shape, of at least two axes, and of a floating type.
+
+        Raises:
+            ValueError: another shape or type, or an axis of size 0.
+        """
+        if not isinstance(shape, list | tuple) or len(shape) < 2 or 0 in shape:
             raise ValueError(
-                "SpectralInitializer needs a kernel of at least two axes: a vector has one "
-                f"singular value. Received: shape={tuple(shape)}. Use another initializer for it."
+                "SpectralInitializer needs a `shape` of at least two axes, none of them empty: a "
+                f"vector has one singular value. Received: shape={shape!r}. Use another "
+                "initializer for it."
             )
         dtype = backend.standardize_dtype(dtype)
+        if not backend.is_float_dtype(dtype):
+            raise ValueError(
+                "`dtype` must be a floating type: entries of orthogonal kernels are below 1. "
+                f"Received: dtype={dtype!r}."
+            )
         # Drawn in at least float32: Keras's orthogonal initializer knows no 16-bit types.
         kernel = self.base_initializer(shape, dtype="float64" if dtype == "float64" else "float32")
         if self.depthwise:

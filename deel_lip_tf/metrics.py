@@ -14,19 +14,18 @@ from keras import ops
 
 from deel_lip_tf._registration import PACKAGE, register
 from deel_lip_tf.losses import formulas
+from deel_lip_tf.losses.arguments import flag, number, numeric, whole_number
 
 
 def _checked(name: str, value: float, positive: bool) -> float:
-    number = float(value)
-    if not (0 < number < math.inf or (number == 0 and not positive)):
-        rule = "positive and finite" if positive else "finite and at least 0"
-        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}.")
-    return number
+    # what `certificate_metrics` calls; the rule says itself whether 0 is allowed
+    return number(name, value)
 
 
 def _encoded(y_true: Any, y_pred: Any) -> Any:
     """Returns labels with one column per class; class indices `(B,)` or `(B, 1)` become one-hot."""
-    labels, scores = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+    labels = ops.convert_to_tensor(numeric("y_true", y_true))
+    scores = ops.convert_to_tensor(numeric("y_pred", y_pred))
     if len(scores.shape) != 2 or scores.shape[-1] == 1:
         raise ValueError(
             "`y_pred` must have shape (batch, classes) with at least two classes: for one output "
@@ -59,6 +58,32 @@ def _signed_scores(y_true: Any, y_pred: Any) -> Any:
     return ops.where(ops.isfinite(scores), signed, ops.zeros_like(scores))
 
 
+def _weight_per_sample(sample_weight: Any, y_pred: Any) -> Any:
+    """Returns the weights, one for each row of the scores; `None` and a scalar stay what they are.
+
+    Raises:
+        TypeError: if they are not numbers.
+        ValueError: if they have another shape than `(B,)` or `(B, 1)`.
+    """
+    if sample_weight is None:
+        return None
+    weights = ops.convert_to_tensor(numeric("sample_weight", sample_weight))
+    if getattr(weights.shape, "rank", 0) is None:
+        return weights  # known at run time only
+    shape, batch = tuple(weights.shape), ops.convert_to_tensor(y_pred).shape[0]
+    fits = (
+        shape == ()
+        or (len(shape) == 1 or shape[1:] == (1,))
+        and (None in (shape[0], batch) or shape[0] == batch)
+    )
+    if not fits:
+        raise ValueError(
+            "`sample_weight` must hold one weight per sample, shape (batch,) or (batch, 1). "
+            f"Received: sample_weight.shape={shape} for a batch of {batch}."
+        )
+    return weights
+
+
 def _class_divisor(lip_const: float, disjoint_neurons: bool) -> float:
     # a step d moves one logit by at most lip |d|, hence a difference of two logits by 2 lip |d|;
     # if the logits are jointly lip-Lipschitz, the difference moves by sqrt(2) lip |d| only
@@ -87,7 +112,8 @@ class CategoricalProvableRobustAccuracy(keras.metrics.Mean):
 
     Raises:
         ValueError: if `epsilon` is negative, `lip_const` is not positive, one of them is not
-            finite, or the shapes of labels and scores do not fit.
+            finite, or the shapes of labels, scores and weights do not fit.
+        TypeError: if one of the numbers is not one, or `disjoint_neurons` not a boolean.
 
     Source: Tsuzuku et al., arXiv:1802.04034.
     """
@@ -101,14 +127,15 @@ class CategoricalProvableRobustAccuracy(keras.metrics.Mean):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        self.epsilon = _checked("epsilon", epsilon, positive=False)
-        self.lip_const = _checked("lip_const", lip_const, positive=True)
-        self.disjoint_neurons = bool(disjoint_neurons)
+        self.epsilon = number("epsilon", epsilon)
+        self.lip_const = number("lip_const", lip_const)
+        self.disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
         radius = _margin(y_true, y_pred) / _class_divisor(self.lip_const, self.disjoint_neurons)
-        super().update_state(ops.cast(radius > self.epsilon, self.dtype), sample_weight)
+        weights = _weight_per_sample(sample_weight, y_pred)
+        super().update_state(ops.cast(radius > self.epsilon, self.dtype), weights)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -145,13 +172,14 @@ class BinaryProvableRobustAccuracy(keras.metrics.Mean):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        self.epsilon = _checked("epsilon", epsilon, positive=False)
-        self.lip_const = _checked("lip_const", lip_const, positive=True)
+        self.epsilon = number("epsilon", epsilon)
+        self.lip_const = number("lip_const", lip_const)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
         radius = _signed_scores(y_true, y_pred) / self.lip_const
-        super().update_state(ops.cast(radius > self.epsilon, self.dtype), sample_weight)
+        weights = _weight_per_sample(sample_weight, y_pred)
+        super().update_state(ops.cast(radius > self.epsilon, self.dtype), weights)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -185,15 +213,15 @@ class CategoricalProvableAvgRobustness(keras.metrics.Mean):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        self.lip_const = _checked("lip_const", lip_const, positive=True)
-        self.disjoint_neurons = bool(disjoint_neurons)
-        self.negative_robustness = bool(negative_robustness)
+        self.lip_const = number("lip_const", lip_const)
+        self.disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
+        self.negative_robustness = flag("negative_robustness", negative_robustness)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
         radius = _margin(y_true, y_pred) / _class_divisor(self.lip_const, self.disjoint_neurons)
         values = radius if self.negative_robustness else ops.relu(radius)
-        super().update_state(values, sample_weight)
+        super().update_state(values, _weight_per_sample(sample_weight, y_pred))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -229,14 +257,14 @@ class BinaryProvableAvgRobustness(keras.metrics.Mean):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        self.lip_const = _checked("lip_const", lip_const, positive=True)
-        self.negative_robustness = bool(negative_robustness)
+        self.lip_const = number("lip_const", lip_const)
+        self.negative_robustness = flag("negative_robustness", negative_robustness)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
         radius = _signed_scores(y_true, y_pred) / self.lip_const
         values = radius if self.negative_robustness else ops.relu(radius)
-        super().update_state(values, sample_weight)
+        super().update_state(values, _weight_per_sample(sample_weight, y_pred))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -252,11 +280,8 @@ class _EpochKR(keras.metrics.Metric):
 
     def __init__(self, num_classes: int | None, name: str, dtype: Any):
         super().__init__(name=name, dtype=dtype)
-        if num_classes is not None and (int(num_classes) != num_classes or num_classes < 1):
-            raise ValueError(
-                "`num_classes` must be a positive integer, or None to take it from the first "
-                f"batch. Received: num_classes={num_classes!r}."
-            )
+        if num_classes is not None:
+            num_classes = whole_number("num_classes", num_classes)
         self.num_classes = num_classes
         self._columns = None
         if num_classes is not None:
@@ -289,6 +314,7 @@ class _EpochKR(keras.metrics.Metric):
         positive = ops.cast(ops.greater(labels, 0), scores.dtype)
         weights = ops.ones_like(scores)
         if sample_weight is not None:
+            sample_weight = _weight_per_sample(sample_weight, scores)
             weights *= ops.reshape(ops.cast(sample_weight, scores.dtype), (-1, 1))
         for prefix, chosen in (("positive", positive), ("negative", 1 - positive)):
             chosen = weights * chosen

@@ -1,7 +1,10 @@
 """Penalties that pull a kernel towards orthogonality; they guarantee nothing."""
 
 import math
+import operator
 import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import keras
 from keras import ops
@@ -12,7 +15,122 @@ from deel_lip_tf.normalizers.parametrization import at_least_float32
 from deel_lip_tf.normalizers.spectral import smaller_gram
 
 
-class Lorth2D:
+class Lorth(ABC):
+    """Base of the distances of a convolution's kernel from the orthogonal convolutions.
+
+    Holds what any number of spatial axes has in common: the checks of the shape and the factor
+    that bounds the singular values by the distance. A subclass computes the distance.
+
+    Args:
+        dim: number of spatial axes.
+        kernel_shape: `(*sizes, C, M)`; `None` takes the shape of each kernel it is given.
+        stride: of the convolution.
+        conv_transpose: see `Lorth2D`.
+
+    Raises:
+        TypeError, ValueError: as `Lorth2D`.
+    """
+
+    def __init__(self, dim: int, kernel_shape=None, stride: int = 1, conv_transpose: bool = False):
+        self.dim = _integer("dim", dim)
+        self.stride = _integer("stride", stride)
+        self.conv_transpose = bool(conv_transpose)
+        self.set_kernel_shape(kernel_shape)
+
+    @abstractmethod
+    def compute_lorth(self, w):
+        """The distance, a scalar tensor, of a kernel in Keras's layout."""
+
+    def set_kernel_shape(self, shape) -> None:
+        """Fixes the shape of the kernels; `None` for any.
+
+        Raises:
+            TypeError, ValueError: as in the constructor.
+        """
+        if shape is not None:
+            if not isinstance(shape, Iterable) or isinstance(shape, str):
+                raise TypeError(
+                    "`kernel_shape` must be a tuple of integers, or None for any shape. Received: "
+                    f"kernel_shape={shape!r}."
+                )
+            shape = tuple(_integer("kernel_shape", size) for size in shape)
+            self._check(shape)
+        self.kernel_shape = shape
+
+    def _check(self, shape: tuple) -> None:
+        if len(shape) != self.dim + 2:
+            raise ValueError(
+                f"Lorth regularizers take kernels (*sizes, inputs, outputs) of {self.dim}-D "
+                f"convolutions, `kernel_shape` included. Received: kernel shape {shape}. For a "
+                "dense layer use OrthDenseRegularizer."
+            )
+        *sizes, inputs, outputs = shape
+        if any(size % 2 == 0 for size in sizes):
+            raise ValueError(
+                f"Lorth regularizers require odd kernels. Received: kernel shape {shape}. Use a "
+                "kernel with one row or column more or less."
+            )
+        kind = "CO" if self._is_column_orthogonal(shape) else "RO"
+        is_possible = (
+            self.stride <= min(sizes) if kind == "CO" else outputs <= inputs * math.prod(sizes)
+        )
+        if not is_possible:
+            raise ValueError(
+                f"Impossible {kind} configuration for orthogonal convolution. Received: kernel "
+                f"shape {shape} with stride {self.stride}. Use fewer outputs, a larger kernel or a "
+                "smaller stride."
+            )
+        if outputs == self._inputs_per_step(shape):
+            warnings.warn(
+                f"Lorth with kernel shape {shape} and stride {self.stride}: a square "
+                f"configuration, C*S^{self.dim}=M, is hard to optimize.",
+                stacklevel=4,
+            )
+
+    def _inputs_per_step(self, shape: tuple) -> int:
+        return shape[-2] * self.stride**self.dim
+
+    def _is_column_orthogonal(self, shape: tuple) -> bool:
+        return shape[-1] > self._inputs_per_step(shape)
+
+    def _shape(self, kernel) -> tuple:
+        """The shape of a kernel, checked."""
+        if not hasattr(kernel, "shape"):
+            raise TypeError(f"The kernel must be a tensor. Received: {kernel!r}.")
+        shape = tuple(kernel.shape)
+        if self.kernel_shape is None:
+            self._check(shape)
+        elif shape != self.kernel_shape:
+            raise ValueError(
+                f"The kernel must have the shape `kernel_shape`={self.kernel_shape}. Received: "
+                f"{shape}. Leave `kernel_shape` out to take any."
+            )
+        return shape
+
+    @property
+    def alphaNormSpectral(self) -> float:
+        """A factor for which `|sigma**2 - 1| <= sqrt(factor * L(K))` for all singular values.
+
+        With `d` axes, `M prod(2 floor((k - 1) / s) + 1)` where `M <= C s**d`, `C prod(2 k - 1)`
+        where `M >= C s**d`; the smaller one where both hold. Of circular convolutions of any size
+        that the stride divides.
+
+        Raises:
+            ValueError: `kernel_shape` is not set.
+        """
+        if self.kernel_shape is None:
+            raise ValueError(
+                "`alphaNormSpectral` needs the shape of the kernel: call `set_kernel_shape` first."
+            )
+        *sizes, inputs, outputs = self.kernel_shape
+        by_rows = outputs * math.prod(2 * ((k - 1) // self.stride) + 1 for k in sizes)
+        by_columns = inputs * math.prod(2 * k - 1 for k in sizes)
+        if outputs == self._inputs_per_step(self.kernel_shape):
+            return float(min(by_rows, by_columns))
+        return float(by_columns if self._is_column_orthogonal(self.kernel_shape) else by_rows)
+
+
+class Lorth2D(Lorth):
     """The distance of a convolution's kernel from the orthogonal convolutions.
 
     With `conv(K, K)` the correlation of the kernel with itself at the shifts that are multiples of
@@ -35,78 +153,16 @@ class Lorth2D:
     Raises:
         ValueError: a kernel of even size, or a shape for which no orthogonal convolution exists:
             with `M <= C s**2` (orthogonal rows) more outputs than a patch has entries, with
-            `M > C s**2` (orthogonal columns) a stride beyond the size of the kernel.
-        TypeError: `stride` is not an integer.
+            `M > C s**2` (orthogonal columns) a stride beyond the size of the kernel; a stride or
+            size below 1.
+        TypeError: `stride` or a size is not an integer.
 
     Source: Achour, Malgouyres, Mamalet, 2022, "Existence, Stability and Scalability of Orthogonal
     Convolutional Neural Networks", JMLR 23; Wang et al., 2020, arXiv:1911.12207.
     """
 
     def __init__(self, kernel_shape=None, stride: int = 1, conv_transpose: bool = False):
-        if isinstance(stride, bool) or not isinstance(stride, int):
-            raise TypeError(f"`stride` must be an integer. Received: stride={stride!r}.")
-        if stride < 1:
-            raise ValueError(f"`stride` must be at least 1. Received: stride={stride}.")
-        self.stride = stride
-        self.conv_transpose = bool(conv_transpose)
-        self.set_kernel_shape(kernel_shape)
-
-    def set_kernel_shape(self, shape) -> None:
-        """Fixes the shape of the kernels; `None` for any.
-
-        Raises:
-            ValueError: as in the constructor.
-        """
-        self.kernel_shape = None if shape is None else tuple(int(size) for size in shape)
-        if shape is not None:
-            self._check(self.kernel_shape)
-
-    def _check(self, shape: tuple) -> None:
-        if len(shape) != 4:
-            raise ValueError(
-                "Lorth regularizers take kernels (rows, columns, inputs, outputs) of 2-D "
-                f"convolutions. Received: kernel shape {shape}. For a dense layer use "
-                "OrthDenseRegularizer."
-            )
-        rows, columns, inputs, outputs = shape
-        if rows % 2 == 0 or columns % 2 == 0:
-            raise ValueError(
-                f"Lorth regularizers require odd kernels. Received: kernel shape {shape}. Use a "
-                "kernel with one row or column more or less."
-            )
-        kind = "CO" if self._is_column_orthogonal(shape) else "RO"
-        is_possible = (
-            self.stride <= min(rows, columns)
-            if kind == "CO"
-            else outputs <= inputs * rows * columns
-        )
-        if not is_possible:
-            raise ValueError(
-                f"Impossible {kind} configuration for orthogonal convolution. Received: kernel "
-                f"shape {shape} with stride {self.stride}. Use fewer outputs, a larger kernel or a "
-                "smaller stride."
-            )
-        if outputs == inputs * self.stride**2:
-            warnings.warn(
-                f"Lorth with kernel shape {shape} and stride {self.stride}: a square "
-                "configuration, C*S^2=M, is hard to optimize.",
-                stacklevel=4,
-            )
-
-    def _is_column_orthogonal(self, shape: tuple) -> bool:
-        return shape[-1] > shape[-2] * self.stride**2
-
-    def _shape(self, kernel) -> tuple:
-        """The shape of a kernel, checked."""
-        shape = tuple(kernel.shape)
-        if self.kernel_shape is None:
-            self._check(shape)
-        elif shape != self.kernel_shape:
-            raise ValueError(
-                f"The kernel must have the shape `kernel_shape`={self.kernel_shape}. Received: "
-                f"{shape}. Leave `kernel_shape` out to take any."
-            )
-        return shape
+        super().__init__(2, kernel_shape, stride, conv_transpose)
 
     def compute_lorth(self, w):
         """`L(w)`, a scalar tensor, of a kernel in Keras's layout."""
@@ -123,29 +179,6 @@ class Lorth2D:
         target = ops.pad(identity, [(0, 0), *shifts, (0, 0)])
         excess = max(0, outputs - inputs * self.stride**2)
         return ops.sum(ops.square(products - target)) - excess
-
-    @property
-    def alphaNormSpectral(self) -> float:
-        """A factor for which `|sigma**2 - 1| <= sqrt(factor * L(K))` for all singular values.
-
-        `M prod(2 floor((k - 1) / s) + 1)` where `M <= C s**2`, `C prod(2 k - 1)` where
-        `M >= C s**2`; the smaller one where both hold. Of circular convolutions of any size that
-        the stride divides.
-
-        Raises:
-            ValueError: `kernel_shape` is not set.
-        """
-        if self.kernel_shape is None:
-            raise ValueError(
-                "`alphaNormSpectral` needs the shape of the kernel: call `set_kernel_shape` first."
-            )
-        rows, columns, inputs, outputs = self.kernel_shape
-        sizes = (rows, columns)
-        by_rows = outputs * math.prod(2 * ((k - 1) // self.stride) + 1 for k in sizes)
-        by_columns = inputs * math.prod(2 * k - 1 for k in sizes)
-        if outputs == inputs * self.stride**2:
-            return float(min(by_rows, by_columns))
-        return float(by_columns if self._is_column_orthogonal(self.kernel_shape) else by_rows)
 
 
 @register
@@ -220,6 +253,8 @@ class OrthDenseRegularizer(keras.regularizers.Regularizer):
 
     def __call__(self, x):
         """The penalty, a scalar tensor."""
+        if not hasattr(x, "shape"):
+            raise TypeError(f"The kernel must be a tensor. Received: {x!r}.")
         if len(x.shape) < 2:
             raise ValueError(
                 "OrthDenseRegularizer needs a kernel of at least two axes. Received: shape="
@@ -235,9 +270,24 @@ class OrthDenseRegularizer(keras.regularizers.Regularizer):
 
 
 def _weight(value, name: str) -> float:
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(
-            f"`{name}` must be finite, and at least 0 to pull towards orthogonality. "
-            f"Received: {name}={value}."
-        )
-    return float(value)
+    rule = f"`{name}` must be a finite number, at least 0 to pull towards orthogonality. "
+    try:
+        weight = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{rule}Received: {name}={value!r}.") from error
+    if not (weight >= 0 and math.isfinite(weight)):
+        raise ValueError(f"{rule}Received: {name}={value!r}.")
+    return weight
+
+
+def _integer(name: str, value) -> int:
+    message = f"`{name}` must be of integers of at least 1. Received: {name}={value!r}."
+    if isinstance(value, bool):
+        raise TypeError(message)
+    try:
+        integer = operator.index(value)
+    except TypeError as error:
+        raise TypeError(message) from error
+    if integer < 1:
+        raise ValueError(message)
+    return integer

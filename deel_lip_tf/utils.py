@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from deel_lip_tf.losses.arguments import flag, number, numeric, whole_number
 from deel_lip_tf.losses.formulas import process_labels_for_multi_gpu
 from deel_lip_tf.model import vanillaModel
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
@@ -81,24 +82,36 @@ def evaluate_lip_const(
         The estimate. For an upper bound see `deel_lip_tf.bounds.lipschitz_bound`.
 
     Raises:
-        ValueError: an unknown `evaluation_type`, neither `x` nor `input_shape`, an `eps` that is
-            not positive, or an estimate above `expected_value`.
+        TypeError: `model` is not a Keras model, or an argument not of its type.
+        ValueError: an unknown `evaluation_type`, neither `x` nor `input_shape`, samples that the
+            model does not take, several inputs or outputs, a number outside its range, or an
+            estimate above `expected_value`.
     """
+    _check_model(model)
     names = _standardize_types(evaluation_type)
+    if expected_value is not None:
+        expected_value = number("expected_value", expected_value)
+    disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
+    seed = None if seed is None else whole_number("seed", seed, least=0)
     # One stream for each search: it finds the same whether or not others run before it.
     samples, noise, attack = np.random.default_rng(seed).spawn(3)
-    if not 0 < eps < math.inf:
-        raise ValueError(f"`eps` must be positive and finite. Received: eps={eps}.")
-    if x is None:
-        if input_shape is None:
-            raise ValueError("`input_shape`, with the batch axis, is needed where `x` is None.")
-        x = samples.standard_normal(input_shape)
     searches = {
         "jacobian_norm": _Jacobian(),
-        "noise_norm": _Noise(num_noisy_samples, epsilon_noise, noise),
-        "attack": _Attack(num_iterations, eps, step_size, double_attack, attack),
+        "noise_norm": _Noise(
+            whole_number("num_noisy_samples", num_noisy_samples),
+            number("epsilon_noise", epsilon_noise),
+            noise,
+        ),
+        "attack": _Attack(
+            whole_number("num_iterations", num_iterations),
+            number("eps", eps),
+            number("step_size", step_size),
+            flag("double_attack", double_attack),
+            attack,
+        ),
     }
-    function, x = _flat_function(model, np.asarray(x))
+    x = _drawn(input_shape, samples) if x is None else np.asarray(x)
+    function, x = _flat_function(model, x)
     largest = max(searches[name](function, x, disjoint_neurons) for name in names)
     if expected_value is not None and not largest <= expected_value:
         raise ValueError(
@@ -128,31 +141,84 @@ def evaluate_lip_const_gen(
         The estimate, from below.
 
     Raises:
+        TypeError: `generator` is not an iterable, and as `evaluate_lip_const`.
         ValueError: an empty generator, and as `evaluate_lip_const`.
     """
+    if not isinstance(generator, Iterable):
+        raise TypeError(
+            "`generator` must be an iterable of batches. Received: an object of type "
+            f"{type(generator).__name__}. For an array, call `evaluate_lip_const`."
+        )
     batch = next(iter(generator), None)
-    if batch is None:
-        raise ValueError("`generator` must yield at least one batch. Received: an empty one.")
+    if batch is None or (isinstance(batch, tuple | list) and not batch):
+        raise ValueError(
+            f"`generator` must yield at least one batch. Received: {batch!r} first. For samples "
+            "drawn at random, call `evaluate_lip_const` with `input_shape`."
+        )
     x = batch[0] if isinstance(batch, tuple | list) else batch
     return evaluate_lip_const(model, x, eps, seed, **kwargs)
 
 
 def l2_normalize(tensor, axis=None):
     """`tensor / ||tensor||_2` over `axis`, and 0 where that norm is 0."""
+    tensor = ops.convert_to_tensor(numeric("tensor", tensor))
     return safe_divide(tensor, frobenius_norm(tensor, axis=axis, keepdims=True))
+
+
+def _check_model(model) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model. Received: an object of type {type(model).__name__}. "
+            "For a layer, put it into a `Sequential`."
+        )
+    if isinstance(model, keras.Sequential | keras.Function) and model.built:
+        counts = len(model.inputs), len(model.outputs)
+        if counts != (1, 1):
+            raise ValueError(
+                "`model` must have one input and one output. Received: model "
+                f"{model.name!r} with {counts[0]} inputs and {counts[1]} outputs. Make a model of "
+                "one of them, or concatenate them."
+            )
+
+
+def _check_samples(model: keras.Model, x: np.ndarray) -> None:
+    if x.dtype.kind not in "biuf" or x.ndim < 2 or not x.size or not np.isfinite(x).all():
+        raise ValueError(
+            "`x` must hold at least one sample, of finite real numbers, with a batch axis. "
+            f"Received: shape {x.shape}, dtype {x.dtype}."
+        )
+    if isinstance(model, keras.Sequential | keras.Function) and model.built:
+        taken = tuple(model.inputs[0].shape)
+        pairs = zip(taken[1:], x.shape[1:], strict=False)
+        if len(taken) != x.ndim or any(one not in (None, other) for one, other in pairs):
+            raise ValueError(
+                f"`x` must hold samples that the model takes, shape {taken}. Received: shape "
+                f"{x.shape}."
+            )
+
+
+def _drawn(input_shape, rng: np.random.Generator) -> np.ndarray:
+    is_shape = isinstance(input_shape, list | tuple) and len(input_shape) > 1
+    if not (is_shape and all(isinstance(size, int) and size > 0 for size in input_shape)):
+        raise ValueError(
+            "`input_shape`, the shape (n, ...) of the samples to draw, is needed where `x` is "
+            f"None. Received: input_shape={input_shape!r}."
+        )
+    return rng.standard_normal(input_shape)
 
 
 def _standardize_types(evaluation_type) -> list[str]:
     known = ["jacobian_norm", "noise_norm", "attack"]
-    if isinstance(evaluation_type, str):
-        evaluation_type = known if evaluation_type == "all" else [evaluation_type]
-    unknown = [name for name in evaluation_type if name not in known]
-    if unknown or not evaluation_type:
+    is_list = isinstance(evaluation_type, list | tuple)
+    names = list(evaluation_type) if is_list else [evaluation_type]
+    if names == ["all"]:
+        return known
+    if not names or any(name not in known for name in names):
         raise ValueError(
             f'`evaluation_type` must be "all", one of {known} or a list of them. Received: '
             f"{evaluation_type!r}."
         )
-    return list(evaluation_type)
+    return names
 
 
 @dataclass(frozen=True)
@@ -277,14 +343,10 @@ def _gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
 
 def _flat_function(model: keras.Model, x: np.ndarray) -> tuple[Function, np.ndarray]:
     """`(function, x)`: a batch to its flattened outputs, and `x` in the type it is computed in."""
+    _check_samples(model, x)
     copy = _in_float64(model)
     model = copy or model
     dtype = "float64" if copy is not None else getattr(model, "compute_dtype", "float32")
-    if x.dtype.kind not in "biuf" or not len(x):
-        raise ValueError(
-            "`x` must hold at least one sample of real numbers. Received: "
-            f"shape {x.shape}, dtype {x.dtype}."
-        )
 
     def function(batch):
         outputs = model(ops.convert_to_tensor(batch), training=False)

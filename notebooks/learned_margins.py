@@ -52,25 +52,69 @@ model = lip.LossVariableModel(inputs, outputs, optim_margin=True)
 loss = lip.losses.MulticlassHKRauto(
     alpha=50.0, min_margin=0.01, max_margin=10.0, soft_hinge_tau=20.0, alpha_margin=0.7
 )
+BATCH_SIZE = 128
+steps = epochs * -(-len(x_train) // BATCH_SIZE)
 model.compile(
-    optimizer=keras.optimizers.Adam(1e-3),
+    optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)),
     loss=loss,
     metrics=["accuracy", lip.metrics.MulticlassKR()],
 )
 model.fit(
     x_train,
     y_train,
-    batch_size=128,
+    batch_size=BATCH_SIZE,
     epochs=epochs,
     validation_data=(data.x_test, one_hot[data.y_test]),
     callbacks=[lip.callbacks.LossParamLog("hinge_margins", rate=2)],
     verbose=2,
 )
 
+# %% [markdown]
+# Have the margins settled? Where they do, the active hinges of the samples of a class weigh as much
+# as `loss.stationary_fraction` predicts, divided by how much more frequent the class is than the
+# average one. The hinge of the true logit weighs one half, those of the others, by the softmax of
+# the loss, the other half.
+
+
 # %%
-margins = loss.hinge_margins.numpy()
-print("learned margins:", np.round(margins, 3))
-print(f"from {margins.min():.3f} to {margins.max():.3f}; they started at 0.01")
+def fraction_inside(scores, true, margin, tau):
+    """The share of active hinges among samples of the class `true`."""
+    others = np.delete(scores, true, axis=1)
+    threats = np.exp(tau * (others - others.max(axis=1, keepdims=True)))
+    threats /= threats.sum(axis=1, keepdims=True)
+    of_the_others = (threats * (-others < margin / 2)).sum(axis=1)
+    return np.mean((scores[:, true] < margin / 2) + of_the_others) / 2
+
+
+def report():
+    margins, tau = loss.hinge_margins.numpy(), float(loss.soft_hinge_tau.numpy())
+    scores = model.predict(x_train, batch_size=512, verbose=0).astype("float64")
+    labels = np.argmax(y_train, axis=1)
+    classes = range(data.classes)
+    inside = [fraction_inside(scores[labels == c], c, margins[c], tau) for c in classes]
+    shares = np.bincount(labels, minlength=data.classes) / len(labels)
+    predicted = loss.stationary_fraction(data.classes) / (data.classes * shares)
+    print(f"{'class':>6}{'margin':>9}{'inside':>9}{'predicted':>11}")
+    for c in classes:
+        print(f"{c:>6}{margins[c]:>9.3f}{inside[c]:>9.3f}{predicted[c]:>11.3f}")
+    print(f"margins from {margins.min():.3f} to {margins.max():.3f}; they started at 0.01")
+    print(f"largest distance to the prediction: {np.abs(inside - predicted).max():.3f}")
+
+
+report()
+
+# %% [markdown]
+# The network was still getting better, and the margins follow with a delay. With the layers frozen
+# they are all that is left to learn, and they reach the prediction.
+
+# %%
+for layer in model.layers:
+    layer.trainable = False
+settling = keras.optimizers.schedules.CosineDecay(1e-3, 5 * (steps // epochs))
+model.compile(keras.optimizers.Adam(settling), loss)
+assert [variable is loss.hinge_margins for variable in model.trainable_variables] == [True]
+model.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=5, verbose=2)
+report()
 
 # %% [markdown]
 # The certificates are proven from the trained weights, not taken from the loss.
@@ -81,5 +125,5 @@ print(lip.certificates.certify(model, data.x_test[:1000], data.y_test[:1000]))
 path = Path(tempfile.mkdtemp()) / "learned_margins.keras"
 model.save(path)
 reloaded = keras.models.load_model(path)
-np.testing.assert_array_equal(reloaded.loss.hinge_margins.numpy(), margins)
+np.testing.assert_array_equal(reloaded.loss.hinge_margins.numpy(), loss.hinge_margins.numpy())
 print("saved and reloaded, margins included")

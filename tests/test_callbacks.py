@@ -164,6 +164,7 @@ def test_monitor_writes_the_largest_singular_value(target, tmp_path):
     watched = [model.get_layer(name) for name in ("first", "last")]
     for layer in watched:
         layer.kernel.assign(3 * layer.kernel)
+        layer.kernel.constraint = None  # so that the optimizer leaves them apart
     norms = []
 
     class Norms(keras.callbacks.Callback):
@@ -232,41 +233,6 @@ def test_config_rebuilds_the_same_callback(callback):
     assert copy.get_config() == callback.get_config()
     arguments = type(callback).__init__.__code__
     assert set(callback.get_config()) == set(arguments.co_varnames[1 : arguments.co_argcount])
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: callbacks.MonitorCallback(["a"], "logs", target="bias"), "`target` must be"),
-        (lambda: callbacks.MonitorCallback(["a"], "logs", what="min"), "`what` must be"),
-        (lambda: callbacks.MonitorCallback("dense", "logs"), "list of layer names"),
-        (lambda: callbacks.LossParamScheduler("alpha", [1.0], [0, 1]), "same length"),
-        (lambda: callbacks.LossParamScheduler("alpha", [], []), "same length"),
-        (lambda: callbacks.LossParamScheduler("alpha", [1, np.inf], [0, 1]), "finite"),
-        (lambda: callbacks.LossParamScheduler("alpha", [1, 2], [1, 1]), "strictly increasing"),
-        (lambda: callbacks.LossParamLog("alpha", rate=0), "`rate` must be"),
-    ],
-)
-def test_wrong_arguments_are_refused(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
-
-
-@pytest.mark.parametrize(
-    ("callback", "message"),
-    [
-        (lambda d: callbacks.LossParamScheduler("beta", [1.0], [0]), "`param_name`.*'beta'"),
-        (lambda d: callbacks.LossParamScheduler("name", [1.0], [0]), "can be assigned"),
-        (lambda d: callbacks.LossParamScheduler("alpha", [1, -1], [0, 9]), "`alpha` must be"),
-        (lambda d: callbacks.LossParamLog("tau"), "`param_name`.*'tau'"),
-        (lambda d: callbacks.MonitorCallback(["nowhere"], d), "'nowhere'.*'first'"),
-        (lambda d: callbacks.MonitorCallback(["relu"], d), "'relu' has no `kernel`"),
-        (lambda d: callbacks.MonitorCallback(["relu"], d, "wbar"), "'relu' has no `wbar`"),
-    ],
-)
-def test_a_model_that_does_not_fit_is_refused_when_training_begins(callback, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        fit(small_model(), callback(str(tmp_path)))
 
 
 def test_schedule_is_refused_where_the_compiled_step_would_ignore_it(monkeypatch):

@@ -247,18 +247,3 @@ def test_bidiagonalization_of_simple_operators(values, expected):
 
     found = operators.lanczos_extremes(times, times, (3,), 20)
     np.testing.assert_allclose(found, expected, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: compute_layer_sv("dense"), TypeError, "`layer` must be a Keras layer"),
-        (lambda: compute_layer_sv(small_model()), TypeError, "compute_model_sv"),
-        (lambda: compute_layer_sv(k.Dense(3)), ValueError, "build the layer first"),
-        (lambda: compute_layer_sv(layers.SpectralConv2D(3, 3)), ValueError, "build the layer"),
-        (lambda: compute_model_sv(k.Dense(3)), TypeError, "compute_layer_sv"),
-    ],
-)
-def test_wrong_arguments(call, error, message):
-    with pytest.raises(error, match=message):
-        call()

@@ -165,18 +165,6 @@ def test_config_holds_plain_scalars_and_rebuilds(case):
     assert type(copy) is type(loss) and copy.get_config() == config
 
 
-@pytest.mark.parametrize("make", CLASSES, ids=IDS)
-def test_wrong_parameters(make):
-    for arguments, name in [
-        (dict(min_margin=0.0), "`min_margin` must be positive"),
-        (dict(max_margin=math.inf), "`max_margin` must be positive"),
-        (dict(alpha_margin=-0.1), "`alpha_margin` must be finite"),
-        (dict(min_margin=2.0, max_margin=1.0), "`max_margin` must be at least `min_margin`"),
-    ]:
-        with pytest.raises(ValueError, match=name):
-            make(**arguments)
-
-
 def test_margins_belong_to_one_number_of_outputs():
     loss = a_loss()
     assert loss.hinge_margins is None and loss.get_trainable_variables() == []

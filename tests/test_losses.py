@@ -298,61 +298,6 @@ def test_default_names_and_parameters():
     assert losses.KR(reduction="auto").reduction == "sum_over_batch_size"
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: losses.HKR(-1.0), "`alpha` must be at least 0"),
-        (lambda: losses.HKR(math.nan), "`alpha` must be at least 0"),
-        (lambda: losses.MulticlassHKR(alpha=-0.5), "`alpha` must be at least 0"),
-        (lambda: losses.HKR(1.0, min_margin=0.0), "`min_margin` must be positive"),
-        (lambda: losses.HingeMargin(-1.0), "`min_margin` must be positive"),
-        (lambda: losses.MultiMargin(INF), "`min_margin` must be positive"),
-        (lambda: losses.CategoricalHinge(0.0), "`min_margin` must be positive"),
-        (lambda: losses.TauCategoricalCrossentropy(0.0), "`tau` must be positive"),
-        (lambda: losses.TauSparseCategoricalCrossentropy(-3.0), "`tau` must be positive"),
-        (lambda: losses.TauBinaryCrossentropy(math.nan), "`tau` must be positive"),
-        (lambda: losses.LseHKR(1.0, temperature=0.0), "`temperature` must be positive"),
-        (lambda: losses.LseHKR(1.0, penalty=0.0), "`penalty` must be positive"),
-        (lambda: losses.MulticlassHinge(soft_hinge_tau=-1.0), "`soft_hinge_tau` must be finite"),
-        (lambda: losses.MulticlassHKR(1.0, 1.0, 20.0), "by keyword, e.g. `soft_hinge_tau"),
-        (lambda: losses.KR(reduction="average"), "reduction"),
-        (lambda: losses.alpha_from_torchlip(2.0), r"`alpha` must lie in \[0, 1\]"),
-        (lambda: setattr(losses.HKR(1.0), "alpha", -1.0), "`alpha` must be at least 0"),
-    ],
-)
-def test_wrong_arguments_are_refused(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
-
-
-def test_a_parameter_that_is_no_number_is_refused():
-    with pytest.raises(TypeError, match="`alpha` must be a number"):
-        losses.HKR("ten")
-
-
-@pytest.mark.parametrize(
-    ("loss", "y_shape", "f_shape", "message"),
-    [
-        (losses.MulticlassHKR(), (5,), (5, 3), "to_categorical"),
-        (losses.MulticlassHKR(), (5, 1), (5, 3), "to_categorical"),
-        (losses.TauCategoricalCrossentropy(1.0), (5,), (5, 3), "TauSparseCategorical"),
-        (losses.KR(), (5, 3), (5, 1), "same shape"),
-        (losses.KR(), (5, 3), (5,), "same shape"),
-        (losses.KR(), (), (5,), "same shape"),
-        (losses.KR(), (1, 3), (5, 3), "same shape"),
-        (losses.KR(), (5, 2, 3), (5, 2, 3), "Flatten"),
-        (losses.MulticlassHinge(), (5, 1), (5, 1), "HingeMargin"),
-        (losses.MultiMargin(), (5,), (5,), "HingeMargin"),
-        (losses.LseHKR(), (5,), (5,), "HKR"),
-        (losses.TauSparseCategoricalCrossentropy(1.0), (5, 3), (5, 3), "use `TauCategorical"),
-        (losses.TauSparseCategoricalCrossentropy(1.0), (5,), (5,), "one class index per row"),
-    ],
-)
-def test_wrong_shapes_are_refused(loss, y_shape, f_shape, message):
-    with pytest.raises(ValueError, match=message):
-        loss(np.zeros(y_shape), np.zeros(f_shape))
-
-
 def test_sizes_unknown_while_tracing_are_not_broadcast():
     loss, unknown = losses.KR(), tf.TensorSpec((None, None), "float32")
     graph = tf.function(lambda y, f: loss(y, f), input_signature=[unknown, unknown])

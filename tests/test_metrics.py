@@ -293,39 +293,3 @@ def test_scores_in_bfloat16_are_compared_in_float32():
     scores = tf.constant([[1.0, 0.75]], "bfloat16")
     got = metrics.CategoricalProvableAvgRobustness()(np.array([0]), scores)
     assert got.dtype == "float32" and got.numpy() == 0.125
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: metrics.CategoricalProvableRobustAccuracy(epsilon=-0.1), "`epsilon` must be"),
-        (lambda: metrics.CategoricalProvableRobustAccuracy(lip_const=0.0), "`lip_const` must be"),
-        (lambda: metrics.BinaryProvableRobustAccuracy(epsilon=math.nan), "`epsilon` must be"),
-        (lambda: metrics.BinaryProvableRobustAccuracy(lip_const=-1.0), "`lip_const` must be"),
-        (lambda: metrics.CategoricalProvableAvgRobustness(math.inf), "`lip_const` must be"),
-        (lambda: metrics.BinaryProvableAvgRobustness(math.nan), "`lip_const` must be"),
-        (lambda: metrics.MulticlassKR(num_classes=0), "`num_classes` must be"),
-        (lambda: metrics.KR(num_classes=1.5), "`num_classes` must be"),
-    ],
-)
-def test_wrong_arguments_are_refused(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
-
-
-@pytest.mark.parametrize(
-    ("metric", "y_shape", "f_shape", "message"),
-    [
-        (metrics.CategoricalProvableRobustAccuracy(), (5, 1), (5, 1), "`Binary`"),
-        (metrics.CategoricalProvableAvgRobustness(), (5,), (5,), "`Binary`"),
-        (metrics.CategoricalProvableAvgRobustness(), (5, 4), (5, 3), "same shape"),
-        (metrics.CategoricalProvableAvgRobustness(), (4,), (5, 3), "same shape"),
-        (metrics.BinaryProvableRobustAccuracy(), (5,), (5, 3), "same shape"),
-        (metrics.BinaryProvableAvgRobustness(), (5, 3), (5, 1), "same shape"),
-        (metrics.MulticlassKR(), (5,), (5, 3), "to_categorical"),
-        (metrics.MulticlassKR(num_classes=4), (5, 3), (5, 3), "number of columns"),
-    ],
-)
-def test_wrong_shapes_are_refused(metric, y_shape, f_shape, message):
-    with pytest.raises(ValueError, match=message):
-        metric.update_state(np.zeros(y_shape), np.zeros(f_shape))

@@ -175,30 +175,3 @@ def test_low_precision_kernels_are_penalised_in_float32(rng):
 def test_a_square_configuration_is_warned_of():
     with pytest.warns(UserWarning, match="hard to optimize"):
         regularizers.LorthRegularizer((3, 3, 2, 8), stride=2)
-
-
-ERRORS = [
-    (lambda: regularizers.Lorth2D((4, 4, 2, 3)), ValueError, "odd kernels"),
-    (lambda: regularizers.Lorth2D((3, 3, 1, 12), 4), ValueError, "Impossible RO"),
-    (lambda: regularizers.Lorth2D((3, 3, 1, 30), 5), ValueError, "Impossible CO"),
-    (lambda: regularizers.Lorth2D((3, 3)), ValueError, "OrthDenseRegularizer"),
-    (lambda: regularizers.Lorth2D(stride=0), ValueError, "stride"),
-    (lambda: regularizers.Lorth2D(stride=1.5), TypeError, "stride"),
-    (lambda: regularizers.Lorth2D().alphaNormSpectral, ValueError, "set_kernel_shape"),
-    (lambda: regularizers.LorthRegularizer(dim=1), ValueError, "only 2D"),
-    (lambda: regularizers.LorthRegularizer(lambda_lorth=-1), ValueError, "lambda_lorth"),
-    (lambda: regularizers.OrthDenseRegularizer(float("nan")), ValueError, "lambda_orth"),
-    (lambda: regularizers.OrthDenseRegularizer()(np.ones(3)), ValueError, "two axes"),
-    (lambda: regularizers.LorthRegularizer()(np.ones((4, 4, 2, 3))), ValueError, "odd kernels"),
-    (
-        lambda: regularizers.LorthRegularizer((3, 3, 2, 3))(np.ones((3, 3, 2, 4))),
-        ValueError,
-        "kernel_shape",
-    ),
-]
-
-
-@pytest.mark.parametrize(("mistake", "error", "names"), ERRORS)
-def test_mistakes_are_named(mistake, error, names):
-    with pytest.raises(error, match=names):
-        mistake()

@@ -72,14 +72,17 @@ class ExactModel:
     Args:
         model: a Sequential or functional model.
         walk: the pass that bounded the model; its constants propagate the errors.
+        both_readings: whether errors cover a number in an argument both as it is written and as the
+            backend keeps it. Without, they are about the function of the numbers as they are kept.
 
     Attributes:
         kept: by the `id` of a call, `(its first input, its output)` for each time it was made.
             Only the calls are kept whose key is there before.
     """
 
-    def __init__(self, model: keras.Model, walk: GraphWalk):
+    def __init__(self, model: keras.Model, walk: GraphWalk, both_readings: bool = True):
         self._model = model
+        self._written = _WRITTEN if both_readings else 0.0
         self._bounds = walk.layer_bounds
         self._copies: dict[int, keras.layers.Layer | _ExactPlain] = {}
         self.kept: dict[int, list[tuple[Traced, Traced]]] = {}
@@ -179,7 +182,7 @@ class ExactModel:
     def rounding(self, node, constants: list[float], size: int, output_shape) -> "_Rounding":
         """What one call on samples of `size` entries adds to the error."""
         if (id(node), size) not in self._roundings:
-            rounding = _rounding(node.operation, constants, size, output_shape)
+            rounding = _rounding(node.operation, constants, size, output_shape, self._written)
             self._roundings[id(node), size] = rounding
         return self._roundings[id(node), size]
 
@@ -276,11 +279,14 @@ class _Rounding(NamedTuple):
     absolute: float
 
 
-def _rounding(operation, constants: list[float], size: int, output_shape) -> _Rounding:
-    """The a-priori bound of one call on samples of `size` entries."""
+def _rounding(operation, constants, size: int, output_shape, written: float) -> _Rounding:
+    """The a-priori bound of one call on samples of `size` entries.
+
+    `written` is the share that a number in an argument may be wrong by.
+    """
     operation, _ = _unwrapped(operation, None)
     places = math.prod(output_shape[1:])
-    written = _WRITTEN if _has_written_number(operation) else 0.0
+    written = written if _has_written_number(operation) else 0.0
     if not isinstance(operation, keras.layers.Layer):
         # An `einsum` adds up to `size` products; their absolute values, up to sqrt(size) as much.
         contracts = type(operation).__name__ == "Einsum"

@@ -7,7 +7,14 @@ from keras import initializers, ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf.constraints import WeightClipConstraint
+from deel_lip_tf.layers.arguments import (
+    known_size,
+    number,
+    positive_integer,
+    standardize_data_format,
+)
 from deel_lip_tf.layers.base import LipschitzLayer, rescaled_export
+from deel_lip_tf.layers.copying import configuration
 from deel_lip_tf.layers.sorting import sort_pairs
 
 
@@ -16,12 +23,7 @@ class _ChannelActivation(LipschitzLayer, keras.layers.Layer):
 
     def __init__(self, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs):
         super().__init__(**kwargs)
-        if data_format not in ("channels_first", "channels_last"):
-            raise ValueError(
-                '`data_format` must be "channels_last" or "channels_first". '
-                f"Received: data_format={data_format!r}."
-            )
-        self.data_format = data_format
+        self.data_format = standardize_data_format(data_format)
         self.supports_masking = True
         self.set_klip_factor(k_coef_lip)
 
@@ -30,24 +32,24 @@ class _ChannelActivation(LipschitzLayer, keras.layers.Layer):
         return -1 if self.data_format == "channels_last" else 1
 
     def _channels(self, shape) -> int:
-        channels = shape[self._channel_axis]
-        if channels is None:
-            raise ValueError(
-                f"Layer {self.name!r} needs to know the number of channels. Received an input of "
-                f"shape {tuple(shape)}. Give the size of axis {self._channel_axis}."
-            )
-        return channels
+        return known_size(self, shape, self._channel_axis)
 
-    def call(self, inputs):
-        """The activation, times `k_coef_lip`."""
+    def build(self, input_shape):
+        """Checks that there are channels."""
+        self._channels(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        """The activation, times `k_coef_lip`; `training` chooses how it is computed, not what."""
         if self.data_format == "channels_last":
-            outputs = self._activate(inputs)
+            outputs = self._activate(inputs, training)
         else:
-            outputs = ops.moveaxis(self._activate(ops.moveaxis(inputs, 1, -1)), -1, 1)
+            outputs = self._activate(ops.moveaxis(inputs, 1, -1), training)
+            outputs = ops.moveaxis(outputs, -1, 1)
         # Multiplying by 1 would cost a pass over the tensor.
         return outputs if self.k_coef_lip == 1 else outputs * self.k_coef_lip
 
-    def _activate(self, inputs):
+    def _activate(self, inputs, training=None):
         """The 1-Lipschitz activation, channels last."""
         raise NotImplementedError
 
@@ -74,7 +76,8 @@ class GroupSort(_ChannelActivation):
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
-        ValueError: `n` not a positive integer, or not a divisor of the number of channels.
+        TypeError: `n` is not an integer.
+        ValueError: `n` is less than 1, or not a divisor of the number of channels.
 
     Source: Anil, Lucas, Grosse, 2019, arXiv:1811.05381.
     """
@@ -87,9 +90,7 @@ class GroupSort(_ChannelActivation):
         **kwargs,
     ):
         super().__init__(data_format, k_coef_lip, **kwargs)
-        if n is not None and (not isinstance(n, int) or n < 1):
-            raise ValueError(f"`n` must be a positive integer or None. Received: n={n!r}.")
-        self.n = n
+        self.n = None if n is None else positive_integer("n", n)
 
     def build(self, input_shape):
         """Checks that groups fill the channels."""
@@ -106,12 +107,12 @@ class GroupSort(_ChannelActivation):
             )
         return self.n
 
-    def _activate(self, inputs):
+    def _activate(self, inputs, training=None):
         size = self._group_size(inputs.shape[-1])
         if size == 1:
             return inputs
         if size == 2:
-            return sort_pairs(inputs)
+            return sort_pairs(inputs, training)
         shape = ops.shape(inputs)
         groups = ops.reshape(inputs, (*shape[:-1], inputs.shape[-1] // size, size))
         return ops.reshape(ops.sort(groups, axis=-1), shape)
@@ -178,7 +179,7 @@ class MaxMin(_ChannelActivation):
     Source: Blot, Cord, Thome, 2016, arXiv:1610.07882.
     """
 
-    def _activate(self, inputs):
+    def _activate(self, inputs, training=None):
         return ops.concatenate([ops.relu(inputs), ops.relu(-inputs)], axis=-1)
 
     def compute_output_shape(self, input_shape):
@@ -205,7 +206,7 @@ class Householder(_ChannelActivation):
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
-        ValueError: an odd number of channels.
+        ValueError: an odd number of channels, or an angle that is not finite.
 
     Source: Singla, Singla, Feizi, 2021, arXiv:2108.04062.
     """
@@ -221,7 +222,8 @@ class Householder(_ChannelActivation):
         if theta_initializer is None:
             theta_initializer = math.pi / 2
         if isinstance(theta_initializer, (int, float)):
-            theta_initializer = initializers.Constant(theta_initializer)
+            angle = number("theta_initializer", theta_initializer, math.isfinite, "finite")
+            theta_initializer = initializers.Constant(angle)
         self.theta_initializer = initializers.get(theta_initializer)
 
     def build(self, input_shape):
@@ -237,7 +239,7 @@ class Householder(_ChannelActivation):
         )
         self.built = True
 
-    def _activate(self, inputs):
+    def _activate(self, inputs, training=None):
         first, second = ops.split(inputs, 2, axis=-1)
         # Angles in full precision: cos and sin of a rounded angle are not on the unit circle.
         theta = ops.convert_to_tensor(self.theta)
@@ -283,8 +285,9 @@ class PReLUlip(LipschitzLayer, keras.layers.PReLU):
 
     def vanilla_export(self) -> keras.layers.Layer:
         """A `keras.layers.PReLU` with the clipped slopes, and a `Rescaling` where `k` is not 1."""
-        config = keras.layers.PReLU.get_config(self)
-        plain = keras.layers.PReLU.from_config({**config, "alpha_constraint": None})
+        config = {**configuration(self), "alpha_constraint": None}
+        config.pop("k_coef_lip")
+        plain = keras.layers.PReLU.from_config(config)
         if self.built:
             plain.build(self.get_build_config()["input_shape"])
             plain.set_weights([ops.convert_to_numpy(ops.clip(self.alpha, -1, 1))])

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.layers.arguments import known_size, number, standardize_data_format
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export
 from deel_lip_tf.layers.padding import spatial_axes
 
@@ -22,22 +23,13 @@ class Shifted(LipschitzLayer, keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.use_bias = bool(use_bias)
-        self.data_format = keras.config.image_data_format() if data_format is None else data_format
-        if self.data_format not in ("channels_first", "channels_last"):
-            raise ValueError(
-                '`data_format` must be "channels_last" or "channels_first". '
-                f"Received: data_format={data_format!r}."
-            )
+        self.data_format = standardize_data_format(data_format)
         self.bias = None
         self.set_klip_factor(k_coef_lip)
 
     def build(self, input_shape):
         """Creates the bias."""
-        if len(input_shape) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs a batch axis and channels. Received: input_shape="
-                f"{tuple(input_shape)}. Reshape the input to (batch, channels)."
-            )
+        known_size(self, input_shape, self._channel_axis(len(input_shape)))
         if self.use_bias:
             self.bias = self._add_vector("bias", input_shape, "zeros", trainable=True)
         self.built = True
@@ -108,14 +100,12 @@ class ScaleBias(Shifted):
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
-        ValueError: `scalar` is not finite.
+        TypeError, ValueError: `scalar` is not a finite number.
     """
 
     def __init__(self, scalar: float = 1.0, use_bias: bool = True, **kwargs):
         super().__init__(use_bias=use_bias, **kwargs)
-        if not math.isfinite(scalar):
-            raise ValueError(f"`scalar` must be a finite number. Received: scalar={scalar}.")
-        self.scalar = float(scalar)
+        self.scalar = number("scalar", scalar, math.isfinite, "finite")
 
     @property
     def is_guaranteed(self) -> bool:
@@ -156,6 +146,7 @@ class LayerCentering(Shifted):
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
+        TypeError: `axis` is something else.
         ValueError: the axes contain the batch, are out of range, occur twice, or there are none.
 
     Source: `LayerCentering` of deel-torchlip, whose default takes the mean over the batch where
@@ -165,6 +156,12 @@ class LayerCentering(Shifted):
     def __init__(self, axis=None, use_bias: bool = True, **kwargs):
         super().__init__(use_bias=use_bias, **kwargs)
         self.axis = tuple(axis) if isinstance(axis, list | tuple) else axis
+        given = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        if axis is not None and not all(type(one) is int for one in given):
+            raise TypeError(
+                "`axis` of LayerCentering must be an integer, a tuple of integers, or None for all "
+                f"axes but batch and channels. Received: axis={axis!r}."
+            )
 
     def build(self, input_shape):
         """Creates the bias and checks the axes."""

@@ -5,11 +5,11 @@ from keras import ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf.initializers import SpectralInitializer
+from deel_lip_tf.layers.arguments import positive_integer
 from deel_lip_tf.layers.patches import NO_DILATION, NO_GROUPS, PatchKernel
 from deel_lip_tf.normalizers import Spectral, UnitFrobenius
 from deel_lip_tf.normalizers.convolution import PADDINGS
 from deel_lip_tf.normalizers.parametrization import (
-    at_least_float32,
     depthwise_kernel,
     depthwise_matrices,
 )
@@ -22,7 +22,11 @@ class _ConstrainedConv(PatchKernel):
 
     def __init__(self, filters: int, kernel_size, strides=1, padding: str = "same", **kwargs):
         super().__init__(
-            filters=filters, kernel_size=kernel_size, strides=strides, padding=padding, **kwargs
+            filters=positive_integer("filters", filters),
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            **kwargs,
         )
 
 
@@ -189,7 +193,7 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
             kernel_size=kernel_size,
             strides=strides,
             padding=padding,
-            depth_multiplier=depth_multiplier,
+            depth_multiplier=positive_integer("depth_multiplier", depth_multiplier),
             **kwargs,
         )
         if len(set(self.strides)) > 1:
@@ -209,7 +213,6 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
     def _default_initializer():
         return SpectralInitializer(depthwise=True)
 
-    def _project_kernel(self):
-        kernel = at_least_float32(ops.convert_to_tensor(self.kernel))
-        matrices = self.parametrization.project(depthwise_matrices(kernel))
-        return depthwise_kernel(matrices, kernel.shape)
+    @staticmethod
+    def _on_matrices(function, kernel):
+        return depthwise_kernel(function(depthwise_matrices(kernel)), kernel.shape)

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.layers.arguments import known_size
 from deel_lip_tf.layers.base import NO_LORA, ConstrainedKernel
 from deel_lip_tf.normalizers import Frobenius, Spectral
 
@@ -16,6 +17,11 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
 
     def __init__(self, units: int, activation=None, use_bias: bool = True, **kwargs):
         super().__init__(units=units, activation=activation, use_bias=use_bias, **kwargs)
+
+    def build(self, input_shape):
+        """Creates the weights."""
+        known_size(self, input_shape, -1)
+        super().build(input_shape)
 
     def _apply_kernel(self, inputs, kernel):
         return ops.matmul(inputs, kernel)

@@ -6,8 +6,10 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.layers.arguments import number
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.layers.centering import Shifted
+from deel_lip_tf.normalizers import check_lipschitz_factor
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 
 
@@ -32,14 +34,12 @@ class BatchCentering(Shifted):
     State: `moving_mean` (channels,) and the number of batches, both saved and not trained.
 
     Raises:
-        ValueError: `momentum` is not in [0, 1[.
+        TypeError, ValueError: `momentum` is not a number in [0, 1[.
     """
 
     def __init__(self, momentum: float = 0.99, use_bias: bool = True, **kwargs):
         super().__init__(use_bias=use_bias, **kwargs)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"`momentum` must be in [0, 1[. Received: momentum={momentum}.")
-        self.momentum = float(momentum)
+        self.momentum = number("momentum", momentum, lambda m: 0 <= m < 1, "in [0, 1[")
 
     def build(self, input_shape):
         """Creates the bias and the moving statistics."""
@@ -60,7 +60,7 @@ class BatchCentering(Shifted):
         if not (training and self.trainable):
             return self._affine(inputs, self.moving_mean, self.k_coef_lip)
         mean, _ = self._batch_moments(inputs)
-        self._remember((self.moving_mean, mean))
+        self._remember(inputs, (self.moving_mean, mean))
         return self._affine(inputs, mean, self.k_coef_lip)
 
     def _batch_moments(self, inputs):
@@ -68,12 +68,15 @@ class BatchCentering(Shifted):
         axes = tuple(axis for axis in range(rank) if axis != self._channel_axis(rank))
         return ops.moments(at_least_float32(inputs), axes=axes)
 
-    def _remember(self, *statistics: tuple) -> None:
-        self.batches.assign_add(1.0)
-        rate = ops.maximum(1 - self.momentum, 1 / ops.convert_to_tensor(self.batches))
+    def _remember(self, inputs, *statistics: tuple) -> None:
+        # An empty batch, as of one replica among several, has no statistics.
+        is_empty = ops.equal(ops.size(inputs), 0)
+        self.batches.assign_add(ops.where(is_empty, 0.0, 1.0))
+        batches = ops.maximum(ops.convert_to_tensor(self.batches), 1.0)
+        rate = ops.maximum(1 - self.momentum, 1 / batches)
         for moving, value in statistics:
             step = ops.cast(rate, moving.dtype) * (ops.cast(value, moving.dtype) - moving)
-            moving.assign(moving + ops.stop_gradient(step))
+            moving.assign(ops.where(is_empty, moving, moving + ops.stop_gradient(step)))
 
     def _affine(self, inputs, mean, scale):
         # In float32 at least: the mean may be far larger than what remains.
@@ -124,7 +127,8 @@ class BatchLipNorm(BatchCentering):
     State: that of `BatchCentering`, and `moving_variance` (channels,).
 
     Raises:
-        ValueError: `momentum` is not in [0, 1[, `epsilon` is not positive.
+        TypeError, ValueError: `momentum` is not a number in [0, 1[, or `epsilon` not a positive
+            finite one.
 
     Source: `BatchLipNorm` of deel-torchlip, which normalizes by default and does not count the
     factor.
@@ -140,10 +144,8 @@ class BatchLipNorm(BatchCentering):
         **kwargs,
     ):
         super().__init__(momentum=momentum, use_bias=use_bias, **kwargs)
-        if not (epsilon > 0 and math.isfinite(epsilon)):
-            raise ValueError(f"`epsilon` must be positive and finite. Received: {epsilon}.")
         self.centering, self.normalize = bool(centering), bool(normalize)
-        self.epsilon = float(epsilon)
+        self.epsilon = check_lipschitz_factor(epsilon, "epsilon")
 
     def build(self, input_shape):
         """Creates the bias and the moving statistics."""
@@ -192,7 +194,7 @@ class BatchLipNorm(BatchCentering):
             mean, variance = self._batch_moments(inputs)
             count = ops.cast(ops.size(inputs) // variance.shape[0], variance.dtype)
             variance = variance * count / ops.maximum(count - 1, 1)
-            self._remember((self.moving_mean, mean), (self.moving_variance, variance))
+            self._remember(inputs, (self.moving_mean, mean), (self.moving_variance, variance))
         factor = self.k_coef_lip * self._factor(variance)
         return self._affine(inputs, mean if self.centering else None, factor)
 

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from deel_lip_tf.layers.arguments import check_sizes, known_size
 from deel_lip_tf.layers.base import NO_LORA, ConstrainedKernel, LipschitzLayer
 from deel_lip_tf.layers.padding import (
     Amounts,
@@ -39,6 +40,12 @@ class CountedGain(ConstrainedKernel):
 
     def _sizes(self, shape: tuple) -> tuple:
         return tuple(shape[axis] for axis in spatial_axes(self.data_format, self.rank))
+
+    def build(self, input_shape):
+        """Creates the weights; the gain is that of this input shape from now on."""
+        check_sizes(self, input_shape, (1,) * self.rank)
+        known_size(self, input_shape, -1 if self.data_format == "channels_last" else 1)
+        super().build(input_shape)
 
     def _compute_gain(self, input_shape: tuple) -> float:
         self._counts = self._axis_counts(self._sizes(input_shape))

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.layers.arguments import check_sizes, number
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export, rescaled_export
 from deel_lip_tf.layers.padding import spatial_axes
 from deel_lip_tf.normalizers import safe_sqrt
@@ -33,7 +34,8 @@ class _ScaledPooling2D(LipschitzLayer, keras.layers.AveragePooling2D):
         self.built = False
 
     def build(self, input_shape):
-        """Nothing to create."""
+        """Checks that there is a window."""
+        check_sizes(self, input_shape, self.pool_size)
         self.built = True
 
     def _mean(self, inputs):
@@ -100,13 +102,10 @@ class _RootOfSquares:
     """Mixin: the Euclidean norm, forward and gradient exact, gradient 0 at 0."""
 
     def __init__(self, *args, eps_grad_sqrt: float = 1e-6, **kwargs):
-        if not eps_grad_sqrt >= 0:
-            raise ValueError(
-                "`eps_grad_sqrt` must be positive or 0. Received: "
-                f"eps_grad_sqrt={eps_grad_sqrt}. It has no effect here: leave it out."
-            )
+        rule = "at least 0 (it has no effect here: leave it out)"
+        eps_grad_sqrt = number("eps_grad_sqrt", eps_grad_sqrt, lambda eps: eps >= 0, rule)
         super().__init__(*args, **kwargs)
-        self.eps_grad_sqrt = float(eps_grad_sqrt)
+        self.eps_grad_sqrt = eps_grad_sqrt
 
     def _norm(self, inputs):
         raise NotImplementedError
@@ -169,7 +168,8 @@ class _ScaledGlobalPooling2D(LipschitzLayer, keras.layers.GlobalAveragePooling2D
         self.built = False
 
     def build(self, input_shape):
-        """Nothing to create."""
+        """Checks that there are pixels."""
+        check_sizes(self, input_shape, (1, 1))
         self.built = True
 
     @property

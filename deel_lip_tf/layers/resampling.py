@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.layers.arguments import positive_integer, standardize_data_format
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export
 
 
@@ -22,12 +23,7 @@ class _Resampling2D(LipschitzLayer, keras.layers.Layer):
     ):
         super().__init__(name=name, dtype=dtype, **kwargs)
         self.pool_size = _pair(pool_size)
-        self.data_format = keras.config.image_data_format() if data_format is None else data_format
-        if self.data_format not in ("channels_first", "channels_last"):
-            raise ValueError(
-                '`data_format` must be "channels_last" or "channels_first". '
-                f"Received: data_format={data_format!r}."
-            )
+        self.data_format = standardize_data_format(data_format)
         self.set_klip_factor(k_coef_lip)
 
     def build(self, input_shape):
@@ -73,26 +69,25 @@ class _Resampling2D(LipschitzLayer, keras.layers.Layer):
 
 
 def _pair(pool_size) -> tuple[int, int]:
-    pair = (pool_size, pool_size) if isinstance(pool_size, int) else tuple(pool_size)
+    pair = tuple(pool_size) if isinstance(pool_size, list | tuple) else (pool_size,) * 2
     if len(pair) != 2:
         raise ValueError(
             "`pool_size` must be an integer or a pair: expected 2-dimensional pool_size, but got "
             f"{len(pair)}-dimensional instead. Received: pool_size={pool_size!r}."
         )
-    if not all(isinstance(size, int) and size > 0 for size in pair):
-        raise ValueError(
-            f"`pool_size` must be of positive integers. Received: pool_size={pool_size!r}."
-        )
-    return pair
+    return positive_integer("pool_size", pair[0]), positive_integer("pool_size", pair[1])
 
 
-def _divide(size, divisor: int, what: str):
+_PAD = "Pad the input with keras.layers.ZeroPadding2D, or choose another `pool_size`."
+_MORE_CHANNELS = "Give the layer before it another number of channels, or choose a `pool_size`."
+
+
+def _divide(size, divisor: int, what: str, way_out: str = _PAD):
     if size is None:
         return None
-    if isinstance(size, int) and size % divisor:
+    if isinstance(size, int) and (size % divisor or size == 0):
         raise ValueError(
-            f"The number of {what} must be a multiple of {divisor}. Received: {size}. "
-            "Pad the input with keras.layers.ZeroPadding2D, or choose another `pool_size`."
+            f"The number of {what} must be a multiple of {divisor}. Received: {size}. {way_out}"
         )
     return size // divisor
 
@@ -114,7 +109,9 @@ class InvertibleDownSampling(_Resampling2D):
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
-        ValueError: `pool_size` not a pair, or windows that do not fill the image.
+        TypeError: `pool_size` is not of integers.
+        ValueError: `pool_size` is not a positive integer or a pair of them, or windows that do not
+            fill the image.
     """
 
     def compute_output_shape(self, input_shape):
@@ -156,7 +153,9 @@ class InvertibleUpSampling(_Resampling2D):
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
-        ValueError: `pool_size` not a pair, or channels that do not fill the windows.
+        TypeError: `pool_size` is not of integers.
+        ValueError: `pool_size` is not a positive integer or a pair of them, or channels that do not
+            fill the windows.
     """
 
     def compute_output_shape(self, input_shape):
@@ -167,13 +166,13 @@ class InvertibleUpSampling(_Resampling2D):
             batch,
             None if rows is None else rows * height,
             None if columns is None else columns * width,
-            _divide(channels, height * width, "channels"),
+            _divide(channels, height * width, "channels", _MORE_CHANNELS),
         )
 
     def _reorder(self, inputs):
         _, rows, columns, channels = self._unpack(ops.shape(inputs))
         height, width = self.pool_size
-        channels = _divide(channels, height * width, "channels")
+        channels = _divide(channels, height * width, "channels", _MORE_CHANNELS)
         if self.data_format == "channels_first":
             split = ops.reshape(inputs, (-1, channels, height, width, rows, columns))
         else:

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.layers.arguments import positive_integer
 from deel_lip_tf.layers.base import LipschitzLayer, build_activation, exported_weights
 from deel_lip_tf.layers.padding import fold, standardize_padding
 from deel_lip_tf.layers.patches import NO_DILATION, CountedGain
@@ -31,7 +32,7 @@ class _ConstrainedConvTranspose(CountedGain):
                 f'{output_padding}. Leave it out, or use padding="same".'
             )
         super().__init__(
-            filters=filters,
+            filters=positive_integer("filters", filters),
             kernel_size=kernel_size,
             strides=strides,
             padding="valid" if padding in EXTENDING else padding,

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.layers.arguments import check_sizes, known_size, positive_integer
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.padding import (
     Amounts,
@@ -44,13 +45,19 @@ class PadConv2D(Condensable, keras.layers.Conv2D):
         padding = standardize_padding(padding, type(self).__name__, (*PADDINGS, "constant"))
         by_keras = padding in ("same", "valid")
         super().__init__(
-            filters=filters,
+            filters=positive_integer("filters", filters),
             kernel_size=kernel_size,
             strides=strides,
             padding=padding if by_keras else "valid",
             **kwargs,
         )
         self.padding = padding
+
+    def build(self, input_shape):
+        """Creates the weights."""
+        check_sizes(self, input_shape, (1, 1))
+        known_size(self, input_shape, -1 if self.data_format == "channels_last" else 1)
+        super().build(input_shape)
 
     @property
     def amounts(self) -> Amounts:

@@ -1,22 +1,11 @@
 """The one mechanism of the loss classes: parameters that callbacks can change while training."""
 
-import math
 from typing import Any
 
 import keras
 import numpy as np
 
-RULES = {
-    "alpha": (lambda value: value >= 0, "at least 0 (0: KR alone, inf: hinge alone)"),
-    "min_margin": (lambda value: 0 < value < math.inf, "positive and finite"),
-    "tau": (lambda value: 0 < value < math.inf, "positive and finite"),
-    "temperature": (lambda value: 0 < value < math.inf, "positive and finite"),
-    "penalty": (lambda value: 0 < value < math.inf, "positive and finite"),
-    "max_margin": (lambda value: 0 < value < math.inf, "positive and finite"),
-    "alpha_margin": (lambda value: 0 <= value < math.inf, "finite and at least 0"),
-    "alpha_mean": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
-    "soft_hinge_tau": (lambda value: 0 <= value < math.inf, "finite and at least 0 (0: plain)"),
-}
+from deel_lip_tf.losses.arguments import flag, number, numeric
 
 
 def plain(variable: Any) -> float:
@@ -25,17 +14,6 @@ def plain(variable: Any) -> float:
     Rebuilding the variable from it gives the same bits.
     """
     return float(str(np.asarray(keras.ops.convert_to_numpy(variable))[()]))
-
-
-def _checked(name: str, value: Any) -> float:
-    allowed, rule = RULES[name]
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.") from error
-    if not allowed(number):
-        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}.")
-    return number
 
 
 class ParametricLoss(keras.losses.Loss):
@@ -56,8 +34,8 @@ class ParametricLoss(keras.losses.Loss):
         **parameters: values of the numeric parameters.
 
     Raises:
-        ValueError: if a parameter is out of its range, or `multi_gpu` is not a boolean.
-        TypeError: if a parameter is not a number.
+        ValueError: if a parameter is out of its range.
+        TypeError: if a parameter is not a number, or `multi_gpu` not a boolean.
     """
 
     def __init__(
@@ -74,15 +52,10 @@ class ParametricLoss(keras.losses.Loss):
             reduction="sum_over_batch_size" if reduction == "auto" else reduction,
             dtype=keras.backend.result_type(wanted, "float32"),
         )
-        if not (multi_gpu is None or isinstance(multi_gpu, bool)):
-            raise ValueError(
-                "`multi_gpu` must be True or False; give the options that follow it by keyword, "
-                f"e.g. `soft_hinge_tau=20.0`. Received: multi_gpu={multi_gpu!r}."
-            )
-        self.multi_gpu = multi_gpu
+        self.multi_gpu = None if multi_gpu is None else flag("multi_gpu", multi_gpu)
         for key, value in parameters.items():
             variable = keras.Variable(
-                _checked(key, value), dtype=self.dtype, trainable=False, autocast=False, name=key
+                number(key, value), dtype=self.dtype, trainable=False, autocast=False, name=key
             )
             setattr(self, key, variable)
         self._parameters = tuple(parameters)
@@ -95,9 +68,20 @@ class ParametricLoss(keras.losses.Loss):
         else:
             super().__setattr__(name, value)
 
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """As in Keras.
+
+        Raises:
+            TypeError: labels or scores that are not numbers.
+            ValueError: shapes that do not fit, as each loss says.
+        """
+        numeric("y_true", y_true)
+        numeric("y_pred", y_pred)
+        return super().__call__(y_true, y_pred, sample_weight)
+
     def check_parameter(self, name: str, value: float) -> None:
         """Raises a `ValueError` or `TypeError` if the parameter `name` must not take `value`."""
-        _checked(name, value)
+        number(name, value)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments: floats, strings and booleans."""

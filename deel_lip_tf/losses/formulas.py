@@ -17,6 +17,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from deel_lip_tf.losses.arguments import number, number_or_tensor, numeric
+
 Tensor = Any
 
 
@@ -30,10 +32,11 @@ def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Returns labels and scores as two `(B, C)` tensors of one floating dtype.
 
     Raises:
+        TypeError: if one of them does not consist of numbers.
         ValueError: if the shapes differ (nothing is broadcast), or have more than two axes.
     """
-    scores = _floating(y_pred)
-    labels = ops.cast(ops.convert_to_tensor(y_true), scores.dtype)
+    scores = _floating(numeric("y_pred", y_pred))
+    labels = ops.cast(ops.convert_to_tensor(numeric("y_true", y_true)), scores.dtype)
     shapes = f"y_true.shape={tuple(labels.shape)}, y_pred.shape={tuple(scores.shape)}"
     labels, scores = (ops.expand_dims(x, -1) if len(x.shape) == 1 else x for x in (labels, scores))
     if len(scores.shape) != 2:
@@ -80,8 +83,18 @@ def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
     Returns:
         A floating tensor of the same shape. Its signs are those of the labels, and an absent class
         (or a class with no negatives) contributes 0.
+
+    Raises:
+        TypeError: if the labels are not numbers.
+        ValueError: if they have another number of axes.
     """
-    positive = _positives(_floating(labels))
+    positive = _positives(_floating(numeric("labels", labels)))
+    is_known = getattr(positive.shape, "rank", 0) is not None
+    if is_known and len(positive.shape) not in (1, 2):
+        raise ValueError(
+            "`labels` must have shape (batch,) or (batch, classes). Received: labels.shape="
+            f"{tuple(positive.shape)}."
+        )
     batch = ops.cast(ops.shape(positive)[0], positive.dtype)
     count = ops.sum(positive, axis=0)
     toward = ops.divide_no_nan(positive, count)
@@ -113,6 +126,7 @@ def kr(y_true: Tensor, y_pred: Tensor, multi_gpu: bool = False) -> Tensor:
 
 def hinge_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Tensor:
     """Hinge `mean_c relu(m/2 - s f)`: zero once every score is `m/2` on its side."""
+    min_margin = number_or_tensor("min_margin", min_margin)
     labels, scores = aligned(y_true, y_pred)
     sign = 2 * _positives(labels) - 1
     return ops.mean(ops.relu(min_margin / 2 - sign * scores), axis=-1)
@@ -128,8 +142,11 @@ def multiclass_hinge(
     `p = softmax_{j != y}(soft_hinge_tau f)`, which looks at the most threatening classes.
 
     Raises:
-        ValueError: with a single column, where the weight `C - 1` of the positives would be 0.
+        ValueError: with a single column, where the weight `C - 1` of the positives would be 0; if
+            a parameter is out of range.
     """
+    min_margin = number_or_tensor("min_margin", min_margin)
+    soft_hinge_tau = number_or_tensor("soft_hinge_tau", soft_hinge_tau)
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "`HingeMargin` or `HKR`")
     positive = _positives(labels)
@@ -174,14 +191,14 @@ def multiclass_hinge_auto(
     true = ops.cast(_true_class(labels), scores.dtype)
     margins = ops.cast(margins, scores.dtype)
     own = ops.sum(true * margins, axis=-1, keepdims=True)
-    present = ops.max(true, axis=0)
+    present = ops.max(true, axis=0, initial=0)  # of an empty batch: none
     mean = ops.divide_no_nan(ops.sum(present * margins), ops.sum(present))
     return multiclass_hinge(true, scores, own, soft_hinge_tau) - alpha_margin * mean
 
 
 def regularized(kr_value: Tensor, hinge: Tensor, alpha: float) -> Tensor:
     """Returns `-KR + alpha hinge`, and the hinge alone where `alpha` is infinite."""
-    alpha = ops.convert_to_tensor(alpha, dtype=hinge.dtype)
+    alpha = ops.convert_to_tensor(number_or_tensor("alpha", alpha), dtype=hinge.dtype)
     only_hinge = ops.isinf(alpha)
     # inf * 0 is NaN, so infinity never multiplies anything
     kr_weight = ops.where(only_hinge, ops.zeros_like(alpha), ops.ones_like(alpha))
@@ -233,6 +250,7 @@ def multi_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Ten
 
     Exactly one class per sample: the one with the largest label.
     """
+    min_margin = number_or_tensor("min_margin", min_margin)
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "`HingeMargin`")
     true = _true_class(labels)
@@ -249,12 +267,15 @@ def categorical_margin(y_true: Tensor, y_pred: Tensor) -> Tensor:
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "the binary loss or metric")
     true = _true_class(labels)
-    runner_up = ops.max(ops.where(true, ops.full_like(scores, -math.inf), scores), axis=-1)
+    others = ops.where(true, ops.full_like(scores, -math.inf), scores)
+    # with an initial value, because an empty batch, as of one replica among several, has no maximum
+    runner_up = ops.max(others, axis=-1, initial=-math.inf)
     return _true_score(scores, true) - runner_up
 
 
 def categorical_hinge(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Tensor:
     """Hinge `relu(m - (f_y - max_{j != y} f_j))` of the gap to the runner-up: the full margin."""
+    min_margin = number_or_tensor("min_margin", min_margin)
     return ops.relu(min_margin - categorical_margin(y_true, y_pred))
 
 
@@ -264,6 +285,7 @@ def tau_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> 
     The division keeps the gradient's scale independent of the temperature. As `tau` grows the
     loss tends to `max_j f_j - f_y`. Source: Béthune et al., arXiv:2104.05097.
     """
+    tau = number_or_tensor("tau", tau)
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "`TauBinaryCrossentropy`")
     return -ops.sum(labels * ops.log_softmax(tau * scores, axis=-1), axis=-1) / tau
@@ -275,8 +297,9 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
     Raises:
         ValueError: if the labels are not one index per row of a `(B, C)` tensor of scores.
     """
-    scores = _floating(y_pred)
-    labels = ops.convert_to_tensor(y_true)
+    tau = number_or_tensor("tau", tau)
+    scores = _floating(numeric("y_pred", y_pred))
+    labels = ops.convert_to_tensor(numeric("y_true", y_true))
     shape = tuple(labels.shape)
     if len(scores.shape) != 2 or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
         raise ValueError(
@@ -293,6 +316,7 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
 
 def tau_binary_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> Tensor:
     """Binary cross-entropy `mean_c BCE([y > 0], sigmoid(tau f)) / tau`, one value per sample."""
+    tau = number_or_tensor("tau", tau)
     labels, scores = aligned(y_true, y_pred)
     sign = 2 * _positives(labels) - 1
     return ops.mean(ops.softplus(-sign * tau * scores), axis=-1) / tau
@@ -364,11 +388,11 @@ def alpha_from_torchlip(alpha: float) -> float:
     the hinge alone in both.
 
     Raises:
+        TypeError: if `alpha` is not a number.
         ValueError: if `alpha` is outside [0, 1].
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(
-            "`alpha` must lie in [0, 1], the convention of deel-torchlip; a larger value is "
-            f"already in this library's convention. Received: alpha={alpha}."
-        )
+    rule = (
+        "in [0, 1], the convention of deel-torchlip (a larger value is in this library's already)"
+    )
+    alpha = number("alpha", alpha, (lambda value: 0 <= value <= 1, rule))
     return math.inf if alpha == 1 else alpha / (1 - alpha)

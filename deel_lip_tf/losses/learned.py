@@ -112,7 +112,8 @@ class LearnedMargins(ParametricLoss):
             )
 
     def _margins_for(self, y_pred):
-        self.build(1 if len(y_pred.shape) == 1 else y_pred.shape[-1])
+        # a scalar is refused by the formula, with the shapes that fit
+        self.build(1 if len(y_pred.shape) < 2 else y_pred.shape[-1])
         return self._margins
 
     def save_own_variables(self, store) -> None:
@@ -165,6 +166,7 @@ class HingeMarginAuto(_PerOutput):
         dtype: dtype of the computation.
 
     Raises:
+        TypeError: if a parameter is not a number.
         ValueError: if a parameter is out of range, `max_margin < min_margin`, or the number of
             outputs changes.
     """

@@ -87,9 +87,12 @@ class MulticlassSoftHKR(ParametricLoss):
     def update_state(self, y_pred) -> None:
         """Takes the scores of a training batch into the running mean."""
         self._is_updated = True
-        size = ops.mean(ops.abs(ops.cast(ops.stop_gradient(y_pred), self.dtype)))
-        inertia = ops.convert_to_tensor(self.alpha_mean)
-        self.running_mean.assign(inertia * self.running_mean + (1 - inertia) * size)
+        sizes = ops.abs(ops.cast(ops.stop_gradient(y_pred), self.dtype))
+        count = ops.cast(ops.size(sizes), self.dtype)
+        step = ops.divide_no_nan(ops.sum(sizes), count) - self.running_mean
+        # an empty batch, as of one replica among several, tells nothing
+        rate = ops.where(count > 0, 1 - ops.convert_to_tensor(self.alpha_mean), 0.0)
+        self.running_mean.assign(self.running_mean + rate * step)
 
     def reset_state(self) -> None:
         """Sets the running mean back to `min_margin`."""

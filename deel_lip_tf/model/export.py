@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.copying import copy_of
 
 
 def vanillaModel(model: keras.Model) -> keras.Model:
@@ -61,7 +62,7 @@ def _export_layer(layer, exported: dict):
         return _export_model(layer, exported)
     if isinstance(layer, LipschitzLayer | Condensable):
         return layer.vanilla_export()
-    copy = type(layer).from_config(layer.get_config())
+    copy = copy_of(layer)
     if isinstance(layer, keras.layers.Layer) and layer.weights:
         copy.build_from_config(layer.get_build_config())
         copy.set_weights([ops.convert_to_numpy(weight) for weight in layer.weights])

@@ -9,6 +9,15 @@ from deel_lip_tf._registration import register
 from deel_lip_tf.model.lipschitz import Model, Sequential
 
 
+def _checked(optim_margin) -> bool:
+    if not isinstance(optim_margin, bool):
+        raise TypeError(
+            "`optim_margin` must be True or False; give the arguments after it by keyword. "
+            f"Received: optim_margin={optim_margin!r}."
+        )
+    return optim_margin
+
+
 class _LearnsLoss:
     def compile(self, *args, **kwargs) -> None:
         """As in Keras, positional arguments included.
@@ -51,7 +60,7 @@ class LossVariableModel(_LearnsLoss, Model):
         **kwargs: as in `keras.Model`.
 
     Raises:
-        TypeError: inputs or outputs are missing.
+        TypeError: inputs or outputs are missing, or `optim_margin` is not a boolean.
     """
 
     def __init__(
@@ -59,7 +68,7 @@ class LossVariableModel(_LearnsLoss, Model):
     ):
         # keyword-only: Keras saves a functional model whose positional arguments are its own
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
-        self.optim_margin = bool(optim_margin)
+        self.optim_margin = _checked(optim_margin)
 
 
 @register
@@ -74,7 +83,7 @@ class LossVariableSequential(_LearnsLoss, Sequential):
         **kwargs: as in `keras.Sequential`.
 
     Raises:
-        ValueError: as `Sequential`.
+        TypeError, ValueError: as `Sequential`, or `optim_margin` is not a boolean.
     """
 
     def __init__(
@@ -86,7 +95,7 @@ class LossVariableSequential(_LearnsLoss, Sequential):
         **kwargs,
     ):
         super().__init__(layers=layers, name=name, k_coef_lip=k_coef_lip, **kwargs)
-        self.optim_margin = bool(optim_margin)
+        self.optim_margin = _checked(optim_margin)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -94,5 +103,5 @@ class LossVariableSequential(_LearnsLoss, Sequential):
         config = dict(config)
         optim_margin = config.pop("optim_margin", True)
         model = super().from_config(config, custom_objects=custom_objects)
-        model.optim_margin = bool(optim_margin)
+        model.optim_margin = _checked(optim_margin)
         return model

@@ -3,7 +3,7 @@
 import contextvars
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import keras
 
@@ -72,11 +72,17 @@ class Sequential(_LipschitzModel, LipschitzLayer, keras.Sequential):
         **kwargs: as in `keras.Sequential`.
 
     Raises:
+        TypeError: `layers` is not a list, or `k_coef_lip` not a number.
         ValueError: `k_coef_lip` is not positive, or it is not 1 and no layer can carry it.
     """
 
     def __init__(self, layers=None, name=None, k_coef_lip: float = 1.0, **kwargs):
         self.k_coef_lip = check_lipschitz_factor(k_coef_lip)
+        if not (layers is None or isinstance(layers, Iterable)):
+            raise TypeError(
+                f"`layers` must be a list of layers, e.g. [layer]. Received: layers={layers!r}."
+            )
+        layers = None if layers is None else list(layers)
         self._warned = ()
         super().__init__(layers=layers, name=name, **kwargs)
         if layers:
@@ -89,7 +95,13 @@ class Sequential(_LipschitzModel, LipschitzLayer, keras.Sequential):
         self._share_constant()
 
     def pop(self, rebuild: bool = True) -> keras.layers.Layer:
-        """Removes the last layer and shares the constant out anew."""
+        """Removes the last layer and shares the constant out anew.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not self.layers:
+            raise ValueError(f"Model {self.name!r} has no layer to remove: `add` one first.")
         layer = super().pop(rebuild=rebuild)
         self._share_constant()
         return layer

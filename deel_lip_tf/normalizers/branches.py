@@ -1,9 +1,36 @@
-"""A branch that is hardly ever taken, at the price of one node of the graph."""
+"""What TensorFlow is told about a computation of many small steps, so that it stays cheap."""
 
+import functools
 from collections.abc import Callable
 
 import keras
 from keras import ops
+
+
+def as_graph(function: Callable, tensor, *settings):
+    """`function(tensor, *settings)`, differentiable.
+
+    TensorFlow's eager mode spends far more on the thousand small operations of a loop than on
+    their numbers: there the function is traced once for a shape, a type and its settings.
+
+    Args:
+        function: a function of a module, of one tensor and hashable settings.
+        tensor: its first argument.
+        *settings: the others.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if tf.executing_eagerly():
+            return _traced(function, tuple(tensor.shape), tensor.dtype, settings)(tensor)
+    return function(tensor, *settings)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced(function: Callable, shape: tuple, dtype, settings: tuple) -> Callable:
+    import tensorflow as tf
+
+    return tf.function(lambda tensor: function(tensor, *settings), autograph=False)
 
 
 def usually(condition, usual: Callable, otherwise: Callable, *arguments):
@@ -21,6 +48,4 @@ def usually(condition, usual: Callable, otherwise: Callable, *arguments):
 def _one_node(function: Callable) -> Callable:
     import tensorflow as tf
 
-    if tf.executing_eagerly():
-        return function
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})

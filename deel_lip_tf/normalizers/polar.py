@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, unit_scale
-from deel_lip_tf.normalizers.branches import usually
+from deel_lip_tf.normalizers.branches import as_graph, usually
 from deel_lip_tf.normalizers.orthogonal import (
     BJORCK_STEP,
     SMALLEST_RATIO,
@@ -109,7 +109,8 @@ def nearest_orthogonal(matrix, eps: float, maximum: int):
     if columns == 1:
         return vector_factor(matrix)
     rounding = _rounding(matrix)
-    return _polar_factor(matrix, _Goal(max(eps / 10, rounding), rounding, 0.0, maximum))
+    goal = _Goal(max(eps / 10, rounding), rounding, 0.0, maximum)
+    return as_graph(_polar_factor, matrix, goal)
 
 
 def retracted(matrix, eps: float, maximum: int):
@@ -129,7 +130,10 @@ def retracted(matrix, eps: float, maximum: int):
     if columns == 1:
         return vector_factor(matrix)
     accepted = max(eps / 10, _rounding(matrix))
-    goal = _Goal(accepted, accepted, accepted, maximum)
+    return as_graph(_retracted, matrix, _Goal(accepted, accepted, accepted, maximum))
+
+
+def _retracted(matrix, goal: _Goal):
     start = _measured(matrix)
     is_finished = ops.zeros_like(start.center, dtype="bool")
     polynomial, predicted, _, _ = _polynomial(start, is_finished, goal)
@@ -142,7 +146,7 @@ def retracted(matrix, eps: float, maximum: int):
         )
 
     return usually(
-        ops.all((predicted <= accepted) & _is_moderate(start)),
+        ops.all((predicted <= goal.accepted) & _is_moderate(start)),
         one_step,
         lambda *start: _orthogonalised(_Iterate(*start), goal),
         *start,

@@ -1,0 +1,12 @@
+"""From logits and bounds to certified radii.
+
+`certify(model, x, y)` is the entry; it returns `Certificates`. `proofs` holds how fast the gap of
+two logits may change, `execution` and `roundings` what float32 adds, `local` what holds in the
+neighbourhood of one sample, `radii` the formulas, and `result` what is returned.
+"""
+
+from deel_lip_tf.certificates.certification import certify
+from deel_lip_tf.certificates.proofs import class_divisors
+from deel_lip_tf.certificates.result import Certificates
+
+__all__ = ["Certificates", "certify", "class_divisors"]

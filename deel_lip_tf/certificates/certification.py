@@ -1,0 +1,111 @@
+"""The entry: certified radii of a classifier's predictions."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from deel_lip_tf.bounds.evaluation import ExactModel
+from deel_lip_tf.certificates.arguments import checked_samples, is_signed, true_classes
+from deel_lip_tf.certificates.execution import ExecutedModel
+from deel_lip_tf.certificates.local import LocalBounds, widened
+from deel_lip_tf.certificates.proofs import Proof, prove
+from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii, predicted
+from deel_lip_tf.certificates.result import MEANINGS, Certificates
+
+__all__ = ["certify"]
+
+
+def certify(
+    model: keras.Model,
+    x,
+    y=None,
+    batch_size: int = 256,
+    semantics: str = "real",
+    local: bool = False,
+) -> Certificates:
+    """Certifies the predictions of a classifier against L2 perturbations.
+
+    With logits f, a linear head of columns w_j over a K-Lipschitz backbone, and L the constant of
+    the whole model, the prediction t cannot change within
+
+        radius = min over j != t of (f_t - f_j) / min(K ||w_t - w_j||, sqrt(2) L)
+
+    (Tsuzuku et al. 2018, arXiv:1802.04034; Leino et al. 2021, arXiv:2102.08452). Without a linear
+    head only the second divisor counts. One output: `|f| / min(K ||w||, L)`, label `f > 0`.
+
+    K and L are proven upper bounds; logits are computed in float64 on the CPU, and `sqrt(2)` times
+    an a-priori bound on their rounding error is subtracted from each margin. Non-finite logits and
+    ties get radius 0. What the claim is about, at inference:
+
+    * `semantics="real"` (default): the exact function of the weights as stored (kernels rounded to
+      the type they are computed with, layers' arguments as written). A program that rounds may
+      answer otherwise at a point where the exact gap of two logits is within its rounding error.
+    * `semantics="float32"`: any float32 execution of the model, layer by layer as it is written,
+      for every real input that is rounded to float32 on entry: sums in any order, with or without
+      fused multiply-add and gradual underflow. From each margin is subtracted what the rounding of
+      every layer can add up to anywhere in the ball (Murray 2026, arXiv:2603.13334), so radii are
+      smaller, and those of wide or deep networks may be 0. Not covered: TF32 and bfloat16 products
+      (TensorFlow's default on recent GPUs: `tf.config.experimental.enable_tensor_float_32_execution
+      (False)`), Winograd and FFT convolutions, functions of exponentials that are wrong by more
+      than 64 units. A layer of this library computes its kernel when it is called; the claim is
+      about the kernel as it is now, which `vanilla_export` keeps.
+
+    Args:
+        model: a built Sequential or functional model, with one input and an output of shape
+            (batch, classes) or (batch, 1) that holds logits, not probabilities.
+        x: (n, ...) real samples, of the model's input shape, in the units the radius will have.
+        y: true labels: integers (n,) or (n, 1), one-hot (n, classes), and for one output 0 and 1
+            or -1 and 1. Where the prediction is wrong, the radius is 0.
+        batch_size: samples evaluated together.
+        semantics: "real" or "float32".
+        local: whether to look for a larger radius near each sample, where the ReLUs (and other
+            activations with straight pieces) whose input cannot change sign are linear: see
+            `certificates.local`. Never smaller, and proven too. It costs as much as five gradients
+            of every gap that matters, and gains nothing on networks that sort.
+
+    Returns:
+        The certificates.
+
+    Raises:
+        TypeError: if `model` is not a Keras model.
+        ValueError: if a layer has no bound, or with `semantics="float32"` no rounding rule (all are
+            named), or shapes, labels or the last activation do not fit.
+    """
+    proof = prove(model)
+    x, count = checked_samples(model, x), model.outputs[0].shape[-1]
+    true = None if y is None else true_classes(y, len(x), count)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}.")
+    certify_batch = _certifier(proof, semantics, local)
+    batches = [certify_batch(x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
+    label, radius, margin = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    correct = None if true is None else label == true
+    radius = radius if correct is None else np.where(correct, radius, 0.0)
+    label = 2 * label - 1 if is_signed(y, count) else label
+    return Certificates(label, radius, margin, proof.bound, correct, semantics)
+
+
+def _certifier(proof: Proof, semantics: str, is_local: bool) -> Callable[[np.ndarray], Radii]:
+    """The function from a batch of samples to their radii."""
+    if semantics not in MEANINGS:
+        raise ValueError(
+            f"`semantics` must be one of {', '.join(map(repr, MEANINGS))}. Received: {semantics!r}."
+        )
+    kind = ExecutedModel if semantics == "float32" else ExactModel
+    exact = kind(proof.model, proof.walk)
+    local = LocalBounds(proof.model, proof.walk, exact) if is_local else None
+
+    def certify_batch(batch: np.ndarray) -> Radii:
+        if semantics == "float32":
+            evaluated = exact.execute(batch)
+        else:
+            evaluated = Evaluated(*exact(batch), 0.0, np.full(len(batch), np.inf))
+        label = predicted(evaluated.logits)
+        divisors = proof.divisors[label] if len(proof.divisors) > 1 else proof.divisors[label * 0]
+        if local is None:
+            return certified_radii(evaluated, label, divisors)
+        local.observe()
+        return widened(evaluated, label, divisors, local)
+
+    return certify_batch

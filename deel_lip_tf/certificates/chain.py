@@ -1,0 +1,311 @@
+"""The end of a network as a chain of linear maps and of activations with straight pieces.
+
+Each knows how it maps a set of gradients backward: see `local.py`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers as keras_layers
+from keras import ops
+
+from deel_lip_tf import layers
+from deel_lip_tf.bounds.evaluation import ExactModel, Traced
+from deel_lip_tf.bounds.graph import symbolic_tensors
+from deel_lip_tf.bounds.rounding import UNIT, gamma
+from deel_lip_tf.certificates.pieces import Pieces, pieces_of
+from deel_lip_tf.layers.known import activation_constant
+
+__all__ = ["Gate", "Gradients", "Linear", "chain_of", "steps_of"]
+
+# More than the rounding of norms of up to 1e9 entries, of products of a few factors, and of
+# arguments to float32.
+_UP = 1.0 + 2.0**-20
+
+_KERNELS = (
+    keras_layers.Dense,
+    keras_layers.Conv1D,
+    keras_layers.Conv2D,
+    keras_layers.Conv3D,
+)
+_SCALES = (
+    keras_layers.Rescaling,
+    keras_layers.Normalization,
+    keras_layers.BatchNormalization,
+    layers.ScaleBias,
+    layers.BatchCentering,
+)
+# Linear maps without negative entries: copies, zeros and averages.
+_AVERAGES = (
+    keras_layers.Identity,
+    keras_layers.Flatten,
+    keras_layers.Reshape,
+    keras_layers.Permute,
+    keras_layers.Dropout,
+    keras_layers.SpatialDropout1D,
+    keras_layers.SpatialDropout2D,
+    keras_layers.GaussianNoise,
+    keras_layers.GaussianDropout,
+    keras_layers.ActivityRegularization,
+    keras_layers.ZeroPadding1D,
+    keras_layers.ZeroPadding2D,
+    keras_layers.Cropping1D,
+    keras_layers.Cropping2D,
+    keras_layers.UpSampling1D,
+    keras_layers.UpSampling2D,
+    keras_layers.AveragePooling1D,
+    keras_layers.AveragePooling2D,
+    keras_layers.GlobalAveragePooling1D,
+    keras_layers.GlobalAveragePooling2D,
+    layers.ScaledAveragePooling2D,
+    layers.InvertibleDownSampling,
+)
+
+
+@dataclass
+class Gradients:
+    """The gradients that some combinations of logits can have, with respect to one tensor.
+
+    Attributes:
+        centre: (rows, ...) float64.
+        box: (rows, ...) not negative.
+        ball: (rows,) radii.
+        best: (rows,) the smallest bound so far on how fast they change with the model's input.
+    """
+
+    centre: np.ndarray
+    box: np.ndarray
+    ball: np.ndarray
+    best: np.ndarray
+
+    @classmethod
+    def of(cls, directions: np.ndarray) -> "Gradients":
+        """Of combinations `directions` (rows, classes) of the logits, with respect to these."""
+        rows = len(directions)
+        zeros = np.zeros_like(directions)
+        return cls(directions, zeros, np.zeros(rows), np.full(rows, np.inf))
+
+    def stop(self, constant: float) -> None:
+        """Notes the bound that follows from a constant of the tensor."""
+        bound = (_norm(self.centre) + _norm(self.box) + self.ball) * constant * _UP
+        self.best = np.minimum(self.best, bound)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One call of a linear layer.
+
+    Attributes:
+        layer: its float64 copy, without activation.
+        adjoint: from (rows, *output) to (rows, *input).
+        constant: of the input with respect to the model's input.
+        norm: bound of the norm of the layer.
+        rounding: error of applying the adjoint, times the norm of what it is applied to.
+        rows: for a kernel, the norm of each row of its matrix; None for averages and scales.
+    """
+
+    layer: keras.layers.Layer
+    adjoint: Callable[[np.ndarray], np.ndarray]
+    constant: float
+    norm: float
+    rounding: float
+    rows: np.ndarray | None
+
+    def backward(self, gradients: Gradients) -> None:
+        """From the gradients with respect to the output to those with respect to the input."""
+        centre, box = gradients.centre, gradients.box
+        ball = gradients.ball * self.norm + self.rounding * _norm(centre)
+        gradients.centre = self.adjoint(centre)
+        if self.rows is None:
+            is_empty = not box.any()
+            gradients.box = np.zeros_like(gradients.centre)
+            gradients.box += 0.0 if is_empty else np.abs(self.adjoint(box)) * _UP
+        else:
+            ball = ball + self._norm_of_image(box)
+            gradients.box = np.zeros_like(gradients.centre)
+        gradients.ball = ball * _UP
+        gradients.stop(self.constant)
+
+    def _norm_of_image(self, box: np.ndarray) -> np.ndarray:
+        """Bounds `||W^T v||` for all `|v| <= box`."""
+        box, rows = box.reshape(len(box), -1), self.rows.ravel()
+        frobenius = np.sqrt((box > 0) @ np.square(rows))
+        by_norms = _norm(box) * np.minimum(frobenius, self.norm)
+        return np.minimum(by_norms, box @ rows) * _UP
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One call of an activation with straight pieces.
+
+    Attributes:
+        pieces: its slopes.
+        steepest: bound of their absolute values.
+        constant: of the input with respect to the model's input.
+        entries: the same for each entry of the input.
+    """
+
+    pieces: Pieces
+    steepest: float
+    constant: float
+    entries: np.ndarray
+
+    def slopes(self, values: np.ndarray, errors: np.ndarray, radius: np.ndarray) -> tuple:
+        """The smallest and largest slopes, entry by entry, in the balls of these radii.
+
+        Args:
+            values: (n, ...) inputs of the activation at the samples.
+            errors: (n,) how wrong they may be.
+            radius: (n,).
+        """
+        shape = (-1, *[1] * (values.ndim - 1))
+        moved = self.entries * radius.reshape(shape) + errors.reshape(shape)
+        # The second term: one rounding of the ends of the interval.
+        moved = moved * _UP + 4.0 * UNIT * np.abs(values)
+        return self.pieces.range_of_slopes(values - moved, values + moved)
+
+    def backward(self, gradients: Gradients, low: np.ndarray, high: np.ndarray) -> None:
+        """As in `Linear`, for slopes between `low` and `high`, (rows, ...)."""
+        steepest = np.maximum(np.abs(low), np.abs(high))
+        magnitude, carried = np.abs(gradients.centre), steepest * gradients.box
+        gradients.ball = (gradients.ball + gamma(8) * _norm(magnitude)) * self.steepest * _UP
+        whole = _norm(steepest * magnitude + carried) + gradients.ball
+        gradients.best = np.minimum(gradients.best, whole * self.constant * _UP)
+        gradients.centre = 0.5 * (low + high) * gradients.centre
+        gradients.box = (0.5 * (high - low) * magnitude + carried) * _UP
+
+
+def chain_of(model: keras.Model) -> tuple[list, bool]:
+    """The calls that lead to the output one by one, the last one first.
+
+    Returns:
+        The calls, and whether they begin at the input of the model.
+    """
+    inputs, outputs = symbolic_tensors(model)
+    tensor, nodes = outputs[0], []
+    while tensor is not inputs[0]:
+        operation, index, _ = tensor._keras_history
+        node = operation._inbound_nodes[index]
+        if len(node.input_tensors) != 1 or node.is_input:
+            return nodes, False
+        if isinstance(operation, keras.Model):
+            inner, is_whole = chain_of(operation)
+            nodes += inner
+            if not is_whole:
+                return nodes, False
+        elif _is_kernel(operation) or _is_straight(operation):
+            nodes.append(node)
+        else:
+            return nodes, False
+        tensor = node.input_tensors[0]
+    return nodes, True
+
+
+def _is_kernel(operation) -> bool:
+    """Whether it is a convolution or product that does not copy pixels, and then straight."""
+    by_library = type(operation).__module__.startswith("deel_lip_tf.layers.")
+    if type(operation) not in _KERNELS and not (
+        by_library and isinstance(operation, _KERNELS) and hasattr(operation, "effective_kernel")
+    ):
+        return False
+    pads = getattr(operation, "padding", "same") in ("same", "valid", "causal")
+    activation = operation.activation
+    is_linear = activation in (None, keras.activations.linear)
+    return pads and (is_linear or pieces_of(activation) is not None)
+
+
+def _is_straight(operation) -> bool:
+    return type(operation) in (*_SCALES, *_AVERAGES) or pieces_of(operation) is not None
+
+
+def steps_of(nodes: list, calls: list[tuple[Traced, Traced]], copies: ExactModel) -> list:
+    """The chain as steps, the first call first.
+
+    Args:
+        nodes: the calls.
+        calls: the first input and the output of each, for some batch: only sizes are used.
+        copies: gives the float64 copies, whose activations are taken off.
+
+    Returns:
+        For each call, `(Linear or None, Gate or None)`.
+    """
+    steps, entries = [], None
+    for node, (before, after) in zip(nodes, calls, strict=True):
+        layer, constant = node.operation, before.constant
+        shape = tuple(before.tensor.shape[1:])
+        entries = np.full(shape, constant) if entries is None else entries
+        linear, gate = None, None
+        activation = layer
+        if type(layer) in (*_SCALES, *_AVERAGES) or _is_kernel(layer):
+            linear = _linear(node, shape, tuple(after.tensor.shape), constant, copies)
+            entries = _entries_after(linear, entries, after)
+            activation = getattr(layer, "activation", None) if linear.rows is not None else None
+        if activation not in (None, keras.activations.linear):
+            pieces, steepest = pieces_of(activation), activation_constant(activation)
+            inside = constant if linear is None else linear.norm * constant * _UP
+            gate = Gate(pieces, steepest, inside, np.minimum(entries, inside))
+            entries = np.minimum(steepest * entries, after.constant) * _UP
+        steps.append((linear, gate))
+    return steps
+
+
+def _linear(node, shape: tuple, output_shape: tuple, constant: float, copies: ExactModel) -> Linear:
+    layer = node.operation
+    copy, rows = copies.copy(layer), None
+    if isinstance(layer, _KERNELS):
+        copy.activation = keras.activations.linear
+        rows = _row_norms(copy, shape)
+    whole = copies.constants(node)
+    rounding = copies.rounding(node, whole, math.prod(shape), output_shape).of_inputs[0]
+    return Linear(copy, _adjoint(copy, shape), constant, whole[0], rounding, rows)
+
+
+def _entries_after(linear: Linear, entries: np.ndarray, after: Traced) -> np.ndarray:
+    """Constants of the entries of the output of a linear layer."""
+    if linear.rows is not None:
+        return linear.rows * linear.constant * _UP
+    if isinstance(linear.layer, _SCALES):
+        ones = np.ones((1, *after.tensor.shape[1:]))
+        return np.abs(linear.adjoint(ones)[0]) * entries * _UP
+    # No entry is negative: the constants add up like the values.
+    return _numpy(linear.layer(ops.convert_to_tensor(entries[None], "float64")))[0] * _UP
+
+
+def _row_norms(layer: keras.layers.Layer, shape: tuple) -> np.ndarray:
+    """Norm of each row of the matrix of a linear layer: the root of what squares give on ones."""
+    config = {**layer.get_config(), "use_bias": False, "activation": None}
+    squared = type(layer).from_config(config)
+    squared.build((None, *shape))
+    squared.set_weights([np.square(_numpy(layer.kernel))])
+    return np.sqrt(_numpy(squared(np.ones((1, *shape))))[0]) * _UP
+
+
+def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], np.ndarray]:
+    """Applies the adjoint of an affine layer for samples of this shape."""
+    import tensorflow as tf
+
+    # As a graph, which leaves out the forward pass: the gradient of an affine map needs no values.
+    @tf.function(reduce_retracing=True)
+    def pull_back(values):
+        point = tf.zeros((tf.shape(values)[0], *shape), "float64")
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            outputs = layer(point)
+        return tape.gradient(outputs, point, values)
+
+    def adjoint(values: np.ndarray) -> np.ndarray:
+        with keras.device("cpu:0"):
+            return pull_back(tf.constant(values)).numpy()
+
+    return adjoint
+
+
+def _numpy(tensor) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(tensor))
+
+
+def _norm(rows: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(rows.reshape(len(rows), -1), axis=1) * (1.0 + 1e-12)

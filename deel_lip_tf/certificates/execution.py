@@ -1,0 +1,132 @@
+"""How far a model executed in float32 strays from the exact function, in a whole ball.
+
+For all inputs within `e` of a sample, a tensor `h` of the graph has a norm of at most
+`|h| + K e`, with `|h|` its norm at the sample and K its proven Lipschitz constant, and the executed
+program computes it with a deviation of at most `D(e) = p + q e`. One call of constant L adds:
+
+    D_out(e) = L D_in(e) + relative * (|h_in| + K_in e + D_in(e)) + absolute
+
+with the numbers of `roundings.py`. This is the recursion of Murray (2026, arXiv:2603.13334) with
+the norms measured at the sample instead of bounded by products of norms.
+"""
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from deel_lip_tf.bounds.evaluation import Call, ExactModel, Traced
+from deel_lip_tf.bounds.graph import GraphWalk, sorted_nodes, symbolic_tensors
+from deel_lip_tf.bounds.layers import Unbounded
+from deel_lip_tf.certificates.radii import Evaluated
+from deel_lip_tf.certificates.roundings import UNIT, Rounding, check_operation, rounding_of
+
+__all__ = ["ExecutedModel"]
+
+# More than the rounding in float64 of any quantity here, all of them sums of positive numbers.
+_UP = 1.0 + 1e-12
+
+
+class _Deviated(NamedTuple):
+    exact: Traced
+    at_sample: np.ndarray
+    growth: float
+
+
+class ExecutedModel(ExactModel):
+    """A bounded model evaluated in float64, with the deviation of its execution in float32.
+
+    Raises:
+        ValueError: if a layer or an operation has no float32 rule; all are named.
+    """
+
+    def __init__(self, model: keras.Model, walk: GraphWalk):
+        super().__init__(model, walk)
+        self._float32_roundings: dict[tuple[int, int], Rounding] = {}
+        self._reach = np.inf
+        _refuse_unknown(model)
+
+    def execute(self, x: np.ndarray) -> Evaluated:
+        """Logits of a batch (n, ...) of float64, and how far the program may be from them.
+
+        `reach` is the distance up to which no number of the program can overflow.
+        """
+        self._reach = np.full(len(x), np.inf)
+        value = self.evaluate_model(x)
+        logits = np.asarray(keras.ops.convert_to_numpy(value.exact.tensor))
+        errors = (value.exact.error + value.at_sample) * _UP
+        return Evaluated(logits, errors, value.growth, self._reach)
+
+    def start(self, tensor) -> _Deviated:
+        """The program rounds its input to float32."""
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite norm certifies nothing
+            norms = np.linalg.norm(np.asarray(tensor).reshape(len(tensor), -1), axis=1) * _UP
+        at_sample = UNIT * norms + 2.0**-126 * math.sqrt(math.prod(tensor.shape[1:]))
+        return _Deviated(super().start(tensor), at_sample, UNIT)
+
+    def call(self, node, values: list[_Deviated]) -> list[_Deviated]:
+        """The outputs of one call."""
+        if isinstance(node.operation, keras.Model):
+            return self.run(node.operation, values)
+        call = self.evaluate(node, [value.exact for value in values])
+        rounding = self._float32_rounding(call, values)
+        # What the program reads: exact values, their float64 error, and its own deviation.
+        parts = zip(call.norms, values, strict=True)
+        read = sum(norm + value.exact.error + value.at_sample for norm, value in parts) * _UP
+        read_growth = sum(value.exact.constant + value.growth for value in values) * _UP
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            room = 1.0 - rounding.reach[1] - rounding.reach[0] * read
+            reach = room / (rounding.reach[0] * read_growth)
+            self._reach = np.minimum(self._reach, np.where(room > 0, reach * (1 - 1e-12), 0.0))
+            at_sample = rounding.relative * read + rounding.absolute
+            growth = rounding.relative * read_growth
+            for constant, value in zip(call.constants, values, strict=True):
+                at_sample = at_sample + constant * value.at_sample
+                growth = growth + constant * value.growth
+        return [_Deviated(output, at_sample * _UP, growth * _UP) for output in call.outputs]
+
+    def _float32_rounding(self, call: Call, values: list[_Deviated]) -> Rounding:
+        inputs = tuple(values[0].exact.tensor.shape[1:])
+        key = id(call.node), math.prod(inputs)
+        if key not in self._float32_roundings:
+            operation, outputs = call.node.operation, tuple(call.outputs[0].tensor.shape[1:])
+            try:
+                rounding = rounding_of(operation, call.node, inputs, outputs, call.constants)
+            except Unbounded as error:
+                raise _refused([f"{operation.name!r} ({error})"]) from error
+            self._float32_roundings[key] = rounding
+        return self._float32_roundings[key]
+
+
+def _refuse_unknown(model: keras.Model) -> None:
+    reasons = [
+        f"input {tensor.name!r} (of dtype {tensor.dtype})"
+        for tensor in model.inputs
+        if tensor.dtype in ("float64", "float16", "bfloat16")
+    ]
+    for operation in _operations(model):
+        try:
+            check_operation(operation)
+        except Unbounded as error:
+            reasons.append(f"{operation.name!r} ({type(operation).__name__}: {error})")
+    if reasons:
+        raise _refused(list(dict.fromkeys(reasons)))
+
+
+def _refused(reasons: list[str]) -> ValueError:
+    return ValueError(
+        '`semantics="float32"` has no rounding rule for: ' + "; ".join(reasons) + ". Build the "
+        "model in float32 from other layers, or certify the exact function of its weights by "
+        '`semantics="real"`.'
+    )
+
+
+def _operations(model: keras.Model):
+    """Every operation that is called, inside nested models too."""
+    inputs, outputs = symbolic_tensors(model)
+    for node in sorted_nodes(outputs, set(map(id, inputs))):
+        if isinstance(node.operation, keras.Model):
+            yield from _operations(node.operation)
+        else:
+            yield node.operation

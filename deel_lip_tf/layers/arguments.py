@@ -1,0 +1,103 @@
+"""Checks of arguments and of input shapes, with the errors that several layers share."""
+
+import operator
+from collections.abc import Callable
+
+import keras
+
+
+def number(name: str, value, is_allowed: Callable[[float], bool], rule: str) -> float:
+    """`value` as a Python float.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not allowed; `rule` says what is, after "must be".
+    """
+    try:
+        as_float = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be a number, {rule}. Received: {name}={value!r}."
+        ) from error
+    if not is_allowed(as_float):
+        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}.")
+    return as_float
+
+
+def positive_integer(name: str, value) -> int:
+    """`value` as a Python integer of at least 1; NumPy's integers are accepted.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: less than 1.
+    """
+    message = f"`{name}` must be a positive integer. Received: {name}={value!r}."
+    if isinstance(value, bool):
+        raise TypeError(message)
+    try:
+        integer = operator.index(value)
+    except TypeError as error:
+        raise TypeError(message) from error
+    if integer < 1:
+        raise ValueError(message)
+    return integer
+
+
+def standardize_data_format(data_format: str | None) -> str:
+    """`data_format`, or Keras's default for `None`.
+
+    Raises:
+        ValueError: neither `"channels_last"` nor `"channels_first"`.
+    """
+    chosen = keras.config.image_data_format() if data_format is None else data_format
+    if chosen not in ("channels_first", "channels_last"):
+        raise ValueError(
+            '`data_format` must be "channels_last" or "channels_first". '
+            f"Received: data_format={data_format!r}."
+        )
+    return chosen
+
+
+def known_size(layer: keras.layers.Layer, shape, axis: int) -> int:
+    """The size of an axis of the input, which the layer cannot do without.
+
+    Raises:
+        ValueError: the size is unknown or 0, or there is no such axis beside the batch axis.
+    """
+    rank = len(shape)
+    if not 0 < (axis + rank if axis < 0 else axis) < rank:
+        raise ValueError(
+            f"Layer {layer.name!r} needs inputs with a batch axis and channels. Received an input "
+            f"of shape {tuple(shape)}. Reshape the input to (batch, channels)."
+        )
+    if not shape[axis]:
+        raise ValueError(
+            f"Layer {layer.name!r} needs to know the number of channels, at least 1. Received an "
+            f"input of shape {tuple(shape)}. Give the size of axis {axis}."
+        )
+    return shape[axis]
+
+
+def check_sizes(layer: keras.layers.Layer, shape, least: tuple[int, ...]) -> None:
+    """Refuses images, or sequences, that are smaller along some axis than the layer needs.
+
+    Args:
+        layer: with a `data_format`.
+        shape: of its input, with batch and channels.
+        least: smallest size of each of the axes between them.
+
+    Raises:
+        ValueError: another number of axes, or a known size that is too small.
+    """
+    if len(shape) != len(least) + 2:
+        raise ValueError(
+            f"Layer {layer.name!r} needs inputs of {len(least) + 2} axes, batch and channels "
+            f"included. Received an input of shape {tuple(shape)}. Reshape it first."
+        )
+    sizes = shape[1:-1] if layer.data_format == "channels_last" else shape[2:]
+    if any(size is not None and size < one for size, one in zip(sizes, least, strict=True)):
+        raise ValueError(
+            f"Layer {layer.name!r} needs inputs of at least {' x '.join(map(str, least))} besides "
+            f"batch and channels. Received an input of shape {tuple(shape)}. Use larger inputs, or "
+            "fewer or smaller poolings and strides before it."
+        )

@@ -1,0 +1,115 @@
+"""Checks of the arguments of losses, of metrics and of what belongs to them."""
+
+import math
+import operator
+from typing import Any
+
+import keras
+import numpy as np
+
+_POSITIVE = (lambda value: 0 < value < math.inf, "positive and finite")
+_NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "finite and at least 0")
+
+RULES = {
+    "alpha": (lambda value: value >= 0, "at least 0 (0: KR alone, inf: hinge alone)"),
+    "min_margin": _POSITIVE,
+    "max_margin": _POSITIVE,
+    "tau": _POSITIVE,
+    "temperature": _POSITIVE,
+    "penalty": _POSITIVE,
+    "alpha_margin": _NOT_NEGATIVE,
+    "alpha_mean": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "soft_hinge_tau": (lambda value: 0 <= value < math.inf, "finite and at least 0 (0: plain)"),
+    # of the metrics
+    "epsilon": _NOT_NEGATIVE,
+    "lip_const": _POSITIVE,
+    "radius": _NOT_NEGATIVE,
+    # of the estimates of Lipschitz constants
+    "eps": _POSITIVE,
+    "epsilon_noise": _POSITIVE,
+    "step_size": _NOT_NEGATIVE,
+    "expected_value": (lambda value: value >= 0, "at least 0"),
+}
+
+
+def number(name: str, value: Any, rule: tuple | None = None) -> float:
+    """`value` as a Python float that keeps a rule, or else that of the parameter `name`.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: against the rule.
+    """
+    allowed, rule = rule or RULES[name]
+    try:
+        as_float = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be a number, {rule}. Received: {name}={value!r}."
+        ) from error
+    if not allowed(as_float):
+        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}.")
+    return as_float
+
+
+def number_or_tensor(name: str, value: Any) -> Any:
+    """`value` as it is: a tensor or a variable, or else a number that keeps the rule of `name`.
+
+    Raises:
+        TypeError, ValueError: as `number`.
+    """
+    if not hasattr(value, "dtype"):
+        number(name, value)
+    return value
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """`value` as a Python integer; NumPy's integers are accepted.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: below `least`.
+    """
+    message = f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}."
+    if isinstance(value, bool):
+        raise TypeError(message)
+    try:
+        integer = operator.index(value)
+    except TypeError as error:
+        raise TypeError(message) from error
+    if integer < least:
+        raise ValueError(message)
+    return integer
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a Python boolean.
+
+    Raises:
+        TypeError: neither True nor False, as where an argument stands in the place of another.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(
+            f"`{name}` must be True or False; give the arguments after it by keyword. "
+            f"Received: {name}={value!r}."
+        )
+    return bool(value)
+
+
+def numeric(name: str, value: Any) -> Any:
+    """`value`, labels or scores, if it can be made a tensor of numbers.
+
+    Raises:
+        TypeError: None, strings, or rows of different lengths.
+    """
+    try:
+        array = value if hasattr(value, "dtype") else np.asarray(value)
+        dtype = keras.backend.standardize_dtype(array.dtype)
+    except (TypeError, ValueError):
+        dtype = "string"
+    if dtype == "string":
+        raise TypeError(
+            f"`{name}` must be an array or a tensor of numbers or booleans: turn names of classes "
+            "into indices, e.g. with `numpy.unique(names, return_inverse=True)`. "
+            f"Received: {name}={value!r:.100}."
+        )
+    return value

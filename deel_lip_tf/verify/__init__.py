@@ -1,0 +1,55 @@
+"""Formal verification of Keras classifiers: proofs that a label holds on a whole domain.
+
+`robustness` asks whether all inputs near a sample keep its label, `bounds` bounds outputs and
+layers, `certified_radius` searches for the largest radius that can be proven. A domain is made by
+`box` or by `ball`. Plain Keras models are verified as they are, models of this library with their
+Lipschitz constants as well. `METHODS` lists the ways to a proof, from cheap to tight:
+
+- "lipschitz": the proven Lipschitz constant of the model;
+- "ibp": interval bound propagation;
+- "crown-ibp": backward linear bounds of the margins over intervals from "ibp";
+- "forward": linear functions of the input, carried forward;
+- "crown": backward linear bounds of every layer and of the margins;
+- "alpha-crown": the same, with the slopes below ReLU and its like optimized for each margin.
+
+`robustness` also knows "branch-and-bound", which splits domains at the kinks of ReLU and its like
+until the time is up: given enough of it, it decides small networks completely.
+
+Layers: Dense, Conv1D to Conv3D, depthwise, separable and transposed convolutions, average, maximum
+and global pooling, BatchNormalization, Normalization, Rescaling, Flatten, Reshape, Permute,
+RepeatVector, ZeroPadding, Cropping, nearest UpSampling, dropout and noise, Add, Subtract, Average,
+Concatenate, Maximum, Minimum, ReLU, LeakyReLU, PReLU, ELU, the functions relu, relu6, leaky_relu,
+elu, selu, gelu, silu, sigmoid, tanh, softplus, softsign, exponential and hard_sigmoid, sums and
+products with constants, and every layer of this library. A final softmax is left out.
+"""
+
+from deel_lip_tf.verify.attack import falsify
+from deel_lip_tf.verify.decision import Decision, decide
+from deel_lip_tf.verify.domain import Domain, ball, box
+from deel_lip_tf.verify.methods import METHODS
+from deel_lip_tf.verify.onnx_export import to_onnx
+from deel_lip_tf.verify.onnx_import import from_onnx
+from deel_lip_tf.verify.queries import Bounds, bounds, certified_radius
+from deel_lip_tf.verify.robustness import Robustness, prove, robustness
+from deel_lip_tf.verify.vnnlib import counterexample, read_vnnlib, to_vnnlib
+
+__all__ = [
+    "METHODS",
+    "Bounds",
+    "Decision",
+    "Domain",
+    "Robustness",
+    "ball",
+    "bounds",
+    "box",
+    "certified_radius",
+    "counterexample",
+    "decide",
+    "falsify",
+    "from_onnx",
+    "prove",
+    "read_vnnlib",
+    "robustness",
+    "to_onnx",
+    "to_vnnlib",
+]

@@ -1,0 +1,179 @@
+"""The table of activations that can be bounded between lines, and how a model names them."""
+
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import activations
+
+from deel_lip_tf.verify.relaxations import Activation, solved
+
+__all__ = ["FUNCTIONS", "elu", "gelu", "hard_sigmoid", "prelu", "relu"]
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+_ROOT_OF_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
+# TensorFlow holds these in float32, whatever the type of the tensor.
+_ROOT_OF_HALF = float(np.float32(math.sqrt(0.5)))
+_CUBIC = float(np.float32(0.044715))
+
+
+def relu(negative_slope: float = 0.0, max_value: float | None = None) -> Activation:
+    """`x` between 0 and `max_value`, constant above, `negative_slope x` below 0.
+
+    TensorFlow holds `max_value`, and the slope where there is none, in float32, whatever the type
+    of the tensor.
+    """
+    negative_slope = float(np.float32(negative_slope) if max_value is None else negative_slope)
+    ceiling = math.inf if max_value is None else float(np.float32(max_value))
+    if ceiling < 0:
+        raise ValueError(f"`max_value` must not be negative. Received: {max_value}.")
+
+    def value(x):
+        above = tf.minimum(tf.nn.relu(x), ceiling) if ceiling < math.inf else tf.nn.relu(x)
+        return above + negative_slope * tf.minimum(x, 0.0) if negative_slope else above
+
+    largest = math.inf if negative_slope < 0 else ceiling
+    smallest = -math.inf if negative_slope > 0 else 0.0
+    kinks = (0.0,) if ceiling == math.inf else (0.0, ceiling)
+    return Activation("relu", value, (smallest, largest), kinks)
+
+
+def prelu(slopes: np.ndarray) -> Activation:
+    """`x` above 0, `slopes x` below; `slopes` broadcasts against the tensor without its batch."""
+    slopes = tf.constant(slopes, tf.float64)
+    return Activation("prelu", lambda x: tf.nn.relu(x) + slopes * tf.minimum(x, 0.0), kinks=(0.0,))
+
+
+def hard_sigmoid() -> Activation:
+    """`x / 6 + 1 / 2`, cut off at 0 and at 1."""
+    return Activation(
+        "hard_sigmoid",
+        lambda x: tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0),
+        (0.0, 1.0),
+        (-3.0, 3.0),
+    )
+
+
+def elu(alpha: float = 1.0, scale: float = 1.0) -> Activation:
+    """`scale x` above 0, `scale alpha (exp(x) - 1)` below."""
+
+    def value(x):
+        return scale * (tf.nn.relu(x) + alpha * tf.math.expm1(tf.minimum(x, 0.0)))
+
+    def critical(slope, lower, upper):
+        return [tf.minimum(tf.math.log(slope / (scale * alpha)), 0.0)] if alpha else []
+
+    limits = (min(0.0, -scale * alpha) * (1.0 + 1e-12), math.inf)
+    return Activation("elu", value, limits, (0.0,), critical)
+
+
+def gelu(approximate: bool = False) -> Activation:
+    """`x Phi(x)`, exactly or by the usual formula with a hyperbolic tangent."""
+    value, derivative = _GELU[approximate]
+    # The derivative bends where its own derivative changes sign, symmetrically about 0.
+    return Activation(
+        "gelu", value, (-0.1701, math.inf), (), solved(derivative, _BENDS[approximate])
+    )
+
+
+def _gelu_value(x):
+    return 0.5 * x * tf.math.erfc(-x * _ROOT_OF_HALF)
+
+
+def _gelu_derivative(x):
+    density = tf.exp(-((x * _ROOT_OF_HALF) ** 2)) * (_ROOT_OF_HALF / math.sqrt(math.pi))
+    return 0.5 * tf.math.erfc(-x * _ROOT_OF_HALF) + x * density
+
+
+def _tanh_gelu_inner(x):
+    return _ROOT_OF_TWO_OVER_PI * (x + _CUBIC * x**3)
+
+
+def _tanh_gelu_value(x):
+    # 1 + tanh(y) = 2 sigmoid(2 y), without cancellation.
+    return x * tf.sigmoid(2.0 * _tanh_gelu_inner(x))
+
+
+def _tanh_gelu_derivative(x):
+    share = tf.sigmoid(2.0 * _tanh_gelu_inner(x))
+    inner = _ROOT_OF_TWO_OVER_PI * (1.0 + 3.0 * _CUBIC * x**2)
+    return share + 2.0 * x * inner * share * (1.0 - share)
+
+
+def _silu_derivative(x):
+    share = tf.sigmoid(x)
+    return share * (1.0 + x * (1.0 - share))
+
+
+_GELU = {False: (_gelu_value, _gelu_derivative), True: (_tanh_gelu_value, _tanh_gelu_derivative)}
+
+# Zeros of the second derivatives: sqrt(2), and roots found by bisection to all digits.
+_BENDS = {
+    False: (-math.sqrt(2.0), math.sqrt(2.0)),
+    True: (-1.4185040087908283, 1.4185040087908283),
+    "silu": (-2.3993572805154, 2.3993572805154),
+}
+
+
+def _sigmoid_critical(slope, lower, upper):
+    # s (1 - s) = slope; the smaller share without cancellation.
+    share = 2.0 * slope / (1.0 + tf.sqrt(1.0 - 4.0 * slope))
+    point = tf.math.log((1.0 - share) / share)
+    return [point, -point]
+
+
+def _tanh_critical(slope, lower, upper):
+    root = tf.sqrt(1.0 - slope)
+    point = tf.math.log((1.0 + root) / tf.sqrt(slope))
+    return [point, -point]
+
+
+def _softsign_critical(slope, lower, upper):
+    point = 1.0 / tf.sqrt(slope) - 1.0
+    return [point, -point]
+
+
+def _softplus_critical(slope, lower, upper):
+    return [tf.math.log(slope / (1.0 - slope))]
+
+
+def _softsign(x):
+    return x / (1.0 + tf.abs(x))
+
+
+SIGMOID = Activation("sigmoid", tf.sigmoid, (0.0, 1.0), (), _sigmoid_critical)
+TANH = Activation("tanh", tf.tanh, (-1.0, 1.0), (), _tanh_critical)
+SOFTSIGN = Activation("softsign", _softsign, (-1.0, 1.0), (), _softsign_critical)
+SOFTPLUS = Activation("softplus", tf.math.softplus, (0.0, math.inf), (), _softplus_critical)
+EXPONENTIAL = Activation(
+    "exponential", tf.exp, (0.0, math.inf), (), lambda slope, lower, upper: [tf.math.log(slope)]
+)
+SILU = Activation(
+    "silu",
+    lambda x: x * tf.sigmoid(x),
+    (-0.2785, math.inf),
+    (),
+    solved(_silu_derivative, _BENDS["silu"]),
+)
+
+FUNCTIONS: dict[Callable, Callable[[], Activation]] = {
+    activations.relu: relu,
+    activations.relu6: lambda: relu(max_value=6.0),
+    activations.leaky_relu: lambda: relu(negative_slope=0.2),
+    activations.elu: elu,
+    activations.selu: lambda: elu(_SELU_ALPHA, _SELU_SCALE),
+    activations.gelu: gelu,
+    activations.silu: lambda: SILU,
+    activations.sigmoid: lambda: SIGMOID,
+    activations.tanh: lambda: TANH,
+    activations.softplus: lambda: SOFTPLUS,
+    activations.softsign: lambda: SOFTSIGN,
+    activations.exponential: lambda: EXPONENTIAL,
+    activations.hard_sigmoid: hard_sigmoid,
+    keras.ops.relu: relu,
+    keras.ops.tanh: lambda: TANH,
+    keras.ops.sigmoid: lambda: SIGMOID,
+}
+"""By Keras's function, with its default arguments."""

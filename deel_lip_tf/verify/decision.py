@@ -1,0 +1,274 @@
+"""Whether any input satisfies a property: bounds against it, a search for it, and smaller boxes.
+
+A conjunction is refuted on a box where one of its inequalities is proven to fail everywhere in it.
+Boxes that are neither refuted nor hold a counterexample are halved, along the input that moves the
+inequalities most, until the time is up. For few inputs this ends with an answer; for images it
+hardly helps, and the bounds of the whole box decide.
+"""
+
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deel_lip_tf.verify.arguments import program_of
+from deel_lip_tf.verify.attack import Claims, gradient_function, search
+from deel_lip_tf.verify.domain import box
+from deel_lip_tf.verify.methods import METHODS, lower_bounds
+from deel_lip_tf.verify.program import Program
+from deel_lip_tf.verify.property import Conjunction, Property
+from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, prove
+
+__all__ = ["Decision", "decide"]
+
+_FIRST, _THEN = tuple(METHODS)[list(METHODS).index("crown") :], "crown"
+_BATCH = 128  # boxes halved together
+_BRIEF = 8  # steps of the search in each of them
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """The answer to a property.
+
+    Attributes:
+        status: "unsat" where it is proven that no input satisfies the property, "sat" where one was
+            found and replayed, "unknown" otherwise.
+        witness: that input, of the model's input shape and type, or `None`.
+        outputs: what the model predicts for it, or `None`.
+        seconds: time spent.
+    """
+
+    status: str
+    witness: np.ndarray | None
+    outputs: np.ndarray | None
+    seconds: float
+
+
+def decide(
+    model: keras.Model, property: Property, time_limit: float | None = 60.0, seed: int = 0
+) -> Decision:
+    """Decides whether an input satisfies a property.
+
+    Proofs are about the exact function of the stored weights, in real arithmetic. A witness is a
+    point of the model's input type that satisfies the input constraints exactly, and whose outputs,
+    as computed by `model.predict`, satisfy those of the outputs by more than the noise of their
+    last digits; a property that only holds with equality is never answered "sat".
+
+    Args:
+        model: a Keras model with one input and one output.
+        property: as many inputs and outputs as the model has entries.
+        time_limit: seconds, or `None` for none.
+        seed: of the search.
+
+    Raises:
+        TypeError: not a Keras model.
+        ValueError: layers without a relaxation (all are named), other numbers of inputs or outputs,
+            or a property of probabilities that is not about their order.
+    """
+    start = time.monotonic()
+    program = program_of(model)
+    _check_sizes(program, property)
+    _check_dropped(program, property)
+    work = _Work(model, program, property, seed, start, time_limit)
+    status, witness = work.run()
+    outputs = None if witness is None else model.predict(witness[None], verbose=0)[0]
+    return Decision(status, witness, outputs, time.monotonic() - start)
+
+
+def _check_sizes(program: Program, property: Property) -> None:
+    inputs = int(np.prod(program.input_shape))
+    if (inputs, program.outputs) != (property.inputs, property.outputs):
+        raise ValueError(
+            f"The model has {inputs} inputs and {program.outputs} outputs; the property has "
+            f"{property.inputs} and {property.outputs}. Do they belong together?"
+        )
+
+
+def _check_dropped(program: Program, property: Property) -> None:
+    """A softmax is left out of the proof: what is asked must not depend on it."""
+    if program.dropped is None:
+        return
+    for conjunction in property.conjunctions:
+        balanced = (conjunction.weights.sum(axis=1) == 0) & (conjunction.offsets == 0)
+        pairs = (conjunction.weights != 0).sum(axis=1) <= 2
+        if program.outputs < 2 or not (balanced & pairs).all():
+            raise ValueError(
+                f"The model ends with {program.dropped!r}, which is left out of the proof: a "
+                "property of it may only compare two outputs with each other. Give a model that "
+                "returns logits, and a property of them."
+            )
+
+
+class _Work:
+    """Boxes that are open, each with the conjunction it is open for."""
+
+    def __init__(self, model, program, property, seed, start, time_limit):
+        self._model, self._program, self._seed = model, program, seed
+        self._conjunctions = property.conjunctions
+        self._end = np.inf if time_limit is None else start + time_limit
+        self._rows = max([1, *(len(c.weights) for c in self._conjunctions)])
+        self._gradient = gradient_function(model, drop_softmax=False)
+        self._lower = [c.lower.reshape(program.input_shape) for c in self._conjunctions]
+        self._upper = [c.upper.reshape(program.input_shape) for c in self._conjunctions]
+        self._which = list(range(len(self._conjunctions)))
+        self._left_over = False
+
+    def run(self) -> tuple[str, np.ndarray | None]:
+        """The status and the witness."""
+        for method in _FIRST:
+            self._refute(method)
+        if self._which:
+            witness = self._searched(range(len(self._which)), {})
+            if witness is not None:
+                return "sat", witness
+            witness = self._ask_for_label()
+            if witness is not None:
+                return "sat", witness
+        while self._which and time.monotonic() < self._end:
+            witness = self._halve()
+            if witness is not None:
+                return "sat", witness
+        return "unknown" if self._which or self._left_over else "unsat", None
+
+    def _ask_for_label(self) -> np.ndarray | None:
+        """Hands what is left, if it is that one box keeps a label, to `prove`."""
+        label = _claimed_label([self._conjunctions[c] for c in self._which])
+        left = 0.5 * (self._end - time.monotonic())
+        if label is None or left <= 0:
+            return None
+        limit = None if left == np.inf else left
+        answer = prove(self._model, self._domain([0]), np.array([label]), time_limit=limit)
+        if answer.status[0] == ROBUST:
+            self._keep([])
+        if answer.status[0] != FALSIFIED:
+            return None
+        witness = answer.witness[0].astype(self._model.inputs[0].dtype)
+        output = self._model.predict(witness[None], verbose=0)[0]
+        held = any(self._conjunctions[c].holds(witness, output) for c in self._which)
+        return witness if held else None
+
+    def _refute(self, method: str, first: int = 0) -> None:
+        """Drops those of the open boxes from a position on that are refuted."""
+        chosen = range(first, len(self._which))
+        if not chosen:
+            return
+        domain = self._domain(chosen)
+        claims = self._claims(chosen)
+        bounds = lower_bounds(self._program, method, domain, claims.weights)
+        # A sum of two float64 numbers, rounded down; -inf stays where nothing is known.
+        lowest = np.nextafter(bounds + claims.offsets, -np.inf)
+        strict = np.stack([self._padded(self._conjunctions[c].is_strict, c) for c in claims.which])
+        has_rows = np.array([len(self._conjunctions[c].weights) > 0 for c in claims.which])
+        refuted = ((lowest > 0) | (strict & (lowest >= 0))).any(axis=1) & has_rows
+        kept = [*range(first), *(i for i, gone in zip(chosen, refuted, strict=True) if not gone)]
+        self._keep(kept)
+
+    def _keep(self, kept: list[int]) -> None:
+        self._lower = [self._lower[i] for i in kept]
+        self._upper = [self._upper[i] for i in kept]
+        self._which = [self._which[i] for i in kept]
+
+    def _domain(self, chosen):
+        lower, upper = (np.stack([part[i] for i in chosen]) for part in (self._lower, self._upper))
+        return box(lower, upper)
+
+    def _padded(self, rows: np.ndarray, which: int) -> np.ndarray:
+        """Rows of a conjunction, the last one repeated up to the number of all; of none, zeros."""
+        missing = self._rows - len(rows)
+        if not len(rows):
+            return np.zeros((self._rows, *rows.shape[1:]), rows.dtype)
+        return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+
+    def _claims(self, chosen) -> "_OpenClaims":
+        which = [self._which[i] for i in chosen]
+        conjunctions = [self._conjunctions[c] for c in which]
+        weights = np.stack([self._padded(c.weights, 0) for c in conjunctions])
+        offsets = np.stack(
+            # Without a row every input is a counterexample.
+            [self._padded(c.offsets, 0) - (len(c.offsets) == 0) for c in conjunctions]
+        )
+        return _OpenClaims(np.arange(len(which)), weights, offsets, which)
+
+    def _searched(self, chosen, effort: dict) -> np.ndarray | None:
+        """A witness in one of the boxes, checked exactly."""
+        claims = self._claims(chosen)
+        left = None if self._end == np.inf else max(self._end - time.monotonic(), 0.0)
+        options = {"seed": self._seed, "time_limit": left, "gradient": self._gradient, **effort}
+        points = search(self._model, self._domain(chosen), claims, **options)
+        found = np.flatnonzero(~np.isnan(points.reshape(len(points), -1)).any(axis=1))
+        if not len(found):
+            return None
+        outputs = self._model.predict(points[found], verbose=0)
+        for position, output in zip(found, outputs, strict=True):
+            if self._conjunctions[claims.which[position]].holds(points[position], output):
+                return points[position]
+        return None
+
+    def _halve(self) -> np.ndarray | None:
+        """Replaces the last boxes by their halves, and searches and bounds those."""
+        first = max(0, len(self._which) - _BATCH)
+        chosen = range(first, len(self._which))
+        axes = self._axes(chosen)
+        halves = [
+            half for i, axis in zip(chosen, axes, strict=True) for half in self._split(i, axis)
+        ]
+        self._keep(list(range(first)))
+        for low, high, which in halves:
+            self._lower.append(low)
+            self._upper.append(high)
+            self._which.append(which)
+        self._refute(_THEN, first)
+        chosen = range(first, len(self._which))
+        return self._searched(chosen, {"steps": _BRIEF, "restarts": 0}) if chosen else None
+
+    def _axes(self, chosen) -> np.ndarray:
+        """The input, of each box, along which the inequalities change most."""
+        domain, claims = self._domain(chosen), self._claims(chosen)
+        weights, offsets = (tf.constant(t, tf.float32) for t in (claims.weights, claims.offsets))
+        center = tf.constant(domain.center, self._model.inputs[0].dtype)
+        _, gradient = self._gradient(center, weights, offsets)
+        width = (domain.upper - domain.lower).reshape(len(domain), -1)
+        slope = np.abs(gradient.numpy().astype(np.float64)).reshape(width.shape)
+        # Where the gradient vanishes, the widest input.
+        return np.argmax(width * (slope + 1e-6 * (1.0 + slope.max(axis=1, keepdims=True))), axis=1)
+
+    def _split(self, index: int, axis: int):
+        low, high, which = self._lower[index], self._upper[index], self._which[index]
+        a, b = low.flat[axis], high.flat[axis]
+        middle = 0.5 * a + 0.5 * b
+        if not a < middle < b:  # as small as float64 goes, and still open
+            self._left_over = True
+            return
+        end, begin = high.copy(), low.copy()
+        end.flat[axis] = begin.flat[axis] = middle
+        yield low, end, which
+        yield begin, high, which
+
+
+def _claimed_label(conjunctions: list[Conjunction]) -> int | None:
+    """The label that all conjunctions, on one box, deny: `f_label <= f_other` for some others."""
+    labels = set()
+    for conjunction in conjunctions:
+        weights = conjunction.weights
+        same_box = (conjunction.lower == conjunctions[0].lower).all() and (
+            conjunction.upper == conjunctions[0].upper
+        ).all()
+        if len(weights) != 1 or conjunction.offsets.any() or not same_box:
+            return None
+        ordered = np.sort(weights[0])
+        if ordered[-1] <= 0 or ordered[0] != -ordered[-1] or ordered[1:-1].any():
+            return None
+        labels.add(int(np.argmax(weights[0])))
+    return labels.pop() if len(labels) == 1 else None
+
+
+@dataclass(frozen=True, eq=False)
+class _OpenClaims(Claims):
+    """Claims of the open boxes; `which` names the conjunctions."""
+
+    which: list[int]
+
+    def __getitem__(self, index) -> Claims:
+        return Claims(self.sample[index], self.weights[index], self.offsets[index])

@@ -1,0 +1,442 @@
+"""decomon's functions, under its names and with its signs, on the methods of this package.
+
+    from deel_lip_tf.verify import decomon
+
+    converted = decomon.clone(model, method="crown")
+    decomon.get_adv_box(converted, x_min, x_max, source_labels=y) < 0     # proven robust
+    decomon.check_adv_box(converted, x_min, x_max, source_labels=y) >= 0  # a counterexample exists
+
+Where decomon returned something else:
+
+- Labels as integers were taken for masks, so that `get_adv_box` could be negative for samples with
+  counterexamples. Here integers are classes.
+- `refine_boxes` made empty boxes of images (`x_max` was overwritten by `x_min`), so that
+  `n_sub_boxes` proved anything. Here the parts cover the box.
+- Bounds of softplus left its values out. Here they do not.
+- `get_range_box` with `n_sub_boxes` took its extremes over classes too, and lost their axis. Here
+  the shape is (n, classes) for any number of parts.
+- `get_adv_noise` with `p=2` used the squared norm of the weights, and most methods failed. Here the
+  norm is the dual one, and every method works.
+- `check_adv_box` used the lower one of two lines at one corner. Here an attack looks for a
+  counterexample, which is replayed through the model: the score is never lower by more than the
+  attack is weaker, and a tie is no counterexample.
+- Inverted boxes raised `UserWarning`, a negative `eps` became 0. Here both are a `ValueError`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from deel_lip_tf.verify.arguments import check_classifier, program_of
+from deel_lip_tf.verify.attack import Claims, gradient_function, search
+from deel_lip_tf.verify.domain import Domain, ball, box
+from deel_lip_tf.verify.methods import lower_bounds
+from deel_lip_tf.verify.program import Program
+
+__all__ = [
+    "Converted",
+    "check_adv_box",
+    "clone",
+    "get_adv_box",
+    "get_adv_noise",
+    "get_lower_box",
+    "get_lower_noise",
+    "get_range_box",
+    "get_range_noise",
+    "get_upper_box",
+    "get_upper_noise",
+    "refine_boxes",
+]
+
+METHODS_BY_NAME = {
+    "crown": ("crown",),
+    "crown-forward-ibp": ("crown-ibp",),
+    "crown-forward-affine": ("forward", "crown"),
+    "crown-forward-hybrid": ("ibp", "forward", "crown"),
+    "forward-ibp": ("ibp",),
+    "forward-affine": ("forward",),
+    "forward-hybrid": ("ibp", "forward"),
+    # Names of older releases.
+    "ibp": ("ibp",),
+    "affine": ("forward",),
+    "forward": ("forward",),
+    "hybrid": ("ibp", "forward"),
+    "crown-ibp": ("crown-ibp",),
+    "crown-forward": ("forward", "crown"),
+    "crown-hybrid": ("ibp", "forward", "crown"),
+}
+"""Our methods by decomon's name; of several, the best bound counts."""
+
+_NORMS = {np.inf: "linf", 2: "l2", 1: "l1"}
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """A model and how to bound it.
+
+    Attributes:
+        model: the Keras model, as it was given.
+        method: decomon's name.
+    """
+
+    model: keras.Model
+    method: str
+
+    @property
+    def program(self) -> Program:
+        """The model, lowered as it is now."""
+        return program_of(self.model)
+
+
+def clone(model: keras.Model, method: str = "crown", finetune: bool = False) -> Converted:
+    """Chooses how to bound a model.
+
+    Nothing is copied: the bounds are those of the weights at the time of each call.
+
+    Args:
+        model: a Sequential or functional model with one input and an output (batch, classes).
+        method: one of decomon's seven names, in any case, or of its older ones: those of
+            `METHODS_BY_NAME`.
+        finetune: accepted for users of decomon, without effect: slopes are chosen for each box.
+
+    Raises:
+        TypeError: not a Keras model.
+        ValueError: an unknown method, or layers without a rule: all of them are named.
+    """
+    name = getattr(method, "value", method)
+    if not isinstance(name, str) or name.lower() not in METHODS_BY_NAME:
+        raise ValueError(
+            f"`method` must be one of {', '.join(map(repr, METHODS_BY_NAME))}. "
+            f"Received: method={method!r}."
+        )
+    check_classifier(program_of(model))
+    return Converted(model, name.lower())
+
+
+def get_adv_box(
+    model,
+    x_min,
+    x_max,
+    source_labels,
+    target_labels=None,
+    batch_size: int = -1,
+    n_sub_boxes: int = 1,
+) -> np.ndarray:
+    """Upper bounds of how far a target label can exceed a source label in each box.
+
+    A negative number proves that on the whole box every source label has a larger output than
+    every target label.
+
+    Args:
+        model: from `clone`, or a Keras model (then "crown").
+        x_min: (n, ...) lower corners, of the model's input shape or flattened.
+        x_max: (n, ...) upper corners.
+        source_labels: the labels that should win: an integer for all samples, integers (n,) or
+            (n, k) for k labels each, or rows of 0 and 1 (n, classes), such as one-hot.
+        target_labels: those that should lose, in the same forms; all others by default.
+        batch_size: samples treated together, -1 for all.
+        n_sub_boxes: into how many parts each box is cut, rounded down to a power of two; the bound
+            is the largest of the parts'.
+
+    Returns:
+        (n,) float64: upper bounds of `max(f_target - f_source)` over pairs and over the box.
+
+    Raises:
+        ValueError: inverted boxes, shapes or labels that do not fit.
+    """
+    converted = _converted(model)
+    domain = _box_domain(converted, x_min, x_max)
+    rows = _rows(converted, source_labels, target_labels, len(domain))
+
+    def score(part: Domain, index: np.ndarray) -> np.ndarray:
+        return -_lower(converted, part, rows[index]).min(axis=1)
+
+    return _over_parts(domain, batch_size, n_sub_boxes, score, np.max)
+
+
+def check_adv_box(
+    model, x_min, x_max, source_labels, target_labels=None, batch_size: int = -1
+) -> np.ndarray:
+    """Lower bounds of how far a target label exceeds a source label somewhere in each box.
+
+    Args:
+        model: as in `get_adv_box`.
+        x_min: likewise.
+        x_max: likewise.
+        source_labels: likewise.
+        target_labels: likewise.
+        batch_size: likewise.
+
+    Returns:
+        (n,) float64. A number that is not negative proves a counterexample: an attack has found a
+        point of the box, and the model, called on it, gives a target label a larger output than a
+        source label, by this much in float64. Otherwise the largest `f_target - f_source` at the
+        middle of the box, and always a negative number.
+
+    Raises:
+        ValueError: as in `get_adv_box`.
+    """
+    converted = _converted(model)
+    domain = _box_domain(converted, x_min, x_max)
+    rows = _rows(converted, source_labels, target_labels, len(domain))
+    gradient = gradient_function(converted.model)
+
+    def score(part: Domain, index: np.ndarray) -> np.ndarray:
+        program = converted.program
+        at_middle = -_values(program, part.center, rows[index]).min(axis=1)
+        scores = np.minimum(at_middle, -np.finfo(np.float64).tiny)
+        sample, pair = np.nonzero(rows[index].any(axis=2))
+        weights = rows[index][sample, pair][:, None]
+        claims = Claims(sample, weights, np.zeros((len(sample), 1)))
+        points = search(converted.model, part, claims, gradient=gradient)
+        found = np.flatnonzero(~np.isnan(points.reshape(len(points), -1)).any(axis=1))
+        if len(found):
+            gaps = -_values(program, points[found], weights[found])[:, 0]
+            # Where float64 disagrees with the model's own arithmetic, there is no counterexample.
+            np.maximum.at(scores, sample[found], np.where(gaps > 0, gaps, -np.inf))
+        return scores
+
+    return _over_parts(domain, batch_size, 1, score, np.max)
+
+
+def get_range_box(
+    model, x_min, x_max, batch_size: int = -1, n_sub_boxes: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """`(upper, lower)` bounds (n, classes) of the outputs in each box.
+
+    A final softmax is left out: the bounds are those of its input.
+
+    Args:
+        model: as in `get_adv_box`.
+        x_min: likewise.
+        x_max: likewise.
+        batch_size: likewise.
+        n_sub_boxes: likewise; the bounds are the extremes of the parts'.
+
+    Raises:
+        ValueError: inverted boxes, or shapes that do not fit.
+    """
+    converted = _converted(model)
+    domain = _box_domain(converted, x_min, x_max)
+    return _range(converted, domain, batch_size, n_sub_boxes)
+
+
+def get_upper_box(model, x_min, x_max, batch_size: int = -1, n_sub_boxes: int = 1) -> np.ndarray:
+    """The first of the bounds of `get_range_box`."""
+    return get_range_box(model, x_min, x_max, batch_size, n_sub_boxes)[0]
+
+
+def get_lower_box(model, x_min, x_max, batch_size: int = -1, n_sub_boxes: int = 1) -> np.ndarray:
+    """The second of the bounds of `get_range_box`."""
+    return get_range_box(model, x_min, x_max, batch_size, n_sub_boxes)[1]
+
+
+def get_adv_noise(
+    model,
+    x,
+    source_labels,
+    eps: float = 0.0,
+    p: float = np.inf,
+    target_labels=None,
+    batch_size: int = -1,
+) -> np.ndarray:
+    """As `get_adv_box`, on balls: all points at a distance of at most `eps` in the Lp norm.
+
+    Args:
+        model: as in `get_adv_box`, by default with "crown-forward-hybrid".
+        x: (n, ...) centers, of the model's input shape or flattened.
+        source_labels: as in `get_adv_box`.
+        eps: radius, not negative.
+        p: `numpy.inf`, 2 or 1. Balls are not cut to a data range, as in decomon.
+        target_labels: as in `get_adv_box`.
+        batch_size: likewise.
+
+    Raises:
+        ValueError: another `p`, a negative `eps`, shapes or labels that do not fit.
+    """
+    converted = _converted(model, "crown-forward-hybrid")
+    domain = _ball_domain(converted, x, eps, p)
+    rows = _rows(converted, source_labels, target_labels, len(domain))
+
+    def score(part: Domain, index: np.ndarray) -> np.ndarray:
+        return -_lower(converted, part, rows[index]).min(axis=1)
+
+    return _over_parts(domain, batch_size, 1, score, np.max)
+
+
+def get_range_noise(
+    model, x, eps: float, p: float = np.inf, batch_size: int = -1
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `get_range_box`, on the balls of `get_adv_noise`."""
+    converted = _converted(model, "crown-forward-hybrid")
+    return _range(converted, _ball_domain(converted, x, eps, p), batch_size, 1)
+
+
+def get_upper_noise(model, x, eps: float, p: float = np.inf, batch_size: int = -1) -> np.ndarray:
+    """The first of the bounds of `get_range_noise`."""
+    return get_range_noise(model, x, eps, p, batch_size)[0]
+
+
+def get_lower_noise(model, x, eps: float, p: float = np.inf, batch_size: int = -1) -> np.ndarray:
+    """The second of the bounds of `get_range_noise`."""
+    return get_range_noise(model, x, eps, p, batch_size)[1]
+
+
+def refine_boxes(x_min, x_max, n_sub_boxes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts each box into parts that cover it, halving the widest feature of each again and again.
+
+    Args:
+        x_min: (n, *shape) lower corners.
+        x_max: (n, *shape) upper corners.
+        n_sub_boxes: number of parts, rounded down to a power of two.
+
+    Returns:
+        Corners (n, parts, *shape) in float64.
+
+    Raises:
+        ValueError: inverted boxes, shapes that differ, or `n_sub_boxes` below 1.
+    """
+    domain = box(x_min, x_max)
+    _check_count("n_sub_boxes", n_sub_boxes)
+    count, shape = len(domain), domain.lower.shape[1:]
+    lower, upper = domain.lower.reshape(count, 1, -1), domain.upper.reshape(count, 1, -1)
+    while 2 * lower.shape[1] <= n_sub_boxes:
+        widest = np.argmax(upper - lower, axis=2)[..., None]
+        ends = (np.take_along_axis(corner, widest, axis=2) for corner in (lower, upper))
+        middle = sum(0.5 * end for end in ends)
+        first_upper, second_lower = upper.copy(), lower.copy()
+        np.put_along_axis(first_upper, widest, middle, axis=2)
+        np.put_along_axis(second_lower, widest, middle, axis=2)
+        lower = np.concatenate([lower, second_lower], axis=1)
+        upper = np.concatenate([first_upper, upper], axis=1)
+    return lower.reshape(count, -1, *shape), upper.reshape(count, -1, *shape)
+
+
+def _converted(model, method: str = "crown") -> Converted:
+    return model if isinstance(model, Converted) else clone(model, method)
+
+
+def _box_domain(converted: Converted, x_min, x_max) -> Domain:
+    return box(_shaped(converted, "x_min", x_min), _shaped(converted, "x_max", x_max))
+
+
+def _ball_domain(converted: Converted, x, eps, p) -> Domain:
+    if p not in _NORMS:
+        raise ValueError(f"`p` must be 1, 2 or numpy.inf. Received: p={p!r}.")
+    return ball(_shaped(converted, "x", x), eps, _NORMS[p], clip=None)
+
+
+def _shaped(converted: Converted, name: str, x) -> np.ndarray:
+    """(n, *input shape) from that or from flattened samples."""
+    x, shape = np.asarray(x), converted.program.input_shape
+    if x.ndim < 2 or not len(x) or np.prod(x.shape[1:]) != np.prod(shape):
+        raise ValueError(
+            f"`{name}` must have the shape (n, *{shape}), the model's input shape, or its flattened"
+            f" form. Received: {x.shape}."
+        )
+    return x.reshape(len(x), *shape)
+
+
+def _lower(converted: Converted, domain: Domain, rows: np.ndarray) -> np.ndarray:
+    """The best lower bounds (n, rows) of the methods behind a name."""
+    program = converted.program
+    names = METHODS_BY_NAME[converted.method]
+    return np.max([lower_bounds(program, name, domain, rows) for name in names], axis=0)
+
+
+def _range(converted, domain: Domain, batch_size, n_sub_boxes) -> tuple[np.ndarray, np.ndarray]:
+    eye = np.eye(converted.program.outputs)[None]
+
+    def lower(part: Domain, index: np.ndarray) -> np.ndarray:
+        return _lower(converted, part, np.repeat(eye, len(part), axis=0))
+
+    def upper(part: Domain, index: np.ndarray) -> np.ndarray:
+        return -_lower(converted, part, np.repeat(-eye, len(part), axis=0))
+
+    return (
+        _over_parts(domain, batch_size, n_sub_boxes, upper, np.max),
+        _over_parts(domain, batch_size, n_sub_boxes, lower, np.min),
+    )
+
+
+def _over_parts(
+    domain: Domain, batch_size: int, n_sub_boxes: int, score: Callable, extreme: Callable
+) -> np.ndarray:
+    """`score(domains, sample of each)`, batch by batch, and its extreme over sub-boxes."""
+    if batch_size != -1:
+        _check_count("batch_size", batch_size)
+    _check_count("n_sub_boxes", n_sub_boxes)
+    size = len(domain) if batch_size == -1 else batch_size
+    results = []
+    for start in range(0, len(domain), size):
+        index = np.arange(start, min(start + size, len(domain)))
+        part, count = domain[index], 1
+        if n_sub_boxes > 1:
+            lower, upper = refine_boxes(part.lower, part.upper, n_sub_boxes)
+            count = lower.shape[1]
+            part = box(*(corner.reshape(-1, *corner.shape[2:]) for corner in (lower, upper)))
+        scores = score(part, np.repeat(index, count))
+        results.append(extreme(scores.reshape(len(index), count, *scores.shape[1:]), axis=1))
+    return np.concatenate(results)
+
+
+def _check_count(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        hint = ", or -1 for all samples" if name == "batch_size" else ""
+        raise ValueError(f"`{name}` must be a positive integer{hint}. Received: {value!r}.")
+
+
+def _rows(converted: Converted, source, target, samples: int) -> np.ndarray:
+    """(n, pairs, classes) rows `f_source - f_target`; rows of zeros repeat no claim."""
+    classes = converted.program.outputs
+    wins = _mask("source_labels", source, samples, classes)
+    loses = ~wins if target is None else _mask("target_labels", target, samples, classes)
+    if (both := (wins & loses).any(axis=1)).any() or not (
+        wins.any(axis=1) & loses.any(axis=1)
+    ).all():
+        raise ValueError(
+            "Every sample must have a source label and a target label, and none that is both. "
+            f"Received: {int(both.sum())} samples with a label that is both."
+        )
+    eye = np.eye(classes)
+    pairs = [eye[w][:, None] - eye[t][None] for w, t in zip(wins, loses, strict=True)]
+    rows = [pair.reshape(-1, classes) for pair in pairs]
+    most = max(map(len, rows))
+    # The last pair again, so that all samples have as many.
+    return np.stack([np.concatenate([r, np.repeat(r[-1:], most - len(r), axis=0)]) for r in rows])
+
+
+def _mask(name: str, labels: int | Sequence, samples: int, classes: int) -> np.ndarray:
+    """(n, classes) booleans, from integers or from rows of 0 and 1."""
+    values = np.asarray(labels)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"`{name}` must hold integers or masks. Received: dtype {values.dtype}.")
+    if values.ndim == 0:
+        values = np.full((samples, 1), values)
+    elif values.shape == (classes,) and samples == 1:
+        values = values[None] if classes > 1 else values
+    columns = values[:, None] if values.ndim == 1 else values
+    if columns.ndim != 2 or len(columns) != samples:
+        raise ValueError(
+            f"`{name}` must be an integer, integers of shape ({samples},) or ({samples}, k), or "
+            f"rows of 0 and 1 of shape ({samples}, {classes}). Received: shape {np.shape(labels)}."
+        )
+    if columns.shape[1] == classes and np.isin(columns, (0, 1)).all():
+        return columns.astype(bool)
+    if not np.isin(columns, np.arange(classes)).all():
+        strange = columns[~np.isin(columns, np.arange(classes))][0]
+        raise ValueError(
+            f"`{name}` must hold classes 0 to {classes - 1}, or be rows of 0 and 1 of shape "
+            f"({samples}, {classes}). Received: {strange!r}."
+        )
+    mask = np.zeros((samples, classes), bool)
+    np.put_along_axis(mask, columns.astype(np.int64), True, axis=1)
+    return mask
+
+
+def _values(program: Program, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(n, rows) values of linear functions of the outputs at points, in float64."""
+    outputs = program.evaluate(points)[program.output].numpy().reshape(len(points), -1)
+    return np.einsum("nrc,nc->nr", rows, outputs)

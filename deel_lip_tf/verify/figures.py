@@ -1,0 +1,215 @@
+"""Pictures of what is proven: images framed by their status, and shares of samples over radii.
+
+Drawn without pyplot: no window, no global state. Needs matplotlib (the extra `demo`).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from deel_lip_tf.verify.arguments import (
+    check_classifier,
+    labels_of,
+    margin_rows,
+    output_values,
+    predicted_labels,
+    program_of,
+)
+from deel_lip_tf.verify.attack import falsify, gradient_function
+from deel_lip_tf.verify.domain import ball
+from deel_lip_tf.verify.methods import METHODS, lower_bounds
+from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, UNKNOWN, robustness
+
+__all__ = ["COLOURS", "Curves", "curve_figure", "status_figure", "verified_curves"]
+
+COLOURS = {ROBUST: "tab:green", UNKNOWN: "tab:orange", FALSIFIED: "tab:red"}
+"""Of the frames, by status."""
+
+_RESTARTS, _STEPS = 10, 60  # of the attack, where it is a ceiling
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Shares of samples over radii.
+
+    Attributes:
+        epsilons: (k,) radii, ascending.
+        verified: by method, (k,) shares of all samples that are predicted right and proven.
+        ceiling: (k,) share that is predicted right and that no attack has broken: no method can
+            prove more.
+        seconds: by method, (k,) time for all samples.
+        samples: their number.
+    """
+
+    epsilons: np.ndarray
+    verified: dict[str, np.ndarray]
+    ceiling: np.ndarray
+    seconds: dict[str, np.ndarray]
+    samples: int
+
+    def summary(self) -> str:
+        """A table, in percent of the samples."""
+        head = f"{f'{self.samples} samples, %':<24}" + "".join(f"{e:>9g}" for e in self.epsilons)
+        rows = [*self.verified.items(), ("attack finds nothing", self.ceiling)]
+        lines = [f"{name:<24}" + "".join(f"{100 * v:>9.1f}" for v in share) for name, share in rows]
+        return "\n".join([head, *lines])
+
+    def __str__(self) -> str:
+        return self.summary()
+
+
+def verified_curves(
+    model: keras.Model,
+    x,
+    y=None,
+    epsilons: Sequence[float] = (0.005, 0.01, 0.02, 0.05),
+    methods: Sequence[str] = ("ibp", "crown", "auto"),
+    norm: str = "linf",
+    clip: tuple | None = (0.0, 1.0),
+    time_limit: float | None = None,
+) -> Curves:
+    """How many samples each method proves at each radius, and what an attack leaves.
+
+    Args:
+        model: as in `robustness`.
+        x: likewise.
+        y: likewise.
+        epsilons: radii.
+        methods: those of `robustness`.
+        norm: as in `robustness`.
+        clip: likewise.
+        time_limit: of a method that takes its time, such as "auto", for all samples at one radius.
+
+    Raises:
+        TypeError, ValueError: as in `robustness`, or no radius.
+    """
+    radii = np.unique(np.asarray(epsilons, np.float64))
+    if not radii.size:
+        raise ValueError("`epsilons` must hold at least one radius. Received none.")
+    domain = ball(x, 0.0, norm, clip)
+    program = program_of(model, domain.lower.shape[1:])
+    check_classifier(program)
+    predicted = predicted_labels(program, output_values(model, domain.center))
+    labels = predicted if y is None else labels_of(y, len(domain), program.outputs)
+    right = predicted == labels
+    rows = margin_rows(labels, program.outputs)
+
+    def proven(method: str, eps: float) -> np.ndarray:
+        if method not in METHODS:
+            answer = robustness(model, x, labels, eps, norm, clip, method, time_limit)
+            return answer.status == ROBUST
+        return (lower_bounds(program, method, ball(x, eps, norm, clip), rows) > 0).all(axis=1)
+
+    verified, seconds = {}, {}
+    for method in methods:
+        found = [_timed(proven, method, eps) for eps in radii]
+        verified[method] = np.array([(good & right).mean() for good, _ in found])
+        seconds[method] = np.array([spent for _, spent in found])
+    ceiling = _ceiling(model, domain.center, labels, right, radii, norm, clip)
+    return Curves(radii, verified, ceiling, seconds, len(domain))
+
+
+def _timed(function, *arguments) -> tuple[np.ndarray, float]:
+    start = time.perf_counter()
+    result = function(*arguments)
+    return result, time.perf_counter() - start
+
+
+def _ceiling(model, x, labels, right, radii, norm, clip) -> np.ndarray:
+    """A witness at one radius is one at every larger radius."""
+    left, shares, gradient = right.copy(), [], gradient_function(model)
+    for eps in radii:
+        which = np.flatnonzero(left)
+        if len(which):
+            domain = ball(x[which], eps, norm, clip)
+            options = {"restarts": _RESTARTS, "steps": _STEPS, "gradient": gradient}
+            points = falsify(model, x[which], labels[which], domain, **options)
+            left[which] = np.isnan(points.reshape(len(which), -1)).any(axis=1)
+        shares.append(left.mean())
+    return np.array(shares)
+
+
+def curve_figure(curves: Curves):
+    """The curves of `verified_curves`, as a matplotlib `Figure`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        curves.epsilons, curves.ceiling, color="black", linestyle="--", label="left by the attack"
+    )
+    axes.fill_between(curves.epsilons, curves.ceiling, 1.02, color="black", alpha=0.1)
+    for name, shares in curves.verified.items():
+        axes.plot(curves.epsilons, shares, marker="o", label=f"proven by {name}")
+    axes.set(
+        title=f"Share of {curves.samples} samples whose label is kept",
+        xlabel="radius",
+        ylabel="share",
+        ylim=(0, 1.02),
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def status_figure(images, statuses, epsilons: Sequence[float] | None = None, labels=None):
+    """Images framed by status: green proven, orange open, red refuted.
+
+    Args:
+        images: (n, rows, columns) or (n, rows, columns, 1 or 3), values from 0 to 1.
+        statuses: (n,) or (k, n) of "robust", "unknown" and "falsified", one row for each radius.
+        epsilons: (k,) radii, written beside the rows.
+        labels: (n,) written above the images.
+
+    Returns:
+        A matplotlib `Figure`.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown status.
+    """
+    from matplotlib.figure import Figure
+
+    images, statuses = np.asarray(images), np.atleast_2d(np.asarray(statuses))
+    _check_images(images, statuses, epsilons)
+    count, rows = len(images), len(statuses)
+    figure = Figure(figsize=(1.1 * count + 1.0, 1.3 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, count, squeeze=False)
+    for i in range(rows):
+        for j in range(count):
+            _frame(grid[i, j], images[j], COLOURS[statuses[i, j]])
+        if epsilons is not None:
+            grid[i, 0].set_ylabel(f"radius {epsilons[i]:g}", fontsize=8)
+    if labels is not None:
+        for axes, label in zip(grid[0], labels, strict=True):
+            axes.set_title(str(label), fontsize=9)
+    return figure
+
+
+def _check_images(images: np.ndarray, statuses: np.ndarray, epsilons) -> None:
+    fits = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3))
+    if not fits or not len(images):
+        raise ValueError(
+            "`images` must have the shape (n, rows, columns) or (n, rows, columns, 1 or 3). "
+            f"Received: {images.shape}."
+        )
+    if statuses.shape[1:] != (len(images),) or len(statuses) != len(
+        statuses if epsilons is None else epsilons
+    ):
+        raise ValueError(
+            f"`statuses` must have one row for each radius and {len(images)} columns. "
+            f"Received: shape {statuses.shape}, "
+            f"{'no radii' if epsilons is None else f'{len(epsilons)} radii'}."
+        )
+    if unknown := sorted(set(statuses.ravel().tolist()) - set(COLOURS)):
+        raise ValueError(f"`statuses` must be of {', '.join(COLOURS)}. Received: {unknown}.")
+
+
+def _frame(axes, image: np.ndarray, colour: str) -> None:
+    plain = image[..., 0] if image.shape[-1:] == (1,) else image
+    axes.imshow(np.clip(plain, 0, 1), cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=4)

@@ -1,0 +1,37 @@
+"""Feed-forward ONNX classifiers as Keras models."""
+
+import keras
+
+from deel_lip_tf.verify import onnx_graph
+from deel_lip_tf.verify.onnx_operators import OPERATORS
+from deel_lip_tf.verify.onnx_walk import Value, Walk
+
+__all__ = ["from_onnx"]
+
+
+def from_onnx(model) -> keras.Model:
+    """Builds the Keras model that computes what an ONNX model computes.
+
+    The model takes inputs of the ONNX model's own shape, without its first axis, which is the
+    batch; channels come first where ONNX has them first. `Dropout` is the identity, and batch
+    normalization uses its stored statistics. Operators: those of `onnx_operators.OPERATORS`;
+    arithmetic with constants, and sums, differences, maxima and minima of tensors.
+
+    Args:
+        model: path of a file, or an `onnx.ModelProto`, of one input and one output.
+
+    Returns:
+        A functional model with the weights in it, of the type of the ONNX input.
+
+    Raises:
+        ImportError: without the package `onnx`.
+        FileNotFoundError: no such file.
+        ValueError: a file that is no ONNX model, several inputs or outputs, an unknown shape,
+            operators that are not supported (all are named), or arguments that are not.
+    """
+    graph = onnx_graph.read(model, {*OPERATORS, "Constant"})
+    inputs = keras.Input(graph.shape, dtype=graph.dtype, name="input")
+    walk = Walk(graph.dtype, graph.constants, {graph.input: Value(inputs)})
+    for node in graph.nodes:
+        walk.put(node.output, OPERATORS[node.kind](walk, node))
+    return keras.Model(inputs, walk.tensor(graph.output).channels_first(), name="from_onnx")

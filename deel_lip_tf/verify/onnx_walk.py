@@ -1,0 +1,81 @@
+"""Tensors and constants while the operators of a file become calls of Keras layers.
+
+ONNX keeps channels before rows, and TensorFlow on a CPU convolves only channels last. Tensors
+therefore carry a mark: a convolution leaves its result channels last, elementwise operators keep
+it so, and a `Permute` is made only where the order of the entries matters.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from deel_lip_tf.verify.onnx_graph import Node
+
+__all__ = ["Value", "Walk"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A Keras tensor; `is_last` says that its channels were moved behind rows and columns."""
+
+    tensor: object
+    is_last: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Number of axes, with the batch."""
+        return len(self.tensor.shape)
+
+    def channels_first(self):
+        """The tensor in ONNX's order."""
+        if not self.is_last:
+            return self.tensor
+        return keras.layers.Permute((self.rank - 1, *range(1, self.rank - 1)))(self.tensor)
+
+    def channels_last(self):
+        """The tensor with its channels behind the other axes."""
+        if self.is_last or self.rank < 3:
+            return self.tensor
+        return keras.layers.Permute((*range(2, self.rank), 1))(self.tensor)
+
+
+class Walk:
+    """What is known while a graph is walked through.
+
+    Args:
+        dtype: in which to compute.
+        constants: arrays by name.
+        values: the input, by name.
+    """
+
+    def __init__(self, dtype: str, constants: dict[str, np.ndarray], values: dict[str, Value]):
+        self.dtype = dtype
+        self._constants = constants
+        self._values = dict(values)
+
+    def put(self, name: str, value: Value) -> None:
+        """Keeps a tensor that was computed."""
+        self._values[name] = value
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor is known without the input."""
+        return name in self._constants
+
+    def tensor(self, name: str) -> Value:
+        """A tensor that was computed."""
+        if name not in self._values:
+            raise ValueError(
+                f"The tensor {name!r} does not depend on the input, or is not computed before it "
+                "is used: this is no feed-forward classifier."
+            )
+        return self._values[name]
+
+    def constant(self, node: Node, position: int, default=None) -> np.ndarray:
+        """An input that must be constant; `default` where it was left out."""
+        name = node.inputs[position] if position < len(node.inputs) else ""
+        if not name and default is not None:
+            return np.asarray(default)
+        if name not in self._constants:
+            raise node.refuse(f"a constant as input {position}", name)
+        return self._constants[name]

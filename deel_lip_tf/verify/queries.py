@@ -1,0 +1,196 @@
+"""Bounds of outputs and of layers on a domain, and the largest radius that can be proven."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from deel_lip_tf.verify.arguments import (
+    check_classifier,
+    check_method,
+    check_shape,
+    labels_of,
+    margin_rows,
+    output_values,
+    predicted_labels,
+    program_of,
+)
+from deel_lip_tf.verify.domain import Domain, ball
+from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
+from deel_lip_tf.verify.program import Program
+from deel_lip_tf.verify.robustness import AUTO
+
+__all__ = ["Bounds", "bounds", "certified_radius"]
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """Bounds of linear functions of the outputs, for n samples.
+
+    Attributes:
+        lower: (n, functions) float64; (n, *output shape) where the outputs themselves are bounded.
+        upper: likewise.
+        layers: by name, "model/layer" inside a nested model, `(lower, upper)` of the output of a
+            layer, (n, *shape); of its last call where it is called more than once. `None` where it
+            was not asked for.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    layers: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+
+
+def bounds(
+    model: keras.Model,
+    domain: Domain,
+    outputs=None,
+    method: str = "crown",
+    per_layer: bool = False,
+) -> Bounds:
+    """Proven bounds of the outputs of a model on a domain, or of linear functions of them.
+
+    The claim is that of `robustness`: about the exact function of the weights as stored. A final
+    softmax (and the final sigmoid of a single output) is left out: its input is bounded.
+
+    Args:
+        model: a Sequential or functional model with one input and one output.
+        domain: n sets of inputs, by `box` or `ball`.
+        outputs: coefficients of linear functions of the flattened output, (functions, entries) for
+            all samples or (n, functions, entries); the outputs themselves by default.
+        method: a name of `METHODS`.
+        per_layer: whether to bound the outputs of all layers too.
+
+    Raises:
+        TypeError: `model` is not a Keras model.
+        ValueError: shapes that do not fit, an unknown method, or a model without a rule.
+    """
+    check_method(method, tuple(METHODS))
+    program = program_of(model, domain.lower.shape[1:])
+    check_shape(program, domain)
+    rows = _rows(program, outputs, len(domain))
+    both = np.concatenate([rows, -rows], axis=1)
+    found = lower_bounds(program, method, domain, both)
+    lower, upper = found[:, : rows.shape[1]], -found[:, rows.shape[1] :]
+    if outputs is None:
+        shape = (len(domain), *program.nodes[program.output].shape)
+        lower, upper = lower.reshape(shape), upper.reshape(shape)
+    layers = _layers(program, method, domain) if per_layer else None
+    return Bounds(lower, upper, layers)
+
+
+def _rows(program: Program, outputs, samples: int) -> np.ndarray:
+    if outputs is None:
+        return np.eye(program.outputs)[None]
+    rows = np.asarray(outputs)
+    rows = rows[None] if rows.ndim == 2 else rows
+    fits = rows.ndim == 3 and rows.shape[0] in (1, samples) and rows.shape[2] == program.outputs
+    if not fits or rows.dtype.kind not in "biuf" or not np.isfinite(rows).all():
+        raise ValueError(
+            f"`outputs` must hold finite coefficients, of shape (functions, {program.outputs}) or "
+            f"({samples}, functions, {program.outputs}). Received: shape {np.shape(outputs)}, "
+            f"dtype {np.asarray(outputs).dtype}."
+        )
+    return rows.astype(np.float64)
+
+
+def _layers(program: Program, method: str, domain: Domain) -> dict:
+    found = interval_bounds(program, method, domain, [call.outputs[0] for call in program.calls])
+    names = [call.prefix + call.node.operation.name for call in program.calls]
+    return dict(zip(names, found, strict=True))
+
+
+_FIRST, _SMALLEST = 2.0**-7, 2.0**-30
+_PRECISION = 2.0**-10
+_STEPS = 60
+
+
+def certified_radius(
+    model: keras.Model,
+    x,
+    y=None,
+    norm: str = "linf",
+    clip: tuple | None = (0.0, 1.0),
+    method: str = "auto",
+) -> np.ndarray:
+    """The largest radius, up to 0.1 % of it, at which `robustness` proves each sample.
+
+    By bisection, for all samples together. A method may prove a radius and not a smaller one; the
+    radius that is returned was itself proven. In the data range nothing lies further than its
+    farthest corner, which is the largest radius there is.
+
+    Args:
+        model: as in `robustness`.
+        x: likewise.
+        y: likewise.
+        norm: likewise.
+        clip: likewise.
+        method: "auto" for its methods up to "crown", or one of `METHODS`.
+
+    Returns:
+        (n,) float64; 0 where the label is not proven at the sample itself.
+
+    Raises:
+        TypeError, ValueError: as in `robustness`.
+    """
+    check_method(method, ("auto", *METHODS))
+    at_samples = ball(x, 0.0, norm, clip)
+    program = program_of(model, at_samples.lower.shape[1:])
+    check_shape(program, at_samples)
+    check_classifier(program)
+    x, count = at_samples.center, len(at_samples)
+    predicted = predicted_labels(program, output_values(model, x))
+    labels = predicted if y is None else labels_of(y, count, program.outputs)
+    rows = margin_rows(labels, program.outputs)
+    stages = [s for s in AUTO if s in METHODS] if method == "auto" else [method]
+
+    def proven(which: np.ndarray, radius: np.ndarray) -> np.ndarray:
+        domain = ball(x[which], radius, norm, clip)
+        return _proven(program, stages, domain, rows[which])
+
+    return _largest(proven, _farthest(x, norm, clip))
+
+
+def _proven(program: Program, stages: list[str], domain: Domain, rows: np.ndarray) -> np.ndarray:
+    lower = np.full(rows.shape[:2], -np.inf)
+    for stage in stages:
+        left = np.flatnonzero(~(lower > 0).all(axis=1))
+        if len(left):
+            found = lower_bounds(program, stage, domain[left], rows[left])
+            lower[left] = np.maximum(lower[left], found)
+    return (lower > 0).all(axis=1)
+
+
+def _farthest(x: np.ndarray, norm: str, clip) -> np.ndarray:
+    """(n,) distance of the farthest point of the data range; infinite without one."""
+    if clip is None:
+        return np.full(len(x), np.inf)
+    reach = np.maximum(np.asarray(clip[1]) - x, x - np.asarray(clip[0])).reshape(len(x), -1)
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
+    return np.linalg.norm(reach, order, axis=1) * (1.0 + 2.0**-40)
+
+
+def _largest(proven, farthest: np.ndarray) -> np.ndarray:
+    """Between a radius that is proven and one that is not, first by doubling, then by halving."""
+    everyone = np.arange(len(farthest))
+    low, high = np.zeros(len(farthest)), np.full(len(farthest), np.inf)
+    active = proven(everyone, low)
+    radius = np.where(np.isfinite(farthest), farthest, _FIRST)
+    for _ in range(_STEPS):
+        which = everyone[active]
+        if not len(which):
+            break
+        good = proven(which, radius[which])
+        low[which[good]] = radius[which[good]]
+        high[which[~good]] = radius[which[~good]]
+        active &= (high - low > _PRECISION * low) & (high > _SMALLEST) & (low < farthest)
+        radius = _next(low, high, farthest)
+    return low
+
+
+def _next(low: np.ndarray, high: np.ndarray, farthest: np.ndarray) -> np.ndarray:
+    """The next radius to try; far from the last failure one doubles, or starts small."""
+    doubled = np.minimum(2.0 * low, farthest)
+    started = np.where(high > _FIRST, np.minimum(_FIRST, 0.5 * high), 0.5 * high)
+    halved = 0.5 * (low + np.where(np.isfinite(high), high, 0.0))
+    grown = np.where(np.isfinite(high), np.minimum(doubled, halved), doubled)
+    return np.where(low == 0, np.where(np.isfinite(high), started, _FIRST), grown)

@@ -1,0 +1,254 @@
+"""Activations between two lines: on an interval `[l, u]`, `a x + b <= f(x) <= c x + d`.
+
+For a given slope `s` the best offset above is `max(f(p) - s p)` over `[l, u]`, which is reached at
+an end, at a kink, or where `f'(p) = s`. An activation therefore consists of its function, its kinks
+and the points of a given derivative; any slope is then sound, and a point too many changes nothing.
+The slopes themselves need no care: those chosen here make the line as close as possible to the
+function in the middle of the interval, which is the least area.
+
+Every offset is moved outward by `SLACK` times the terms it is computed from, for functions with
+exponentials also by `SLACK` itself: more than their rounding errors in float64, and more than the
+second-order effect of the rounding of a point where the derivative is `s`. An interval with an
+infinite end has slope 0 and the bounds of the whole function; what is not a number counts as
+infinite.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["Activation", "Lines", "image", "lines", "norm_image", "norm_lines", "offsets", "slopes"]
+
+SLACK = {True: 2.0**-40, False: 2.0**-50}
+"""Relative outward rounding, by whether a function is smooth."""
+
+_SAMPLES = 17  # odd: the middle of the interval is one of them
+_HALVINGS = 24  # of the slope between the smallest and the largest chord
+_ROOT_HALVINGS = 60  # of an interval, to a point of given derivative
+
+
+class Lines(NamedTuple):
+    """`lower_slope x + lower_offset <= f(x) <= upper_slope x + upper_offset`."""
+
+    lower_slope: tf.Tensor
+    lower_offset: tf.Tensor
+    upper_slope: tf.Tensor
+    upper_offset: tf.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """A continuous function of one number.
+
+    Attributes:
+        name: for messages.
+        value: the function, elementwise on float64 tensors.
+        range: bounds of all its values.
+        kinks: where it has no derivative.
+        critical: `(slope, l, u)` to the points of `[l, u]` where the derivative is the slope, and
+            possibly other ones; `None` for a function made of straight pieces.
+    """
+
+    name: str
+    value: Callable
+    range: tuple[float, float] = (-np.inf, np.inf)
+    kinks: tuple[float, ...] = ()
+    critical: Callable | None = None
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether it has curved pieces."""
+        return self.critical is not None
+
+
+def lines(activation: Activation, lower, upper) -> Lines:
+    """The lines of a function on intervals, of least area where they cross the middle."""
+    low, high = slopes(activation, lower, upper)
+    below, above = offsets(activation, lower, upper, low, high)
+    finite = _is_finite(lower, upper)
+    low, high = (tf.where(finite, slope, 0.0) for slope in (low, high))
+    return Lines(low, below, high, above)
+
+
+def offsets(activation: Activation, lower, upper, lower_slope, upper_slope):
+    """The best sound offsets for given slopes.
+
+    Args:
+        activation: the function.
+        lower: ends of the intervals, any shape; infinite ones are fine.
+        upper: likewise.
+        lower_slope: finite slopes of the line below, of a shape that broadcasts. On an infinite
+            interval the offsets belong to slope 0 instead.
+        upper_slope: of the line above.
+
+    Returns:
+        `(below, above)`: `lower_slope x + below <= f(x) <= upper_slope x + above` on the interval.
+    """
+    finite = _is_finite(lower, upper)
+    lower, upper = tf.where(finite, lower, 0.0), tf.where(finite, upper, 0.0)
+    below, _ = _extremes(activation, lower, upper, lower_slope)
+    _, above = _extremes(activation, lower, upper, upper_slope)
+    smallest, largest = (tf.constant(value, tf.float64) for value in activation.range)
+    below = tf.where(finite & ~tf.math.is_nan(below), below, smallest)
+    above = tf.where(finite & ~tf.math.is_nan(above), above, largest)
+    return below, above
+
+
+def image(activation: Activation, lower, upper):
+    """Bounds of the values of a function on intervals; the shape of the intervals."""
+    flat = tf.zeros_like(lower)
+    below, above = offsets(activation, lower, upper, flat, flat)
+    smallest, largest = activation.range
+    return tf.maximum(below, smallest), tf.minimum(above, largest)
+
+
+def slopes(activation: Activation, lower, upper):
+    """Slopes `(of the line below, of the line above)`; finite, 0 on an infinite interval."""
+    finite = _is_finite(lower, upper)
+    lower, upper = tf.where(finite, lower, 0.0), tf.where(finite, upper, 0.0)
+    choose = _sampled_slope if activation.is_smooth else _chord_slope
+    low = -choose(activation, lower, upper, -1.0)
+    high = choose(activation, lower, upper, 1.0)
+    return tuple(tf.where(tf.math.is_finite(slope), slope, 0.0) for slope in (low, high))
+
+
+def _is_finite(lower, upper):
+    return tf.math.is_finite(lower) & tf.math.is_finite(upper)
+
+
+def _clip(x, lower, upper):
+    return tf.minimum(tf.maximum(x, lower), upper)
+
+
+def _points(activation: Activation, lower, upper, slope) -> list:
+    """Where `f(p) - slope p` may be largest or smallest on the interval."""
+    kinks = [_clip(tf.constant(k, tf.float64), lower, upper) for k in activation.kinks]
+    if not activation.is_smooth:
+        return [lower, *kinks, upper]
+    found = [
+        tf.where(tf.math.is_nan(p), lower, p) for p in activation.critical(slope, lower, upper)
+    ]
+    inside = [tf.stop_gradient(_clip(p, lower, upper)) for p in found]
+    return [lower, *kinks, *inside, upper]
+
+
+def _extremes(activation: Activation, lower, upper, slope):
+    """Outward-rounded smallest and largest `f(p) - slope p` on the interval."""
+    slack = SLACK[activation.is_smooth]
+    smallest = largest = None
+    for point in _points(activation, lower, upper, slope):
+        value, linear = activation.value(point), slope * point
+        gap = value - linear
+        error = slack * (tf.abs(value) + tf.abs(linear) + float(activation.is_smooth))
+        smallest = gap - error if smallest is None else tf.minimum(smallest, gap - error)
+        largest = gap + error if largest is None else tf.maximum(largest, gap + error)
+    return smallest, largest
+
+
+def _chord_slope(activation: Activation, lower, upper, sign: float):
+    """Slope of the line over `sign * f`, of straight pieces, that is lowest in the middle.
+
+    The smallest concave function over a function of straight pieces is made of chords between its
+    ends and kinks; a chord that crosses the function is moved up by its offset.
+    """
+    points = _points(activation, lower, upper, None)
+    values = [sign * activation.value(point) for point in points]
+    middle = 0.5 * (lower + upper)
+    best_slope, best_height = tf.zeros_like(middle), None
+    for i in range(len(points)):
+        for j in range(i + 1, len(points)):
+            slope = tf.math.divide_no_nan(values[j] - values[i], points[j] - points[i])
+            gaps = [value - slope * (p - middle) for value, p in zip(values, points, strict=True)]
+            height = tf.reduce_max(tf.stack(gaps), axis=0)
+            if best_height is None:
+                best_slope, best_height = slope, height
+            better = height < best_height
+            best_slope = tf.where(better, slope, best_slope)
+            best_height = tf.where(better, height, best_height)
+    return best_slope
+
+
+def _sampled_slope(activation: Activation, lower, upper, sign: float):
+    """Slope of the line over samples of `sign * f` that is lowest in the middle.
+
+    Its height there, `max(f_i - s t_i)` with `t` counted from the middle, is convex in `s`: too
+    small a slope touches at the right of the middle, too large a slope at the left.
+    """
+    width = upper - lower
+    grid = np.linspace(-0.5, 0.5, _SAMPLES)
+    middle = 0.5 * (lower + upper)
+    values = tf.stack([sign * activation.value(middle + float(t) * width) for t in grid])
+    chords = (values[1:] - values[:-1]) * (_SAMPLES - 1)
+    shares = tf.reshape(tf.constant(grid), (_SAMPLES, *[1] * len(lower.shape)))
+
+    def halve(smallest, largest):
+        slope = 0.5 * (smallest + largest)
+        touching = tf.gather(tf.constant(grid), tf.argmax(values - slope * shares, axis=0))
+        return tf.where(touching >= 0, slope, smallest), tf.where(touching <= 0, slope, largest)
+
+    ends = tf.reduce_min(chords, axis=0), tf.reduce_max(chords, axis=0)
+    smallest, largest = tf.while_loop(
+        lambda *_: True, halve, ends, maximum_iterations=_HALVINGS, parallel_iterations=1
+    )
+    return tf.math.divide_no_nan(0.5 * (smallest + largest), width)
+
+
+def solved(derivative: Callable, bends: tuple[float, ...]) -> Callable:
+    """`critical` of a function whose derivative is monotone between its bends, by bisection."""
+    starts = np.array([-np.inf, *bends])
+    stops = np.array([*bends, np.inf])
+
+    def critical(slope, lower, upper):
+        shape = (-1, *[1] * len(lower.shape))
+        low = _clip(lower[None], starts.reshape(shape), stops.reshape(shape))
+        high = _clip(upper[None], starts.reshape(shape), stops.reshape(shape))
+        rising = derivative(high) >= derivative(low)
+        low, high = (
+            tf.stop_gradient(tf.broadcast_to(x, tf.shape(low + slope))) for x in (low, high)
+        )
+
+        def halve(low, high):
+            point = 0.5 * (low + high)
+            goes_right = tf.equal(derivative(point) < slope, rising)
+            return tf.where(goes_right, point, low), tf.where(goes_right, high, point)
+
+        low, high = tf.while_loop(
+            lambda *_: True, halve, (low, high), maximum_iterations=_ROOT_HALVINGS
+        )
+        return tf.unstack(0.5 * (low + high), num=len(starts))
+
+    return critical
+
+
+def norm_lines(lower, upper) -> Lines:
+    """Lines of `||w||_2` over the last axis, on a box of the last axis.
+
+    Below, by Cauchy and Schwarz: `||w|| >= g . w` for any `||g|| <= 1`, here the direction of the
+    middle of the box. Above: `||w||^2 <= t = sum((l + u) w - l u)` on the box, and
+    `sqrt(t) <= sqrt(t0) / 2 + t / (2 sqrt(t0))`, the tangent at the middle.
+    """
+    finite = tf.reduce_all(_is_finite(lower, upper), axis=-1, keepdims=True)
+    lower, upper = tf.where(finite, lower, 0.0), tf.where(finite, upper, 0.0)
+    middle, slack = 0.5 * (lower + upper), SLACK[True]
+    length = tf.norm(middle, axis=-1, keepdims=True)
+    low = tf.math.divide_no_nan(middle, length * (1.0 + slack))
+    root = tf.sqrt(0.5 * tf.reduce_sum(lower**2 + upper**2, axis=-1, keepdims=True))
+    high = tf.math.divide_no_nan(0.5 * (lower + upper), root)
+    product = tf.reduce_sum(lower * upper, axis=-1)
+    constant = 0.5 * root[..., 0] - tf.math.divide_no_nan(0.5 * product, root[..., 0])
+    # Each term is at most `root`, and `|l u|` at most half of `l^2 + u^2`.
+    error = 4.0 * slack * root[..., 0] + 1e-150
+    above = tf.where(finite[..., 0], constant + error, np.float64(np.inf))
+    return Lines(low, tf.zeros_like(above), high, above)
+
+
+def norm_image(lower, upper):
+    """Bounds of `||w||_2` over the last axis, on a box of the last axis."""
+    nearest = tf.maximum(tf.maximum(lower, -upper), 0.0)
+    farthest = tf.maximum(tf.abs(lower), tf.abs(upper))
+    slack = SLACK[True]
+    below = tf.norm(nearest, axis=-1) * (1.0 - slack)
+    return below, tf.norm(farthest, axis=-1) * (1.0 + slack) + 1e-150

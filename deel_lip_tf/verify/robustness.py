@@ -1,0 +1,269 @@
+"""Whether a classifier keeps its label: the question, the answer, and who finds it."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from deel_lip_tf.verify import attack
+from deel_lip_tf.verify.arguments import (
+    check_classifier,
+    check_method,
+    check_shape,
+    check_time_limit,
+    labels_of,
+    margin_rows,
+    output_values,
+    predicted_labels,
+    program_of,
+)
+from deel_lip_tf.verify.branching import branch_and_bound, default_time
+from deel_lip_tf.verify.domain import Domain, ball
+from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
+from deel_lip_tf.verify.program import Program
+
+__all__ = [
+    "AUTO",
+    "BRANCHING",
+    "FALSIFIED",
+    "ROBUST",
+    "UNKNOWN",
+    "Robustness",
+    "prove",
+    "robustness",
+]
+
+ROBUST, FALSIFIED, UNKNOWN = "robust", "falsified", "unknown"
+
+ATTACK, BRANCHING, WHOLE = "attack", "branch-and-bound", "alpha-crown"
+AUTO = ("lipschitz", "ibp", "crown-ibp", "crown", ATTACK, BRANCHING)
+"""Stages of `method="auto"`, from cheap to tight; each sees the samples that are undecided.
+
+Branch and bound begins with optimized slopes on the whole domain; what this decides is the answer
+of "alpha-crown".
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Robustness:
+    """Answers for n samples.
+
+    Attributes:
+        status: (n,) "robust", "falsified" or "unknown".
+        margin: (n,) float64, the best lower bound that was proven of the smallest difference
+            between the output of the label and another one, on the whole domain; -inf where there
+            is none. It is positive exactly where the status is "robust".
+        witness: (n, *shape), where falsified an input of the domain to which the model gives
+            another label; NaN elsewhere.
+        method: (n,) what decided: a name of `METHODS`, "branch-and-bound", "prediction" where the
+            center itself is given another label, "attack"; "" where unknown.
+        seconds: (n,) from the question to the decision, or to the end.
+    """
+
+    status: np.ndarray
+    margin: np.ndarray
+    witness: np.ndarray
+    method: np.ndarray
+    seconds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def count(self, status: str) -> int:
+        """Number of samples of a status."""
+        return int((self.status == status).sum())
+
+    def summary(self) -> str:
+        """A table: how many samples of each status, by which method."""
+        lines = [f"{len(self)} samples in {self.seconds.max(initial=0.0):.2f} s"]
+        for status in (ROBUST, FALSIFIED, UNKNOWN):
+            names, counts = np.unique(self.method[self.status == status], return_counts=True)
+            found = ", ".join(f"{n} {c}" for n, c in zip(names, counts, strict=True) if n)
+            lines.append(f"{status:<10} {self.count(status):>6}  {found}".rstrip())
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+
+def robustness(
+    model: keras.Model,
+    x,
+    y=None,
+    eps: float = 0.0,
+    norm: str = "linf",
+    clip: tuple | None = (0.0, 1.0),
+    method: str = "auto",
+    time_limit: float | None = None,
+) -> Robustness:
+    """Whether a classifier gives all inputs near a sample the label `y`.
+
+    "robust" is a proof about the exact function of the weights as stored (kernels rounded to the
+    type they are computed with, layers' arguments as written), at inference: for every input of the
+    domain, the output of the label exceeds every other one. Bounds are computed in float64, and a
+    bound on every rounding error is subtracted from them. The float32 arithmetic of the deployed
+    model is not part of the claim.
+
+    "falsified" comes with a witness: an input of the domain, in float64, to which the model itself
+    gives another label. A sample whose own prediction is another label is its own witness. A
+    witness that the exact function provably gives the label is not one.
+
+    "unknown" is neither. No sample is both: only what is not proven is attacked.
+
+    Args:
+        model: a Sequential or functional model with one input and an output of shape
+            (batch, classes), or (batch, 1) for the classes 0 and 1. A final softmax (and the final
+            sigmoid of a single output) is left out, for the verification only.
+        x: (n, *shape) finite samples, of the model's input shape.
+        y: labels: integers (n,) or (n, 1), one-hot rows, or `None` for what the model predicts.
+        eps: radius, a number or one for each sample, in the units of `x`.
+        norm: "linf", "l2" or "l1".
+        clip: smallest and largest value of the data, or `None`; the domain is cut to it.
+        method: "auto", or a name of `METHODS` or "branch-and-bound" for that one alone; what it
+            does not prove is attacked in any case.
+        time_limit: seconds after which nothing further begins; what is then undecided is unknown.
+            Without one, branch and bound takes at most a second for each sample that is undecided
+            when it begins, and a minute in all.
+
+    Raises:
+        TypeError: `model` is not a Keras model.
+        ValueError: an argument out of its range (each message says which and why), or a model with
+            several inputs or with layers that have no rule: all of them are named.
+    """
+    return prove(model, ball(x, eps, norm, clip), y, method, time_limit)
+
+
+def prove(
+    model: keras.Model,
+    domain: Domain,
+    y=None,
+    method: str = "auto",
+    time_limit: float | None = None,
+) -> Robustness:
+    """As `robustness`, on any domain: the label `y`, or what the model predicts at the centers."""
+    started = time.perf_counter()
+    check_method(method, ("auto", *METHODS, BRANCHING))
+    check_time_limit(time_limit)
+    program = program_of(model, domain.lower.shape[1:])
+    check_shape(program, domain)
+    check_classifier(program)
+    predicted = predicted_labels(program, output_values(model, domain.center))
+    labels = predicted if y is None else labels_of(y, len(domain), program.outputs)
+    search = _Search(model, program, domain, labels, started, time_limit)
+    search.predict(predicted)
+    for stage in _stages(method):
+        search.run(stage)
+    return search.result()
+
+
+def _stages(method: str) -> tuple[str, ...]:
+    if method == "auto":
+        return AUTO
+    # A search for a counterexample takes little of the time that branching could use up.
+    return (ATTACK, BRANCHING) if method == BRANCHING else (method, ATTACK)
+
+
+class _Search:
+    """The samples, what is known of each, and the clock."""
+
+    def __init__(self, model, program: Program, domain: Domain, labels, started, time_limit):
+        self._model, self._program = model, program
+        self._domain, self._labels = domain, labels
+        self._rows = margin_rows(labels, program.outputs)
+        self._started = started
+        self._limit = math.inf if time_limit is None else time_limit
+        count = len(domain)
+        self._lower = np.full(self._rows.shape[:2], -np.inf)
+        self._status = np.full(count, UNKNOWN, dtype="<U9")
+        self._method = np.full(count, "", dtype="<U32")
+        self._seconds = np.zeros(count)
+        self._witness = np.full(domain.lower.shape, np.nan)
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _decide(self, which: np.ndarray, status: str, method: str) -> None:
+        self._status[which], self._method[which] = status, method
+        self._seconds[which] = self._elapsed()
+
+    def predict(self, predicted: np.ndarray) -> None:
+        """Falsifies the samples whose own prediction is another label."""
+        wrong = np.flatnonzero(predicted != self._labels)
+        self._falsify(wrong, self._domain.center[wrong], "prediction")
+
+    def run(self, stage: str) -> None:
+        """Runs one stage on the undecided samples."""
+        open_ones = np.flatnonzero(self._status == UNKNOWN)
+        if stage == ATTACK:
+            self._attack(open_ones)
+            return
+        if stage == BRANCHING:
+            self._branch(open_ones)
+            return
+        for part in batches(self._program, stage, len(open_ones)):
+            if self._elapsed() >= self._limit:
+                return
+            self._bound(open_ones[part], stage)
+
+    def _bound(self, which: np.ndarray, stage: str) -> None:
+        found = lower_bounds(self._program, stage, self._domain[which], self._rows[which])
+        self._lower[which] = np.maximum(self._lower[which], found)
+        proven = (self._lower[which] > 0).all(axis=1)
+        self._decide(which[proven], ROBUST, stage)
+
+    def _branch(self, which: np.ndarray) -> None:
+        left = self._limit - self._elapsed()
+        if not len(which) or left <= 0:
+            return
+        left = default_time(len(which)) if math.isinf(left) else left
+        domain, rows, known = self._domain[which], self._rows[which], self._lower[which]
+        found = branch_and_bound(self._program, domain, rows, known=known, time_limit=left)
+        self._lower[which] = found.lower
+        proven, whole = ((part > 0).all(axis=1) for part in (found.lower, found.whole))
+        self._decide(which[whole], ROBUST, WHOLE)
+        self._decide(which[proven & ~whole], ROBUST, BRANCHING)
+        reached = ~np.isnan(found.points.reshape(len(which), -1)).any(axis=1) & ~proven
+        self._replay(which[reached], found.points[reached], BRANCHING)
+
+    def _attack(self, which: np.ndarray) -> None:
+        left = self._limit - self._elapsed()
+        # The attack compares classes; a single output has none.
+        if not len(which) or left <= 0 or self._program.outputs < 2:
+            return
+        witnesses = attack.falsify(
+            self._model,
+            self._domain.center[which],
+            self._labels[which],
+            self._domain[which],
+            time_limit=None if math.isinf(left) else left,
+        )
+        found = ~np.isnan(witnesses.reshape(len(which), -1)).any(axis=1)
+        self._replay(which[found], np.asarray(witnesses, np.float64)[found], ATTACK)
+
+    def _replay(self, which: np.ndarray, witnesses: np.ndarray, method: str) -> None:
+        """Takes the witnesses in the domain to which the model gives another label."""
+        if not len(which):
+            return
+        inside = self._domain[which].contains(witnesses)
+        outputs = output_values(self._model, witnesses)
+        other = predicted_labels(self._program, outputs) != self._labels[which]
+        self._falsify(which[inside & other], witnesses[inside & other], method)
+
+    def _falsify(self, which: np.ndarray, witnesses: np.ndarray, method: str) -> None:
+        """Takes witnesses, save those to which the exact function provably gives the label."""
+        if not len(which):
+            return
+        region = Domain(witnesses, witnesses, witnesses, np.zeros(len(which)))
+        exact = lower_bounds(self._program, "ibp", region, self._rows[which])
+        believed = ~(exact > 0).all(axis=1)
+        self._witness[which[believed]] = witnesses[believed]
+        self._decide(which[believed], FALSIFIED, method)
+
+    def result(self) -> Robustness:
+        """What is known at the end."""
+        self._seconds[self._status == UNKNOWN] = self._elapsed()
+        return Robustness(
+            self._status, self._lower.min(axis=1), self._witness, self._method, self._seconds
+        )

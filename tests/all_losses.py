@@ -1,0 +1,20 @@
+"""Every loss class of the library, and what its constructor takes."""
+
+from deel_lip_tf import losses
+
+ALL_LOSSES = [
+    getattr(losses, name)
+    for name in losses.__all__
+    if name != "ParametricLoss" and isinstance(getattr(losses, name), type)
+]
+
+
+def parameters_of(make):
+    """Names of the parameters of a loss."""
+    code = make.__init__.__code__
+    return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+
+
+def needed_by(make):
+    """Values for the parameters that have no default, and some for others."""
+    return {name: 2.0 for name in ("alpha", "tau", "min_margin") if name in parameters_of(make)}

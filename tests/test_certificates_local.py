@@ -1,0 +1,259 @@
+"""Radii by local constants: against circles of points, and against Jacobians inside the balls."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import deel_lip_tf as lip
+from deel_lip_tf.bounds.evaluation import ExactModel
+from deel_lip_tf.certificates import certify
+from deel_lip_tf.certificates.local import LocalBounds
+from deel_lip_tf.certificates.pieces import pieces_of
+from deel_lip_tf.certificates.proofs import prove
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="local bounds differentiate with TensorFlow"
+)
+
+IMAGE = (6, 6, 1)
+
+
+def chain(shape, *stack):
+    return keras.Sequential([keras.Input(shape, dtype="float64"), *stack])
+
+
+def dense(units, activation=None):
+    return layers.Dense(units, activation, dtype="float64", bias_initializer="random_normal")
+
+
+def conv(filters, **arguments):
+    return layers.Conv2D(filters, 3, dtype="float64", bias_initializer="random_normal", **arguments)
+
+
+def nested():
+    x = keras.Input((5,), dtype="float64")
+    body = keras.Sequential([keras.Input((7,), dtype="float64"), dense(9, "relu"), dense(4)])
+    return keras.Model(x, body(dense(7, "relu")(x)))
+
+
+def residual():
+    x = keras.Input((5,), dtype="float64")
+    y = layers.Add(dtype="float64")([x, dense(5, "tanh")(x)])
+    return keras.Model(x, dense(3)(dense(8, "relu")(y)))
+
+
+def called_twice():
+    x = keras.Input((5,), dtype="float64")
+    body = keras.Sequential([keras.Input((5,), dtype="float64"), dense(5, "relu")])
+    return keras.Model(x, dense(3)(body(body(x))))
+
+
+def images(*stack):
+    return lambda: chain(
+        IMAGE, *(make() for make in stack), layers.Flatten(dtype="float64"), dense(3)
+    )
+
+
+def float64(layer, *arguments, **keywords):
+    return lambda: layer(*arguments, dtype="float64", **keywords)
+
+
+MODELS = {
+    "dense": lambda: chain((5,), dense(12, "relu"), dense(9, "relu"), dense(4)),
+    "one output": lambda: chain((5,), dense(12, "relu"), dense(1)),
+    "relu6": lambda: chain((5,), dense(12, "relu6"), dense(4)),
+    "leaky": lambda: chain((5,), dense(12, "leaky_relu"), dense(9, "hard_tanh"), dense(4)),
+    "layers": lambda: chain(
+        (5,),
+        dense(9),
+        layers.ReLU(max_value=0.5, negative_slope=1.5, dtype="float64"),
+        dense(9),
+        layers.LeakyReLU(negative_slope=1.5, dtype="float64"),
+        dense(9),
+        layers.PReLU(alpha_initializer="random_normal", dtype="float64"),
+        dense(3),
+    ),
+    "activation at the end": lambda: chain((5,), dense(8, "relu"), dense(3, "relu")),
+    "convolutions": images(
+        lambda: conv(3, padding="same", activation="relu"), lambda: conv(4, strides=2)
+    ),
+    "pooled": images(
+        float64(layers.Rescaling, 2.0, offset=-1.0),
+        lambda: conv(3, activation="relu"),
+        float64(layers.BatchNormalization),
+        float64(layers.AveragePooling2D, 2),
+        float64(layers.ZeroPadding2D),
+        float64(layers.UpSampling2D, 2),
+        lambda: conv(3, activation="relu"),
+    ),
+    "transposed is the end of the chain": images(
+        float64(layers.Conv2DTranspose, 2, 3), lambda: conv(3, activation="relu")
+    ),
+    "nested": nested,
+    "residual": residual,
+    "called twice": called_twice,
+    "constrained": lambda: chain(
+        (5,),
+        lip.layers.SpectralDense(8, activation="relu", dtype="float64"),
+        lip.layers.SpectralDense(3, dtype="float64"),
+    ),
+}
+
+
+def randomized(name, rng):
+    model = MODELS[name]()
+    for weight in model.weights:
+        value = rng.normal(size=weight.shape) / np.sqrt(max(1, np.prod(weight.shape[:-1]) / 2))
+        weight.assign(np.abs(value) + 0.3 if "variance" in weight.name else value)
+    return model
+
+
+def labels_of(model, x):
+    logits = ops.convert_to_numpy(model(x))
+    return logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+
+
+def ascend(model, x, directions, radius, steps=6):
+    """Points of the sphere towards which the combination of logits falls."""
+    import tensorflow as tf
+
+    point = x
+    for _ in range(steps):
+        with tf.GradientTape() as tape:
+            z = tf.constant(point)
+            tape.watch(z)
+            value = tf.reduce_sum(model(z) * directions, axis=1)
+        gradient = tape.gradient(value, z).numpy().reshape(len(x), -1)
+        gradient /= np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1e-300)
+        shape = (-1, *[1] * (x.ndim - 1))
+        point = x - radius.reshape(shape) * gradient.reshape(x.shape)
+    return point
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_point_of_the_ball_has_another_label(name, rng):
+    model = randomized(name, rng)
+    x = rng.normal(size=(60, *model.input_shape[1:]))
+    known, local = certify(model, x), certify(model, x, local=True, batch_size=25)
+    assert (local.radius >= known.radius).all()
+    assert (local.label == known.label).all()
+    assert local.margin == pytest.approx(known.margin, rel=1e-9)
+    model = lip.vanillaModel(model)  # a constrained kernel need not be computed at each call
+    label = labels_of(model, x)
+    logits = ops.convert_to_numpy(model(x))
+    one_hot = np.eye(max(2, logits.shape[1]))
+    for rival in range(logits.shape[1]):
+        gap = one_hot[local.label] - one_hot[rival]
+        directions = np.sign(logits) if logits.shape[1] == 1 else gap
+        for share in (0.5, 1.0):
+            point = ascend(model, x, directions, share * local.radius)
+            assert (labels_of(model, point) == label).all()
+    step = rng.normal(size=(40, *x.shape))
+    norms = np.linalg.norm(step.reshape(40, len(x), -1), axis=2)
+    norms = norms.reshape(40, len(x), *[1] * (x.ndim - 1))
+    for moved in x + local.radius.reshape(norms.shape[1:]) * step / norms:
+        assert (labels_of(model, moved) == label).all()
+
+
+def test_every_direction_of_the_plane(rng):
+    """Two inputs: the whole circle, and how much of the way to the boundary is certified."""
+    model = chain((2,), dense(16, "relu"), dense(16, "relu"), dense(3))
+    for weight in model.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    x = rng.normal(size=(3000, 2))
+    nearest = np.argsort(certify(model, x).margin)
+    x = x[np.concatenate([nearest[5:55], nearest[-50:]])]
+    known, local = certify(model, x), certify(model, x, local=True)
+    label = labels_of(model, x)
+    angles = np.linspace(0, 2 * np.pi, 721)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    for radius in (0.3 * local.radius, 0.7 * local.radius, local.radius):
+        points = x[:, None] + radius[:, None, None] * circle
+        assert (labels_of(model, points.reshape(-1, 2)).reshape(100, -1) == label[:, None]).all()
+    # The local bound is exact where nothing changes sides: near the boundary of two classes.
+    reach = boundary_distance(model, x, label, circle)
+    near = reach < 0.05
+    assert near.sum() > 5
+    share_of_local, share_of_known = (c.radius[near] / reach[near] for c in (local, known))
+    assert share_of_local.mean() > max(0.2, 2 * share_of_known.mean())
+
+
+def boundary_distance(model, x, label, circle):
+    """Distance of the nearest point of another label, to within some percent."""
+    distances = np.full(len(x), np.inf)
+    for radius in np.geomspace(1e-3, 3, 150)[::-1]:
+        points = (x[:, None] + radius * circle).reshape(-1, 2)
+        changed = labels_of(model, points).reshape(len(x), -1) != label[:, None]
+        distances[changed.any(axis=1)] = radius
+    return distances
+
+
+def local_divisors(model, x, radius, directions):
+    proof = prove(model)
+    exact = ExactModel(model, proof.walk)
+    local = LocalBounds(model, proof.walk, exact)
+    exact(x)
+    local.observe()
+    rows = np.arange(len(x))
+    return local.divisors(radius, rows, directions), proof.bound
+
+
+@pytest.mark.parametrize("name", ["dense", "leaky", "layers", "convolutions", "pooled", "nested"])
+def test_gradients_in_the_ball_are_below_the_local_constant(name, rng):
+    import tensorflow as tf
+
+    model = randomized(name, rng)
+    x = rng.normal(size=(30, *model.input_shape[1:]))
+    directions = rng.normal(size=(30, model.output_shape[1]))
+    worst = 0.0
+    for size in (1e-9, 0.05, 0.5, 5.0):
+        bounds, whole = local_divisors(model, x, np.full(30, size), directions)
+        limits = whole * np.linalg.norm(directions, axis=1)
+        assert (bounds <= limits * (1 + 1e-6)).all()
+        for share in (0.0, 0.5, 0.9, 1.0):
+            step = rng.normal(size=x.shape)
+            norms = np.linalg.norm(step.reshape(30, -1), axis=1).reshape(-1, *[1] * (x.ndim - 1))
+            with tf.GradientTape() as tape:
+                point = tf.constant(x + share * size * step / norms)
+                tape.watch(point)
+                value = tf.reduce_sum(model(point) * directions)
+            gradient = tape.gradient(value, point).numpy().reshape(30, -1)
+            found = np.linalg.norm(gradient, axis=1) / bounds
+            worst = max(worst, found.max())
+    assert worst <= 1
+    # in the smallest ball nothing changes sides: the gradient is the constant
+    assert worst > 1 - 1e-4
+
+
+def test_slopes_on_an_interval():
+    pieces = pieces_of(layers.ReLU(max_value=2.0, negative_slope=0.5))
+    low = np.array([-3.0, -3.0, -1.0, 0.5, 1.0, 3.0, 2.0])
+    high = np.array([-1.0, 1.0, 5.0, 1.5, 2.5, 4.0, 2.0])
+    smallest, largest = pieces.range_of_slopes(low, high)
+    assert smallest.tolist() == [0.5, 0.5, 0.0, 1.0, 0.0, 0.0, 0.0]
+    assert largest.tolist() == [0.5, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0]
+    assert pieces_of(layers.ReLU(threshold=1.0)) is None
+    assert pieces_of(keras.activations.gelu) is None
+    assert pieces_of(layers.Activation("gelu")) is None
+
+
+def test_float32_and_local_together(rng):
+    model = keras.Sequential(
+        [keras.Input((20,)), layers.Dense(30, "relu"), layers.Dense(30, "relu"), layers.Dense(4)]
+    )
+    x = rng.normal(size=(40, 20))
+    real = certify(model, x, local=True)
+    both = certify(model, x, semantics="float32", local=True)
+    known = certify(model, x, semantics="float32")
+    assert (known.radius <= both.radius).all()
+    # the search for the best ball ends within some percent of it
+    assert (both.radius <= real.radius * 1.05).all()
+    assert (both.radius > known.radius).mean() > 0.5
+
+
+def test_networks_that_sort_gain_nothing_and_lose_nothing(rng):
+    stack = [lip.layers.SpectralDense(8, activation=lip.layers.GroupSort2())]
+    model = lip.Sequential([keras.Input((5,)), *stack, lip.layers.SpectralDense(3)])
+    x = rng.normal(size=(20, 5))
+    assert (certify(model, x, local=True).radius >= certify(model, x).radius).all()

@@ -1,0 +1,102 @@
+"""The command `verify`: answers, exit codes, and one line for each mistake."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from deel_lip_tf import __main__ as command_line
+from deel_lip_tf.verify.command import EXIT_CODES
+from deel_lip_tf.verify.vnnlib import to_vnnlib
+
+ASK = """
+(declare-const X_0 Real) (declare-const X_1 Real)
+(declare-const Y_0 Real) (declare-const Y_1 Real)
+(assert (<= 0 X_0 1)) (assert (<= 0 X_1 1))
+(assert (>= Y_0 {}))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of which `Y_0 = 2 relu(X_0 + X_1)`, so from 0 to 4 on the box, in both formats."""
+    pytest.importorskip("onnx", reason="needs the verify extra")
+    from deel_lip_tf.verify.onnx_export import to_onnx
+
+    folder = tmp_path_factory.mktemp("verify")
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, "relu"), layers.Dense(2)])
+    model.set_weights([np.ones((2, 1)), np.zeros(1), np.array([[2.0, 0.0]]), np.zeros(2)])
+    model.save(folder / "model.keras")
+    model.export(folder / "saved_model", verbose=False)
+    to_onnx(model, folder / "model.onnx")
+    (folder / "sat.vnnlib").write_text(ASK.format(3.9))
+    (folder / "unsat.vnnlib").write_text(ASK.format(4.1))
+    (folder / "unknown.vnnlib").write_text(ASK.format(4.0))  # only with equality, in one corner
+    (folder / "broken.vnnlib").write_text("(assert (<= Y_0")
+    (folder / "text.txt").write_text("text")
+    (folder / "broken.keras").write_text("text")
+    (folder / "broken.onnx").write_bytes(b"\xff\xfe")
+    to_vnnlib(folder / "large.vnnlib", keras.Sequential([keras.Input((3,)), layers.Dense(2)]),
+              np.zeros(3), 0, 0.1)  # fmt: skip
+    return folder
+
+
+def run(capsys, folder, model, question, *options):
+    arguments = ["verify", str(folder / model), str(folder / question), *options]
+    code = command_line.main(arguments)
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("model", ["model.keras", "model.onnx"])
+@pytest.mark.parametrize(("status", "code"), [("unsat", 0), ("sat", 10), ("unknown", 20)])
+def test_answers_and_exit_codes(model, status, code, folder, capsys):
+    limit = "1.5" if status == "unknown" else "100"
+    returned, page, errors = run(capsys, folder, model, f"{status}.vnnlib", "--time-limit", limit)
+    assert (returned, errors) == (code, "") and EXIT_CODES[status] == code
+    assert page.splitlines()[0] == status
+    values = {name: float(v) for name, v in re.findall(r"\((\w_\d) (\S+?)\)", page)}
+    if status != "sat":
+        assert page == f"{status}\n"
+        return
+    assert set(values) == {"X_0", "X_1", "Y_0", "Y_1"}
+    assert 0 <= values["X_0"] <= 1 and 0 <= values["X_1"] <= 1
+    assert values["Y_0"] >= 3.9
+    assert values["Y_0"] == pytest.approx(2 * (values["X_0"] + values["X_1"]))
+
+
+WRONG = {
+    "no model": ("none.keras", "sat.vnnlib", [], "MODEL: there is no file"),
+    "no property": ("model.keras", "none.vnnlib", [], "PROPERTY: there is no file"),
+    "saved model": ("saved_model", "sat.vnnlib", [], "SavedModel.*\\.keras.*ONNX"),
+    "other file": ("text.txt", "sat.vnnlib", [], "MODEL must be a"),
+    "broken model": ("broken.keras", "sat.vnnlib", [], "cannot be loaded"),
+    "broken onnx": ("broken.onnx", "sat.vnnlib", [], "not an ONNX model"),
+    "broken property": ("model.keras", "broken.vnnlib", [], "without its '\\)'"),
+    "other model": ("model.keras", "large.vnnlib", [], "belong together"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_mistakes_are_one_line(name, folder, capsys):
+    model, question, options, reason = WRONG[name]
+    code, page, errors = run(capsys, folder, model, question, *options)
+    assert code == 2 and page == ""
+    assert errors.count("\n") == 1 and re.search(reason, errors)
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "nan", "soon"])
+def test_a_wrong_time_limit(limit, folder, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(capsys, folder, "model.keras", "sat.vnnlib", "--time-limit", limit)
+    assert ended.value.code == 2
+    assert "--time-limit" in capsys.readouterr().err
+
+
+def test_layers_without_a_rule_are_named(folder, capsys):
+    parts = [layers.LayerNormalization(name="one"), layers.UnitNormalization(name="two")]
+    model = keras.Sequential([keras.Input((2,)), *parts, layers.Dense(2)])
+    model.save(folder / "unsupported.keras")
+    code, page, errors = run(capsys, folder, "unsupported.keras", "sat.vnnlib")
+    assert code == 2 and "'one'" in errors and "'two'" in errors and page == ""

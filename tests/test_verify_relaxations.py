@@ -1,0 +1,201 @@
+"""Lines of activations, against the functions in NumPy."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deel_lip_tf.verify import activations
+from deel_lip_tf.verify.activations import FUNCTIONS, gelu
+from deel_lip_tf.verify.relaxations import (
+    image,
+    lines,
+    norm_image,
+    norm_lines,
+    offsets,
+)
+
+erfc = np.vectorize(math.erfc)
+
+
+def sigmoid(x):
+    return np.where(
+        x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x)))
+    )
+
+
+def elu(x, alpha=1.0, scale=1.0):
+    return scale * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def leaky(slope):
+    return lambda x: np.where(x > 0, x, slope * x)
+
+
+def tanh_gelu(x):
+    return x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + float(np.float32(0.044715)) * x**3))
+
+
+def keras_function(name):
+    return next(make() for function, make in FUNCTIONS.items() if function.__name__ == name)
+
+
+CASES = {
+    "relu": (activations.relu(), leaky(0.0)),
+    "relu6": (keras_function("relu6"), lambda x: np.clip(x, 0, 6)),
+    "capped leaky relu": (
+        activations.relu(0.3, 2.0),
+        lambda x: np.clip(x, 0, 2) + 0.3 * np.minimum(x, 0),
+    ),
+    "leaky_relu": (activations.relu(0.25), leaky(0.25)),
+    "steep leaky_relu": (activations.relu(2.5), leaky(2.5)),
+    "abs": (activations.relu(-1.0), np.abs),
+    "prelu": (activations.prelu(np.array([-1.5])), leaky(-1.5)),
+    "elu": (keras_function("elu"), elu),
+    "elu of 2": (activations.elu(2.0), lambda x: elu(x, 2.0)),
+    "elu of -1": (activations.elu(-1.0), lambda x: elu(x, -1.0)),
+    "selu": (
+        keras_function("selu"),
+        lambda x: elu(x, 1.6732632423543772848, 1.0507009873554804934),
+    ),
+    "gelu": (gelu(), lambda x: 0.5 * x * erfc(-x * float(np.float32(math.sqrt(0.5))))),
+    "gelu with tanh": (gelu(approximate=True), tanh_gelu),
+    "silu": (keras_function("silu"), lambda x: x * sigmoid(x)),
+    "sigmoid": (keras_function("sigmoid"), sigmoid),
+    "tanh": (keras_function("tanh"), np.tanh),
+    "softplus": (keras_function("softplus"), lambda x: np.logaddexp(x, 0)),
+    "softsign": (keras_function("softsign"), lambda x: x / (1 + np.abs(x))),
+    "exponential": (keras_function("exponential"), np.exp),
+    "hard_sigmoid": (keras_function("hard_sigmoid"), lambda x: np.clip(x / 6 + 0.5, 0, 1)),
+}
+everywhere = pytest.mark.parametrize("name", list(CASES))
+
+
+def intervals(count=300, seed=0):
+    """Intervals of all sizes, on both sides of 0 and around it, points among them."""
+    rng = np.random.default_rng(seed)
+    scale = 10.0 ** rng.uniform(-6, 1.3, (count, 2))
+    ends = np.sort(scale * rng.choice([-1.0, 1.0], (count, 2)), axis=1)
+    ends[:10, 1] = ends[:10, 0]
+    ends[10:20] = [[-0.0, 0.0]] * 3 + [[-1.0, 0.0], [0.0, 1.0], [-1.0, 1.0]] + [[-30.0, 30.0]] * 4
+    return ends[:, 0], ends[:, 1]
+
+
+def inside(low, high, count=400):
+    """(count, intervals) points, both ends among them."""
+    share = np.linspace(0.0, 1.0, count)[:, None]
+    return np.clip(low + share * (high - low), low, high)
+
+
+def numpy(tensors):
+    return [np.asarray(tensor) for tensor in tensors]
+
+
+@everywhere
+def test_the_lines_hold_the_function(name):
+    activation, function = CASES[name]
+    low, high = intervals()
+    below, down, above, up = numpy(lines(activation, tf.constant(low), tf.constant(high)))
+    x = inside(low, high)
+    y = function(x)
+    assert (below * x + down <= y).all()
+    assert (above * x + up >= y).all()
+
+
+@everywhere
+def test_any_slope_has_sound_offsets_that_touch(name):
+    activation, function = CASES[name]
+    low, high = intervals(200, seed=1)
+    slope = np.random.default_rng(2).normal(size=low.shape)
+    down, up = numpy(offsets(activation, tf.constant(low), tf.constant(high), slope, slope))
+    x = inside(low, high, 4001)
+    gap = function(x) - slope * x
+    assert (down <= gap).all() and (up >= gap).all()
+    # The samples miss the exact extremes by a part of what they span.
+    missed = 1e-2 * np.ptp(gap, axis=0) + 1e-9 * (1 + np.abs(gap).max(axis=0))
+    assert (gap.min(axis=0) - down <= missed).all() and (up - gap.max(axis=0) <= missed).all()
+
+
+@everywhere
+def test_the_image_is_that_of_the_function(name):
+    activation, function = CASES[name]
+    low, high = intervals(seed=3)
+    smallest, largest = numpy(image(activation, tf.constant(low), tf.constant(high)))
+    y = function(inside(low, high))
+    assert (smallest <= y).all() and (largest >= y).all()
+
+
+@everywhere
+def test_no_parallel_or_tangent_line_is_closer(name):
+    """In the middle, no sound line of another slope is closer than the one chosen, nearly."""
+    activation, function = CASES[name]
+    low, high = intervals(60, seed=4)
+    low, high = np.maximum(low, -10.0), np.minimum(high, 10.0)
+    low, high = np.minimum(low, high), np.maximum(low, high)
+    middle, x = 0.5 * (low + high), inside(low, high, 801)
+    y = function(x)
+    below, down, above, up = numpy(lines(activation, tf.constant(low), tf.constant(high)))
+    height = np.ptp(y, axis=0) + 1e-9
+    for position in range(0, 801, 50):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            slope = np.nan_to_num((y[position] - y[400]) / (x[position] - middle))
+        best = (y - slope * (x - middle)).max(axis=0)
+        assert (above * middle + up <= best + 0.02 * height).all()
+        best = (y - slope * (x - middle)).min(axis=0)
+        assert (below * middle + down >= best - 0.02 * height).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.0, 3.0, (1, 0, 1, 0)),
+        (-3.0, -1.0, (0, 0, 0, 0)),
+        (-1.0, 3.0, (1, 0, 0.75, 0.75)),
+        (-3.0, 1.0, (0, 0, 0.25, 0.75)),
+    ],
+)
+def test_relu_has_the_lines_of_the_textbook(low, high, expected):
+    found = lines(
+        activations.relu(), tf.constant([low], tf.float64), tf.constant([high], tf.float64)
+    )
+    np.testing.assert_allclose([float(part[0]) for part in found], expected, atol=1e-12)
+
+
+@everywhere
+@pytest.mark.parametrize("ends", [(-np.inf, np.inf), (-np.inf, 2.0), (-1.0, np.inf)])
+def test_infinite_intervals_are_bounded_by_the_range(name, ends):
+    activation, function = CASES[name]
+    low, high = (tf.constant([end], tf.float64) for end in ends)
+    below, down, above, up = (float(part[0]) for part in lines(activation, low, high))
+    y = function(np.linspace(max(ends[0], -60.0), min(ends[1], 60.0), 10001))
+    assert below == above == 0.0
+    assert down <= y.min() and up >= y.max()
+
+
+@everywhere
+def test_huge_intervals_give_no_nan(name):
+    activation, _ = CASES[name]
+    ends = (
+        tf.constant([-1e300, -800.0, 700.0], tf.float64),
+        tf.constant([1e300, 800.0, 900.0], tf.float64),
+    )
+    for part in lines(activation, *ends):
+        assert not np.isnan(part).any()
+
+
+def test_norms_lie_between_their_lines():
+    rng = np.random.default_rng(0)
+    ends = np.sort(rng.normal(size=(200, 3, 2)) * 10.0 ** rng.uniform(-4, 2, (200, 1, 1)), axis=-1)
+    ends[:5] = 0.0
+    ends[5:10, :, 0] = ends[5:10, :, 1]
+    low, high = ends[..., 0], ends[..., 1]
+    below, down, above, up = numpy(norm_lines(tf.constant(low), tf.constant(high)))
+    smallest, largest = numpy(norm_image(tf.constant(low), tf.constant(high)))
+    share = rng.uniform(size=(2000, 200, 3))
+    share[:500] = np.round(share[:500])
+    x = low + share * (high - low)
+    y = np.linalg.norm(x, axis=-1)
+    assert ((below * x).sum(-1) + down <= y * (1 + 1e-12)).all()
+    assert ((above * x).sum(-1) + up >= y * (1 - 1e-12)).all()
+    assert (smallest <= y * (1 + 1e-12)).all() and (largest >= y * (1 - 1e-12)).all()

@@ -1,0 +1,220 @@
+"""The tables of the verification tests: one row for each layer, activation and operation."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import keras
+import numpy as np
+from keras import activations, layers, ops
+
+import cases
+from deel_lip_tf.verify import ball, box
+
+# Those of one pass; the methods that search have tests of their own.
+METHODS = ("lipschitz", "ibp", "crown-ibp", "forward", "crown")
+
+IMAGE, SEQUENCE, VECTOR = (5, 4, 2), (6, 2), (6,)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A function from a symbolic tensor to a symbolic tensor, and the shape of its input."""
+
+    name: str
+    apply: object
+    shape: tuple
+
+    def __str__(self):
+        return f"{self.name}{'x'.join(map(str, self.shape))}"
+
+    def model(self, scale=1.0):
+        """The row in float64, with random weights."""
+        inputs = keras.Input(self.shape, dtype="float64")
+        model = keras.Model(inputs, self.apply(inputs))
+        randomize(model, scale)
+        return model
+
+
+def randomize(model, scale=1.0, seed=0):
+    """Random weights; where a weight is a variance, a positive one."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        value = scale * rng.normal(size=weight.shape)
+        weight.assign(np.abs(value) + 0.5 if "variance" in weight.path else value)
+
+
+def layer(cls, shape, **arguments):
+    """One layer."""
+    text = ",".join(f"{k}={v}" for k, v in arguments.items())
+    make = partial(cls, dtype="float64", **arguments)
+    return Row(f"{cls.__name__}({text})", lambda x: make()(x), shape)
+
+
+def operation(name, apply, shape=IMAGE):
+    return Row(name, apply, shape)
+
+
+def shared(x):
+    """One dense layer that is called twice, around an activation, and added up."""
+    dense = layers.Dense(6, activation="relu", dtype="float64")
+    once = dense(x)
+    return layers.Add(dtype="float64")([dense(once), once, x])
+
+
+def nested(x):
+    """A model in a model in a model."""
+    inner = keras.Sequential(
+        [keras.Input((6,), dtype="float64"), layers.Dense(5, activation="tanh", dtype="float64")]
+    )
+    inputs = keras.Input((6,), dtype="float64")
+    outer = keras.Model(inputs, layers.Dense(6, dtype="float64")(inner(inputs)))
+    return layers.ReLU(dtype="float64")(outer(outer(x)))
+
+
+def residual_image(x):
+    """A residual block of convolutions."""
+    convolution = partial(layers.Conv2D, 2, 3, padding="same", dtype="float64")
+    branch = convolution(activation="relu")(convolution(activation="relu")(x))
+    return layers.Add(dtype="float64")([x, branch])
+
+
+KERAS = [
+    layer(layers.Dense, VECTOR, units=4),
+    layer(layers.Dense, SEQUENCE, units=3, use_bias=False),
+    layer(layers.Conv1D, SEQUENCE, filters=3, kernel_size=3, padding="causal", dilation_rate=2),
+    layer(layers.Conv1D, SEQUENCE, filters=3, kernel_size=2, strides=2, padding="same"),
+    layer(layers.Conv2D, IMAGE, filters=3, kernel_size=3, strides=2, padding="same"),
+    layer(layers.Conv2D, IMAGE, filters=3, kernel_size=(3, 2), padding="valid"),
+    layer(layers.Conv2D, IMAGE, filters=4, kernel_size=2, dilation_rate=2, groups=2),
+    layer(layers.Conv3D, (3, 3, 3, 2), filters=2, kernel_size=2),
+    layer(layers.DepthwiseConv2D, IMAGE, kernel_size=3, depth_multiplier=2, padding="same"),
+    layer(layers.SeparableConv2D, IMAGE, filters=3, kernel_size=2),
+    layer(layers.Conv1DTranspose, SEQUENCE, filters=2, kernel_size=3, strides=2),
+    layer(layers.Conv2DTranspose, IMAGE, filters=2, kernel_size=3, strides=2, padding="same"),
+    layer(layers.MaxPooling1D, SEQUENCE, pool_size=3, strides=2, padding="same"),
+    layer(layers.MaxPooling2D, IMAGE, pool_size=2),
+    layer(layers.MaxPooling2D, IMAGE, pool_size=3, strides=2, padding="same"),
+    layer(layers.AveragePooling1D, SEQUENCE, pool_size=2),
+    layer(layers.AveragePooling2D, IMAGE, pool_size=3, strides=2, padding="same"),
+    layer(layers.GlobalMaxPooling1D, SEQUENCE),
+    layer(layers.GlobalMaxPooling2D, IMAGE, keepdims=True),
+    layer(layers.GlobalAveragePooling2D, IMAGE),
+    layer(layers.BatchNormalization, IMAGE),
+    layer(layers.BatchNormalization, VECTOR, center=False, scale=False),
+    layer(layers.Flatten, IMAGE),
+    layer(layers.Reshape, IMAGE, target_shape=(4, 10)),
+    layer(layers.Permute, IMAGE, dims=(3, 1, 2)),
+    layer(layers.RepeatVector, VECTOR, n=2),
+    layer(layers.ZeroPadding1D, SEQUENCE, padding=2),
+    layer(layers.ZeroPadding2D, IMAGE, padding=((1, 0), (2, 1))),
+    layer(layers.Cropping2D, IMAGE, cropping=1),
+    layer(layers.UpSampling2D, IMAGE, size=2),
+    layer(layers.Dropout, VECTOR, rate=0.5),
+    layer(layers.GaussianNoise, VECTOR, stddev=1.0),
+    layer(layers.Rescaling, IMAGE, scale=-2.0, offset=0.3),
+    layer(layers.Normalization, VECTOR, mean=0.3, variance=2.0),
+    layer(layers.Normalization, VECTOR, mean=0.3, variance=2.0, invert=True),
+]
+
+ACTIVATION_LAYERS = [
+    layer(layers.ReLU, VECTOR),
+    layer(layers.ReLU, IMAGE),
+    layer(layers.ReLU, VECTOR, max_value=0.7, negative_slope=0.2),
+    layer(layers.ReLU, VECTOR, negative_slope=1.7),
+    layer(layers.LeakyReLU, VECTOR),
+    layer(layers.PReLU, VECTOR),
+    layer(layers.PReLU, IMAGE, shared_axes=[1, 2]),
+    layer(layers.ELU, VECTOR, alpha=1.4),
+    *[
+        layer(layers.Activation, VECTOR, activation=name)
+        for name in (
+            *("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"),
+            *("softplus", "softsign", "exponential", "hard_sigmoid"),
+        )
+    ],
+]
+
+OPERATIONS = [
+    operation("x + 1", lambda x: x + 1.0),
+    operation("3 - x / 2", lambda x: 3.0 - x / 2.0),
+    operation("-x * c", lambda x: -x * np.array([0.5, -2.0])),
+    operation("x - y", lambda x: x - 2.0 * x[:, ::-1]),
+    operation("maximum(x, c)", lambda x: ops.maximum(x, 0.3)),
+    operation("minimum(c, x)", lambda x: ops.minimum(0.3, x)),
+    operation("abs", ops.abs),
+    operation("x[:, 1:, :, 0]", lambda x: x[:, 1:, :, 0]),
+    operation("mean", lambda x: ops.mean(x, axis=(1, 2))),
+    operation("transpose", lambda x: ops.transpose(x, (0, 3, 1, 2))),
+    operation("take", lambda x: ops.take(x, [0, 2, 2], axis=1)),
+    operation("pad", lambda x: ops.pad(x, ((0, 0), (1, 2), (0, 0), (0, 0)))),
+    operation("gelu with tanh", lambda x: ops.gelu(x, approximate=True), VECTOR),
+    operation("relu", ops.relu, VECTOR),
+    operation("relu capped", lambda x: activations.relu(x, 0.1, 0.8), VECTOR),
+    operation("leaky_relu", lambda x: ops.leaky_relu(x, 0.4), VECTOR),
+    operation("Add", lambda x: layers.Add(dtype="float64")([x, x[:, :1], -2.0 * x])),
+    operation("Subtract", lambda x: layers.Subtract(dtype="float64")([2.0 * x, x[:, :1]])),
+    operation("Average", lambda x: layers.Average(dtype="float64")([x, 3.0 * x])),
+    operation("Concatenate", lambda x: layers.Concatenate(1, dtype="float64")([x, -x])),
+    operation("Maximum", lambda x: layers.Maximum(dtype="float64")([x, 2.0 * x, -x + 0.1])),
+    operation("Minimum", lambda x: layers.Minimum(dtype="float64")([x, 2.0 * x[:, :1]])),
+    operation("shared", shared, VECTOR),
+    operation("nested", nested, VECTOR),
+    operation("residual", residual_image),
+]
+
+
+def own(case):
+    """A layer of this library, from the table of the other tests; two branches for a residual."""
+    make = partial(case.make, dtype="float64")
+    return Row(str(case).rsplit(")", 1)[0] + ")", lambda x: make()(x), case.shape)
+
+
+_WITH_ONE_OF_A_KIND = {}
+for _case in cases.LAYERS:
+    _WITH_ONE_OF_A_KIND.setdefault((_case.cls, _case.kwargs.get("padding")), _case)
+LIBRARY = [own(case) for case in _WITH_ONE_OF_A_KIND.values()] + [
+    own(cases.Case(cases.layers.FullSort, {}, (5,))),
+    own(cases.Case(cases.layers.GroupSort, dict(n=3, k_coef_lip=0.7), (6,))),
+    own(cases.Case(cases.layers.MaxMin, dict(data_format="channels_first"), (2, 4, 3))),
+    operation("LipResidual", lambda x: cases.layers.LipResidual(dtype="float64")([x, 2.0 * x])),
+]
+
+ROWS = KERAS + ACTIVATION_LAYERS + OPERATIONS + LIBRARY
+
+
+def domains(shape, seed=0, scale=1.0):
+    """One domain of each kind, of two samples, around random points."""
+    rng = np.random.default_rng(seed)
+    center = scale * rng.uniform(-1.0, 1.0, (2, *shape))
+    width = 0.3 * scale * rng.uniform(size=center.shape) * (rng.uniform(size=center.shape) > 0.2)
+    clip = (-1.1 * scale, 0.9 * scale)
+    inside = np.clip(center, *clip)
+    return {
+        "box": box(center - width, center + rng.uniform(size=center.shape) * width),
+        "linf": ball(inside, 0.2 * scale, "linf", clip),
+        "l2": ball(inside, np.array([0.3, 0.6]) * scale, "l2", clip),
+        "l1": ball(center, 0.5 * scale, "l1", None),
+    }
+
+
+def points(domain, count, seed=0):
+    """(count, n, *shape) points of a domain: corners, inner points and points on the ball."""
+    rng = np.random.default_rng(seed)
+    shape = (count, *domain.lower.shape)
+    share = rng.uniform(size=shape)
+    share[: count // 3] = np.round(share[: count // 3])
+    inside = domain.lower + share * (domain.upper - domain.lower)
+    return project(domain, inside)
+
+
+def project(domain, x):
+    """Points moved into the ball, towards its center, and then into the box."""
+    x = np.clip(x, domain.lower, domain.upper)
+    if domain.norm in ("l1", "l2"):
+        offset = (x - domain.center).reshape(*x.shape[:2], -1)
+        length = np.linalg.norm(offset, int(domain.norm[1]), axis=-1)
+        limit = domain.radius * (1.0 - 1e-12)
+        factor = np.minimum(1.0, limit / np.maximum(length, 1e-300))
+        x = domain.center + factor.reshape(*factor.shape, *[1] * (x.ndim - 2)) * (x - domain.center)
+        x = np.clip(x, domain.lower, domain.upper)
+    return x
