@@ -10,8 +10,9 @@ from keras import ops
 def as_graph(function: Callable, tensor, *settings):
     """`function(tensor, *settings)`, differentiable.
 
-    TensorFlow's eager mode spends far more on the thousand small operations of a loop than on
-    their numbers: there the function is traced once for a shape, a type and its settings.
+    TensorFlow traces it once for a shape, a type and its settings, for all layers and all models:
+    tracing a thousand small operations for each kernel of each model, or running them one by one
+    in eager mode, would cost far more than their numbers do.
 
     Args:
         function: a function of a module, of one tensor and hashable settings.
@@ -19,10 +20,7 @@ def as_graph(function: Callable, tensor, *settings):
         *settings: the others.
     """
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if tf.executing_eagerly():
-            return _traced(function, tuple(tensor.shape), tensor.dtype, settings)(tensor)
+        return _traced(function, tuple(tensor.shape), tensor.dtype, settings)(tensor)
     return function(tensor, *settings)
 
 
