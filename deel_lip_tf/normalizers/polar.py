@@ -167,7 +167,7 @@ def _polar_factor(matrix, goal: _Goal):
         is_orthogonal = ops.all(is_orthogonal)
         outputs = usually(
             is_orthogonal,
-            lambda *start: _scaled(_Iterate(*start)),
+            lambda *start: _first_order(_Iterate(*start)),
             lambda *start: _orthogonalised(_Iterate(*start), goal),
             *start,
         )
@@ -240,6 +240,21 @@ def _orthogonalised(start: _Iterate, goal: _Goal):
 
     _, *state = ops.while_loop(is_unfinished, step, (0, *start))
     return _divided(_Iterate(*state), goal)
+
+
+def _first_order(now: _Iterate):
+    """An orthogonal matrix made more so by `I - R / 2c`.
+
+    Its values hardly need it. But without it, small changes off the manifold would pass unchanged,
+    where the polar factor, and the gradient, remove them.
+    """
+    identity = ops.eye(now.error.shape[-1], dtype=now.error.dtype)
+    polynomial = (identity - 0.5 * now.error / now.center) * ops.rsqrt(now.center)
+    ratio = now.radius / now.center
+    matrix, one = ops.matmul(now.matrix, polynomial), ops.ones_like(ratio)
+    # (1 + e) (1 - e/2)**2 = 1 - 3/4 e**2 + e**3 / 4
+    radius = 0.75 * ratio**2 + 0.25 * ratio**3
+    return _scaled(now._replace(matrix=matrix, center=one, radius=radius))
 
 
 def _scaled(end: _Iterate):
