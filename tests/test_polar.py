@@ -188,7 +188,7 @@ def test_retraction_changes_the_outputs_as_little_as_is_asked(rng):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_the_compiled_sort_is_the_sort(dtype, rng):
     # Few values, hence many ties, among them infinities.
-    x = tf.constant(rng.choice([-np.inf, -1, 0, 2, np.inf], size=(3, 16, 16, 4)).astype(dtype))
+    x = tf.constant(rng.choice([-np.inf, -1, 0, 2, np.inf], size=(3, 32, 32, 4)).astype(dtype))
     upstream = tf.constant(rng.normal(size=x.shape).astype(dtype))
     assert sorting._is_worth_compiling(x)
     results = []
@@ -208,7 +208,7 @@ def test_only_training_on_large_samples_compiles(monkeypatch, rng):
         raise AssertionError("compiled")
 
     monkeypatch.setattr(sorting, "_compiled_sort", refuse)
-    large, small = rng.normal(size=(2, 1024)), rng.normal(size=(2, 64))
+    large, small = rng.normal(size=(2, 4096)), rng.normal(size=(2, 1024))
     layer = layers.GroupSort2()
     layer(large)
     layer(large, training=False)

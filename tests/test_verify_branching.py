@@ -204,6 +204,11 @@ def test_no_point_of_a_domain_lies_below_the_bounds(norm):
         corner = np.where(rng.uniform(size=points.shape) < 0.5, one.lower, one.upper)
         share = rng.uniform(size=(4000, 1, 1, 1)) ** 0.2
         points = np.concatenate([points, x[sample] + share * (corner - x[sample])])
+        if norm == "l2":
+            # Most corners are far outside the ball: what lies beyond is moved to its surface.
+            away = points - x[sample]
+            length = np.sqrt(np.sum(away**2, axis=(1, 2, 3), keepdims=True))
+            points = x[sample] + away * np.minimum(1, 0.6 * (1 - 1e-9) / length)
         points = points[one[np.zeros(len(points), int)].contains(points)]
         assert len(points) > 100
         values = program.evaluate(points)[program.output].numpy() @ rows[sample].T
@@ -215,8 +220,10 @@ def test_without_kinks_nothing_is_split():
     domain = verify.ball(np.full((1, 3), 0.5), 0.2)
     crown = verify.bounds(model, domain, ROWS, "crown").lower
     found = branched(model, domain, target=None)
-    np.testing.assert_array_equal(found.lower, crown)
-    np.testing.assert_array_equal(verify.bounds(model, domain, ROWS, "alpha-crown").lower, crown)
+    # The same formula, compiled in another graph: the last digits may differ.
+    np.testing.assert_allclose(found.lower, crown, rtol=1e-12)
+    alpha = verify.bounds(model, domain, ROWS, "alpha-crown").lower
+    np.testing.assert_allclose(alpha, crown, rtol=1e-12)
 
 
 def test_bounds_that_are_known_are_kept_without_work():

@@ -12,7 +12,7 @@ from keras import ops
 
 # Compiling takes a tenth of a second for each shape: worth it in training, where the same shape
 # comes back thousands of times, for samples of at least this many numbers.
-_WORTH_COMPILING = 1024
+_WORTH_COMPILING = 4096
 
 
 def sort_pairs(x, training: bool | None = None):

@@ -118,7 +118,8 @@ class _Work:
     def run(self) -> tuple[str, np.ndarray | None]:
         """The status and the witness."""
         for method in _FIRST:
-            self._refute(method)
+            if method == _FIRST[0] or time.monotonic() < self._end:
+                self._refute(method)
         if self._which:
             witness = self._searched(range(len(self._which)), {})
             if witness is not None:

@@ -1,6 +1,5 @@
 """The inputs a claim is about: a box, or a ball, with the data range cut out of it."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,8 +186,3 @@ def _range(clip, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _per_sample(values: np.ndarray, like: np.ndarray) -> np.ndarray:
     return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def enclosing_radius(shape: tuple[int, ...], radius: float, norm: str) -> float:
-    """Radius of the L2 ball around a ball of another norm."""
-    return radius * math.sqrt(math.prod(shape)) if norm == "linf" else radius

@@ -259,10 +259,6 @@ def _up_sampling(lowering, layer, inputs):
     return _moved(lowering, layer, inputs)
 
 
-def _average_pooling(lowering, layer, inputs):
-    return _moved(lowering, layer, inputs)
-
-
 _SAME = (
     layers.Identity,
     layers.Dropout,

@@ -5,7 +5,6 @@ one number, and Euclidean norms over the last axis. A node names its parents by 
 the list, which is in the order of computation. Tensors have the shape (batch, *shape).
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -279,10 +278,3 @@ def ancestors(program: Program, index: int) -> set[int]:
             found.add(current)
             stack.extend(program.nodes[current].parents)
     return found
-
-
-def consumers(program: Program) -> dict[int, list[int]]:
-    """The nodes that read each node."""
-    pairs = [(p, i) for i, node in enumerate(program.nodes) for p in node.parents]
-    grouped = itertools.groupby(sorted(pairs), key=lambda pair: pair[0])
-    return {parent: [child for _, child in group] for parent, group in grouped}
