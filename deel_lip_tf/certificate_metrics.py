@@ -23,8 +23,9 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf.certificates import class_divisors
 from deel_lip_tf.losses import formulas
+from deel_lip_tf.losses.arguments import number
 from deel_lip_tf.losses.tracing import outside_of_graphs
-from deel_lip_tf.metrics import _checked, _encoded, _signed_scores
+from deel_lip_tf.metrics import _encoded, _signed_scores
 
 __all__ = ["Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"]
 
@@ -33,6 +34,11 @@ class _Certified(keras.metrics.Mean):
     """Mean over samples of a function of their certified radius."""
 
     def __init__(self, model: keras.Model | None, name: str, dtype: Any):
+        if not isinstance(name, str):
+            raise TypeError(
+                "`name` must be a string: constants are proven at each evaluation, so that none is "
+                f"taken as an argument. Received: name={name!r}."
+            )
         super().__init__(name=name, dtype=dtype)
         # weak: a metric must not keep its model alive, nor lead Keras's saving in a circle
         self._model = None
@@ -153,6 +159,9 @@ def _columns(tensor):
 
 
 def _ratio(gap, divisor):
+    # in the wider type of the two: a divisor that is rounded again may end below the proven one
+    wide = keras.backend.result_type(gap.dtype, divisor.dtype)
+    gap, divisor = ops.cast(gap, wide), ops.cast(divisor, wide)
     # 0 / 0, of two outputs that are always equal, certifies nothing
     return ops.where(ops.greater(gap, 0), gap / divisor, 0.0)
 
@@ -251,7 +260,7 @@ class CertifiedRobustAccuracy(_Certified):
         name: str = "CertifiedRobustAccuracy",
         dtype: Any = None,
     ):
-        self.radius = _checked("radius", radius, positive=False)
+        self.radius = number("radius", radius)
         super().__init__(model, name, dtype)
 
     def _values(self, y_true, y_pred):

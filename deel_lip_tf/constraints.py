@@ -74,11 +74,20 @@ class FrobeniusConstraint(_Projection):
 
     Args:
         eps: accepted for users of deel-lip and unused: a zero kernel stays zero without it.
+
+    Raises:
+        TypeError, ValueError: `eps` is not a finite number of at least 0.
     """
 
     def __init__(self, eps: float = 1e-7):
+        rule = "`eps` must be a finite number of at least 0 (it has no effect here: leave it out). "
+        try:
+            self.eps = float(eps)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{rule}Received: eps={eps!r}.") from error
+        if not 0 <= self.eps < math.inf:
+            raise ValueError(f"{rule}Received: eps={eps!r}.")
         self.parametrization = UnitFrobenius()
-        self.eps = float(eps)
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""

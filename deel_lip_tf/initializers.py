@@ -52,7 +52,11 @@ class SpectralInitializer(keras.initializers.Initializer):
                 "`base_initializer` must be a Keras initializer, its name or its config. "
                 "Received: base_initializer=None. Leave it out for an orthogonal one."
             )
-        self.depthwise = bool(depthwise)
+        if not isinstance(depthwise, bool):
+            raise TypeError(
+                f"`depthwise` must be True or False. Received: depthwise={depthwise!r}."
+            )
+        self.depthwise = depthwise
 
     def __call__(self, shape, dtype=None):
         """A kernel of the given shape, of at least two axes, and of a floating type.

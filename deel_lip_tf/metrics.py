@@ -17,11 +17,6 @@ from deel_lip_tf.losses import formulas
 from deel_lip_tf.losses.arguments import flag, number, numeric, whole_number
 
 
-def _checked(name: str, value: float, positive: bool) -> float:
-    # what `certificate_metrics` calls; the rule says itself whether 0 is allowed
-    return number(name, value)
-
-
 def _encoded(y_true: Any, y_pred: Any) -> Any:
     """Returns labels with one column per class; class indices `(B,)` or `(B, 1)` become one-hot."""
     labels = ops.convert_to_tensor(numeric("y_true", y_true))

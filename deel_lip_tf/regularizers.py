@@ -34,7 +34,12 @@ class Lorth(ABC):
     def __init__(self, dim: int, kernel_shape=None, stride: int = 1, conv_transpose: bool = False):
         self.dim = _integer("dim", dim)
         self.stride = _integer("stride", stride)
-        self.conv_transpose = bool(conv_transpose)
+        if not isinstance(conv_transpose, bool):
+            raise TypeError(
+                "`conv_transpose` must be True, for the kernel of a transposed convolution, or "
+                f"False. Received: conv_transpose={conv_transpose!r}."
+            )
+        self.conv_transpose = conv_transpose
         self.set_kernel_shape(kernel_shape)
 
     @abstractmethod
@@ -155,7 +160,7 @@ class Lorth2D(Lorth):
             with `M <= C s**2` (orthogonal rows) more outputs than a patch has entries, with
             `M > C s**2` (orthogonal columns) a stride beyond the size of the kernel; a stride or
             size below 1.
-        TypeError: `stride` or a size is not an integer.
+        TypeError: `stride` or a size is not an integer, or `conv_transpose` not a boolean.
 
     Source: Achour, Malgouyres, Mamalet, 2022, "Existence, Stability and Scalability of Orthogonal
     Convolutional Neural Networks", JMLR 23; Wang et al., 2020, arXiv:1911.12207.

@@ -5,7 +5,8 @@
 # change of the pixels by at most `eps` changes the label, or such a change is shown. The functions
 # of decomon are there under their names; what they are made of is shown beside them.
 #
-#     python notebooks/verification_tutorial.py [mnist | FILE.npz] [epochs] [images] [folder]
+#     python notebooks/verification_tutorial.py [mnist | FILE.npz] [epochs] [images] [folder] \
+#         [seconds for a question]
 
 # %%
 import sys
@@ -22,6 +23,7 @@ source = sys.argv[1] if len(sys.argv) > 1 else "mnist"
 epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 10
 count = int(sys.argv[3]) if len(sys.argv) > 3 else 100
 folder = Path(sys.argv[4] if len(sys.argv) > 4 else "verification-output")
+limit = float(sys.argv[5]) if len(sys.argv) > 5 else 60.0
 folder.mkdir(parents=True, exist_ok=True)
 data = load(source)
 keras.utils.set_random_seed(0)
@@ -94,7 +96,7 @@ for label in range(data.classes):
 # with the image that refutes it.
 
 # %%
-answer = verify.robustness(model, x, y, eps=eps, norm="linf", clip=(0, 1), time_limit=60)
+answer = verify.robustness(model, x, y, eps=eps, norm="linf", clip=(0, 1), time_limit=limit)
 print(answer)
 for witness in answer.witness[answer.status == "falsified"][:3]:
     print("a counterexample is given the label", model.predict(witness[None], verbose=0).argmax())
@@ -110,7 +112,7 @@ shown = min(10, len(x))
 
 def statuses_at(radius: float) -> np.ndarray:
     """Statuses of the images that are shown."""
-    return verify.robustness(model, x[:shown], y[:shown], eps=radius, time_limit=30).status
+    return verify.robustness(model, x[:shown], y[:shown], eps=radius, time_limit=limit / 2).status
 
 
 rows = np.array([statuses_at(radius) for radius in radii])
@@ -123,7 +125,7 @@ figure.savefig(folder / "status.png", dpi=120)
 
 # %%
 curves = figures.verified_curves(
-    model, x, y, radii, methods=("ibp", "crown", "auto"), time_limit=60
+    model, x, y, radii, methods=("ibp", "crown", "auto"), time_limit=limit
 )
 print(curves)
 for method, seconds in curves.seconds.items():

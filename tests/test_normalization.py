@@ -180,7 +180,9 @@ def test_certificates_count_the_frozen_factor(rng):
     scores = np.sort(numpy(model(x)), axis=1)
     margins = scores[:, -1] - scores[:, -2]
     np.testing.assert_array_less(certificate.radius, margins / factor + 1e-6)
-    np.testing.assert_allclose(certificate.radius, margins / np.sqrt(2) / factor, rtol=2e-3)
+    # The scores, below 1, come from a float32 network.
+    expected = margins / np.sqrt(2) / factor
+    np.testing.assert_allclose(certificate.radius, expected, rtol=2e-3, atol=1e-6 / factor)
 
 
 def residual_model(rng, k=1.0):

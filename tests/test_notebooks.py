@@ -76,3 +76,17 @@ def test_robust_classifier(data, monkeypatch, capsys):
     monkeypatch.setattr(foolbox.attacks, "L2CarliniWagnerAttack", short)
     _, out = run("robust_classifier.py", monkeypatch, capsys, data, "2")
     assert "alpha = 49 here" in out and "certificates broken: 0 of 10" in out
+
+
+@pytest.mark.slow
+def test_verification_tutorial(data, monkeypatch, capsys, tmp_path):
+    tf.config.run_functions_eagerly(False)
+    arguments = (data, "3", "6", str(tmp_path), "2")
+    names, out = run("verification_tutorial.py", monkeypatch, capsys, *arguments)
+    proven, refuted = names["proof"] < 0, names["refutation"] >= 0
+    assert proven.any() and not (proven & refuted).any()
+    assert set(names["answer"].status) <= {"robust", "falsified", "unknown"}
+    assert (names["answer"].status == "robust")[proven].all()
+    for name in ("status.png", "curves.png", "model.keras", "question.vnnlib"):
+        assert (tmp_path / name).exists()
+    assert "written:" in out

@@ -95,6 +95,29 @@ def test_gradient_is_that_of_the_singular_value_decomposition(name, rng):
         assert error <= GRADIENT, (shape, error)
 
 
+def test_gradient_of_a_kernel_whose_squares_overflow():
+    """Also after a gradient inside a graph: TensorFlow then builds the function differently."""
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = Spectral().project(x)
+        return tape.gradient(y, x)
+
+    tf.function(gradient, autograph=False)(tf.ones((5, 3)))
+    assert np.isfinite(gradient(tf.fill((5, 3), 1e30))).all()
+
+
+def test_one_trace_serves_all_small_kernels():
+    from deel_lip_tf.normalizers.branches import _traced
+
+    Spectral().project(tf.ones((9, 4)))
+    before = _traced.cache_info().misses
+    for shape in [(10, 5), (8, 3), (3, 8), (100, 50)]:
+        assert Spectral().project(tf.ones(shape)).shape == shape
+    assert _traced.cache_info().misses == before
+
+
 def test_a_kernel_that_is_not_finite_does_not_hang():
     kernel = tf.constant([[1.0, np.nan], [2.0, 3.0]])
     for function in (Spectral().project, Spectral().retract):

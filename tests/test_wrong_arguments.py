@@ -111,6 +111,7 @@ def of_dense_layers():
         yield from refused(make, "lora_rank", 2, **OF_LORA, units=3)
         yield from refused(make, "nonsense", 1, words="nonsense", units=3)
         yield from number(make, "k_coef_lip", 0, -1, inf, units=3)
+    yield from flag(layers.FrobeniusDense, "disjoint_neurons", units=3)
     spectral = partial(refused, layers.SpectralDense, units=3)
     yield from spectral("eps_spectral", 0, -1, nan)
     yield from spectral("eps_bjorck", 0, -1, nan)
@@ -143,7 +144,13 @@ def of_layers_without_a_kernel():
     for make in (layers.PReLUlip, layers.LipResidual, layers.ScaledGlobalAveragePooling2D):
         yield from number(make, "k_coef_lip", 0, -1, inf)
     yield from integer(layers.GroupSort, "n", 0, -1, types=("x", 1.5, nan, True))
-    yield from refused(layers.Householder, "theta_initializer", nan, inf)
+    yield from refused(layers.Householder, "theta_initializer", nan, inf, "nope", [1, 2])
+    for make in (layers.ScaledGlobalAveragePooling2D, layers.ScaledGlobalL2NormPooling2D):
+        yield from flag(make, "keepdims")
+    for make in (*centering, layers.ScaleBias):
+        yield from flag(make, "use_bias")
+    for name in ("centering", "normalize"):
+        yield from flag(layers.BatchLipNorm, name)
     yield from not_a(layers.LayerCentering, "axis", "x", 1.5, (1, "x"), True)
     for make in (layers.BatchCentering, layers.BatchLipNorm):
         yield from number(make, "momentum", -0.1, 1, 2)
@@ -202,6 +209,7 @@ def of_metrics():
         yield from integer(make, "num_classes", 0, -1, types=("x", 1.5, nan))
     for make in (metrics.Certificate_Multiclass, metrics.Certificate_Binary):
         yield from not_a(make, "model", "x", 3, layers.SpectralDense(3), words="`model`")
+        yield from not_a(make, "name", 1.0)
     yield from number(metrics.CertifiedRobustAccuracy, "radius", -0.1, inf)
 
 
@@ -236,11 +244,13 @@ def of_regularizers_and_the_like():
         yield from refused(make, "kernel_shape", (3, 3, 1, 12), stride=4, words="Impossible RO")
         yield from refused(make, "kernel_shape", (3, 3, 1, 30), stride=5, words="Impossible CO")
         yield from integer(make, "stride", 0, -1)
+        yield from flag(make, "conv_transpose")
     yield from refused(regularizers.LorthRegularizer, "dim", 1, 3, "x", None, words="only 2D")
     yield from number(regularizers.LorthRegularizer, "lambda_lorth", -1, inf)
     yield from number(regularizers.OrthDenseRegularizer, "lambda_orth", -1, inf)
     initializer = initializers.SpectralInitializer
     yield from refused(initializer, "base_initializer", "nope", None, words="initializer")
+    yield from flag(initializer, "depthwise")
     for make in (initializer, constraints.SpectralConstraint):
         yield from number(make, "k_coef_lip", 0, -1, inf)
         yield from refused(make, "eps_spectral", 0, -1, nan)
@@ -251,6 +261,7 @@ def of_regularizers_and_the_like():
         yield Row(drawn.__call__, "shape", shape, ValueError, "`shape`", {})
     yield Row(drawn.__call__, "dtype", "int32", ValueError, "`dtype`", dict(shape=(3, 3)))
     yield from number(constraints.WeightClipConstraint, "c", 0, -1, inf)
+    yield from number(constraints.FrobeniusConstraint, "eps", -1, inf)
     yield from number(constraints.AutoWeightClipConstraint, "scale", 0, -1, inf)
 
 

@@ -187,12 +187,26 @@ def two_ended(inputs, outputs):
     return keras.Model(one, [layers.SpectralDense(2)(joined) for _ in range(outputs)])
 
 
+class FromDeelLip(keras.layers.Layer, layers.LipschitzLayer):
+    """Forgets to initialize its factor."""
+
+    def call(self, inputs):
+        return inputs * self._get_coef()
+
+
 class OwnCall(keras.Model):
     def call(self, inputs):
         return inputs
 
 
 OTHER_MISTAKES = [
+    (lambda: layers.SpectralDense(*[3, None, True] + [None] * 8, 2.0), TypeError, "k_coef_lip=1"),
+    (
+        lambda: layers.SpectralConv2D(3, 3, 1, "same", None, data_format="channels_last"),
+        TypeError,
+        "`data_format` by position and by keyword",
+    ),
+    (lambda: FromDeelLip()(np.ones((1, 3))), ValueError, "_init_lip_coef"),
     (lambda: layers.SpectralDense(3).effective_kernel(), ValueError, "build the layer"),
     (lambda: layers.SpectralDense(3).set_klip_factor("x"), TypeError, "k_coef_lip"),
     (lambda: layers.GroupSort2().set_klip_factor(0), ValueError, "k_coef_lip"),

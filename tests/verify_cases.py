@@ -10,10 +10,12 @@ from keras import activations, layers, ops
 import cases
 from deel_lip_tf.verify import ball, box
 
-# Those of one pass; the methods that search have tests of their own.
+# Those of one pass, which are cheap; the others optimize.
 METHODS = ("lipschitz", "ibp", "crown-ibp", "forward", "crown")
+BRANCHING = "branch-and-bound"
+ALL_METHODS = (*METHODS, "alpha-crown", BRANCHING)
 
-IMAGE, SEQUENCE, VECTOR = (5, 4, 2), (6, 2), (6,)
+IMAGE, SEQUENCE, VECTOR, VOLUME = (5, 4, 2), (6, 2), (6,), (3, 3, 2, 2)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,34 @@ def residual_image(x):
     convolution = partial(layers.Conv2D, 2, 3, padding="same", dtype="float64")
     branch = convolution(activation="relu")(convolution(activation="relu")(x))
     return layers.Add(dtype="float64")([x, branch])
+
+
+def chain(*parts):
+    """Layers one after the other, each in float64: those that are exact need no row each."""
+    made = [(cls, arguments) for cls, arguments in parts]
+
+    def apply(x):
+        for cls, arguments in made:
+            x = cls(dtype="float64", **arguments)(x)
+        return x
+
+    return apply
+
+
+def moved(x):
+    """Operations that move, copy and add entries."""
+    x = ops.flip(ops.swapaxes(ops.moveaxis(x, 3, 1), 2, 3), axis=2)
+    x = ops.squeeze(ops.expand_dims(ops.repeat(x, 2, axis=1), 1), 1)
+    x = ops.concatenate([x, ops.stack([x[:, 0], x[:, 1]], axis=1)], axis=1)
+    x = ops.einsum("bcxy,xz->bczy", x, np.array([[1.0, -2.0], [0.5, 0.0], [1.0, 1.0], [0, 3]]))
+    return ops.sum(ops.average_pool(ops.reshape(x, (-1, 6, 2, 5)), 2, 1), axis=3)
+
+
+def activated(x):
+    """Activations as operations, each on entries of its own, and then all of them together."""
+    made = [ops.relu6, ops.elu, ops.selu, ops.silu, ops.sigmoid, ops.softplus, ops.softsign]
+    made += [ops.hard_sigmoid, ops.tanh, ops.exp]
+    return ops.concatenate([function(x) for function in made], axis=1)
 
 
 KERAS = [
@@ -159,6 +189,42 @@ OPERATIONS = [
     operation("Minimum", lambda x: layers.Minimum(dtype="float64")([x, 2.0 * x[:, :1]])),
     operation("shared", shared, VECTOR),
     operation("nested", nested, VECTOR),
+    operation("moved", moved),
+    operation("activations", activated, VECTOR),
+    operation(
+        "identities",
+        chain(
+            *((cls, {}) for cls in (layers.Identity, layers.ActivityRegularization)),
+            *((cls, dict(rate=0.5)) for cls in (layers.SpatialDropout1D, layers.AlphaDropout)),
+            (layers.GaussianDropout, dict(rate=0.5)),
+        ),
+        SEQUENCE,
+    ),
+    operation("images", chain((layers.SpatialDropout2D, dict(rate=0.5)))),
+    operation(
+        "sequences",
+        chain(
+            (layers.Cropping1D, dict(cropping=1)),
+            (layers.UpSampling1D, dict(size=2)),
+            (layers.DepthwiseConv1D, dict(kernel_size=2)),
+            (layers.SeparableConv1D, dict(filters=3, kernel_size=3)),
+            (layers.GlobalAveragePooling1D, {}),
+        ),
+        SEQUENCE,
+    ),
+    operation(
+        "volumes",
+        chain(
+            (layers.SpatialDropout3D, dict(rate=0.5)),
+            (layers.ZeroPadding3D, dict(padding=1)),
+            (layers.Cropping3D, dict(cropping=((1, 0), (0, 1), (0, 0)))),
+            (layers.AveragePooling3D, dict(pool_size=2)),
+            (layers.MaxPooling3D, dict(pool_size=(2, 1, 1), strides=1)),
+        ),
+        VOLUME,
+    ),
+    operation("largest of a volume", chain((layers.GlobalMaxPooling3D, {})), VOLUME),
+    operation("mean of a volume", chain((layers.GlobalAveragePooling3D, {})), VOLUME),
     operation("residual", residual_image),
 ]
 

@@ -1,6 +1,7 @@
 """Activations that are 1-Lipschitz, most of them preserving the norm of gradients."""
 
 import math
+import numbers
 
 import keras
 from keras import initializers, ops
@@ -206,7 +207,8 @@ class Householder(_ChannelActivation):
         **kwargs: as in `keras.layers.Layer`.
 
     Raises:
-        ValueError: an odd number of channels, or an angle that is not finite.
+        ValueError: an odd number of channels, an angle that is not finite, or an unknown
+            initializer.
 
     Source: Singla, Singla, Feizi, 2021, arXiv:2108.04062.
     """
@@ -221,10 +223,16 @@ class Householder(_ChannelActivation):
         super().__init__(data_format, k_coef_lip, **kwargs)
         if theta_initializer is None:
             theta_initializer = math.pi / 2
-        if isinstance(theta_initializer, (int, float)):
+        if isinstance(theta_initializer, numbers.Real):
             angle = number("theta_initializer", theta_initializer, math.isfinite, "finite")
             theta_initializer = initializers.Constant(angle)
-        self.theta_initializer = initializers.get(theta_initializer)
+        try:
+            self.theta_initializer = initializers.get(theta_initializer)
+        except ValueError as error:
+            raise ValueError(
+                "`theta_initializer` must be a Keras initializer, its name, a number, or None for "
+                f"pi/2. Received: theta_initializer={theta_initializer!r}."
+            ) from error
 
     def build(self, input_shape):
         """Creates the angles."""

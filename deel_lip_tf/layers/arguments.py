@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 
 def number(name: str, value, is_allowed: Callable[[float], bool], rule: str) -> float:
@@ -41,6 +42,47 @@ def positive_integer(name: str, value) -> int:
     if integer < 1:
         raise ValueError(message)
     return integer
+
+
+def flag(name: str, value) -> bool:
+    """`value` as a Python boolean.
+
+    Raises:
+        TypeError: neither True nor False, as where an argument stands in the place of another.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(
+            f"`{name}` must be True or False; give the arguments after it by keyword. "
+            f"Received: {name}={value!r}."
+        )
+    return bool(value)
+
+
+def named(owner: str, names: tuple[str, ...], values: tuple, keywords: dict) -> dict:
+    """`keywords`, and the positional arguments `values` under their names.
+
+    Args:
+        owner: class name for the messages.
+        names: of the positional arguments, in their order.
+        values: the first of them, as many as were given.
+        keywords: the arguments given by name.
+
+    Raises:
+        TypeError: too many values, or one that is given by name too.
+    """
+    if len(values) > len(names):
+        raise TypeError(
+            f"{owner} takes no positional argument after `{names[-1]}`: give the others by "
+            f"keyword, e.g. k_coef_lip=1.0. Received: {values[len(names) :]!r} after it."
+        )
+    positional = dict(zip(names, values, strict=False))
+    twice = [name for name in positional if name in keywords]
+    if twice:
+        raise TypeError(
+            f"{owner} was given `{twice[0]}` by position and by keyword: leave one out. Received: "
+            f"{positional[twice[0]]!r} and {keywords[twice[0]]!r}."
+        )
+    return {**keywords, **positional}
 
 
 def standardize_data_format(data_format: str | None) -> str:

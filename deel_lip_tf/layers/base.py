@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf.initializers import SpectralInitializer
+from deel_lip_tf.layers.arguments import named
 from deel_lip_tf.normalizers import check_lipschitz_factor, flatten_kernel
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 
@@ -19,6 +20,7 @@ class LipschitzLayer:
     """
 
     k_coef_lip: float = 1.0
+    coef_lip: float | None = None
 
     @property
     def is_guaranteed(self) -> bool:
@@ -39,6 +41,27 @@ class LipschitzLayer:
             TypeError, ValueError: `klip_factor` is not a positive finite number.
         """
         self.k_coef_lip = check_lipschitz_factor(klip_factor)
+
+    def _compute_lip_coef(self, input_shape=None) -> float:
+        """For layers written for deel-lip: the factor that makes theirs 1-Lipschitz."""
+        return 1.0
+
+    def _init_lip_coef(self, input_shape) -> None:
+        """For layers written for deel-lip: they call it in their `build`, and nobody else does."""
+        self.coef_lip = self._compute_lip_coef(input_shape)
+
+    def _get_coef(self) -> float:
+        """For layers written for deel-lip: the factor of their output, `coef_lip * k_coef_lip`.
+
+        Raises:
+            ValueError: `_init_lip_coef` was not called.
+        """
+        if self.coef_lip is None:
+            raise ValueError(
+                f"{type(self).__name__} has no factor yet: call `self._init_lip_coef(input_shape)` "
+                "in its `build`, and build it before `_get_coef`. Received: coef_lip=None."
+            )
+        return self.coef_lip * self.k_coef_lip
 
     def get_config(self) -> dict:
         """The Keras parent's arguments and `k_coef_lip`."""
@@ -82,10 +105,14 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
     parametrization_class: type
     # Keras names the kernel's initializer, regularizer and constraint after it, or not.
     _kernel_argument = "kernel"
+    # Those after the ones that a constructor spells out: in deel-lip's order, which is no longer
+    # Keras's everywhere.
+    _positional: tuple[str, ...] = ()
     _refused: dict = {}
     _gain = 1.0
 
-    def __init__(self, *, k_coef_lip: float = 1.0, **kwargs):
+    def __init__(self, *args, k_coef_lip: float = 1.0, **kwargs):
+        kwargs = named(type(self).__name__, self._positional, args, kwargs)
         _refuse_unboundable(type(self).__name__, kwargs, self._refused)
         names = [field.name for field in dataclasses.fields(self.parametrization_class)]
         chosen = {name: kwargs.pop(name) for name in names if name in kwargs}
@@ -289,6 +316,18 @@ NO_LORA = {
     "lora_alpha": ((None,), _LORA_WAY_OUT),
     "quantization_config": ((None,), "Train without it, and quantize `layer.vanilla_export()`."),
 }
+
+
+# The order of Keras's own arguments in its dense and convolutional layers.
+KERNEL_ARGUMENTS = (
+    "kernel_initializer",
+    "bias_initializer",
+    "kernel_regularizer",
+    "bias_regularizer",
+    "activity_regularizer",
+    "kernel_constraint",
+    "bias_constraint",
+)
 
 
 def _refuse_unboundable(layer_name: str, arguments: dict, refused: dict) -> None:

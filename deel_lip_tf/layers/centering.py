@@ -6,7 +6,12 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import known_size, number, standardize_data_format
+from deel_lip_tf.layers.arguments import (
+    flag,
+    known_size,
+    number,
+    standardize_data_format,
+)
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export
 from deel_lip_tf.layers.padding import spatial_axes
 
@@ -22,7 +27,7 @@ class Shifted(LipschitzLayer, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.use_bias = bool(use_bias)
+        self.use_bias = flag("use_bias", use_bias)
         self.data_format = standardize_data_format(data_format)
         self.bias = None
         self.set_klip_factor(k_coef_lip)

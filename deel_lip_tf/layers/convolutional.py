@@ -6,7 +6,7 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf.initializers import SpectralInitializer
 from deel_lip_tf.layers.arguments import positive_integer
-from deel_lip_tf.layers.patches import NO_DILATION, NO_GROUPS, PatchKernel
+from deel_lip_tf.layers.patches import NO_DILATION, NO_GROUPS, OF_CONVOLUTIONS, PatchKernel
 from deel_lip_tf.normalizers import Spectral, UnitFrobenius
 from deel_lip_tf.normalizers.convolution import PADDINGS
 from deel_lip_tf.normalizers.parametrization import (
@@ -18,10 +18,14 @@ from deel_lip_tf.normalizers.parametrization import (
 class _ConstrainedConv(PatchKernel):
     """Mixin: convolutions from all channels to all filters."""
 
+    _positional = OF_CONVOLUTIONS
     _refused = NO_GROUPS
 
-    def __init__(self, filters: int, kernel_size, strides=1, padding: str = "same", **kwargs):
+    def __init__(
+        self, filters: int, kernel_size, strides=1, padding: str = "same", *args, **kwargs
+    ):
         super().__init__(
+            *args,
             filters=positive_integer("filters", filters),
             kernel_size=kernel_size,
             strides=strides,
@@ -184,12 +188,22 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
     plain_class = keras.layers.DepthwiseConv2D
     parametrization_class = Spectral
     _kernel_argument = "depthwise"
+    _positional = tuple(
+        name.replace("kernel", "depthwise") for name in OF_CONVOLUTIONS if name != "groups"
+    )
     _refused = NO_DILATION
 
     def __init__(
-        self, kernel_size, strides=1, padding: str = "same", depth_multiplier: int = 1, **kwargs
+        self,
+        kernel_size,
+        strides=1,
+        padding: str = "same",
+        depth_multiplier: int = 1,
+        *args,
+        **kwargs,
     ):
         super().__init__(
+            *args,
             kernel_size=kernel_size,
             strides=strides,
             padding=padding,

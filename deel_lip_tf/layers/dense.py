@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import known_size
-from deel_lip_tf.layers.base import NO_LORA, ConstrainedKernel
+from deel_lip_tf.layers.arguments import flag, known_size
+from deel_lip_tf.layers.base import KERNEL_ARGUMENTS, NO_LORA, ConstrainedKernel
 from deel_lip_tf.normalizers import Frobenius, Spectral
 
 
@@ -13,10 +13,11 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
     """The dense family: `activation(inputs @ effective_kernel + bias)`."""
 
     plain_class = keras.layers.Dense
+    _positional = (*KERNEL_ARGUMENTS, "lora_rank")
     _refused = NO_LORA
 
-    def __init__(self, units: int, activation=None, use_bias: bool = True, **kwargs):
-        super().__init__(units=units, activation=activation, use_bias=use_bias, **kwargs)
+    def __init__(self, units: int, activation=None, use_bias: bool = True, *args, **kwargs):
+        super().__init__(*args, units=units, activation=activation, use_bias=use_bias, **kwargs)
 
     def build(self, input_shape):
         """Creates the weights."""
@@ -85,6 +86,18 @@ class FrobeniusDense(ConstrainedDense):
     """
 
     parametrization_class = Frobenius
+
+    def __init__(
+        self,
+        units: int,
+        activation=None,
+        use_bias: bool = True,
+        *args,
+        disjoint_neurons: bool = True,
+        **kwargs,
+    ):
+        kwargs["disjoint_neurons"] = flag("disjoint_neurons", disjoint_neurons)
+        super().__init__(units, activation, use_bias, *args, **kwargs)
 
     @property
     def disjoint_neurons(self) -> bool:

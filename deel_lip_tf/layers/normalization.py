@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import number
+from deel_lip_tf.layers.arguments import flag, number
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.layers.centering import Shifted
 from deel_lip_tf.normalizers import check_lipschitz_factor
@@ -127,8 +127,8 @@ class BatchLipNorm(BatchCentering):
     State: that of `BatchCentering`, and `moving_variance` (channels,).
 
     Raises:
-        TypeError, ValueError: `momentum` is not a number in [0, 1[, or `epsilon` not a positive
-            finite one.
+        TypeError, ValueError: `momentum` is not a number in [0, 1[, `epsilon` not a positive
+            finite one, or a flag neither True nor False.
 
     Source: `BatchLipNorm` of deel-torchlip, which normalizes by default and does not count the
     factor.
@@ -144,7 +144,7 @@ class BatchLipNorm(BatchCentering):
         **kwargs,
     ):
         super().__init__(momentum=momentum, use_bias=use_bias, **kwargs)
-        self.centering, self.normalize = bool(centering), bool(normalize)
+        self.centering, self.normalize = flag("centering", centering), flag("normalize", normalize)
         self.epsilon = check_lipschitz_factor(epsilon, "epsilon")
 
     def build(self, input_shape):

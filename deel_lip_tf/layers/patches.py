@@ -6,7 +6,12 @@ import keras
 from keras import ops
 
 from deel_lip_tf.layers.arguments import check_sizes, known_size
-from deel_lip_tf.layers.base import NO_LORA, ConstrainedKernel, LipschitzLayer
+from deel_lip_tf.layers.base import (
+    KERNEL_ARGUMENTS,
+    NO_LORA,
+    ConstrainedKernel,
+    LipschitzLayer,
+)
 from deel_lip_tf.layers.padding import (
     Amounts,
     extend,
@@ -27,6 +32,13 @@ NO_GROUPS = {
     "groups": ((None, 1), "Use one layer for each group of channels, and concatenate."),
     **NO_DILATION,
 }
+
+
+# After filters, size, strides and padding.
+OF_CONVOLUTIONS = (
+    *("data_format", "dilation_rate", "groups", "activation", "use_bias"),
+    *KERNEL_ARGUMENTS,
+)
 
 
 class CountedGain(ConstrainedKernel):
@@ -81,9 +93,10 @@ class PatchKernel(CountedGain):
 
     _paddings = PADDINGS
 
-    def __init__(self, *, kernel_size, strides, padding, **kwargs):
+    def __init__(self, *args, kernel_size, strides, padding, **kwargs):
         padding = standardize_padding(padding, type(self).__name__, self._paddings)
         super().__init__(
+            *args,
             kernel_size=kernel_size,
             strides=strides,
             padding="valid" if padding in EXTENDING else padding,

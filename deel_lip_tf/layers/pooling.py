@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import check_sizes, number
+from deel_lip_tf.layers.arguments import check_sizes, flag, number
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export, rescaled_export
 from deel_lip_tf.layers.padding import spatial_axes
 from deel_lip_tf.normalizers import safe_sqrt
@@ -101,10 +101,10 @@ class ScaledAveragePooling2D(_ScaledPooling2D):
 class _RootOfSquares:
     """Mixin: the Euclidean norm, forward and gradient exact, gradient 0 at 0."""
 
-    def __init__(self, *args, eps_grad_sqrt: float = 1e-6, **kwargs):
+    def __init__(self, *, eps_grad_sqrt: float = 1e-6, **kwargs):
         rule = "at least 0 (it has no effect here: leave it out)"
         eps_grad_sqrt = number("eps_grad_sqrt", eps_grad_sqrt, lambda eps: eps >= 0, rule)
-        super().__init__(*args, **kwargs)
+        super().__init__(**kwargs)
         self.eps_grad_sqrt = eps_grad_sqrt
 
     def _norm(self, inputs):
@@ -148,6 +148,26 @@ class ScaledL2NormPooling2D(_RootOfSquares, _ScaledPooling2D):
     Source: Boureau, Ponce, LeCun, 2010, "A theoretical analysis of feature pooling".
     """
 
+    def __init__(
+        self,
+        pool_size=(2, 2),
+        strides=None,
+        padding: str = "valid",
+        data_format: str | None = None,
+        k_coef_lip: float = 1.0,
+        eps_grad_sqrt: float = 1e-6,
+        **kwargs,
+    ):
+        super().__init__(
+            pool_size=pool_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            k_coef_lip=k_coef_lip,
+            eps_grad_sqrt=eps_grad_sqrt,
+            **kwargs,
+        )
+
     def _norm(self, inputs):
         factor = self.k_coef_lip * math.sqrt(math.prod(self.pool_size))
         return safe_sqrt(self._mean(ops.square(inputs))) * factor
@@ -160,10 +180,11 @@ class _ScaledGlobalPooling2D(LipschitzLayer, keras.layers.GlobalAveragePooling2D
         self,
         data_format: str | None = None,
         k_coef_lip: float = 1.0,
+        *,
         keepdims: bool = False,
         **kwargs,
     ):
-        super().__init__(data_format=data_format, keepdims=keepdims, **kwargs)
+        super().__init__(data_format=data_format, keepdims=flag("keepdims", keepdims), **kwargs)
         self.set_klip_factor(k_coef_lip)
         self.built = False
 
@@ -223,8 +244,8 @@ class ScaledGlobalL2NormPooling2D(_RootOfSquares, _ScaledGlobalPooling2D):
     Args:
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
         k_coef_lip: the Lipschitz constant.
-        keepdims: whether to keep the spatial axes, with size 1.
         eps_grad_sqrt: as in `ScaledL2NormPooling2D`.
+        keepdims: whether to keep the spatial axes, with size 1.
         **kwargs: as in `keras.layers.GlobalAveragePooling2D`.
 
     Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
@@ -233,6 +254,17 @@ class ScaledGlobalL2NormPooling2D(_RootOfSquares, _ScaledGlobalPooling2D):
     Raises:
         ValueError: a negative `eps_grad_sqrt`.
     """
+
+    def __init__(
+        self,
+        data_format: str | None = None,
+        k_coef_lip: float = 1.0,
+        eps_grad_sqrt: float = 1e-6,
+        **kwargs,
+    ):
+        super().__init__(
+            data_format=data_format, k_coef_lip=k_coef_lip, eps_grad_sqrt=eps_grad_sqrt, **kwargs
+        )
 
     def _norm(self, inputs):
         squares = ops.sum(ops.square(inputs), axis=self._axes, keepdims=self.keepdims)

@@ -8,7 +8,7 @@ from deel_lip_tf._registration import register
 from deel_lip_tf.layers.arguments import positive_integer
 from deel_lip_tf.layers.base import LipschitzLayer, build_activation, exported_weights
 from deel_lip_tf.layers.padding import fold, standardize_padding
-from deel_lip_tf.layers.patches import NO_DILATION, CountedGain
+from deel_lip_tf.layers.patches import NO_DILATION, OF_CONVOLUTIONS, CountedGain
 from deel_lip_tf.normalizers import Spectral, max_duplication, transposed_max_duplication
 from deel_lip_tf.normalizers.convolution import EXTENDING
 
@@ -20,9 +20,12 @@ class _ConstrainedConvTranspose(CountedGain):
     `inputs` channels, so its last axis is the one to flatten around here too.
     """
 
+    _positional = tuple(name for name in OF_CONVOLUTIONS if name != "groups")
     _refused = NO_DILATION
 
-    def __init__(self, filters: int, kernel_size, strides=1, padding: str = "same", **kwargs):
+    def __init__(
+        self, filters: int, kernel_size, strides=1, padding: str = "same", *args, **kwargs
+    ):
         padding = standardize_padding(padding, type(self).__name__)
         output_padding = kwargs.get("output_padding")
         if padding in EXTENDING and output_padding is not None:
@@ -32,6 +35,7 @@ class _ConstrainedConvTranspose(CountedGain):
                 f'{output_padding}. Leave it out, or use padding="same".'
             )
         super().__init__(
+            *args,
             filters=positive_integer("filters", filters),
             kernel_size=kernel_size,
             strides=strides,

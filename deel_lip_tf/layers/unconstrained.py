@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import check_sizes, known_size, positive_integer
+from deel_lip_tf.layers.arguments import check_sizes, known_size, named, positive_integer
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.padding import (
     Amounts,
@@ -14,6 +14,7 @@ from deel_lip_tf.layers.padding import (
     spatial_axes,
     standardize_padding,
 )
+from deel_lip_tf.layers.patches import OF_CONVOLUTIONS
 from deel_lip_tf.normalizers.convolution import PADDINGS
 
 
@@ -41,7 +42,10 @@ class PadConv2D(Condensable, keras.layers.Conv2D):
         ValueError: an unknown padding.
     """
 
-    def __init__(self, filters: int, kernel_size, strides=(1, 1), padding: str = "same", **kwargs):
+    def __init__(
+        self, filters: int, kernel_size, strides=(1, 1), padding: str = "same", *args, **kwargs
+    ):
+        kwargs = named(type(self).__name__, OF_CONVOLUTIONS, args, kwargs)
         padding = standardize_padding(padding, type(self).__name__, (*PADDINGS, "constant"))
         by_keras = padding in ("same", "valid")
         super().__init__(

@@ -27,8 +27,12 @@ class LossState:
 
     def compile(self, *args, **kwargs) -> None:
         """As in Keras; prepares losses and metrics that have a state of their own."""
-        super().compile(*args, **kwargs)
-        given = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs).arguments
+        bound = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs)
+        given = bound.arguments
+        for name in {"loss", "metrics", "weighted_metrics"} & set(given):
+            # Keras takes classes too, and makes objects of them that nobody else gets to see
+            given[name] = tree.map_structure(_made, given[name])
+        super().compile(*bound.args[1:], **bound.kwargs)
         for metric in tree.flatten([given.get("metrics"), given.get("weighted_metrics")]):
             if hasattr(metric, "attach"):
                 metric.attach(self)
@@ -92,3 +96,7 @@ class LossState:
             yield from zip(tree.flatten(self.loss), flat, strict=False)
         else:
             yield from ((self.loss, output) for output in flat)
+
+
+def _made(one):
+    return one() if isinstance(one, type) else one

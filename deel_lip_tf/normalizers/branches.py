@@ -7,28 +7,41 @@ import keras
 from keras import ops
 
 
-def as_graph(function: Callable, tensor, *settings):
-    """`function(tensor, *settings)`, differentiable.
+def as_graph(function: Callable, matrix, *settings, is_any_size: bool = False):
+    """`function(matrix, *settings)`, of the shape of `matrix`, differentiable.
 
-    TensorFlow traces it once for a shape, a type and its settings, for all layers and all models:
-    tracing a thousand small operations for each kernel of each model, or running them one by one
-    in eager mode, would cost far more than their numbers do.
+    TensorFlow traces it once for a type and its settings, for all layers and all models: tracing a
+    thousand small operations for each kernel of each model, or running them one by one in eager
+    mode, would cost far more than their numbers do.
 
     Args:
         function: a function of a module, of one tensor and hashable settings.
-        tensor: its first argument.
+        matrix: its first argument, (..., rows, columns).
         *settings: the others.
+        is_any_size: whether the function works on matrices whose numbers of rows and columns are
+            not known when it is traced; otherwise it is traced again for another shape.
     """
-    if keras.backend.backend() == "tensorflow":
-        return _traced(function, tuple(tensor.shape), tensor.dtype, settings)(tensor)
-    return function(tensor, *settings)
+    if keras.backend.backend() != "tensorflow":
+        return function(matrix, *settings)
+    import tensorflow as tf
+
+    shape = tuple(matrix.shape)
+    traced = _traced(
+        function, (None,) * len(shape) if is_any_size else shape, matrix.dtype, settings
+    )
+    # Reshaping does nothing here, and tells the gradient its shape.
+    result = traced(tf.reshape(matrix, shape))
+    result.set_shape(shape)
+    return result
 
 
 @functools.lru_cache(maxsize=256)
 def _traced(function: Callable, shape: tuple, dtype, settings: tuple) -> Callable:
     import tensorflow as tf
 
-    return tf.function(lambda tensor: function(tensor, *settings), autograph=False)
+    traced = tf.function(lambda matrix: function(matrix, *settings), autograph=False)
+    # The concrete function at once: TensorFlow warns of functions that it sees traced often.
+    return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
 
 
 def usually(condition, usual: Callable, otherwise: Callable, *arguments):

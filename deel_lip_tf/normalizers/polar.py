@@ -19,7 +19,14 @@ from deel_lip_tf.normalizers.orthogonal import (
     vector_factor,
 )
 from deel_lip_tf.normalizers.polar_gradient import differential_adjoint, tangent_projection
-from deel_lip_tf.normalizers.products import gram, symmetric_product, transposed
+from deel_lip_tf.normalizers.products import (
+    SMALLEST_SPLIT,
+    gram,
+    identity_like,
+    size,
+    symmetric_product,
+    transposed,
+)
 from deel_lip_tf.normalizers.spectral import gram_norm_bound, unit_roundoff
 
 # Relative error `||R||_F / c` below which the series of `(I + R/c)**(-1/2)` is used: it converges
@@ -63,7 +70,23 @@ class _Iterate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Goal:
+class _Task:
+    """What is known before there are numbers: a computation is traced once for each of these.
+
+    Attributes:
+        eps: how far below 1 a singular value may end.
+        maximum: largest number of steps.
+        is_square: whether there are as many rows as columns.
+        is_tall: whether there are at least twice as many.
+    """
+
+    eps: float
+    maximum: int
+    is_square: bool
+    is_tall: bool
+
+
+class _Goal(NamedTuple):
     """When to stop.
 
     Attributes:
@@ -71,13 +94,13 @@ class _Goal:
         reached: largest one after a step.
         first_order: largest one that a step without `R**2` may leave. The derivative of such a
             step is less exact than its value.
-        maximum: largest number of steps.
+        task: what is to be done.
     """
 
-    accepted: float
-    reached: float
-    first_order: float
-    maximum: int
+    accepted: Any
+    reached: Any
+    first_order: Any
+    task: _Task
 
 
 def nearest_orthogonal(matrix, eps: float, maximum: int):
@@ -103,14 +126,7 @@ def nearest_orthogonal(matrix, eps: float, maximum: int):
     Source: Higham, Functions of Matrices, 2008, chapter 8 (the polar factor and its conditioning);
     Bjorck and Bowie, 1971 (the series); Grishina et al., 2025, arXiv:2506.10935 (the cubics).
     """
-    rows, columns = matrix.shape[-2:]
-    if rows < columns:
-        return transposed(nearest_orthogonal(transposed(matrix), eps, maximum))
-    if columns == 1:
-        return vector_factor(matrix)
-    rounding = _rounding(matrix)
-    goal = _Goal(max(eps / 10, rounding), rounding, 0.0, maximum)
-    return as_graph(_polar_factor, matrix, goal)
+    return _for_tall(_polar_factor, matrix, eps, maximum)
 
 
 def retracted(matrix, eps: float, maximum: int):
@@ -124,16 +140,23 @@ def retracted(matrix, eps: float, maximum: int):
         eps: likewise.
         maximum: likewise.
     """
+    return _for_tall(_retracted, matrix, eps, maximum)
+
+
+def _for_tall(function, matrix, eps: float, maximum: int):
+    """`function(matrix, task)`, of the transposed matrix where that has fewer columns."""
     rows, columns = matrix.shape[-2:]
     if rows < columns:
-        return transposed(retracted(transposed(matrix), eps, maximum))
+        return transposed(_for_tall(function, transposed(matrix), eps, maximum))
     if columns == 1:
         return vector_factor(matrix)
-    accepted = max(eps / 10, _rounding(matrix))
-    return as_graph(_retracted, matrix, _Goal(accepted, accepted, accepted, maximum))
+    task = _Task(eps, maximum, rows == columns, rows >= 2 * columns)
+    return as_graph(function, matrix, task, is_any_size=columns < SMALLEST_SPLIT)
 
 
-def _retracted(matrix, goal: _Goal):
+def _retracted(matrix, task: _Task):
+    accepted = ops.maximum(task.eps / 10, _rounding(matrix))
+    goal = _Goal(accepted, accepted, accepted, task)
     start = _measured(matrix)
     is_finished = ops.zeros_like(start.center, dtype="bool")
     polynomial, predicted, _, _ = _polynomial(start, is_finished, goal)
@@ -153,14 +176,20 @@ def _retracted(matrix, goal: _Goal):
     )
 
 
-def _rounding(matrix) -> float:
+def _rounding(matrix):
     """What is left of `||R||_F` where only rounding is left."""
-    return 16 * unit_roundoff(matrix) * matrix.shape[-1] ** 0.5
+    return 16 * unit_roundoff(matrix) * ops.sqrt(size(matrix, -1))
 
 
-def _polar_factor(matrix, goal: _Goal):
+def _polar_factor(matrix, task: _Task):
+    rounding = _rounding(matrix)
+    goal = _Goal(ops.maximum(task.eps / 10, rounding), rounding, 0.0, task)
+
     @ops.custom_gradient
     def factor(matrix):
+        # TensorFlow lets what the gradient needs out of the function that is traced, and takes its
+        # gradient, times 0, too: in vain, and not a number where a kernel overflows.
+        matrix = ops.stop_gradient(matrix)
         start = _measured(matrix)
         center = start.center
         is_orthogonal = (start.radius <= goal.accepted * center) & _is_moderate(start)
@@ -178,7 +207,7 @@ def _polar_factor(matrix, goal: _Goal):
             return usually(
                 is_orthogonal,
                 lambda _, factor, upstream: tangent_projection(factor, upstream) / ops.sqrt(center),
-                differential_adjoint,
+                lambda *tensors: differential_adjoint(*tensors, task.is_square),
                 matrix,
                 outputs,
                 upstream,
@@ -195,16 +224,17 @@ def _measured(matrix, lower=None, upper=None) -> _Iterate:
         return _Iterate(matrix, error, center, radius, center, center)
     # Squares in [lower**2, upper**2] have a radius of at most this: if they do not, the smallest
     # singular values were overestimated.
-    largest = error.shape[-1] ** 0.5 * (upper**2 - lower**2)
+    largest = ops.sqrt(size(error, -1)) * (upper**2 - lower**2)
     lower = ops.where(radius > largest + _rounding(matrix), SMALLEST_RATIO, lower)
     return _Iterate(matrix, error, center, radius, lower, upper)
 
 
 def _spread(gram_matrix) -> tuple:
     """`(R, c, r)`: the Gram matrix less `cI`, its mean eigenvalue, the Frobenius norm of `R`."""
-    columns = gram_matrix.shape[-1]
-    center = ops.trace(gram_matrix, axis1=-2, axis2=-1)[..., None, None] / columns
-    error = gram_matrix - center * ops.eye(columns, dtype=gram_matrix.dtype)
+    identity = identity_like(gram_matrix)
+    diagonal = ops.where(identity > 0, gram_matrix, 0)
+    center = ops.sum(diagonal, axis=(-2, -1), keepdims=True) / size(gram_matrix, -1)
+    error = gram_matrix - center * identity
     return error, center, frobenius_norm(error, axis=(-2, -1), keepdims=True)
 
 
@@ -222,7 +252,7 @@ def _orthogonalised(start: _Iterate, goal: _Goal):
         *ops.cond(
             ops.all(is_near),
             lambda: tuple(start),
-            lambda: _choose(is_near, start, _rescaled(start)),
+            lambda: _choose(is_near, start, _rescaled(start, goal.task)),
         )
     )
     is_accepted = start.radius <= goal.accepted * start.center
@@ -232,7 +262,7 @@ def _orthogonalised(start: _Iterate, goal: _Goal):
     def is_unfinished(taken, *state):
         now = _Iterate(*state)
         is_left = ops.any(now.radius > tolerance * now.center)
-        return ops.logical_and(taken < goal.maximum, is_left)
+        return ops.logical_and(taken < goal.task.maximum, is_left)
 
     def step(taken, *state):
         taken, now = _step(taken, _Iterate(*state), tolerance, goal)
@@ -248,7 +278,7 @@ def _first_order(now: _Iterate):
     Its values hardly need it. But without it, small changes off the manifold would pass unchanged,
     where the polar factor, and the gradient, remove them.
     """
-    identity = ops.eye(now.error.shape[-1], dtype=now.error.dtype)
+    identity = identity_like(now.error)
     polynomial = (identity - 0.5 * now.error / now.center) * ops.rsqrt(now.center)
     ratio = now.radius / now.center
     matrix, one = ops.matmul(now.matrix, polynomial), ops.ones_like(ratio)
@@ -271,14 +301,13 @@ def _divided(end: _Iterate, goal: _Goal):
     def last_cubic():
         # Bjorck's step maps [0, 2] into [-1, 1]: no singular value is above 1, whatever is left.
         a, b = BJORCK_STEP
-        identity = ops.eye(end.error.shape[-1], dtype=end.error.dtype)
-        polynomial = (a + b * end.center) * identity + b * end.error
+        polynomial = (a + b * end.center) * identity_like(end.error) + b * end.error
         return ops.where(is_orthogonal, divided, ops.matmul(end.matrix, polynomial))
 
     return ops.cond(ops.all(is_orthogonal), lambda: divided, last_cubic)
 
 
-def _rescaled(start: _Iterate) -> _Iterate:
+def _rescaled(start: _Iterate, task: _Task) -> _Iterate:
     """The matrix with norm at most 1, whatever its scale."""
     start = _Iterate(
         *ops.cond(
@@ -287,16 +316,15 @@ def _rescaled(start: _Iterate) -> _Iterate:
             lambda: tuple(_measured(unit_scale(start.matrix, axis=(-2, -1)))),
         )
     )
-    identity = ops.eye(start.error.shape[-1], dtype=start.error.dtype)
-    square = gram_norm_bound(start.error + start.center * identity, _SCALING_SQUARINGS)
+    squares = start.error + start.center * identity_like(start.error)
+    square = gram_norm_bound(squares, _SCALING_SQUARINGS)
     square = square * (1 + 16 * unit_roundoff(square))
     matrix = safe_divide(start.matrix, ops.sqrt(square))
     error, center, radius = (safe_divide(x, square) for x in start[1:4])
-    rows, columns = matrix.shape[-2:]
     # A random matrix has singular values between `sqrt(rows) -+ sqrt(columns)`, up to a factor.
-    expected = (rows**0.5 - columns**0.5) / (rows**0.5 + columns**0.5)
-    expected = expected if rows >= 2 * columns else SMALLEST_RATIO
-    lower = ops.full_like(center, expected)
+    rows, columns = ops.sqrt(size(matrix, -2)), ops.sqrt(size(matrix, -1))
+    expected = (rows - columns) / (rows + columns) if task.is_tall else SMALLEST_RATIO
+    lower = ops.ones_like(center) * expected
     return _Iterate(matrix, error, center, radius, lower, ops.ones_like(center))
 
 
@@ -307,8 +335,7 @@ def _choose(condition, ours: tuple, theirs: tuple) -> tuple:
 
 def _step(taken, now: _Iterate, tolerance, goal: _Goal) -> tuple:
     """One polynomial step on the kernel, or several on its Gram matrix and then on the kernel."""
-    rows, columns = now.matrix.shape[-2:]
-    if rows < 2 * columns:
+    if not goal.task.is_tall:
         return taken + 1, _step_on_kernel(now, tolerance, goal)
     taken, *state = ops.cond(
         ops.all(now.radius <= _LAST_STEP_FROM * now.center),
@@ -336,8 +363,7 @@ def _step_on_kernel(now: _Iterate, tolerance, goal: _Goal) -> _Iterate:
 
 
 def _steps_on_gram(taken, now: _Iterate, goal: _Goal) -> tuple:
-    columns = now.matrix.shape[-1]
-    identity = ops.eye(columns, dtype=now.matrix.dtype)
+    identity = identity_like(now.error)
 
     def is_finished(count, now):
         is_accurate = now.radius < _SERIES_FROM * now.center
@@ -346,7 +372,7 @@ def _steps_on_gram(taken, now: _Iterate, goal: _Goal) -> tuple:
 
     def is_unfinished(count, product, *state):
         is_left = ops.logical_not(ops.all(is_finished(count, _Iterate(*state))))
-        return ops.logical_and(taken + count < goal.maximum, is_left)
+        return ops.logical_and(taken + count < goal.task.maximum, is_left)
 
     def step(count, product, *state):
         now = _Iterate(*state)
@@ -356,7 +382,7 @@ def _steps_on_gram(taken, now: _Iterate, goal: _Goal) -> tuple:
         product = ops.matmul(product, factor)
         return count + 1, product, now.matrix, *_spread(squares), lower, upper
 
-    start = ops.broadcast_to(identity, now.error.shape)
+    start = ops.zeros_like(now.error) + identity
     count, product, *state = ops.while_loop(is_unfinished, step, (0, start, *now))
     end = _Iterate(*state)
     matrix = ops.matmul(now.matrix, product)
@@ -392,7 +418,7 @@ def _polynomial(now: _Iterate, is_finished, goal: _Goal) -> tuple:
     constant = ops.where(is_series, root, a + b * center)
     linear = ops.where(is_series, -root * safe_divide(0.5, center), b)
     quadratic = ops.where(is_squared, root * safe_divide(0.375, center**2), 0)
-    identity = ops.eye(error.shape[-1], dtype=error.dtype)
+    identity = identity_like(error)
     polynomial = constant * identity + linear * error + quadratic * square
     # The series takes squares in [0.1, 1.9] to values in [0.5, 1.2].
     lower, upper = ops.where(is_series, 0.5, lower), ops.where(is_series, 1.2, upper)

@@ -4,7 +4,7 @@ from keras import ops
 
 from deel_lip_tf.normalizers.arithmetic import safe_divide, unit_scale
 from deel_lip_tf.normalizers.orthogonal import SMALLEST_RATIO
-from deel_lip_tf.normalizers.products import symmetric_part, transposed
+from deel_lip_tf.normalizers.products import identity_like, symmetric_part, transposed
 from deel_lip_tf.normalizers.spectral import unit_roundoff
 
 # Conjugate gradients reach rounding in about `sqrt(condition) ln(1 / roundoff) / 2` steps; beyond
@@ -23,7 +23,7 @@ def tangent_projection(factor, upstream):
     return upstream - ops.matmul(factor, along)
 
 
-def differential_adjoint(matrix, factor, upstream):
+def differential_adjoint(matrix, factor, upstream, is_square: bool):
     """The gradient at `matrix` of `<upstream, polar factor of matrix>`.
 
     With `W = Q H`: `Q S + (I - QQ') U H**-1`, where `HS + SH = Q'U - U'Q`.
@@ -32,6 +32,7 @@ def differential_adjoint(matrix, factor, upstream):
         matrix: `W` (..., rows, columns), rows at least columns.
         factor: `Q`, its polar factor.
         upstream: `U`.
+        is_square: whether there are as many rows as columns.
     """
     # Powers of the scale would overflow in float32 for kernels of a scale of 1e30.
     scale = ops.max(ops.abs(matrix), axis=(-2, -1), keepdims=True)
@@ -45,10 +46,9 @@ def differential_adjoint(matrix, factor, upstream):
     largest = ops.max(ops.sum(ops.abs(stretch), axis=-1), axis=-1)[..., None, None]
     smallest = SMALLEST_RATIO * largest
     inner = conjugate_gradients(lyapunov, along - transposed(along), smallest)
-    rows, columns = matrix.shape[-2:]
-    if rows == columns:
+    if is_square:
         return safe_divide(ops.matmul(factor, inner), scale)
-    identity = ops.broadcast_to(ops.eye(columns, dtype=matrix.dtype), stretch.shape)
+    identity = ops.zeros_like(stretch) + identity_like(stretch)
     inverse = conjugate_gradients(lambda x: ops.matmul(stretch, x), identity, smallest)
     inner = inner - ops.matmul(along, inverse)
     gradient = ops.matmul(upstream, inverse) + ops.matmul(factor, inner)

@@ -3,13 +3,23 @@
 from keras import ops
 
 # Below this many columns one product is faster than its parts.
-_SMALLEST_SPLIT = 384
+SMALLEST_SPLIT = 384
 _BLOCKS = 4
 
 
 def transposed(matrix):
     """The matrices in the last two axes, transposed."""
     return ops.swapaxes(matrix, -1, -2)
+
+
+def size(tensor, axis: int):
+    """The length of an axis as a scalar of the type of `tensor`, known now or when it runs."""
+    return ops.cast(ops.shape(tensor)[axis], tensor.dtype)
+
+
+def identity_like(square):
+    """The identity (n, n) of the size of the matrices `square` (..., n, n)."""
+    return ops.eye(ops.shape(square)[-1], dtype=square.dtype)
 
 
 def gram(matrix):
@@ -24,7 +34,7 @@ def symmetric_product(left, right):
     computed and the others copied: 5/8 of the operations with 4 x 4 blocks.
     """
     columns = right.shape[-1]
-    if columns < _SMALLEST_SPLIT:
+    if columns is None or columns < SMALLEST_SPLIT:
         return ops.matmul(left, right)
     starts = [round(columns * i / _BLOCKS) for i in range(_BLOCKS + 1)]
     # The strip of block row i, from the diagonal on to the right.

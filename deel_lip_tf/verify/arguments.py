@@ -1,13 +1,13 @@
 """Checks of what users give, and programs that are kept for the next question."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from deel_lip_tf.verify.domain import Domain
+from deel_lip_tf.verify.graphs import Kept
 from deel_lip_tf.verify.lowering import lower
 from deel_lip_tf.verify.program import Program
 
@@ -15,14 +15,14 @@ __all__ = [
     "check_method",
     "check_shape",
     "check_time_limit",
+    "configuration",
     "labels_of",
     "output_values",
     "predicted_labels",
     "program_of",
 ]
 
-_KEPT: OrderedDict[str, Program] = OrderedDict()
-_LIMIT = 4  # programs: each holds the weights of a model, and its traced functions
+_KEPT = Kept(4)
 
 
 def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> Program:
@@ -33,24 +33,22 @@ def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> 
     Raises:
         TypeError, ValueError: as in `lower`.
     """
-    key = _digest(model, input_shape)
-    if key is None:
-        return lower(model, input_shape)
-    if key not in _KEPT:
-        _KEPT[key] = lower(model, input_shape)
-        while len(_KEPT) > _LIMIT:
-            _KEPT.popitem(last=False)
-    _KEPT.move_to_end(key)
-    return _KEPT[key]
+    return _KEPT.get(_digest(model, input_shape), lambda: lower(model, input_shape))
 
 
-def _digest(model, input_shape) -> str | None:
+def configuration(model) -> str | None:
+    """All arguments of a model and its layers as text, or `None` where they cannot be written."""
     if not isinstance(model, keras.Model) or not model.built:
         return None
     try:
-        config = model.to_json()
+        return model.to_json()
     except (NotImplementedError, TypeError, ValueError):
         return None  # not every custom part can be written down
+
+
+def _digest(model, input_shape) -> str | None:
+    if (config := configuration(model)) is None:
+        return None
     digest = hashlib.sha256(f"{config}{input_shape}".encode())
     for weight in model.weights:
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())

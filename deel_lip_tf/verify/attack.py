@@ -7,19 +7,22 @@ starts, in two ways: towards the point of the domain where its linear approximat
 
 A search in floating point proves nothing by itself. What is returned is a point that the model's
 input type can hold, that lies in the domain in float64, and whose outputs, computed by the model's
-own `predict`, break the claim by more than the noise of their last digits.
+own call at inference, break the claim by more than the noise of their last digits.
 """
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf.verify.arguments import configuration, output_values
 from deel_lip_tf.verify.attack_reach import Reach, column, inside
 from deel_lip_tf.verify.domain import Domain
+from deel_lip_tf.verify.graphs import Kept, traced
 
 __all__ = ["Claims", "falsify", "gradient_function", "search", "threshold"]
 
@@ -67,7 +70,6 @@ def falsify(
     steps: int = STEPS,
     restarts: int = RESTARTS,
     time_limit: float | None = None,
-    gradient=None,
 ) -> np.ndarray:
     """Searches, for each sample, an input of its domain that the model gives another label.
 
@@ -82,12 +84,11 @@ def falsify(
         steps: of each descent.
         restarts: number of random starts for each of the nearest classes, 0 for none.
         time_limit: seconds after which no further descent begins.
-        gradient: `gradient_function(model)`, where it was made before: making it takes a while.
 
     Returns:
         (n, ...) witnesses in the model's input type; NaN where none was found, and everywhere for
         a model whose inputs are not float16, float32 or float64. Each lies in its
-        domain, and `model.predict` gives it another label: its score exceeds that of the claimed
+        domain, and the model itself gives it another label: its score exceeds that of the claimed
         one by more than 64 units in the last place. A tie is no witness.
     """
     labels = np.asarray(labels, np.int64)
@@ -95,7 +96,7 @@ def falsify(
     if _input_type(model) not in _FLOATS:
         return found
     claims = _other_labels(labels, model.outputs[0].shape[-1])
-    gradient = gradient or gradient_function(model)
+    gradient = gradient_function(model)
     attempt = _Attempt(model, domain, gradient, seed, steps, time_limit)
     attempt.shift = threshold(model) if model.outputs[0].shape[-1] == 1 else 0.0
     values = np.full(len(claims), np.inf)
@@ -118,7 +119,6 @@ def search(
     steps: int = STEPS,
     restarts: int = RESTARTS,
     time_limit: float | None = None,
-    gradient=None,
 ) -> np.ndarray:
     """Searches, for each conjunction, an input of its domain that satisfies it.
 
@@ -130,7 +130,6 @@ def search(
         steps: of each descent.
         restarts: number of random starts.
         time_limit: seconds after which no further descent begins.
-        gradient: `gradient_function(model, drop_softmax=False)`, where it was made before.
 
     Returns:
         (m, ...) points in the model's input type that were replayed as those of `falsify`; NaN
@@ -139,7 +138,7 @@ def search(
     found = _no_witnesses(model, (len(claims), *domain.lower.shape[1:]))
     if _input_type(model) not in _FLOATS:
         return found
-    gradient = gradient or gradient_function(model, drop_softmax=False)
+    gradient = gradient_function(model, drop_softmax=False)
     attempt = _Attempt(model, domain, gradient, seed, steps, time_limit)
     missing = np.arange(len(claims))
     for stage in range(1 + restarts):
@@ -256,7 +255,7 @@ class _Attempt:
         if not len(rows):
             return values
         checked = values.copy()
-        outputs = self._model.predict(points[rows], batch_size=256, verbose=0) - self.shift
+        outputs = output_values(self._model, points[rows]) - self.shift
         largest = np.abs(outputs).max(axis=1).astype(np.float64) + self.shift
         noise = _NOISE * np.finfo(outputs.dtype).eps * largest
         exact = claims[rows].values(outputs) + noise * np.abs(claims[rows].weights).sum(-1).max(-1)
@@ -266,23 +265,35 @@ class _Attempt:
         return checked
 
 
-def gradient_function(model: keras.Model, drop_softmax: bool = True):
-    """One graph, `(x, weights, offsets)` to `(value (m,), gradient like x)`, for all batches.
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """The gradient of claims; it holds the model whose variables the graph reads."""
 
-    With `drop_softmax`, a final softmax is left out: Keras hands on the logits it was computed
-    from, and their gradient does not vanish where a probability is 1.
+    model: keras.Model
+    graph: Callable
+
+    def __call__(self, x, weights, offsets) -> tuple[tf.Tensor, tf.Tensor]:
+        """`(value (m,), gradient like x)` of claims, each at a point."""
+        return self.graph(x, weights, offsets)
+
+
+_GRADIENTS = Kept(4)
+
+
+def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Gradient:
+    """`(x, weights, offsets)` to `(value (m,), gradient like x)`, for all batches.
+
+    It is traced once for a model, and follows its weights. With `drop_softmax`, a final softmax is
+    left out: Keras hands on the logits it was computed from, and their gradient does not vanish
+    where a probability is 1.
     """
-    dtype = _input_type(model)
-    shape = tuple(model.inputs[0].shape[1:])
+    config = configuration(model)
+    # While it is kept the model lives, and no other one has its number.
+    key = None if config is None else (id(model), config, drop_softmax)
+    return _GRADIENTS.get(key, lambda: _traced_gradient(model, drop_softmax))
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec((None, *shape), dtype),
-            tf.TensorSpec((None, None, None), tf.float32),
-            tf.TensorSpec((None, None), tf.float32),
-        ],
-    )
+
+def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Gradient:
     def gradient(x, weights, offsets):
         with tf.GradientTape() as tape:
             tape.watch(x)
@@ -292,4 +303,6 @@ def gradient_function(model: keras.Model, drop_softmax: bool = True):
             value = tf.reduce_max(rows, axis=1)
         return value, tape.gradient(value, x, unconnected_gradients="zero")
 
-    return gradient
+    point = (None, *model.inputs[0].shape[1:])
+    shapes = [(point, _input_type(model)), ((None,) * 3, tf.float32), ((None,) * 2, tf.float32)]
+    return Gradient(model, traced(gradient, shapes))

@@ -24,12 +24,13 @@ from deel_lip_tf.verify.alpha import Free, Questions
 from deel_lip_tf.verify.backward import Relaxation, relax
 from deel_lip_tf.verify.coefficients import Dense
 from deel_lip_tf.verify.domain import Domain
+from deel_lip_tf.verify.graphs import traced
 from deel_lip_tf.verify.interval import Interval
 from deel_lip_tf.verify.methods import METHODS, Problem, batches, lower_bounds
 from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.region import Region
 
-__all__ = ["Branched", "branch_and_bound", "default_time"]
+__all__ = ["Branched", "branch_and_bound", "default_time", "prepare"]
 
 _STEPS = 10  # of the optimization in each leaf
 _LAST_STEPS = 400  # where nothing is left to split
@@ -64,6 +65,13 @@ class Branched:
 def default_time(samples: int) -> float:
     """Seconds that are spent where no limit is given: 1 for each sample, at most 60."""
     return min(_MOST_SECONDS, _SECONDS * samples)
+
+
+def prepare(program: Program, domain: Domain) -> None:
+    """Traces what `branch_and_bound` runs for a program and a kind of domain."""
+    if alpha.free_nodes(program):
+        _root_function(program, domain)
+        _solver(program, domain)
 
 
 def branch_and_bound(
@@ -251,19 +259,24 @@ class _Search:
         return Branched(lower, whole, self._points, self._bounded)
 
 
-def _root(program: Program, domain: Domain) -> list[tf.Tensor]:
-    """The domains, and the intervals of all nodes on them, as tensors."""
+def _root_function(program: Program, domain: Domain):
+    """The function, traced once, that finds the intervals of all nodes."""
     key = ("branching", "root", domain.norm if domain.is_ball else None)
     if key not in program.compiled:
         if lipschitz.has_small_constants(program):
             lipschitz.prepare(program)
         program.compiled[key] = _traced_root(program, key[-1])
-    found = []
+    return program.compiled[key]
+
+
+def _root(program: Program, domain: Domain) -> list[tf.Tensor]:
+    """The domains, and the intervals of all nodes on them, as tensors."""
+    function, found = _root_function(program, domain), []
     for part in batches(program, "crown", len(domain)):
         own = domain[part]
         tensors = [own.lower, own.upper, own.center, own.radius]
         constants = [tf.constant(t, tf.float64) for t in (*tensors, *own.enclosing_ball())]
-        found.append([*constants[:4], *program.compiled[key](*constants)])
+        found.append([*constants[:4], *function(*constants)])
     return [tf.concat(parts, axis=0) for parts in zip(*found, strict=True)]
 
 
@@ -275,8 +288,7 @@ def _traced_root(program: Program, norm: str | None):
         return tf.nest.flatten(METHODS["crown"].intervals(program, problem))
 
     shapes = (point, point, point, number, point, number)
-    signature = [tf.TensorSpec(shape, tf.float64) for shape in shapes]
-    return tf.function(run, autograph=False, input_signature=signature)
+    return traced(run, [(shape, tf.float64) for shape in shapes])
 
 
 def _solver(program: Program, domain: Domain):
@@ -295,13 +307,11 @@ def _solver(program: Program, domain: Domain):
             free = Free(tf.cast(shares, tf.float64), tf.cast(multipliers, tf.float64))
             return _solve(program, questions, splits, free, weights, targets, steps)
 
-        program.compiled[key] = tf.function(
-            run, autograph=False, input_signature=_signature(program)
-        )
+        program.compiled[key] = traced(run, _signature(program))
     return program.compiled[key]
 
 
-def _signature(program: Program) -> list[tf.TensorSpec]:
+def _signature(program: Program) -> list[tuple]:
     """Of the function that bounds leaves."""
     neurons = [None, sum(math.prod(program.nodes[i].shape) for i in alpha.free_nodes(program))]
     point, number, real = [None, *program.input_shape], [None], tf.float64
@@ -310,7 +320,7 @@ def _signature(program: Program) -> list[tf.TensorSpec]:
     leaves += [(neurons, tf.float32)] * 2
     domains = [(point, real)] * 3 + [(number, real)]
     intervals = [([None, *node.shape], real) for node in program.nodes for _ in range(3)]
-    return [tf.TensorSpec(*spec) for spec in (*leaves, *domains, *intervals)]
+    return [*leaves, *domains, *intervals]
 
 
 def _branched(program: Program, intervals: list[Interval], splits: tf.Tensor) -> Relaxation:
@@ -388,5 +398,5 @@ def _lowest_points(region: Region, slopes: tf.Tensor) -> tf.Tensor:
         offset = tf.sign(offset) * tf.minimum(tf.abs(offset), step)
     elif region.norm == "l1":
         length = tf.reduce_sum(tf.abs(offset), axis=axes, keepdims=True)
-        offset = offset * tf.minimum(1.0, _INWARD * tf.math.divide_no_nan(radius, length))
+        offset = offset * tf.minimum(_INWARD * tf.math.divide_no_nan(radius, length), 1.0)
     return region.center + offset

@@ -35,8 +35,9 @@ class Dense:
     is_shared: bool = False
 
     def _flat(self) -> tf.Tensor:
-        size = tf.shape(self.values)
-        return tf.reshape(self.values, [size[0], size[1], math.prod(self.shape)])
+        if len(self.shape) == 1:
+            return self.values
+        return _with_rows(self.values, self.values, (math.prod(self.shape),))
 
     def dot(self, vector: tf.Tensor) -> tf.Tensor:
         """(batch, rows) products with a vector (batch or 1, *shape)."""
@@ -59,21 +60,20 @@ class Dense:
         A positive coefficient takes the line below, a negative one the line above.
         """
         added = len(lines.lower_slope.shape) - len(lines.lower_offset.shape)  # 1 for a norm
-        positive, negative = tf.nn.relu(self.values), -tf.nn.relu(-self.values)
+        positive, negative = tf.nn.relu(self.values), tf.minimum(self.values, 0.0)
         constant = Dense(positive, self.shape, self.is_shared).dot(lines.lower_offset)
         constant += Dense(negative, self.shape, self.is_shared).dot(lines.upper_offset)
         if added:
             positive, negative = positive[..., None], negative[..., None]
-        values = positive * lines.lower_slope[:, None] + negative * lines.upper_slope[:, None]
+        low, high = (tf.expand_dims(s, 1) for s in (lines.lower_slope, lines.upper_slope))
+        values = positive * low + negative * high
         return Dense(values, tuple(lines.lower_slope.shape[1:])), constant
 
     def through(self, node: Affine, shapes: Sequence[Shape]) -> list["Dense"]:
         """Rows of the parents of an affine node."""
-        size = tf.shape(self.values)
-        upstream = tf.reshape(self.values, [size[0] * size[1], *self.shape])
-        parts = node.adjoint(upstream, shapes)
+        parts = node.adjoint(tf.reshape(self.values, [-1, *self.shape]), shapes)
         return [
-            Dense(tf.reshape(part, [size[0], size[1], *shape]), shape, self.is_shared)
+            Dense(_with_rows(part, self.values, shape), shape, self.is_shared)
             for part, shape in zip(parts, shapes, strict=True)
         ]
 
@@ -86,9 +86,18 @@ class Dense:
         return self
 
 
+def _with_rows(tensor: tf.Tensor, like: tf.Tensor, shape: Shape) -> tf.Tensor:
+    """A tensor in the shape (batch, rows, *shape), with the batch and the rows of another."""
+    sizes = tf.constant(shape, tf.int32, [len(shape)])
+    return tf.reshape(tensor, tf.concat([tf.shape(like)[:2], sizes], 0))
+
+
 def _flat(vector: tf.Tensor, shape: Shape) -> tf.Tensor:
-    batch = 1 if vector.shape[0] == 1 else tf.shape(vector)[0]
-    return tf.reshape(tf.broadcast_to(vector, [batch, *shape]), [batch, math.prod(shape)])
+    """(batch or 1, entries) of a vector that broadcasts."""
+    if tuple(vector.shape[1:]) != tuple(shape):
+        batch = 1 if vector.shape[0] == 1 else tf.shape(vector)[0]
+        vector = tf.broadcast_to(vector, [batch, *shape])
+    return vector if len(shape) == 1 else tf.reshape(vector, [-1, math.prod(shape)])
 
 
 def _dot(rows: tf.Tensor, vectors: tf.Tensor, is_shared: bool) -> tf.Tensor:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify.arguments import program_of
+from deel_lip_tf.verify.arguments import output_values, program_of
 from deel_lip_tf.verify.attack import Claims, gradient_function, search
 from deel_lip_tf.verify.domain import box
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
@@ -36,7 +36,7 @@ class Decision:
         status: "unsat" where it is proven that no input satisfies the property, "sat" where one was
             found and replayed, "unknown" otherwise.
         witness: that input, of the model's input shape and type, or `None`.
-        outputs: what the model predicts for it, or `None`.
+        outputs: what the model returns for it, or `None`.
         seconds: time spent.
     """
 
@@ -53,7 +53,7 @@ def decide(
 
     Proofs are about the exact function of the stored weights, in real arithmetic. A witness is a
     point of the model's input type that satisfies the input constraints exactly, and whose outputs,
-    as computed by `model.predict`, satisfy those of the outputs by more than the noise of their
+    as computed by the model itself, satisfy those of the outputs by more than the noise of their
     last digits; a property that only holds with equality is never answered "sat".
 
     Args:
@@ -73,7 +73,7 @@ def decide(
     _check_dropped(program, property)
     work = _Work(model, program, property, seed, start, time_limit)
     status, witness = work.run()
-    outputs = None if witness is None else model.predict(witness[None], verbose=0)[0]
+    outputs = None if witness is None else output_values(model, witness[None])[0]
     return Decision(status, witness, outputs, time.monotonic() - start)
 
 
@@ -109,7 +109,6 @@ class _Work:
         self._conjunctions = property.conjunctions
         self._end = np.inf if time_limit is None else start + time_limit
         self._rows = max([1, *(len(c.weights) for c in self._conjunctions)])
-        self._gradient = gradient_function(model, drop_softmax=False)
         self._lower = [c.lower.reshape(program.input_shape) for c in self._conjunctions]
         self._upper = [c.upper.reshape(program.input_shape) for c in self._conjunctions]
         self._which = list(range(len(self._conjunctions)))
@@ -146,7 +145,7 @@ class _Work:
         if answer.status[0] != FALSIFIED:
             return None
         witness = answer.witness[0].astype(self._model.inputs[0].dtype)
-        output = self._model.predict(witness[None], verbose=0)[0]
+        output = output_values(self._model, witness[None])[0]
         held = any(self._conjunctions[c].holds(witness, output) for c in self._which)
         return witness if held else None
 
@@ -196,12 +195,12 @@ class _Work:
         """A witness in one of the boxes, checked exactly."""
         claims = self._claims(chosen)
         left = None if self._end == np.inf else max(self._end - time.monotonic(), 0.0)
-        options = {"seed": self._seed, "time_limit": left, "gradient": self._gradient, **effort}
+        options = {"seed": self._seed, "time_limit": left, **effort}
         points = search(self._model, self._domain(chosen), claims, **options)
         found = np.flatnonzero(~np.isnan(points.reshape(len(points), -1)).any(axis=1))
         if not len(found):
             return None
-        outputs = self._model.predict(points[found], verbose=0)
+        outputs = output_values(self._model, points[found])
         for position, output in zip(found, outputs, strict=True):
             if self._conjunctions[claims.which[position]].holds(points[position], output):
                 return points[position]
@@ -229,7 +228,8 @@ class _Work:
         domain, claims = self._domain(chosen), self._claims(chosen)
         weights, offsets = (tf.constant(t, tf.float32) for t in (claims.weights, claims.offsets))
         center = tf.constant(domain.center, self._model.inputs[0].dtype)
-        _, gradient = self._gradient(center, weights, offsets)
+        gradient_of = gradient_function(self._model, drop_softmax=False)
+        _, gradient = gradient_of(center, weights, offsets)
         width = (domain.upper - domain.lower).reshape(len(domain), -1)
         slope = np.abs(gradient.numpy().astype(np.float64)).reshape(width.shape)
         # Where the gradient vanishes, the widest input.

@@ -30,7 +30,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf.verify.arguments import check_classifier, program_of
-from deel_lip_tf.verify.attack import Claims, gradient_function, search
+from deel_lip_tf.verify.attack import Claims, search
 from deel_lip_tf.verify.domain import Domain, ball, box
 from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.program import Program
@@ -181,7 +181,6 @@ def check_adv_box(
     converted = _converted(model)
     domain = _box_domain(converted, x_min, x_max)
     rows = _rows(converted, source_labels, target_labels, len(domain))
-    gradient = gradient_function(converted.model)
 
     def score(part: Domain, index: np.ndarray) -> np.ndarray:
         program = converted.program
@@ -190,7 +189,7 @@ def check_adv_box(
         sample, pair = np.nonzero(rows[index].any(axis=2))
         weights = rows[index][sample, pair][:, None]
         claims = Claims(sample, weights, np.zeros((len(sample), 1)))
-        points = search(converted.model, part, claims, gradient=gradient)
+        points = search(converted.model, part, claims)
         found = np.flatnonzero(~np.isnan(points.reshape(len(points), -1)).any(axis=1))
         if len(found):
             gaps = -_values(program, points[found], weights[found])[:, 0]

@@ -18,7 +18,7 @@ from deel_lip_tf.verify.arguments import (
     predicted_labels,
     program_of,
 )
-from deel_lip_tf.verify.attack import falsify, gradient_function
+from deel_lip_tf.verify.attack import falsify
 from deel_lip_tf.verify.domain import ball
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, UNKNOWN, robustness
@@ -120,12 +120,12 @@ def _timed(function, *arguments) -> tuple[np.ndarray, float]:
 
 def _ceiling(model, x, labels, right, radii, norm, clip) -> np.ndarray:
     """A witness at one radius is one at every larger radius."""
-    left, shares, gradient = right.copy(), [], gradient_function(model)
+    left, shares = right.copy(), []
     for eps in radii:
         which = np.flatnonzero(left)
         if len(which):
             domain = ball(x[which], eps, norm, clip)
-            options = {"restarts": _RESTARTS, "steps": _STEPS, "gradient": gradient}
+            options = {"restarts": _RESTARTS, "steps": _STEPS}
             points = falsify(model, x[which], labels[which], domain, **options)
             left[which] = np.isnan(points.reshape(len(which), -1)).any(axis=1)
         shares.append(left.mean())

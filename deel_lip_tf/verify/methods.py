@@ -17,6 +17,7 @@ from deel_lip_tf.verify.backward import Relaxation, backward, footprint, lower_b
 from deel_lip_tf.verify.coefficients import Dense
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.forward import forward, forward_lower_bound
+from deel_lip_tf.verify.graphs import traced
 from deel_lip_tf.verify.interval import INFINITY, Interval, propagate
 from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.region import Region, concretize_exactly
@@ -226,5 +227,4 @@ def _traced(program: Program, method: Method, norm: str | None, what: str):
         values = tf.reshape(rows, [size[0], size[1], *shape])
         return method.bound(program, problem, Dense(values, shape))
 
-    signature = [tf.TensorSpec(shape, tf.float64) for shape in shapes]
-    return tf.function(run, autograph=False, input_signature=signature)
+    return traced(run, [(shape, tf.float64) for shape in shapes])

@@ -18,7 +18,7 @@ from deel_lip_tf.verify.arguments import (
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
 from deel_lip_tf.verify.program import Program
-from deel_lip_tf.verify.robustness import AUTO
+from deel_lip_tf.verify.robustness import stages_of
 
 __all__ = ["Bounds", "bounds", "certified_radius"]
 
@@ -141,7 +141,7 @@ def certified_radius(
     predicted = predicted_labels(program, output_values(model, x))
     labels = predicted if y is None else labels_of(y, count, program.outputs)
     rows = margin_rows(labels, program.outputs)
-    stages = [s for s in AUTO if s in METHODS] if method == "auto" else [method]
+    stages = [stage for stage in stages_of(program, method) if stage in METHODS]
 
     def proven(which: np.ndarray, radius: np.ndarray) -> np.ndarray:
         domain = ball(x[which], radius, norm, clip)

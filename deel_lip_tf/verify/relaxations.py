@@ -89,8 +89,9 @@ def offsets(activation: Activation, lower, upper, lower_slope, upper_slope):
     """
     finite = _is_finite(lower, upper)
     lower, upper = tf.where(finite, lower, 0.0), tf.where(finite, upper, 0.0)
-    below, _ = _extremes(activation, lower, upper, lower_slope)
-    _, above = _extremes(activation, lower, upper, upper_slope)
+    known = _valued(activation, _fixed_points(activation, lower, upper))
+    below = _extreme(activation, lower, upper, known, lower_slope, -1.0)
+    above = _extreme(activation, lower, upper, known, upper_slope, 1.0)
     smallest, largest = (tf.constant(value, tf.float64) for value in activation.range)
     below = tf.where(finite & ~tf.math.is_nan(below), below, smallest)
     above = tf.where(finite & ~tf.math.is_nan(above), above, largest)
@@ -109,10 +110,9 @@ def slopes(activation: Activation, lower, upper):
     """Slopes `(of the line below, of the line above)`; finite, 0 on an infinite interval."""
     finite = _is_finite(lower, upper)
     lower, upper = tf.where(finite, lower, 0.0), tf.where(finite, upper, 0.0)
-    choose = _sampled_slope if activation.is_smooth else _chord_slope
-    low = -choose(activation, lower, upper, -1.0)
-    high = choose(activation, lower, upper, 1.0)
-    return tuple(tf.where(tf.math.is_finite(slope), slope, 0.0) for slope in (low, high))
+    choose = _sampled_slopes if activation.is_smooth else _chord_slopes
+    found = choose(activation, lower, upper)
+    return tuple(tf.where(tf.math.is_finite(slope), slope, 0.0) for slope in found)
 
 
 def _is_finite(lower, upper):
@@ -123,66 +123,84 @@ def _clip(x, lower, upper):
     return tf.minimum(tf.maximum(x, lower), upper)
 
 
-def _points(activation: Activation, lower, upper, slope) -> list:
-    """Where `f(p) - slope p` may be largest or smallest on the interval."""
+def _fixed_points(activation: Activation, lower, upper) -> list:
+    """The kinks, as far as they are inside, and the ends.
+
+    Kinks come first: the derivative of a smallest number is that of the first one of equals, and
+    the offset of a line through a kink has none.
+    """
     kinks = [_clip(tf.constant(k, tf.float64), lower, upper) for k in activation.kinks]
+    return [*kinks, lower, upper]
+
+
+def _critical_points(activation: Activation, lower, upper, slope) -> list:
+    """Where `f'(p) = slope`, as far as it is inside."""
     if not activation.is_smooth:
-        return [lower, *kinks, upper]
-    found = [
-        tf.where(tf.math.is_nan(p), lower, p) for p in activation.critical(slope, lower, upper)
-    ]
-    inside = [tf.stop_gradient(_clip(p, lower, upper)) for p in found]
-    return [lower, *kinks, *inside, upper]
+        return []
+    found = activation.critical(slope, lower, upper)
+    found = [tf.where(tf.math.is_nan(p), lower, p) for p in found]
+    return [tf.stop_gradient(_clip(p, lower, upper)) for p in found]
 
 
-def _extremes(activation: Activation, lower, upper, slope):
-    """Outward-rounded smallest and largest `f(p) - slope p` on the interval."""
-    slack = SLACK[activation.is_smooth]
-    smallest = largest = None
-    for point in _points(activation, lower, upper, slope):
-        value, linear = activation.value(point), slope * point
-        gap = value - linear
+def _valued(activation: Activation, points: list) -> list[tuple]:
+    return [(point, activation.value(point)) for point in points]
+
+
+def _extreme(activation: Activation, lower, upper, known, slope, sign: float):
+    """Outward-rounded smallest (`sign` -1) or largest (1) `f(p) - slope p` on the interval."""
+    slack, choose = SLACK[activation.is_smooth], tf.maximum if sign > 0 else tf.minimum
+    extreme, critical = None, _critical_points(activation, lower, upper, slope)
+    for point, value in [*known, *_valued(activation, critical)]:
+        linear = slope * point
         error = slack * (tf.abs(value) + tf.abs(linear) + float(activation.is_smooth))
-        smallest = gap - error if smallest is None else tf.minimum(smallest, gap - error)
-        largest = gap + error if largest is None else tf.maximum(largest, gap + error)
-    return smallest, largest
+        gap = value - linear + sign * error
+        extreme = gap if extreme is None else choose(extreme, gap)
+    return extreme
 
 
-def _chord_slope(activation: Activation, lower, upper, sign: float):
-    """Slope of the line over `sign * f`, of straight pieces, that is lowest in the middle.
+def _chord_slopes(activation: Activation, lower, upper):
+    """Slopes of the lines below and above a function of straight pieces, closest in the middle.
 
     The smallest concave function over a function of straight pieces is made of chords between its
-    ends and kinks; a chord that crosses the function is moved up by its offset.
+    ends and kinks, and the largest convex one below it as well; a chord that crosses the function
+    is moved by its offset.
     """
-    points = _points(activation, lower, upper, None)
-    values = [sign * activation.value(point) for point in points]
-    middle = 0.5 * (lower + upper)
-    best_slope, best_height = tf.zeros_like(middle), None
-    for i in range(len(points)):
-        for j in range(i + 1, len(points)):
-            slope = tf.math.divide_no_nan(values[j] - values[i], points[j] - points[i])
-            gaps = [value - slope * (p - middle) for value, p in zip(values, points, strict=True)]
-            height = tf.reduce_max(tf.stack(gaps), axis=0)
-            if best_height is None:
-                best_slope, best_height = slope, height
-            better = height < best_height
-            best_slope = tf.where(better, slope, best_slope)
-            best_height = tf.where(better, height, best_height)
-    return best_slope
+    known = _valued(activation, _fixed_points(activation, lower, upper))
+    points, values = (tf.stack(part) for part in zip(*known, strict=True))
+    places, low, high = points - 0.5 * (lower + upper), None, None
+    for i in range(len(known)):
+        for j in range(i + 1, len(known)):
+            (p, at_p), (q, at_q) = known[i], known[j]
+            slope = tf.math.divide_no_nan(at_q - at_p, q - p)
+            gaps = values - slope * places
+            below, above = tf.reduce_min(gaps, axis=0), tf.reduce_max(gaps, axis=0)
+            low = _better(low, (slope, below), tf.greater)
+            high = _better(high, (slope, above), tf.less)
+    return low[0], high[0]
 
 
-def _sampled_slope(activation: Activation, lower, upper, sign: float):
-    """Slope of the line over samples of `sign * f` that is lowest in the middle.
+def _better(best, other, is_better: Callable):
+    """Of two pairs of a slope and its height in the middle, entry by entry the better one."""
+    if best is None:
+        return other
+    chosen = is_better(other[1], best[1])
+    return tuple(tf.where(chosen, b, a) for a, b in zip(best, other, strict=True))
 
-    Its height there, `max(f_i - s t_i)` with `t` counted from the middle, is convex in `s`: too
-    small a slope touches at the right of the middle, too large a slope at the left.
+
+def _sampled_slopes(activation: Activation, lower, upper):
+    """Slopes of the lines below and above samples of a function that are closest in the middle.
+
+    The height of a line above there, `max(f_i - s t_i)` with `t` counted from the middle, is convex
+    in `s`: too small a slope touches at the right of the middle, too large a slope at the left.
     """
-    width = upper - lower
+    width, middle = upper - lower, 0.5 * (lower + upper)
     grid = np.linspace(-0.5, 0.5, _SAMPLES)
-    middle = 0.5 * (lower + upper)
-    values = tf.stack([sign * activation.value(middle + float(t) * width) for t in grid])
-    chords = (values[1:] - values[:-1]) * (_SAMPLES - 1)
     shares = tf.reshape(tf.constant(grid), (_SAMPLES, *[1] * len(lower.shape)))
+    samples = activation.value(middle + shares * width)
+    # Below a function is above the negated one.
+    values = tf.stack([-samples, samples], axis=1)
+    shares = shares[:, None]
+    chords = (values[1:] - values[:-1]) * (_SAMPLES - 1)
 
     def halve(smallest, largest):
         slope = 0.5 * (smallest + largest)
@@ -193,7 +211,8 @@ def _sampled_slope(activation: Activation, lower, upper, sign: float):
     smallest, largest = tf.while_loop(
         lambda *_: True, halve, ends, maximum_iterations=_HALVINGS, parallel_iterations=1
     )
-    return tf.math.divide_no_nan(0.5 * (smallest + largest), width)
+    slopes = tf.math.divide_no_nan(0.5 * (smallest + largest), width)
+    return -slopes[0], slopes[1]
 
 
 def solved(derivative: Callable, bends: tuple[float, ...]) -> Callable:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf.verify import attack
+from deel_lip_tf.verify import attack, lipschitz
 from deel_lip_tf.verify.arguments import (
     check_classifier,
     check_method,
@@ -19,13 +19,12 @@ from deel_lip_tf.verify.arguments import (
     predicted_labels,
     program_of,
 )
-from deel_lip_tf.verify.branching import branch_and_bound, default_time
+from deel_lip_tf.verify.branching import branch_and_bound, default_time, prepare
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
 from deel_lip_tf.verify.program import Program
 
 __all__ = [
-    "AUTO",
     "BRANCHING",
     "FALSIFIED",
     "ROBUST",
@@ -33,17 +32,13 @@ __all__ = [
     "Robustness",
     "prove",
     "robustness",
+    "stages_of",
 ]
 
 ROBUST, FALSIFIED, UNKNOWN = "robust", "falsified", "unknown"
 
 ATTACK, BRANCHING, WHOLE = "attack", "branch-and-bound", "alpha-crown"
-AUTO = ("lipschitz", "ibp", "crown-ibp", "crown", ATTACK, BRANCHING)
-"""Stages of `method="auto"`, from cheap to tight; each sees the samples that are undecided.
-
-Branch and bound begins with optimized slopes on the whole domain; what this decides is the answer
-of "alpha-crown".
-"""
+_AUTO = ("crown-ibp", "crown", ATTACK, BRANCHING)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,14 +148,20 @@ def prove(
     labels = predicted if y is None else labels_of(y, len(domain), program.outputs)
     search = _Search(model, program, domain, labels, started, time_limit)
     search.predict(predicted)
-    for stage in _stages(method):
+    for stage in stages_of(program, method):
         search.run(stage)
     return search.result()
 
 
-def _stages(method: str) -> tuple[str, ...]:
+def stages_of(program: Program, method: str) -> tuple[str, ...]:
+    """Stages from cheap to tight; each sees the samples that are undecided.
+
+    "auto" begins with the Lipschitz constant where the model has layers of this library. Branch and
+    bound begins with optimized slopes on the whole domain; what this decides is the answer of
+    "alpha-crown".
+    """
     if method == "auto":
-        return AUTO
+        return (*["lipschitz"] * lipschitz.has_small_constants(program), *_AUTO)
     # A search for a counterexample takes little of the time that branching could use up.
     return (ATTACK, BRANCHING) if method == BRANCHING else (method, ATTACK)
 
@@ -217,8 +218,11 @@ class _Search:
         left = self._limit - self._elapsed()
         if not len(which) or left <= 0:
             return
-        left = default_time(len(which)) if math.isinf(left) else left
         domain, rows, known = self._domain[which], self._rows[which], self._lower[which]
+        if math.isinf(left):
+            # What is traced once for a model is not taken from the time for its samples.
+            prepare(self._program, domain)
+            left = default_time(len(which))
         found = branch_and_bound(self._program, domain, rows, known=known, time_limit=left)
         self._lower[which] = found.lower
         proven, whole = ((part > 0).all(axis=1) for part in (found.lower, found.whole))
@@ -229,8 +233,7 @@ class _Search:
 
     def _attack(self, which: np.ndarray) -> None:
         left = self._limit - self._elapsed()
-        # The attack compares classes; a single output has none.
-        if not len(which) or left <= 0 or self._program.outputs < 2:
+        if not len(which) or left <= 0:
             return
         witnesses = attack.falsify(
             self._model,
