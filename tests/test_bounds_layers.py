@@ -284,6 +284,7 @@ def test_graphs(model, norm):
     assert bound <= truth * (EXACT if norm in model.exact else 3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LIBRARY, ids=str)
 def test_an_export_is_bounded_as_tightly_as_its_layer(case, rng):
     """Its operations are recognized together: paddings, roots of squares, centering."""

@@ -8,6 +8,8 @@ import tensorflow as tf
 from deel_lip_tf import Sequential, callbacks, layers, losses
 from tolerances import CONDENSED
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 X = np.random.default_rng(2).normal(size=(12, 3)).astype("float32")
 Y = (X[:, :1] > 0).astype("int32")
 

@@ -10,6 +10,8 @@ from deel_lip_tf.certificates import certify
 from deel_lip_tf.losses import Certificate_Binary, Certificate_Multiclass
 from deel_lip_tf.metrics import CertifiedRobustAccuracy
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 # a margin in float32 against one in float64, both near 1
 FLOAT32 = 1e-5
 RNG = np.random.default_rng(2)
@@ -73,7 +75,7 @@ def result(metric, model, x=X, y=Y, weights=None):
 def test_mean_radius_of_classes(head):
     model = network(HEADS[head](3))
     radii = radii_of(model, X, CLASSES, head != "no linear head")
-    assert 0.2 < (radii > 0).mean() < 0.8
+    assert 0.05 < (radii > 0).mean() < 0.95  # both kinds of sample
     metric = Certificate_Multiclass(model)
     for labels in (Y, 2 * Y - 1, Y.astype("int32"), CLASSES, CLASSES[:, None], 0.9 * Y + 0.03):
         assert result(metric, model, y=labels) == pytest.approx(radii.mean(), rel=FLOAT32)
@@ -130,6 +132,7 @@ def test_constants_are_rounded_upward():
 OPTIONS = [dict(), dict(jit_compile=True), dict(run_eagerly=True), dict(steps_per_execution=3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_evaluation_reads_the_model_as_it_is(options):
     model = network(HEADS["Spectral"](3))
@@ -151,6 +154,8 @@ def test_every_evaluation_reads_the_model_as_it_is(options):
         lambda: model.layers[2].kernel.assign(-model.layers[2].kernel),
         compile_again,  # Keras does not reset a metric before its first use
     ]
+    if "jit_compile" in options:  # XLA takes half a minute for the others
+        changes = changes[:3]
     seen = []
     for change in changes:
         change()
@@ -190,6 +195,7 @@ def functional(layers):
     return lip.Model(x, output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [lip.Sequential, functional])
 @pytest.mark.parametrize(
     ("make", "outputs", "labels"),

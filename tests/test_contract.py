@@ -21,6 +21,8 @@ from deel_lip_tf import (
 )
 from tolerances import SAME_FLOAT32
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 # One row for each class, and the layers that promise no constant.
 ONE_OF_EACH = [
     *{case.cls: case for case in LAYERS}.values(),

@@ -13,6 +13,8 @@ from all_losses import ALL_LOSSES, needed_by
 from deel_lip_tf import layers, losses, metrics
 from tolerances import SAME_FLOAT32
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 CLASSES = 3
 
 
@@ -89,6 +91,31 @@ def test_a_loss_of_no_samples_is_finite(loss):
     empty = np.zeros([size or 0 for size in shape], dtype)
     for one in (traced, made):
         assert np.isfinite(one(empty, np.zeros((0, CLASSES), "float32"))).all()
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+def test_losses_and_metrics_given_as_classes(data, tmp_path):
+    """Keras makes objects of them, out of reach of what needs the number of outputs or a model."""
+    x, labels = data
+    model = network()
+    model.compile(
+        "adam", losses.MulticlassHKRauto, metrics=[metrics.Certificate_Multiclass], run_eagerly=True
+    )
+    assert model.loss.hinge_margins.shape == (CLASSES,)
+    model.save(tmp_path / "model.keras")
+    resumed = keras.models.load_model(tmp_path / "model.keras")
+    found = [one.evaluate(x, one_hot(labels), verbose=0) for one in (model, resumed)]
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("scores", "dtype"), [("float64", None), ("float32", "float64")])
+def test_certificates_of_scores_of_another_type(scores, dtype, data):
+    x, labels = data
+    model = network(lip.Sequential)
+    certificate = metrics.Certificate_Multiclass(model, dtype=dtype)
+    certificate.update_state(labels, keras.ops.cast(model(x), scores))
+    expected = lip.certificates.certify(model, x, labels).radius.mean()
+    assert float(certificate.result()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_no_samples_leave_running_means_as_they_are(rng):

@@ -148,6 +148,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "scale"), zip(WEIGHTS, [1.0, 1e12, 1e-12] * 2, strict=True))
 def test_adversarial_weights(name, scale, rng):
     """Constrained and plain convolutions, heads of every scale, biases that nearly cancel."""

@@ -12,6 +12,8 @@ from deel_lip_tf import losses
 from loss_oracles import hinge_of, kr_of, multiclass_hinge_of, one_hot, per_row
 from tolerances import SOUND
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 # float32 sums of about a hundred terms of order one
 FLOAT32 = 1e-5
 # an event of probability 0.2 in 1797 samples moves by 0.01 when a margin moves by its last steps

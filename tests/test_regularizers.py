@@ -131,6 +131,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_training_with_the_penalty_makes_the_convolution_orthogonal(name, rng, tmp_path):
     layer = MODELS[name](regularizers.LorthRegularizer(lambda_lorth=10.0))

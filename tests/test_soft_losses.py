@@ -10,6 +10,8 @@ import deel_lip_tf as lip
 from deel_lip_tf import losses
 from loss_oracles import one_hot, per_row
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 # float32 sums of about a hundred terms of order one
 FLOAT32 = 1e-5
 

@@ -16,6 +16,8 @@ from deel_lip_tf.utils import (
 )
 from oracles import jacobian, matrix_of, spectral_norm
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 TYPES = ("jacobian_norm", "noise_norm", "attack")
 
 # What a float64 quotient of differences of size `eps` loses.

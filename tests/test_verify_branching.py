@@ -10,9 +10,12 @@ from keras import layers
 
 from deel_lip_tf import verify
 from deel_lip_tf.layers import GroupSort2
-from deel_lip_tf.verify import alpha, branching
+from deel_lip_tf.verify import alpha, branching, leaves
 from deel_lip_tf.verify.arguments import program_of
 from deel_lip_tf.verify.coefficients import Dense
+from deel_lip_tf.verify.interval import Interval
+from deel_lip_tf.verify.methods import domains_and_intervals
+from deel_lip_tf.verify.region import Region
 
 linprog = pytest.importorskip("scipy.optimize").linprog
 
@@ -102,6 +105,7 @@ def branched(model, domain, **options):
     return branching.branch_and_bound(program_of(model), domain, rows, **options)
 
 
+@pytest.mark.slow
 def test_branch_and_bound_reaches_the_exact_minimum_and_never_more(case):
     model, _, domain, exact = case
     found = branched(model, domain, target=None)
@@ -143,20 +147,24 @@ def test_any_slopes_and_multipliers_are_sound(case):
     model, _, domain, _ = case
     program, rng, count = program_of(model), np.random.default_rng(0), 48
     domain = domain[np.full(count, len(EPS) - 1)]
-    state = branching._root(program, domain)
+    state = domains_and_intervals(program, domain)
     x = rng.uniform(domain.lower[0], domain.upper[0], size=(20000, domain.lower.shape[1]))
     nodes, values = alpha.free_nodes(program), program.evaluate(x)
     reads = np.concatenate(
         [values[program.nodes[i].parents[0]].numpy().reshape(len(x), -1) for i in nodes], axis=1
     )
     splits = rng.choice([-1, 0, 0, 1], size=(count, reads.shape[1])).astype(np.int8)
-    intervals = [branching.Interval(*state[i : i + 3]) for i in range(4, len(state), 3)]
-    relaxation = branching._branched(program, intervals, tf.constant(splits))
+    splits[: count // 2] = 0
+    intervals = [Interval(*state[i : i + 3]) for i in range(4, len(state), 3)]
+    relaxation = leaves._branched(program, intervals, tf.constant(splits))
     rows = np.resize(ROWS, (count, 1, 2))  # each in turn
+    kinks = alpha.kinks_of(program, relaxation.intervals)
     questions = alpha.Questions(
-        branching.Region(*state[:4], norm=None), Dense(tf.constant(rows), (2,)), relaxation
+        Region(*state[:4], norm=None), Dense(tf.constant(rows), (2,)), relaxation, kinks
     )
-    free = alpha.Free(rng.uniform(size=splits.shape), rng.normal(size=splits.shape))
+    # Large multipliers make loose bounds, which would hide a mistake elsewhere.
+    sizes = rng.choice([0.0, 0.01, 1.0], (count, 1))
+    free = alpha.Free(rng.uniform(size=splits.shape), sizes * rng.normal(size=splits.shape))
     free = alpha.Free(*map(tf.constant, free))
     bounds = alpha.evaluate(program, questions, free)[0].numpy()
     outputs, tried = values[program.output].numpy(), 0
@@ -165,6 +173,14 @@ def test_any_slopes_and_multipliers_are_sound(case):
         tried += inside.any()
         assert (outputs[inside] @ row >= bound).all()
     assert tried > 5
+
+
+@pytest.fixture
+def eagerly():
+    """Without traces, which take longer than a few steps of an image model."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def image_model():
@@ -187,11 +203,29 @@ def image_model():
     return model
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_no_point_of_a_domain_lies_below_the_bounds(norm):
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_graphs_for_balls_bound_as_they_do_eagerly(norm, monkeypatch):
+    monkeypatch.setattr(branching, "_LAST_STEPS", 20)
+    model, _ = network("relu")
+    domain = verify.ball(np.random.default_rng(0).uniform(size=(2, 3)), 0.5, norm)
+    rows = np.broadcast_to(ROWS, (2, *ROWS.shape))
+    graph = branching.branch_and_bound(program_of(model), domain, rows, None, most_leaves=30)
+    tf.config.run_functions_eagerly(True)
+    try:
+        eager = branching.branch_and_bound(program_of(model), domain, rows, None, most_leaves=30)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert graph.leaves == eager.leaves
+    np.testing.assert_allclose(graph.lower, eager.lower, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_no_point_of_a_domain_lies_below_the_bounds(norm, eagerly, monkeypatch):
+    monkeypatch.setattr(branching, "_LAST_STEPS", 20)
     model, rng = image_model(), np.random.default_rng(0)
     x = rng.uniform(size=(3, 4, 4, 1))
-    domain = verify.ball(x, {"linf": 0.2, "l2": 0.6}[norm], norm)
+    domain = verify.ball(x, {"linf": 0.2, "l2": 0.6, "l1": 1.5}[norm], norm)
     rows = np.broadcast_to([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]], (3, 2, 3))
     program = program_of(model)
     crown = verify.bounds(model, domain, rows, "crown").lower
@@ -204,11 +238,12 @@ def test_no_point_of_a_domain_lies_below_the_bounds(norm):
         corner = np.where(rng.uniform(size=points.shape) < 0.5, one.lower, one.upper)
         share = rng.uniform(size=(4000, 1, 1, 1)) ** 0.2
         points = np.concatenate([points, x[sample] + share * (corner - x[sample])])
-        if norm == "l2":
+        if norm != "linf":
             # Most corners are far outside the ball: what lies beyond is moved to its surface.
-            away = points - x[sample]
-            length = np.sqrt(np.sum(away**2, axis=(1, 2, 3), keepdims=True))
-            points = x[sample] + away * np.minimum(1, 0.6 * (1 - 1e-9) / length)
+            away = (points - x[sample]).reshape(len(points), -1)
+            length = np.linalg.norm(away, int(norm[1]), axis=1).reshape(-1, 1, 1, 1)
+            share = np.minimum(1, one.radius * (1 - 1e-9) / length)
+            points = x[sample] + share * (points - x[sample])
         points = points[one[np.zeros(len(points), int)].contains(points)]
         assert len(points) > 100
         values = program.evaluate(points)[program.output].numpy() @ rows[sample].T

@@ -1,6 +1,7 @@
 """Bounds against exact optima by enumeration, and against CROWN written out neuron by neuron."""
 
 import itertools
+from fractions import Fraction
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from keras import layers
 import oracles
 import verify_cases
 from deel_lip_tf import verify
+from deel_lip_tf.verify import alpha, branching
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +89,57 @@ def test_without_unstable_neurons_linear_bounds_are_exact(method):
     exact = [exact_minimum(parts, r, domain.lower[0], domain.upper[0]) for r in ROWS]
     found = verify.bounds(model, domain, ROWS, method).lower[0]
     np.testing.assert_allclose(found, exact, atol=1e-7)
+
+
+def rational(values):
+    return [[Fraction(float(v)) for v in row] for row in np.atleast_2d(values)]
+
+
+def exact_range(parts, low, high):
+    """Smallest and largest output of affine maps on a box, in rational numbers."""
+    rows, offsets = rational(np.eye(parts[-1][0].shape[1])), [Fraction(0)] * parts[-1][0].shape[1]
+    for kernel, bias in reversed(parts):
+        kernel, (bias,) = rational(kernel), rational(bias)
+        offsets = [
+            c + sum(a * b for a, b in zip(r, bias, strict=True))
+            for c, r in zip(offsets, rows, strict=True)
+        ]
+        rows = [[sum(a * b for a, b in zip(r, k, strict=True)) for k in kernel] for r in rows]
+    (low,), (high,) = rational(low), rational(high)
+    ends = [[(a * x, a * y) for a, x, y in zip(r, low, high, strict=True)] for r in rows]
+    return [
+        tuple(c + sum(choose(end) for end in row) for choose in (min, max))
+        for c, row in zip(offsets, ends, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("method", verify_cases.ALL_METHODS)
+@pytest.mark.parametrize("is_linear", [True, False])
+def test_rounding_errors_are_counted(method, is_linear, monkeypatch):
+    """Terms that cancel: what float64 makes of them is far from the sum, in its last digits.
+
+    A PReLU of slope 1 is linear, and is bounded and split like one that is not; its own slack
+    would hide what is lost in the sums, so that there is a model without it.
+    """
+    for room, name in ((alpha, "STEPS"), (branching, "_STEPS"), (branching, "_LAST_STEPS")):
+        monkeypatch.setattr(room, name, 2)
+    dense = [layers.Dense(units, dtype="float64") for units in (6, 3)]
+    kink = [] if is_linear else [layers.PReLU(keras.initializers.Ones(), dtype="float64")]
+    model = keras.Sequential([keras.Input((40,), dtype="float64"), dense[0], *kink, dense[1]])
+    rng = np.random.default_rng(2)
+    for layer in dense:
+        shapes = [weight.shape for weight in layer.weights]
+        layer.set_weights([rng.normal(size=s) * 10.0 ** rng.uniform(-6, 6, s) for s in shapes])
+    parts = [layer.get_weights() for layer in dense]
+    x = rng.normal(size=(6, 40)) * 10.0 ** rng.uniform(-6, 6, (6, 40))
+    for eps in (0.0, 0.1):
+        domain = verify.box(x - eps * np.abs(x), x + eps * np.abs(x))
+        found = verify.bounds(model, domain, method=method, time_limit=1.0)
+        for i in range(len(x)):
+            exact = exact_range(parts, domain.lower[i], domain.upper[i])
+            for k, (least, most) in enumerate(exact):
+                assert Fraction(found.lower[i, k]) <= least
+                assert Fraction(found.upper[i, k]) >= most
 
 
 def reference_crown(parts, low, high, rows):

@@ -1,5 +1,7 @@
 """Lowered models compute what the models compute; what cannot be lowered is named."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -24,6 +26,23 @@ def test_the_program_computes_what_the_model_computes(row):
     model = row.model()
     x = np.random.default_rng(0).normal(size=(3, *row.shape))
     np.testing.assert_allclose(output(lower(model), x), np.asarray(model(x)), **SAME_FLOAT64)
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        partial(layers.AveragePooling3D, 2),
+        partial(layers.AveragePooling3D, (2, 3, 1), strides=2, padding="same"),
+        partial(layers.MaxPooling3D, 2, strides=1),
+        partial(layers.MaxPooling3D, (3, 2, 2), padding="same"),
+    ],
+)
+def test_pooling_in_space_has_a_rule_in_float64(pooling):
+    """TensorFlow has no such kernel on a CPU: the model itself computes in float32."""
+    model = keras.Sequential([keras.Input((4, 5, 3, 2)), pooling()])
+    x = np.random.default_rng(0).normal(size=(2, 4, 5, 3, 2))
+    expected = np.asarray(model(x.astype("float32")))
+    np.testing.assert_allclose(output(lower(model), x), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("row", verify_cases.ROWS[::5], ids=str)

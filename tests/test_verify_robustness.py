@@ -1,5 +1,9 @@
 """The question and the answer: statuses, witnesses, radii, and what is refused."""
 
+import functools
+import logging
+from fractions import Fraction
+
 import keras
 import numpy as np
 import pytest
@@ -162,8 +166,36 @@ def test_a_single_output_has_two_classes(end):
     labels = (np.asarray(model(x))[:, 0] > threshold).astype(int)
     result = verify.robustness(model, x, labels, 0.01)
     assert result.count("robust") > 0
+    wide = verify.robustness(model, x, labels, 0.5, method="crown")
+    refuted = wide.method == "attack"
+    assert refuted.any(), "the attack knows no single output"
+    outputs = np.asarray(model(wide.witness[refuted]))[:, 0]
+    assert ((outputs > threshold) != labels[refuted]).all()
     assert (verify.robustness(model, x, 1 - labels, 0.01).status == "falsified").all()
     assert (verify.robustness(model, x, None, 0.01).status == result.status).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_the_domain_ends_at_the_data_range(norm, side):
+    """The label changes beyond the range only, a little way off."""
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(2)])
+    model.set_weights([np.array([[0.0, side]]), np.array([0.55, -0.5 * side])])
+    x = np.array([[0.5 + 0.4 * side]])
+    within = verify.robustness(model, x, [0], 0.3, norm)
+    assert within.status[0] == "robust"
+    np.testing.assert_allclose(within.margin, 0.05, atol=1e-6)
+    beyond = verify.robustness(model, x, [0], 0.3, norm, clip=None)
+    assert beyond.status[0] == "falsified" and abs(beyond.witness[0, 0] - 0.5) > 0.55
+
+
+def test_boxes_of_balls_are_rounded_outward():
+    x, eps = np.random.default_rng(0).uniform(size=(50, 4)), 0.1
+    domain = verify.ball(x, eps, clip=None)
+    for middle, low, high in zip(x.flat, domain.lower.flat, domain.upper.flat, strict=True):
+        assert Fraction(low) <= Fraction(middle) - Fraction(eps)
+        assert Fraction(high) >= Fraction(middle) + Fraction(eps)
+        assert high - low < 0.2 + 1e-15
 
 
 def test_time_is_limited():
@@ -172,10 +204,12 @@ def test_time_is_limited():
     assert (result.status == "unknown").all() and (result.margin == -np.inf).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("clip", [(0, 1), None])
 def test_certified_radii_are_proven_and_nearly_the_largest(norm, clip):
-    model, x = lipschitz_classifier(), images(4, (6,))
+    tf.config.run_functions_eagerly(False)  # one graph for forty radii, and for both ranges
+    model, x = shared_lipschitz_classifier(), images(4, (6,))
     radius = verify.certified_radius(model, x, norm=norm, clip=clip, method="crown")
     assert (radius > 0).all() and np.isfinite(radius).all()
     proven = verify.robustness(model, x, None, radius, norm, clip, "crown")
@@ -211,6 +245,12 @@ def lipschitz_classifier():
             lip.SpectralDense(3),
         ]
     )
+
+
+@functools.cache
+def shared_lipschitz_classifier():
+    """One for the tests that do not change it: its graphs are kept."""
+    return lipschitz_classifier()
 
 
 def test_proven_constants_make_relaxations_tighter(monkeypatch):
@@ -280,6 +320,17 @@ def test_traced_and_eager_bounds_agree():
     program_of(model).compiled.clear()
     traced = verify.bounds(model, domain)
     np.testing.assert_allclose(traced.lower, eager.lower, rtol=1e-12, atol=1e-12)
+
+
+def test_methods_one_after_the_other_are_traced_without_a_warning(caplog):
+    """TensorFlow warns where a function is traced again and again; a graph is traced once."""
+    tf.config.run_functions_eagerly(False)
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2)])
+    with caplog.at_level(logging.WARNING):
+        for count in (1, 3):
+            for method in (*verify_cases.METHODS, "auto"):
+                verify.robustness(model, images(count, (2,)), None, 0.5, method=method)
+    assert "retracing" not in caplog.text
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):

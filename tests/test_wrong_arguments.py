@@ -112,12 +112,12 @@ def of_dense_layers():
         yield from refused(make, "nonsense", 1, words="nonsense", units=3)
         yield from number(make, "k_coef_lip", 0, -1, inf, units=3)
     yield from flag(layers.FrobeniusDense, "disjoint_neurons", units=3)
-    spectral = partial(refused, layers.SpectralDense, units=3)
-    yield from spectral("eps_spectral", 0, -1, nan)
-    yield from spectral("eps_bjorck", 0, -1, nan)
-    yield from spectral("beta_bjorck", 0, -1, 0.6, nan)
-    yield from spectral("maxiter_spectral", 0, -1)
-    yield from spectral("maxiter_bjorck", 0, -1)
+    spectral = layers.SpectralDense
+    yield from number(spectral, "eps_spectral", 0, -1, units=3)
+    yield from number(spectral, "eps_bjorck", 0, -1, types=("x",), units=3)
+    yield from number(spectral, "beta_bjorck", 0, -1, 0.6, types=("x",), units=3)
+    yield from integer(spectral, "maxiter_spectral", 0, -1, units=3)
+    yield from integer(spectral, "maxiter_bjorck", 0, -1, units=3)
     yield from refused(layers.FrobeniusDense, "eps_bjorck", 1e-3, words="eps_bjorck", units=3)
 
 
@@ -275,6 +275,9 @@ def of_models_and_tools():
         (lip.LossVariableModel, dict(zip(("inputs", "outputs"), graph(), strict=True))),
     ):
         yield from flag(make, "optim_margin", **others)
+    ends = dict(zip(("inputs", "outputs"), graph(), strict=True))
+    for make in (lip.Model, lip.LossVariableModel):
+        yield from not_a(make, "k_coef_lip", 2.0, words="has no argument `k_coef_lip`", **ends)
     yield from not_a(lip.vanillaModel, "model", "x", None, dense, words="`model`")
     estimate = partial(utils.evaluate_lip_const, network())
     x = np.ones((2, 4))

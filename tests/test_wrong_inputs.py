@@ -86,7 +86,7 @@ def id_of(case):
     return getattr(case, "__name__", str(case))
 
 
-@pytest.mark.parametrize(("make", "shape", "words"), of_shapes(), ids=id_of)
+@pytest.mark.parametrize(("make", "shape", "words"), [*of_shapes()], ids=id_of)
 def test_a_wrong_shape_is_named(make, shape, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         make()(np.ones(shape, "float32"))
@@ -154,7 +154,7 @@ def made(make):
     return make(**needed_by(make)) if is_loss else make()
 
 
-@pytest.mark.parametrize(("make", "y_true", "y_pred", "words"), of_labels(), ids=id_of)
+@pytest.mark.parametrize(("make", "y_true", "y_pred", "words"), [*of_labels()], ids=id_of)
 def test_labels_and_scores_that_do_not_fit_are_named(make, y_true, y_pred, words):
     with pytest.raises((ValueError, TypeError), match=re.escape(words)):
         made(make)(y_true, y_pred)
@@ -231,6 +231,15 @@ OTHER_MISTAKES = [
     (lambda: setattr(losses.HKR(1.0), "alpha", -1.0), ValueError, "`alpha`"),
     (lambda: setattr(losses.HKR(1.0), "min_margin", math.nan), ValueError, "`min_margin`"),
     (lambda: losses.MulticlassHKR(1.0, 1.0, 20.0), TypeError, "by keyword"),
+    (lambda: setattr(losses.HKRauto(1.0, 1.0, 2.0), "min_margin", 3), ValueError, "max_margin=2"),
+    (lambda: setattr(losses.HingeMarginAuto(2.0), "max_margin", 1), ValueError, "min_margin=2"),
+    (
+        lambda: lip.Sequential([keras.Input((4,)), layers.SpectralDense(3)]).compile(
+            "sgd", {"out": losses.MulticlassHKR}
+        ),
+        ValueError,
+        "`loss` must not be a dictionary",
+    ),
     (lambda: regularizers.Lorth2D().alphaNormSpectral, ValueError, "set_kernel_shape"),
     (lambda: regularizers.LorthRegularizer()(None), TypeError, "must be a tensor"),
     (lambda: regularizers.LorthRegularizer()(np.ones((3, 3))), ValueError, "OrthDense"),

@@ -218,8 +218,6 @@ OPERATIONS = [
             (layers.SpatialDropout3D, dict(rate=0.5)),
             (layers.ZeroPadding3D, dict(padding=1)),
             (layers.Cropping3D, dict(cropping=((1, 0), (0, 1), (0, 0)))),
-            (layers.AveragePooling3D, dict(pool_size=2)),
-            (layers.MaxPooling3D, dict(pool_size=(2, 1, 1), strides=1)),
         ),
         VOLUME,
     ),
@@ -240,6 +238,11 @@ for _case in cases.LAYERS:
     _WITH_ONE_OF_A_KIND.setdefault((_case.cls, _case.kwargs.get("padding")), _case)
 LIBRARY = [own(case) for case in _WITH_ONE_OF_A_KIND.values()] + [
     own(cases.Case(cases.layers.FullSort, {}, (5,))),
+    own(
+        cases.Case(
+            cases.layers.PadConv2D, dict(filters=2, kernel_size=3, padding="circular"), IMAGE
+        )
+    ),
     own(cases.Case(cases.layers.GroupSort, dict(n=3, k_coef_lip=0.7), (6,))),
     own(cases.Case(cases.layers.MaxMin, dict(data_format="channels_first"), (2, 4, 3))),
     operation("LipResidual", lambda x: cases.layers.LipResidual(dtype="float64")([x, 2.0 * x])),

@@ -73,6 +73,7 @@ class SpectralConv2D(_ConstrainedConv2D):
         beta_bjorck: likewise.
         maxiter_spectral: likewise.
         maxiter_bjorck: likewise.
+        *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv2D`, except dilation, groups, LoRA and
             quantization.
 
@@ -105,6 +106,7 @@ class FrobeniusConv2D(_ConstrainedConv2D):
         use_bias: whether to add a bias.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
         k_coef_lip: the Lipschitz constant, 1 by default.
+        *args: as in `SpectralConv2D`.
         **kwargs: as in `SpectralConv2D`.
 
     Raises:
@@ -138,6 +140,7 @@ class SpectralConv1D(_ConstrainedConv1D):
         beta_bjorck: likewise.
         maxiter_spectral: likewise.
         maxiter_bjorck: likewise.
+        *args: the arguments of `keras.layers.Conv1D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv1D`, except dilation, groups, LoRA and
             quantization.
 
@@ -175,6 +178,8 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
         beta_bjorck: likewise.
         maxiter_spectral: likewise.
         maxiter_bjorck: likewise.
+        *args: the arguments of `keras.layers.DepthwiseConv2D` after `depth_multiplier`, in their
+            order.
         **kwargs: every other argument of `keras.layers.DepthwiseConv2D`, except dilation.
 
     Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`. Output

@@ -7,6 +7,7 @@ from deel_lip_tf._registration import register
 from deel_lip_tf.layers.arguments import flag, known_size
 from deel_lip_tf.layers.base import KERNEL_ARGUMENTS, NO_LORA, ConstrainedKernel
 from deel_lip_tf.normalizers import Frobenius, Spectral
+from deel_lip_tf.normalizers.dense_product import dense_product, is_worth_projecting
 
 
 class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
@@ -25,7 +26,16 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
         super().build(input_shape)
 
     def _apply_kernel(self, inputs, kernel):
-        return ops.matmul(inputs, kernel)
+        if not (self._is_projected_exactly(kernel) and is_worth_projecting(kernel)):
+            return ops.matmul(inputs, kernel)
+        gain, eps = self.k_coef_lip * self._gain, self.parametrization.eps_bjorck
+        raw = ops.convert_to_tensor(self.kernel)
+        return dense_product(ops.convert_to_tensor(inputs), kernel, raw, gain, eps)
+
+    def _is_projected_exactly(self, kernel) -> bool:
+        """Whether `kernel` is a multiple of the polar factor of the raw kernel, in its own type."""
+        is_same_type = kernel.dtype == self.kernel.dtype == self.compute_dtype
+        return self.parametrization.is_retracting and is_same_type
 
 
 @register
@@ -47,6 +57,7 @@ class SpectralDense(ConstrainedDense):
         beta_bjorck: likewise.
         maxiter_spectral: likewise.
         maxiter_bjorck: likewise.
+        *args: the arguments of `keras.layers.Dense` after `use_bias`, in their order.
         **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
 
     Input shape: `(batch, ..., inputs)`. Output shape: `(batch, ..., units)`.
@@ -77,6 +88,7 @@ class FrobeniusDense(ConstrainedDense):
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
         disjoint_neurons: norms of columns (`True`, the default) or of the whole kernel (`False`).
         k_coef_lip: the Lipschitz constant, of each output or of the layer; 1 by default.
+        *args: the arguments of `keras.layers.Dense` after `use_bias`, in their order.
         **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
 
     Input shape: `(batch, ..., inputs)`. Output shape: `(batch, ..., units)`.

@@ -9,6 +9,7 @@ from deel_lip_tf._registration import register
 from deel_lip_tf.layers.arguments import check_sizes, flag, number
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export, rescaled_export
 from deel_lip_tf.layers.padding import spatial_axes
+from deel_lip_tf.layers.window_norms import can_compile_norms, compiled_norms
 from deel_lip_tf.normalizers import safe_sqrt
 
 
@@ -167,6 +168,12 @@ class ScaledL2NormPooling2D(_RootOfSquares, _ScaledPooling2D):
             eps_grad_sqrt=eps_grad_sqrt,
             **kwargs,
         )
+
+    def call(self, inputs, training=None):
+        """The scaled norm of each window."""
+        if can_compile_norms(inputs, training, self.data_format):
+            return compiled_norms(inputs, self.pool_size, self.k_coef_lip)
+        return self._norm(inputs)
 
     def _norm(self, inputs):
         factor = self.k_coef_lip * math.sqrt(math.prod(self.pool_size))

@@ -5,14 +5,11 @@ A permutation decided by one comparison: the gradient is the permuted gradient, 
 """
 
 import functools
-import math
 
 import keras
 from keras import ops
 
-# Compiling takes a tenth of a second for each shape: worth it in training, where the same shape
-# comes back thousands of times, for samples of at least this many numbers.
-_WORTH_COMPILING = 4096
+from deel_lip_tf.layers.xla import compiled, is_inside_xla, is_worth_compiling, with_shape_of
 
 
 def sort_pairs(x, training: bool | None = None):
@@ -22,11 +19,10 @@ def sort_pairs(x, training: bool | None = None):
         x: tensor of known even last size.
         training: whether the same shape will come back often.
     """
-    if keras.backend.backend() == "tensorflow" and not _is_inside_xla():
-        if training is True and _is_worth_compiling(x):
-            return _with_shape_of(x, _compiled_sort()(x))
-        if _can_view_as_complex(x):
-            return _sort_pairs_as_complex(x)
+    if is_worth_compiling(x, training):
+        return with_shape_of(x, _compiled_sort(x.dtype)(x))
+    if keras.backend.backend() == "tensorflow" and not is_inside_xla() and _can_view_as_complex(x):
+        return _sort_pairs_as_complex(x)
     return _sort_pairs(x)
 
 
@@ -39,21 +35,9 @@ def _sort_pairs(x):
     return ops.reshape(ops.stack([lower, upper], axis=-1), shape)
 
 
-def _is_inside_xla() -> bool:
-    import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
-
-    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-
-
-def _is_worth_compiling(x) -> bool:
-    sizes = x.shape[1:]
-    return None not in sizes and math.prod(sizes) >= _WORTH_COMPILING
-
-
 @functools.cache
-def _compiled_sort():
-    """The sort as two functions that XLA makes one loop of each.
+def _compiled_sort(dtype):
+    """The sort of numbers of a type as two functions that XLA makes one loop of each.
 
     Each number is compared with its neighbour, which is a reversed pair: nothing is taken apart
     and put together again.
@@ -64,28 +48,28 @@ def _compiled_sort():
         """Where a pair is in the wrong order, for both of its numbers."""
         return pairs[:, :1] > pairs[:, 1:]
 
-    @tf.function(jit_compile=True, autograph=False)
     def forward(x):
         pairs = tf.reshape(x, (-1, 2))
         outputs = tf.where(exchanged(pairs), tf.reverse(pairs, [-1]), pairs)
         return tf.reshape(outputs, tf.shape(x))
 
-    @tf.function(jit_compile=True, autograph=False)
     def backward(x, upstream):
         pairs, gradient = tf.reshape(x, (-1, 2)), tf.reshape(upstream, (-1, 2))
         gradient = tf.where(exchanged(pairs), tf.reverse(gradient, [-1]), gradient)
         return tf.reshape(gradient, tf.shape(upstream))
 
+    any_shape = tf.TensorSpec(None, dtype)
+    compiled_forward = compiled(forward, any_shape)
+    compiled_backward = compiled(backward, any_shape, any_shape)
+
     @tf.custom_gradient
     def sort(x):
-        return forward(x), lambda upstream: backward(x, upstream)
+        def gradient(upstream):
+            return with_shape_of(x, compiled_backward(x, upstream))
+
+        return compiled_forward(x), gradient
 
     return sort
-
-
-def _with_shape_of(x, outputs):
-    outputs.set_shape(x.shape)
-    return outputs
 
 
 def _can_view_as_complex(x) -> bool:
@@ -123,4 +107,4 @@ def _sort_pairs_as_complex(x):
 
         return join(tf.where(swap, second, first), tf.where(swap, first, second), x), gradient
 
-    return _with_shape_of(x, sort(x))
+    return with_shape_of(x, sort(x))

@@ -145,6 +145,8 @@ class SpectralConv2DTranspose(_ConstrainedConv2DTranspose):
         beta_bjorck: likewise.
         maxiter_spectral: likewise.
         maxiter_bjorck: likewise.
+        *args: `data_format`, `dilation_rate`, `activation` and so on, in deel-lip's order, which is
+            that of `keras.layers.Conv2D` without `groups`.
         **kwargs: every other argument of `keras.layers.Conv2DTranspose` (`output_padding`
             included, with `"same"` and `"valid"`), except dilation.
 

@@ -33,6 +33,7 @@ class PadConv2D(Condensable, keras.layers.Conv2D):
         kernel_size: an integer or a pair.
         strides: an integer or a pair.
         padding: `"same"` or `"valid"` as in Keras, or one of the five above, in any case.
+        *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv2D`. Dilation does not change by how
             much the image is extended.
 

@@ -30,11 +30,12 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf.losses import formulas
-from deel_lip_tf.losses.base import ParametricLoss
+from deel_lip_tf.losses.base import ParametricLoss, plain
 from deel_lip_tf.losses.tracing import outside_of_graphs
 
 
@@ -43,7 +44,8 @@ class LearnedMargins(ParametricLoss):
 
     The margins are a trainable variable of shape `(outputs,)` in the loss's dtype, float32 at
     least. They start at `min_margin`, and every optimizer keeps them in `[min_margin, max_margin]`
-    after each update. `LossVariableModel` and `LossVariableSequential` create them from their
+    after each update (Keras's `use_ema` averages them as they were before, so that its average may
+    end a little outside). `LossVariableModel` and `LossVariableSequential` create them from their
     output shape and train them with their own optimizer; under any other model they keep their
     values. Compiled models save and restore them.
     """
@@ -51,10 +53,20 @@ class LearnedMargins(ParametricLoss):
     def __init__(self, name, reduction, dtype, multi_gpu=None, **parameters):
         super().__init__(name, reduction, dtype, multi_gpu, **parameters)
         self._margins = None
-        if parameters["min_margin"] > parameters["max_margin"]:
+        self.check_parameter("max_margin", parameters["max_margin"])
+
+    def check_parameter(self, name: str, value: float) -> None:
+        """Raises a `ValueError` or `TypeError` if the parameter `name` must not take `value`."""
+        super().check_parameter(name, value)
+        if name not in ("min_margin", "max_margin"):
+            return
+        limits = {one: plain(getattr(self, one)) for one in ("min_margin", "max_margin")}
+        # rounded as the variables are: an interval of one point stays one
+        limits[name] = plain(np.asarray(value, self.dtype))
+        if limits["min_margin"] > limits["max_margin"]:
             raise ValueError(
                 "`max_margin` must be at least `min_margin`. Received: min_margin="
-                f"{parameters['min_margin']}, max_margin={parameters['max_margin']}."
+                f"{limits['min_margin']:g}, max_margin={limits['max_margin']:g}."
             )
 
     @property

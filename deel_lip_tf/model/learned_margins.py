@@ -60,7 +60,8 @@ class LossVariableModel(_LearnsLoss, Model):
         **kwargs: as in `keras.Model`.
 
     Raises:
-        TypeError: inputs or outputs are missing, or `optim_margin` is not a boolean.
+        TypeError: inputs or outputs are missing, `optim_margin` is not a boolean, or an argument is
+            unknown.
     """
 
     def __init__(

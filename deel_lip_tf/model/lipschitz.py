@@ -168,10 +168,10 @@ class Model(_LipschitzModel, keras.Model):
         inputs: as in `keras.Model`.
         outputs: likewise.
         name: likewise.
-        **kwargs: likewise.
+        **kwargs: `trainable`, as in `keras.Model`.
 
     Raises:
-        TypeError: inputs or outputs are missing.
+        TypeError: inputs or outputs are missing, or an argument is unknown.
     """
 
     def __init__(self, inputs=None, outputs=None, name=None, **kwargs):
@@ -180,6 +180,14 @@ class Model(_LipschitzModel, keras.Model):
                 "`inputs` and `outputs` are needed: the Lipschitz constant is that of a known "
                 "graph. For a model with a `call` of its own, subclass keras.Model and use this "
                 "library's layers in it."
+            )
+        unknown = sorted(set(kwargs) - {"trainable"})
+        if unknown:
+            # Keras takes any, and forgets it
+            raise TypeError(
+                f"{type(self).__name__} has no argument `{unknown[0]}`. Received: {unknown[0]}="
+                f"{kwargs[unknown[0]]!r}. A Lipschitz constant is given to each layer by "
+                "`k_coef_lip`, or to a `Sequential`, which shares it out."
             )
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
         _warn_unknown(self.layers, (), "Model")

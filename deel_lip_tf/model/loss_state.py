@@ -85,11 +85,19 @@ class LossState:
             if hasattr(loss, "build"):
                 loss.build(1 if len(output.shape) == 1 else output.shape[-1])
 
+    def _output_names(self) -> list[str]:
+        if not hasattr(self, "output_names"):
+            raise ValueError(
+                "`loss` must not be a dictionary: the output of a Sequential model has no name. "
+                f"Received: loss={self.loss!r}. Give the loss itself."
+            )
+        return self.output_names
+
     def _losses_with_outputs(self, outputs) -> Iterator[tuple]:
         """Each loss with the output, or outputs one by one, that it looks at."""
         flat = tree.flatten(outputs)
         if isinstance(self.loss, dict):
-            names = sorted(outputs) if isinstance(outputs, dict) else self.output_names
+            names = sorted(outputs) if isinstance(outputs, dict) else self._output_names()
             pairs = zip(names, flat, strict=True)
             yield from ((self.loss[name], output) for name, output in pairs if name in self.loss)
         elif isinstance(self.loss, list | tuple):

@@ -1,7 +1,9 @@
 """Parametrizations: hyper-parameters in, `project(matrix)` out; frozen, stateless, comparable."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from keras import backend, ops
 
@@ -32,6 +34,7 @@ class Spectral:
         maxiter_bjorck: largest number of orthogonalisation steps.
 
     Raises:
+        TypeError: an argument is not a number, or not an integer where one is asked for.
         ValueError: an argument outside its range.
     """
 
@@ -42,20 +45,12 @@ class Spectral:
     maxiter_bjorck: int = DEFAULT_MAXITER_BJORCK
 
     def __post_init__(self):
-        rules = (
-            ("eps_spectral", "> 0", self.eps_spectral > 0),
-            ("eps_bjorck", "> 0, or None to keep the singular values apart",
-             self.eps_bjorck is None or self.eps_bjorck > 0),
-            ("beta_bjorck", "in ]0, 0.5], or None to keep the singular values apart",
-             self.beta_bjorck is None or 0 < self.beta_bjorck <= 0.5),
-            ("maxiter_spectral", "at least 1", self.maxiter_spectral >= 1),
-            ("maxiter_bjorck", "at least 1", self.maxiter_bjorck >= 1),
-        )  # fmt: skip
-        for name, rule, holds in rules:
-            if not holds:
-                raise ValueError(
-                    f"`{name}` must be {rule}. Received: {name}={getattr(self, name)}."
-                )
+        apart = "or None to keep the singular values apart"
+        _check(self, "eps_spectral", float, lambda x: x > 0, "a number > 0")
+        _check(self, "eps_bjorck", float, lambda x: x > 0, f"a number > 0, {apart}")
+        _check(self, "beta_bjorck", float, lambda x: 0 < x <= 0.5, f"in ]0, 0.5], {apart}")
+        for name in ("maxiter_spectral", "maxiter_bjorck"):
+            _check(self, name, int, lambda x: x >= 1, "an integer of at least 1")
 
     def project(self, matrix):
         """The nearest orthogonal matrix (or the unit-norm multiple) of `matrix`.
@@ -123,6 +118,21 @@ class UnitFrobenius:
     def project(self, matrix):
         """`matrix` (rows, outputs) divided by its Frobenius norm."""
         return Frobenius(disjoint_neurons=False).project(matrix)
+
+
+def _check(owner, name: str, kind: type, is_allowed: Callable, rule: str) -> None:
+    """Raises unless an attribute is a number of a kind, in its range, or `None` if that may be."""
+    value = getattr(owner, name)
+    if value is None and "None" in rule:
+        return
+    numbers_of_kind = Integral if kind is int else Real
+    message = f"`{name}` must be {rule}. Received: {name}={value!r}."
+    if not isinstance(value, numbers_of_kind) or isinstance(value, bool):
+        raise TypeError(message)
+    if not is_allowed(value):
+        raise ValueError(message)
+    # Configurations hold Python's numbers, not NumPy's.
+    object.__setattr__(owner, name, kind(value))
 
 
 def at_least_float32(tensor):

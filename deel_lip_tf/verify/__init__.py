@@ -12,8 +12,8 @@ Lipschitz constants as well. `METHODS` lists the ways to a proof, from cheap to 
 - "crown": backward linear bounds of every layer and of the margins;
 - "alpha-crown": the same, with the slopes below ReLU and its like optimized for each margin.
 
-`robustness` also knows "branch-and-bound", which splits domains at the kinks of ReLU and its like
-until the time is up: given enough of it, it decides small networks completely.
+`robustness` and `bounds` also know "branch-and-bound", which splits domains at the kinks of ReLU
+and its like until the time is up: given enough of it, it decides small networks completely.
 
 Layers: Dense, Conv1D to Conv3D, depthwise, separable and transposed convolutions, average, maximum
 and global pooling, BatchNormalization, Normalization, Rescaling, Flatten, Reshape, Permute,

@@ -17,6 +17,7 @@ A batch holds one row each; the free numbers of all its activations lie in vecto
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -26,18 +27,19 @@ from deel_lip_tf.verify.coefficients import Dense, add
 from deel_lip_tf.verify.interval import INFINITY, Interval
 from deel_lip_tf.verify.program import Elementwise, Program, ancestors
 from deel_lip_tf.verify.region import Region, concretize_exactly
-from deel_lip_tf.verify.relaxations import Lines, offsets
+from deel_lip_tf.verify.relaxations import Activation, Lines, offsets
 
 __all__ = [
     "STEPS",
     "Free",
+    "Kink",
     "Questions",
-    "alpha_lower_bound",
     "default_free",
     "evaluate",
     "flat_of",
     "free_lines",
     "free_nodes",
+    "kinks_of",
     "maximize",
     "parts_of",
 ]
@@ -57,11 +59,27 @@ class Questions(NamedTuple):
         region: of the inputs.
         rows: (n, 1, *shape of the output).
         relaxation: intervals of all nodes, and the lines that are kept where none are free.
+        kinks: of the activations with free numbers, by `kinks_of`.
     """
 
     region: Region
     rows: Dense
     relaxation: Relaxation
+    kinks: dict[int, "Kink"]
+
+
+class Kink(NamedTuple):
+    """The two pieces of an activation, for each entry.
+
+    Attributes:
+        inside: whether the interval has the kink inside.
+        left: slope on the left of the kink.
+        right: on the right.
+    """
+
+    inside: tf.Tensor
+    left: tf.Tensor
+    right: tf.Tensor
 
 
 class Free(NamedTuple):
@@ -109,8 +127,13 @@ def flat_of(program: Program, parts: dict[int, tf.Tensor], count: tf.Tensor) -> 
     return tf.concat(flat, axis=1) if flat else tf.zeros([count, 0], tf.float64)
 
 
-def kink_slopes(activation, interval: Interval):
-    """`(is the kink inside, slope on its left, slope on its right)`, for each entry."""
+def kinks_of(program: Program, intervals: Sequence[Interval]) -> dict[int, Kink]:
+    """The pieces of the activations of `free_nodes`."""
+    nodes = {index: program.nodes[index] for index in free_nodes(program)}
+    return {i: _kink(node.activation, intervals[node.parents[0]]) for i, node in nodes.items()}
+
+
+def _kink(activation: Activation, interval: Interval) -> Kink:
     (kink,) = activation.kinks
     lower, upper = interval.lower, interval.upper
     finite = tf.math.is_finite(lower) & tf.math.is_finite(upper)
@@ -120,16 +143,17 @@ def kink_slopes(activation, interval: Interval):
     high = tf.where(inside, upper, kink + 1.0)
     left = (middle - activation.value(low)) / (kink - low)
     right = (activation.value(high) - middle) / (high - kink)
-    return inside, left, right
+    return Kink(inside, left, right)
 
 
-def free_lines(program: Program, relaxation: Relaxation, shares: tf.Tensor) -> dict[int, Lines]:
+def free_lines(program: Program, questions: Questions, shares: tf.Tensor) -> dict[int, Lines]:
     """The lines of all activations, with the slopes that the shares choose."""
+    relaxation = questions.relaxation
     result = dict(relaxation.lines)
     for index, share in parts_of(program, shares).items():
         node = program.nodes[index]
         interval, kept = relaxation.intervals[node.parents[0]], relaxation.lines[index]
-        inside, left, right = kink_slopes(node.activation, interval)
+        inside, left, right = questions.kinks[index]
         slope, is_convex = left + share * (right - left), right > left
         low = tf.where(inside & is_convex, slope, kept.lower_slope)
         high = tf.where(inside & ~is_convex, slope, kept.upper_slope)
@@ -138,13 +162,11 @@ def free_lines(program: Program, relaxation: Relaxation, shares: tf.Tensor) -> d
     return result
 
 
-def default_free(program: Program, relaxation: Relaxation, count: tf.Tensor) -> Free:
+def default_free(program: Program, questions: Questions) -> Free:
     """The slopes of the lines that are kept, and no multipliers."""
-    shares = {}
-    for index in free_nodes(program):
-        node = program.nodes[index]
-        interval, kept = relaxation.intervals[node.parents[0]], relaxation.lines[index]
-        _, left, right = kink_slopes(node.activation, interval)
+    shares, count = {}, tf.shape(questions.rows.values)[0]
+    for index, (_, left, right) in questions.kinks.items():
+        kept = questions.relaxation.lines[index]
         slope = tf.where(right > left, kept.lower_slope, kept.upper_slope)
         share = tf.math.divide_no_nan(slope - left, right - left)
         shares[index] = tf.clip_by_value(share, 0.0, 1.0)
@@ -171,18 +193,18 @@ def _bound(program: Program, questions: Questions, multipliers: tf.Tensor, lines
 
 def _objective(program: Program, questions: Questions, free: Free) -> tf.Tensor:
     """(n,) bounds, without the search for the best multiplier of a ball."""
-    lines = free_lines(program, questions.relaxation, free.shares)
+    lines = free_lines(program, questions, free.shares)
     bound = _bound(program, questions, free.multipliers, lines)
     return lower_bound(program, bound, questions.relaxation.intervals, questions.region)[:, 0]
 
 
 def evaluate(program: Program, questions: Questions, free: Free):
-    """`(bounds (n,), coefficients (n, *shape) of the input, weights (n, neurons))`.
+    """`(bounds (n,), coefficients (n, *shape) of the input, weights (n, neurons), lines)`.
 
     A weight is the coefficient of an activation's output in the row: the derivative of the bound
     by the offset of the line that was taken.
     """
-    lines = free_lines(program, questions.relaxation, free.shares)
+    lines = free_lines(program, questions, free.shares)
     ends = {
         index: (lines[index].lower_offset, lines[index].upper_offset)
         for index in free_nodes(program)
@@ -200,7 +222,7 @@ def evaluate(program: Program, questions: Questions, free: Free):
     total = tf.where(tf.math.is_nan(total), -INFINITY, total)[:, 0]
     gradients = tape.gradient(constant, ends, unconnected_gradients="zero")
     weights = {index: low + high for index, (low, high) in gradients.items()}
-    return total, coefficients.values[:, 0], flat_of(program, weights, tf.shape(total)[0])
+    return total, coefficients.values[:, 0], flat_of(program, weights, tf.shape(total)[0]), lines
 
 
 def maximize(program: Program, questions: Questions, start: Free, rates: Free, limits, steps, goal):
@@ -260,39 +282,3 @@ def _adam_step(step, value, gradient, mean, square, rate, smallest, largest):
     length = tf.sqrt(square / (1.0 - _SQUARES ** (step + 1.0))) + _TINY
     moved = value + rate * _DECAY**step * direction / length
     return tf.minimum(tf.maximum(moved, smallest), largest), mean, square
-
-
-def alpha_lower_bound(
-    program: Program, region: Region, relaxation: Relaxation, rows: Dense, steps: int = STEPS
-) -> tf.Tensor:
-    """Numbers (batch, rows) that rows of the output do not fall below, with optimized slopes.
-
-    The intervals are kept; the bound is nowhere below the one with the lines of the relaxation.
-    """
-    count = tf.shape(rows.values)[1]
-    questions = Questions(
-        Region(*(tf.repeat(part, count, axis=0) for part in region[:4]), norm=region.norm),
-        Dense(tf.reshape(rows.values, [-1, 1, *rows.shape]), rows.shape),
-        _repeated(relaxation, count),
-    )
-    total = tf.shape(questions.rows.values)[0]
-    start = default_free(program, questions.relaxation, total)
-    none = tf.zeros_like(start.multipliers)
-    rates = Free(tf.constant(0.1, tf.float64), tf.constant(0.0, tf.float64))
-    goal = tf.fill([total], INFINITY)
-    best = maximize(program, questions, start, rates, (none, none), steps, goal)
-    found = evaluate(program, questions, best)[0]
-    if region.is_ball:
-        # The optimization saw a coarser minimum on a ball in a box than the one that counts.
-        found = tf.maximum(found, evaluate(program, questions, start)[0])
-    return tf.reshape(found, [-1, count])
-
-
-def _repeated(relaxation: Relaxation, count: tf.Tensor) -> Relaxation:
-    def repeated(part):
-        return tf.nest.map_structure(lambda tensor: tf.repeat(tensor, count, axis=0), part)
-
-    return Relaxation(
-        [repeated(interval) for interval in relaxation.intervals],
-        {index: repeated(line) for index, line in relaxation.lines.items()},
-    )

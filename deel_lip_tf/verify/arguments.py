@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.graphs import Kept
@@ -37,11 +38,11 @@ def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> 
 
 
 def configuration(model) -> str | None:
-    """All arguments of a model and its layers as text, or `None` where they cannot be written."""
+    """All that graphs depend on besides the weights, or `None` where it cannot be written down."""
     if not isinstance(model, keras.Model) or not model.built:
         return None
     try:
-        return model.to_json()
+        return f"{model.to_json()}{tf.config.functions_run_eagerly()}"
     except (NotImplementedError, TypeError, ValueError):
         return None  # not every custom part can be written down
 

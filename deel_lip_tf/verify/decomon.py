@@ -23,7 +23,7 @@ Where decomon returned something else:
 - Inverted boxes raised `UserWarning`, a negative `eps` became 0. Here both are a `ValueError`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
@@ -31,6 +31,7 @@ import numpy as np
 
 from deel_lip_tf.verify.arguments import check_classifier, program_of
 from deel_lip_tf.verify.attack import Claims, search
+from deel_lip_tf.verify.decomon_labels import check_count, rows_of
 from deel_lip_tf.verify.domain import Domain, ball, box
 from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.program import Program
@@ -298,7 +299,7 @@ def refine_boxes(x_min, x_max, n_sub_boxes: int = 10) -> tuple[np.ndarray, np.nd
         ValueError: inverted boxes, shapes that differ, or `n_sub_boxes` below 1.
     """
     domain = box(x_min, x_max)
-    _check_count("n_sub_boxes", n_sub_boxes)
+    check_count("n_sub_boxes", n_sub_boxes)
     count, shape = len(domain), domain.lower.shape[1:]
     lower, upper = domain.lower.reshape(count, 1, -1), domain.upper.reshape(count, 1, -1)
     while 2 * lower.shape[1] <= n_sub_boxes:
@@ -365,8 +366,8 @@ def _over_parts(
 ) -> np.ndarray:
     """`score(domains, sample of each)`, batch by batch, and its extreme over sub-boxes."""
     if batch_size != -1:
-        _check_count("batch_size", batch_size)
-    _check_count("n_sub_boxes", n_sub_boxes)
+        check_count("batch_size", batch_size)
+    check_count("n_sub_boxes", n_sub_boxes)
     size = len(domain) if batch_size == -1 else batch_size
     results = []
     for start in range(0, len(domain), size):
@@ -381,58 +382,8 @@ def _over_parts(
     return np.concatenate(results)
 
 
-def _check_count(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        hint = ", or -1 for all samples" if name == "batch_size" else ""
-        raise ValueError(f"`{name}` must be a positive integer{hint}. Received: {value!r}.")
-
-
 def _rows(converted: Converted, source, target, samples: int) -> np.ndarray:
-    """(n, pairs, classes) rows `f_source - f_target`; rows of zeros repeat no claim."""
-    classes = converted.program.outputs
-    wins = _mask("source_labels", source, samples, classes)
-    loses = ~wins if target is None else _mask("target_labels", target, samples, classes)
-    if (both := (wins & loses).any(axis=1)).any() or not (
-        wins.any(axis=1) & loses.any(axis=1)
-    ).all():
-        raise ValueError(
-            "Every sample must have a source label and a target label, and none that is both. "
-            f"Received: {int(both.sum())} samples with a label that is both."
-        )
-    eye = np.eye(classes)
-    pairs = [eye[w][:, None] - eye[t][None] for w, t in zip(wins, loses, strict=True)]
-    rows = [pair.reshape(-1, classes) for pair in pairs]
-    most = max(map(len, rows))
-    # The last pair again, so that all samples have as many.
-    return np.stack([np.concatenate([r, np.repeat(r[-1:], most - len(r), axis=0)]) for r in rows])
-
-
-def _mask(name: str, labels: int | Sequence, samples: int, classes: int) -> np.ndarray:
-    """(n, classes) booleans, from integers or from rows of 0 and 1."""
-    values = np.asarray(labels)
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"`{name}` must hold integers or masks. Received: dtype {values.dtype}.")
-    if values.ndim == 0:
-        values = np.full((samples, 1), values)
-    elif values.shape == (classes,) and samples == 1:
-        values = values[None] if classes > 1 else values
-    columns = values[:, None] if values.ndim == 1 else values
-    if columns.ndim != 2 or len(columns) != samples:
-        raise ValueError(
-            f"`{name}` must be an integer, integers of shape ({samples},) or ({samples}, k), or "
-            f"rows of 0 and 1 of shape ({samples}, {classes}). Received: shape {np.shape(labels)}."
-        )
-    if columns.shape[1] == classes and np.isin(columns, (0, 1)).all():
-        return columns.astype(bool)
-    if not np.isin(columns, np.arange(classes)).all():
-        strange = columns[~np.isin(columns, np.arange(classes))][0]
-        raise ValueError(
-            f"`{name}` must hold classes 0 to {classes - 1}, or be rows of 0 and 1 of shape "
-            f"({samples}, {classes}). Received: {strange!r}."
-        )
-    mask = np.zeros((samples, classes), bool)
-    np.put_along_axis(mask, columns.astype(np.int64), True, axis=1)
-    return mask
+    return rows_of(source, target, samples, converted.program.outputs)
 
 
 def _values(program: Program, points: np.ndarray, rows: np.ndarray) -> np.ndarray:

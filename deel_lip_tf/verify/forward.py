@@ -6,7 +6,7 @@ by its absolute values. Sums are rounded outward as in interval propagation. One
 coefficient for each entry of the input and of the node, which suits small inputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,9 +53,14 @@ def forward(program: Program, region: Region) -> tuple[list[Interval], dict[int,
     return intervals, bands
 
 
-def forward_lower_bound(program: Program, rows: Dense, region: Region) -> tf.Tensor:
+def forward_lower_bound(
+    program: Program,
+    rows: Dense,
+    region: Region,
+    intervals: Sequence[Interval],
+    bands: Mapping[int, Band],
+) -> tf.Tensor:
     """(batch, rows) numbers that rows of the output do not fall below on the region."""
-    intervals, bands = forward(program, region)
     bound = backward(program, {program.output: rows}, {}, intervals)
     middle = rounding = None
     constant = bound.constant

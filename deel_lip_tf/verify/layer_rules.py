@@ -149,6 +149,28 @@ def _max_pooling(lowering, layer, inputs):
     )
 
 
+def _average_pooling_in_space(lowering, layer, inputs):
+    """A convolution of each channel: TensorFlow averages volumes on a CPU in float32 alone."""
+    builder = lowering.builder
+    index = comparators.channels_last(builder, _single(inputs), layer)
+    *sizes, channels = builder.shape(index)
+    kernel, strides = np.ones((*layer.pool_size, 1, 1)), [1, *layer.strides, 1]
+
+    def summed(volumes, k):
+        return tf.nn.conv3d(volumes, k, strides, layer.padding.upper())
+
+    # At a border the average is over what is inside.
+    counts = summed(tf.ones((1, *sizes, 1), tf.float64), tf.constant(kernel))[0].numpy()
+
+    def operator(tensors, k):
+        apart = tf.reshape(tf.transpose(tensors[0], (0, 4, 1, 2, 3)), (-1, *sizes, 1))
+        sums = tf.reshape(summed(apart, k), (-1, channels, *counts.shape[:3]))
+        return tf.transpose(sums, (0, 2, 3, 4, 1))
+
+    index = builder.scaled(builder.affine([index], operator, kernel), 1.0 / counts)
+    return comparators.last_if_first(builder, index, layer)
+
+
 def _global_max_pooling(lowering, layer, inputs):
     windows = comparators.global_windows(lowering.builder, _single(inputs), layer)
     pooled = comparators.maximum_of_last(lowering.builder, windows)
@@ -283,7 +305,6 @@ _MOVING = (
     layers.Cropping3D,
     layers.AveragePooling1D,
     layers.AveragePooling2D,
-    layers.AveragePooling3D,
     layers.GlobalAveragePooling1D,
     layers.GlobalAveragePooling2D,
     layers.GlobalAveragePooling3D,
@@ -323,6 +344,7 @@ LAYERS: dict[type, Callable] = {
     layers.Rescaling: _rescaling,
     layers.Normalization: _normalization,
     layers.BatchNormalization: _batch_normalization,
+    layers.AveragePooling3D: _average_pooling_in_space,
     layers.Add: _joined,
     layers.Average: _joined,
     layers.Concatenate: _joined,

@@ -58,15 +58,17 @@ def has_small_constants(program: Program) -> bool:
 
 
 def lipschitz_lower_bound(
-    program: Program, rows: Coefficients, center: tf.Tensor, radius: tf.Tensor
+    program: Program, rows: Coefficients, values: list[Interval], radius: tf.Tensor
 ) -> tf.Tensor:
     """(batch, rows) numbers that rows of the output do not fall below on an L2 ball.
+
+    `values` are those of all nodes at its center.
 
     `row(center) - radius * K`, where K is the smallest `||coefficients|| * constant` on the way
     back from the output through its affine maps: with a linear head, that of the difference of two
     columns.
     """
-    values, known = point(program, center), constants(program)
+    known = constants(program)
     at_center = Region.of_interval(values[0])
     bound = backward(program, {program.output: rows}, {}, values)
     value = lower_bound(program, bound, values, at_center)

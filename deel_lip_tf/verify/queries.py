@@ -9,16 +9,18 @@ from deel_lip_tf.verify.arguments import (
     check_classifier,
     check_method,
     check_shape,
+    check_time_limit,
     labels_of,
     margin_rows,
     output_values,
     predicted_labels,
     program_of,
 )
+from deel_lip_tf.verify.branching import branch_and_bound, default_time, prepare
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
 from deel_lip_tf.verify.program import Program
-from deel_lip_tf.verify.robustness import stages_of
+from deel_lip_tf.verify.robustness import BRANCHING, stages_of
 
 __all__ = ["Bounds", "bounds", "certified_radius"]
 
@@ -46,6 +48,7 @@ def bounds(
     outputs=None,
     method: str = "crown",
     per_layer: bool = False,
+    time_limit: float | None = None,
 ) -> Bounds:
     """Proven bounds of the outputs of a model on a domain, or of linear functions of them.
 
@@ -57,25 +60,41 @@ def bounds(
         domain: n sets of inputs, by `box` or `ball`.
         outputs: coefficients of linear functions of the flattened output, (functions, entries) for
             all samples or (n, functions, entries); the outputs themselves by default.
-        method: a name of `METHODS`.
-        per_layer: whether to bound the outputs of all layers too.
+        method: a name of `METHODS`, or "branch-and-bound", which raises the bounds of "crown"
+            until they meet values that are reached, or the time is up.
+        per_layer: whether to bound the outputs of all layers too, by "crown" where the method is
+            "branch-and-bound".
+        time_limit: seconds of branch and bound; by default one for each sample, at most 60.
 
     Raises:
         TypeError: `model` is not a Keras model.
-        ValueError: shapes that do not fit, an unknown method, or a model without a rule.
+        ValueError: shapes that do not fit, an unknown method, a time limit that is not positive, or
+            a model without a rule.
     """
-    check_method(method, tuple(METHODS))
+    check_method(method, (*METHODS, BRANCHING))
+    check_time_limit(time_limit)
     program = program_of(model, domain.lower.shape[1:])
     check_shape(program, domain)
     rows = _rows(program, outputs, len(domain))
     both = np.concatenate([rows, -rows], axis=1)
-    found = lower_bounds(program, method, domain, both)
+    whole = "crown" if method == BRANCHING else method
+    found = lower_bounds(program, whole, domain, both)
+    if method == BRANCHING:
+        found = _branched(program, domain, both, found, time_limit)
     lower, upper = found[:, : rows.shape[1]], -found[:, rows.shape[1] :]
     if outputs is None:
         shape = (len(domain), *program.nodes[program.output].shape)
         lower, upper = lower.reshape(shape), upper.reshape(shape)
-    layers = _layers(program, method, domain) if per_layer else None
+    layers = _layers(program, whole, domain) if per_layer else None
     return Bounds(lower, upper, layers)
+
+
+def _branched(program: Program, domain: Domain, rows: np.ndarray, known, time_limit) -> np.ndarray:
+    if time_limit is None:
+        prepare(program, domain)
+        time_limit = default_time(len(domain))
+    rows = np.broadcast_to(rows, (len(domain), *rows.shape[1:]))
+    return branch_and_bound(program, domain, rows, None, known, time_limit).lower
 
 
 def _rows(program: Program, outputs, samples: int) -> np.ndarray:

@@ -143,19 +143,22 @@ def _critical_points(activation: Activation, lower, upper, slope) -> list:
 
 
 def _valued(activation: Activation, points: list) -> list[tuple]:
-    return [(point, activation.value(point)) for point in points]
+    """Points, the values there, and how large they are."""
+    values = [activation.value(point) for point in points]
+    return [(p, value, tf.abs(value)) for p, value in zip(points, values, strict=True)]
 
 
 def _extreme(activation: Activation, lower, upper, known, slope, sign: float):
     """Outward-rounded smallest (`sign` -1) or largest (1) `f(p) - slope p` on the interval."""
-    slack, choose = SLACK[activation.is_smooth], tf.maximum if sign > 0 else tf.minimum
-    extreme, critical = None, _critical_points(activation, lower, upper, slope)
-    for point, value in [*known, *_valued(activation, critical)]:
+    choose, extreme, terms = tf.maximum if sign > 0 else tf.minimum, None, None
+    critical = _critical_points(activation, lower, upper, slope)
+    for point, value, size in [*known, *_valued(activation, critical)]:
         linear = slope * point
-        error = slack * (tf.abs(value) + tf.abs(linear) + float(activation.is_smooth))
-        gap = value - linear + sign * error
+        gap, added = value - linear, size + tf.abs(linear)
         extreme = gap if extreme is None else choose(extreme, gap)
-    return extreme
+        terms = added if terms is None else tf.maximum(terms, added)
+    terms = terms + 1.0 if activation.is_smooth else terms
+    return extreme + (sign * SLACK[activation.is_smooth]) * terms
 
 
 def _chord_slopes(activation: Activation, lower, upper):
@@ -166,11 +169,11 @@ def _chord_slopes(activation: Activation, lower, upper):
     is moved by its offset.
     """
     known = _valued(activation, _fixed_points(activation, lower, upper))
-    points, values = (tf.stack(part) for part in zip(*known, strict=True))
+    points, values, _ = (tf.stack(part) for part in zip(*known, strict=True))
     places, low, high = points - 0.5 * (lower + upper), None, None
     for i in range(len(known)):
         for j in range(i + 1, len(known)):
-            (p, at_p), (q, at_q) = known[i], known[j]
+            (p, at_p, _), (q, at_q, _) = known[i], known[j]
             slope = tf.math.divide_no_nan(at_q - at_p, q - p)
             gaps = values - slope * places
             below, above = tf.reduce_min(gaps, axis=0), tf.reduce_max(gaps, axis=0)
