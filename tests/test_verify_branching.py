@@ -220,6 +220,7 @@ def test_graphs_for_balls_bound_as_they_do_eagerly(norm, monkeypatch):
     np.testing.assert_allclose(graph.lower, eager.lower, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_no_point_of_a_domain_lies_below_the_bounds(norm, eagerly, monkeypatch):
     monkeypatch.setattr(branching, "_LAST_STEPS", 20)

@@ -155,7 +155,7 @@ def test_no_layer_leaves_its_bounds(row, eagerly):
     model, domain = with_head(row), verify_cases.domains(row.shape)["box"]
     x = verify_cases.points(domain, 500)
     parts = [part for part in model.layers[1:] if isinstance(part, layers.Layer)]
-    outputs = keras.Model(model.inputs, [part.output for part in parts])(x.reshape(-1, *row.shape))
+    outputs = keras.Model(model.inputs[0], [p.output for p in parts])(x.reshape(-1, *row.shape))
     outputs = [np.asarray(part).reshape(*x.shape[:2], *part.shape[1:]) for part in outputs]
     for method in verify_cases.METHODS:
         layers_of = verify.bounds(model, domain, method=method, per_layer=True).layers
