@@ -126,6 +126,6 @@ if __name__ == "__main__":
         sys.exit(f"There is no file {source}: give the path of an .npz file of MNIST.")
     main(
         source,
-        int(sys.argv[2]) if len(sys.argv) > 2 else 12,
+        int(sys.argv[2]) if len(sys.argv) > 2 else 8,
         sys.argv[3] if len(sys.argv) > 3 else None,
     )
