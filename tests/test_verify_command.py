@@ -21,7 +21,7 @@ ASK = """
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model of which `Y_0 = 2 relu(X_0 + X_1)`, so from 0 to 4 on the box, in both formats."""
+    """A model of which `Y_0 = 2 relu(X_0 + X_1)`, so from 0 to 4 on the box, in all formats."""
     pytest.importorskip("onnx", reason="needs the verify extra")
     from deel_lip_tf.verify.onnx_export import to_onnx
 
@@ -37,6 +37,9 @@ def folder(tmp_path_factory):
     (folder / "broken.vnnlib").write_text("(assert (<= Y_0")
     (folder / "text.txt").write_text("text")
     (folder / "broken.keras").write_text("text")
+    (folder / "empty").mkdir()
+    inputs = keras.Input((2,))
+    keras.Model(inputs, keras.ops.sin(inputs)).export(folder / "sines", verbose=False)
     (folder / "broken.onnx").write_bytes(b"\xff\xfe")
     to_vnnlib(folder / "large.vnnlib", keras.Sequential([keras.Input((3,)), layers.Dense(2)]),
               np.zeros(3), 0, 0.1)  # fmt: skip
@@ -49,7 +52,7 @@ def run(capsys, folder, model, question, *options):
     return code, *capsys.readouterr()
 
 
-@pytest.mark.parametrize("model", ["model.keras", "model.onnx"])
+@pytest.mark.parametrize("model", ["model.keras", "model.onnx", "saved_model"])
 @pytest.mark.parametrize(("status", "code"), [("unsat", 0), ("sat", 10), ("unknown", 20)])
 def test_answers_and_exit_codes(model, status, code, folder, capsys):
     limit = "1.5" if status == "unknown" else "100"
@@ -69,7 +72,8 @@ def test_answers_and_exit_codes(model, status, code, folder, capsys):
 WRONG = {
     "no model": ("none.keras", "sat.vnnlib", [], "MODEL: there is no file"),
     "no property": ("model.keras", "none.vnnlib", [], "PROPERTY: there is no file"),
-    "saved model": ("saved_model", "sat.vnnlib", [], "SavedModel.*\\.keras.*ONNX"),
+    "other folder": ("empty", "sat.vnnlib", [], "empty' is not a SavedModel"),
+    "saved model of another function": ("sines", "sat.vnnlib", [], "not supported: Sin "),
     "other file": ("text.txt", "sat.vnnlib", [], "MODEL must be a"),
     "broken model": ("broken.keras", "sat.vnnlib", [], "cannot be loaded"),
     "broken onnx": ("broken.onnx", "sat.vnnlib", [], "not an ONNX model"),

@@ -31,6 +31,7 @@ from deel_lip_tf.verify.onnx_export import to_onnx
 from deel_lip_tf.verify.onnx_import import from_onnx
 from deel_lip_tf.verify.queries import Bounds, bounds, certified_radius
 from deel_lip_tf.verify.robustness import Robustness, prove, robustness
+from deel_lip_tf.verify.saved_model import from_saved_model
 from deel_lip_tf.verify.vnnlib import counterexample, read_vnnlib, to_vnnlib
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "decide",
     "falsify",
     "from_onnx",
+    "from_saved_model",
     "prove",
     "read_vnnlib",
     "robustness",

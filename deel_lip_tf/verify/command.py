@@ -21,7 +21,11 @@ def add_parser(commands) -> None:
         epilog="Exit codes: 0 unsat; 10 sat; 20 unknown; 2 bad input; 130 stopped by Ctrl-C.",
         allow_abbrev=False,
     )
-    verify.add_argument("model", metavar="MODEL", help="a .keras, .h5 or .onnx file")
+    verify.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .keras, .h5 or .onnx file, or the folder of a SavedModel",
+    )
     verify.add_argument(
         "property", metavar="PROPERTY", help="a .vnnlib file, of VNN-LIB 1.0 or 2.0"
     )
@@ -68,19 +72,19 @@ def _model(path: str):
     import keras
 
     from deel_lip_tf.verify.onnx_import import from_onnx
+    from deel_lip_tf.verify.saved_model import from_saved_model
 
     if Path(path).is_dir():
-        raise BadInput(
-            f"MODEL {path!r} is a folder. A SavedModel holds traced functions and no layers, so "
-            "there is nothing to bound: give the .keras file that `model.save` writes, or an ONNX "
-            "file (`deel_lip_tf.verify.to_onnx`, or the package tf2onnx)."
-        )
+        return from_saved_model(path)
     _check_file("MODEL", path)
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx":
         return from_onnx(path)
     if suffix not in (".keras", ".h5", ".hdf5"):
-        raise BadInput(f"MODEL must be a .keras, .h5 or .onnx file. Received: {path!r}.")
+        raise BadInput(
+            "MODEL must be a .keras, .h5 or .onnx file, or the folder of a SavedModel. "
+            f"Received: {path!r}."
+        )
     try:
         return keras.models.load_model(path, compile=False)
     except (ValueError, TypeError, OSError, KeyError) as error:
