@@ -1,7 +1,6 @@
 """Penalties that pull a kernel towards orthogonality; they guarantee nothing."""
 
 import math
-import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from keras import ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf.normalizers import flatten_kernel
+from deel_lip_tf.normalizers.arguments import whole_number
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 from deel_lip_tf.normalizers.spectral import smaller_gram
 
@@ -32,8 +32,8 @@ class Lorth(ABC):
     """
 
     def __init__(self, dim: int, kernel_shape=None, stride: int = 1, conv_transpose: bool = False):
-        self.dim = _integer("dim", dim)
-        self.stride = _integer("stride", stride)
+        self.dim = whole_number("dim", dim)
+        self.stride = whole_number("stride", stride)
         if not isinstance(conv_transpose, bool):
             raise TypeError(
                 "`conv_transpose` must be True, for the kernel of a transposed convolution, or "
@@ -58,7 +58,7 @@ class Lorth(ABC):
                     "`kernel_shape` must be a tuple of integers, or None for any shape. Received: "
                     f"kernel_shape={shape!r}."
                 )
-            shape = tuple(_integer("kernel_shape", size) for size in shape)
+            shape = tuple(whole_number("kernel_shape", size) for size in shape)
             self._check(shape)
         self.kernel_shape = shape
 
@@ -283,16 +283,3 @@ def _weight(value, name: str) -> float:
     if not (weight >= 0 and math.isfinite(weight)):
         raise ValueError(f"{rule}Received: {name}={value!r}.")
     return weight
-
-
-def _integer(name: str, value) -> int:
-    message = f"`{name}` must be of integers of at least 1. Received: {name}={value!r}."
-    if isinstance(value, bool):
-        raise TypeError(message)
-    try:
-        integer = operator.index(value)
-    except TypeError as error:
-        raise TypeError(message) from error
-    if integer < 1:
-        raise ValueError(message)
-    return integer

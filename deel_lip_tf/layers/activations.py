@@ -11,8 +11,8 @@ from deel_lip_tf.constraints import WeightClipConstraint
 from deel_lip_tf.layers.arguments import (
     known_size,
     number,
-    positive_integer,
     standardize_data_format,
+    whole_number,
 )
 from deel_lip_tf.layers.base import LipschitzLayer, rescaled_export
 from deel_lip_tf.layers.copying import configuration
@@ -91,7 +91,7 @@ class GroupSort(_ChannelActivation):
         **kwargs,
     ):
         super().__init__(data_format, k_coef_lip, **kwargs)
-        self.n = None if n is None else positive_integer("n", n)
+        self.n = None if n is None else whole_number("n", n)
 
     def build(self, input_shape):
         """Checks that groups fill the channels."""

@@ -1,10 +1,20 @@
 """Checks of arguments and of input shapes, with the errors that several layers share."""
 
-import operator
 from collections.abc import Callable
 
 import keras
-import numpy as np
+
+from deel_lip_tf.normalizers.arguments import flag, whole_number
+
+__all__ = [
+    "check_sizes",
+    "flag",
+    "known_size",
+    "named",
+    "number",
+    "standardize_data_format",
+    "whole_number",
+]
 
 
 def number(name: str, value, is_allowed: Callable[[float], bool], rule: str) -> float:
@@ -23,39 +33,6 @@ def number(name: str, value, is_allowed: Callable[[float], bool], rule: str) -> 
     if not is_allowed(as_float):
         raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}.")
     return as_float
-
-
-def positive_integer(name: str, value) -> int:
-    """`value` as a Python integer of at least 1; NumPy's integers are accepted.
-
-    Raises:
-        TypeError: not an integer.
-        ValueError: less than 1.
-    """
-    message = f"`{name}` must be a positive integer. Received: {name}={value!r}."
-    if isinstance(value, bool):
-        raise TypeError(message)
-    try:
-        integer = operator.index(value)
-    except TypeError as error:
-        raise TypeError(message) from error
-    if integer < 1:
-        raise ValueError(message)
-    return integer
-
-
-def flag(name: str, value) -> bool:
-    """`value` as a Python boolean.
-
-    Raises:
-        TypeError: neither True nor False, as where an argument stands in the place of another.
-    """
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(
-            f"`{name}` must be True or False; give the arguments after it by keyword. "
-            f"Received: {name}={value!r}."
-        )
-    return bool(value)
 
 
 def named(owner: str, names: tuple[str, ...], values: tuple, keywords: dict) -> dict:

@@ -5,7 +5,7 @@ from keras import ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf.initializers import SpectralInitializer
-from deel_lip_tf.layers.arguments import positive_integer
+from deel_lip_tf.layers.arguments import whole_number
 from deel_lip_tf.layers.patches import NO_DILATION, NO_GROUPS, OF_CONVOLUTIONS, PatchKernel
 from deel_lip_tf.normalizers import Spectral, UnitFrobenius
 from deel_lip_tf.normalizers.convolution import PADDINGS
@@ -26,7 +26,7 @@ class _ConstrainedConv(PatchKernel):
     ):
         super().__init__(
             *args,
-            filters=positive_integer("filters", filters),
+            filters=whole_number("filters", filters),
             kernel_size=kernel_size,
             strides=strides,
             padding=padding,
@@ -212,7 +212,7 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
             kernel_size=kernel_size,
             strides=strides,
             padding=padding,
-            depth_multiplier=positive_integer("depth_multiplier", depth_multiplier),
+            depth_multiplier=whole_number("depth_multiplier", depth_multiplier),
             **kwargs,
         )
         if len(set(self.strides)) > 1:

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import positive_integer, standardize_data_format
+from deel_lip_tf.layers.arguments import standardize_data_format, whole_number
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export
 
 
@@ -75,7 +75,7 @@ def _pair(pool_size) -> tuple[int, int]:
             "`pool_size` must be an integer or a pair: expected 2-dimensional pool_size, but got "
             f"{len(pair)}-dimensional instead. Received: pool_size={pool_size!r}."
         )
-    return positive_integer("pool_size", pair[0]), positive_integer("pool_size", pair[1])
+    return whole_number("pool_size", pair[0]), whole_number("pool_size", pair[1])
 
 
 _PAD = "Pad the input with keras.layers.ZeroPadding2D, or choose another `pool_size`."

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import positive_integer
+from deel_lip_tf.layers.arguments import whole_number
 from deel_lip_tf.layers.base import LipschitzLayer, build_activation, exported_weights
 from deel_lip_tf.layers.padding import fold, standardize_padding
 from deel_lip_tf.layers.patches import NO_DILATION, OF_CONVOLUTIONS, CountedGain
@@ -36,7 +36,7 @@ class _ConstrainedConvTranspose(CountedGain):
             )
         super().__init__(
             *args,
-            filters=positive_integer("filters", filters),
+            filters=whole_number("filters", filters),
             kernel_size=kernel_size,
             strides=strides,
             padding="valid" if padding in EXTENDING else padding,

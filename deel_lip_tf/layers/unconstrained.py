@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import check_sizes, known_size, named, positive_integer
+from deel_lip_tf.layers.arguments import check_sizes, known_size, named, whole_number
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.padding import (
     Amounts,
@@ -50,7 +50,7 @@ class PadConv2D(Condensable, keras.layers.Conv2D):
         padding = standardize_padding(padding, type(self).__name__, (*PADDINGS, "constant"))
         by_keras = padding in ("same", "valid")
         super().__init__(
-            filters=positive_integer("filters", filters),
+            filters=whole_number("filters", filters),
             kernel_size=kernel_size,
             strides=strides,
             padding=padding if by_keras else "valid",

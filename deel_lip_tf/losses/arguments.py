@@ -1,11 +1,14 @@
 """Checks of the arguments of losses, of metrics and of what belongs to them."""
 
 import math
-import operator
 from typing import Any
 
 import keras
 import numpy as np
+
+from deel_lip_tf.normalizers.arguments import flag, whole_number
+
+__all__ = ["RULES", "flag", "number", "numeric", "whole_number"]
 
 _POSITIVE = (lambda value: 0 < value < math.inf, "positive and finite")
 _NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "finite and at least 0")
@@ -60,39 +63,6 @@ def number_or_tensor(name: str, value: Any) -> Any:
     if not hasattr(value, "dtype"):
         number(name, value)
     return value
-
-
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """`value` as a Python integer; NumPy's integers are accepted.
-
-    Raises:
-        TypeError: not an integer.
-        ValueError: below `least`.
-    """
-    message = f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}."
-    if isinstance(value, bool):
-        raise TypeError(message)
-    try:
-        integer = operator.index(value)
-    except TypeError as error:
-        raise TypeError(message) from error
-    if integer < least:
-        raise ValueError(message)
-    return integer
-
-
-def flag(name: str, value: Any) -> bool:
-    """`value` as a Python boolean.
-
-    Raises:
-        TypeError: neither True nor False, as where an argument stands in the place of another.
-    """
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(
-            f"`{name}` must be True or False; give the arguments after it by keyword. "
-            f"Received: {name}={value!r}."
-        )
-    return bool(value)
 
 
 def numeric(name: str, value: Any) -> Any:
