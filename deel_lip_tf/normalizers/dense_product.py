@@ -49,16 +49,18 @@ def dense_product(inputs, effective, kernel, gain: float, eps: float):
         def gradient(upstream):
             to_inputs = tf.matmul(upstream, effective, transpose_b=True)
             batch = (inputs, outputs, to_inputs, upstream)
-            is_orthogonal, scale = _as_multiple(kernel, effective, gain, accepted)
+            is_orthogonal, scale = _as_multiple(kernel, effective, accepted)
             is_small = tf.shape(inputs)[0] < smaller
             to_kernel = usually(
                 tf.logical_and(is_orthogonal, is_small),
                 lambda *_: _projected_factors(*batch, effective, gain) / scale,
-                lambda *tensors: _projected_product(*tensors, gain, accepted),
+                lambda *tensors: _projected_product(*tensors, gain),
                 inputs,
                 upstream,
                 effective,
                 kernel,
+                is_orthogonal,
+                scale,
             )
             return to_inputs, None, to_kernel
 
@@ -68,12 +70,11 @@ def dense_product(inputs, effective, kernel, gain: float, eps: float):
     return ops.reshape(flat, (*ops.shape(inputs)[:-1], columns))
 
 
-def _as_multiple(kernel, effective, gain: float, accepted: float) -> tuple:
+def _as_multiple(kernel, effective, accepted: float) -> tuple:
     """Whether `W` is a multiple of `Q`, and of which."""
-    scale = frobenius_norm(kernel) / min(kernel.shape) ** 0.5
-    unit = frobenius_norm(effective)
-    distance = frobenius_norm(kernel / frobenius_norm(kernel) - effective / unit)
-    return distance <= accepted, scale
+    norm = frobenius_norm(kernel)
+    distance = frobenius_norm(kernel / norm - effective / frobenius_norm(effective))
+    return distance <= accepted, norm / min(kernel.shape) ** 0.5
 
 
 def _projected_factors(inputs, outputs, to_inputs, upstream, effective, gain: float):
@@ -89,10 +90,9 @@ def _projected_factors(inputs, outputs, to_inputs, upstream, effective, gain: fl
     return main - half * ops.matmul(transposed(to_inputs), outputs)
 
 
-def _projected_product(inputs, upstream, effective, kernel, gain: float, accepted: float):
+def _projected_product(inputs, upstream, effective, kernel, is_orthogonal, scale, gain: float):
     """The gradient from the product itself, wherever the kernel is."""
     through, factor = gain * ops.matmul(transposed(inputs), upstream), effective / gain
-    is_orthogonal, scale = _as_multiple(kernel, effective, gain, accepted)
     is_wide = kernel.shape[0] < kernel.shape[1]
     tensors = [transposed(x) if is_wide else x for x in (kernel, factor, through)]
     is_square = kernel.shape[0] == kernel.shape[1]
