@@ -1,10 +1,8 @@
 """Checks of arguments and of input shapes, with the errors that several layers share."""
 
-from collections.abc import Callable
-
 import keras
 
-from deel_lip_tf.normalizers.arguments import flag, whole_number
+from deel_lip_tf.normalizers.arguments import flag, number, whole_number
 
 __all__ = [
     "check_sizes",
@@ -15,24 +13,6 @@ __all__ = [
     "standardize_data_format",
     "whole_number",
 ]
-
-
-def number(name: str, value, is_allowed: Callable[[float], bool], rule: str) -> float:
-    """`value` as a Python float.
-
-    Raises:
-        TypeError: not a number.
-        ValueError: not allowed; `rule` says what is, after "must be".
-    """
-    try:
-        as_float = float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"`{name}` must be a number, {rule}. Received: {name}={value!r}."
-        ) from error
-    if not is_allowed(as_float):
-        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}.")
-    return as_float
 
 
 def named(owner: str, names: tuple[str, ...], values: tuple, keywords: dict) -> dict:

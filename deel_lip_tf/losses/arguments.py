@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from deel_lip_tf.normalizers import arguments
 from deel_lip_tf.normalizers.arguments import flag, whole_number
 
 __all__ = ["RULES", "flag", "number", "numeric", "whole_number"]
@@ -42,16 +43,7 @@ def number(name: str, value: Any, rule: tuple | None = None) -> float:
         TypeError: not a number.
         ValueError: against the rule.
     """
-    allowed, rule = rule or RULES[name]
-    try:
-        as_float = float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"`{name}` must be a number, {rule}. Received: {name}={value!r}."
-        ) from error
-    if not allowed(as_float):
-        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}.")
-    return as_float
+    return arguments.number(name, value, *(rule or RULES[name]))
 
 
 def number_or_tensor(name: str, value: Any) -> Any:

@@ -1,9 +1,28 @@
 """Checks of arguments that every room shares."""
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+
+def number(name: str, value: Any, is_allowed: Callable[[float], bool], rule: str) -> float:
+    """`value` as a Python float.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: not allowed; `rule` says what is, after "must be".
+    """
+    try:
+        as_float = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be a number, {rule}. Received: {name}={value!r}."
+        ) from error
+    if not is_allowed(as_float):
+        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}.")
+    return as_float
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
