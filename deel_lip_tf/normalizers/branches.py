@@ -7,56 +7,74 @@ import keras
 from keras import ops
 
 
-def as_graph(function: Callable, matrix, *settings, is_any_size: bool = False):
+def as_graph(function: Callable, matrix, *settings):
     """`function(matrix, *settings)`, of the shape of `matrix`, differentiable.
 
-    TensorFlow traces it once for a type and its settings, for all layers and all models: tracing a
-    thousand small operations for each kernel of each model, or running them one by one in eager
-    mode, would cost far more than their numbers do.
+    TensorFlow traces it once for a type and its settings, for all shapes, layers and models:
+    tracing a thousand small operations for each kernel of each model, or running them one by one
+    in eager mode, would cost far more than their numbers do.
 
     Args:
-        function: a function of a module, of one tensor and hashable settings.
+        function: a function of a module, of one tensor and hashable settings. It does not know
+            how long the axes of the tensor are when it is traced.
         matrix: its first argument, (..., rows, columns).
         *settings: the others.
-        is_any_size: whether the function works on matrices whose numbers of rows and columns are
-            not known when it is traced; otherwise it is traced again for another shape.
     """
     if keras.backend.backend() != "tensorflow":
         return function(matrix, *settings)
     import tensorflow as tf
 
     shape = tuple(matrix.shape)
-    traced = _traced(
-        function, (None,) * len(shape) if is_any_size else shape, matrix.dtype, settings
-    )
     # Reshaping does nothing here, and tells the gradient its shape.
-    result = traced(tf.reshape(matrix, shape))
+    result = _traced(function, _kinds([matrix]), settings, False)(tf.reshape(matrix, shape))
     result.set_shape(shape)
     return result
 
 
+def shared(function: Callable, *tensors, settings: tuple = ()):
+    """`function(*tensors, *settings)`, as one node of the graph wherever it is called.
+
+    For what is large and seldom runs, or runs often from many places: TensorFlow keeps and
+    optimizes one graph of it, where it would copy the operations to every place.
+
+    Args:
+        function: a function of a module. As above, it does not know how long axes are.
+        *tensors: its first arguments.
+        settings: the others, hashable.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function(*tensors, *settings)
+    return _traced(function, _kinds(tensors), settings, True)(*tensors)
+
+
+def _kinds(tensors) -> tuple:
+    return tuple((len(tensor.shape), tensor.dtype) for tensor in tensors)
+
+
 @functools.lru_cache(maxsize=256)
-def _traced(function: Callable, shape: tuple, dtype, settings: tuple) -> Callable:
+def _traced(function: Callable, kinds: tuple, settings: tuple, is_one_node: bool) -> Callable:
     import tensorflow as tf
 
-    traced = tf.function(lambda matrix: function(matrix, *settings), autograph=False)
+    traced = tf.function(
+        lambda *tensors: function(*tensors, *settings),
+        autograph=False,
+        experimental_attributes={"_noinline": True} if is_one_node else None,
+    )
     # The concrete function at once: TensorFlow warns of functions that it sees traced often.
-    return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
+    return traced.get_concrete_function(
+        *(tf.TensorSpec((None,) * rank, dtype) for rank, dtype in kinds)
+    )
 
 
-def usually(condition, usual: Callable, otherwise: Callable, *arguments):
-    """`usual(*arguments)` where the boolean `condition` holds, else `otherwise(*arguments)`.
+def usually(condition, usual: Callable, otherwise: Callable, *tensors, settings: tuple = ()):
+    """`usual(*tensors, *settings)` where `condition` holds, else `otherwise(*tensors, *settings)`.
 
     TensorFlow dissolves both branches of a conditional into the graph around it, and walks through
     the one that is not taken node by node, which for a branch of loops costs more than the other
-    one does. Here it stays a function of its own.
+    one does. Here it stays a function of its own; see `shared`.
     """
-    if keras.backend.backend() == "tensorflow":
-        otherwise = _one_node(otherwise)
-    return ops.cond(condition, lambda: usual(*arguments), lambda: otherwise(*arguments))
-
-
-def _one_node(function: Callable) -> Callable:
-    import tensorflow as tf
-
-    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+    return ops.cond(
+        condition,
+        lambda: usual(*tensors, *settings),
+        lambda: shared(otherwise, *tensors, settings=settings),
+    )

@@ -54,14 +54,16 @@ def dense_product(inputs, effective, kernel, gain: float, eps: float):
             to_kernel = usually(
                 tf.logical_and(is_orthogonal, is_small),
                 lambda *_: _projected_factors(*batch, effective, gain) / scale,
-                lambda *tensors: _projected_product(*tensors, gain),
+                _projected_product,
                 inputs,
                 upstream,
                 effective,
                 kernel,
                 is_orthogonal,
                 scale,
+                settings=(rows < columns, gain),
             )
+            to_kernel.set_shape((rows, columns))
             return to_inputs, None, to_kernel
 
         return outputs, gradient
@@ -90,15 +92,15 @@ def _projected_factors(inputs, outputs, to_inputs, upstream, effective, gain: fl
     return main - half * ops.matmul(transposed(to_inputs), outputs)
 
 
-def _projected_product(inputs, upstream, effective, kernel, is_orthogonal, scale, gain: float):
+def _projected_product(
+    inputs, upstream, effective, kernel, is_orthogonal, scale, is_wide: bool, gain: float
+):
     """The gradient from the product itself, wherever the kernel is."""
     through, factor = gain * ops.matmul(transposed(inputs), upstream), effective / gain
-    is_wide = kernel.shape[0] < kernel.shape[1]
     tensors = [transposed(x) if is_wide else x for x in (kernel, factor, through)]
-    is_square = kernel.shape[0] == kernel.shape[1]
     result = ops.cond(
         is_orthogonal,
         lambda: tangent_projection(*tensors[1:]) / scale,
-        lambda: differential_adjoint(*tensors, is_square),
+        lambda: differential_adjoint(*tensors),
     )
     return transposed(result) if is_wide else result

@@ -40,28 +40,28 @@ def inverse_root(error, square, radius, is_large: bool):
     """
     radius = ops.maximum(radius, _SMALLEST_RADIUS)
     if not is_large:
-        return _of_degree(6, error, square, radius)
+        return _of_degree(6, error, square, radius, is_large)
     largest = ops.max(radius)
     return ops.cond(
         largest <= _LARGEST_RADII[2],
-        lambda: _of_degree(2, error, square, radius),
+        lambda: _of_degree(2, error, square, radius, is_large),
         lambda: ops.cond(
             largest <= _LARGEST_RADII[4],
-            lambda: _of_degree(4, error, square, radius),
-            lambda: _of_degree(6, error, square, radius),
+            lambda: _of_degree(4, error, square, radius, is_large),
+            lambda: _of_degree(6, error, square, radius, is_large),
         ),
     )
 
 
-def _of_degree(degree: int, error, square, radius):
+def _of_degree(degree: int, error, square, radius, is_large: bool):
     a = _coefficients(degree, radius)
     polynomial = a[0] * identity_like(error) + a[1] * error + a[2] * square
     if degree == 4:
-        polynomial = polynomial + symmetric_product(square, a[3] * error + a[4] * square)
+        polynomial = polynomial + symmetric_product(square, a[3] * error + a[4] * square, is_large)
     if degree == 6:
-        cube = symmetric_product(error, square)
+        cube = symmetric_product(error, square, is_large)
         rest = a[3] * identity_like(error) + a[4] * error + a[5] * square + a[6] * cube
-        polynomial = polynomial + symmetric_product(cube, rest)
+        polynomial = polynomial + symmetric_product(cube, rest, is_large)
     return polynomial
 
 

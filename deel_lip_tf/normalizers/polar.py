@@ -71,51 +71,44 @@ def _for_tall(function, matrix, eps: float, maximum: int):
         return transposed(_for_tall(function, transposed(matrix), eps, maximum))
     if columns == 1:
         return vector_factor(matrix)
-    is_any_size = columns < SMALLEST_SPLIT
-    task = Task(eps, maximum, rows == columns, rows >= 2 * columns, is_any_size)
-    return as_graph(function, matrix, task, is_any_size=is_any_size)
+    return as_graph(function, matrix, Task(eps, maximum, columns >= SMALLEST_SPLIT))
 
 
 def _retracted(matrix, task: Task):
-    start = measured(matrix)
+    start = measured(matrix, task)
     relative = safe_divide(start.error, start.center)
-    square = symmetric_product(relative, relative)
+    square = symmetric_product(relative, relative, task.is_large)
     # ||R||_2 <= ||R**2||_F ** (1/2)
     radius = ops.sqrt(frobenius_norm(square, axis=(-2, -1), keepdims=True))
     is_near = ops.all((radius <= LARGEST_RADIUS) & is_moderate(start))
 
-    def one_step(matrix, center, relative, square, radius):
-        polynomial = inverse_root(relative, square, radius, is_large=not task.is_any_size)
+    def one_step(*_):
+        polynomial = inverse_root(relative, square, radius, task.is_large)
         # By as much as the polynomial may exceed the root: the norm is at most 1, here too.
-        return ops.matmul(matrix, polynomial) * (ops.rsqrt(center) * (1 - 5e-5))
+        return ops.matmul(matrix, polynomial) * (ops.rsqrt(start.center) * (1 - 5e-5))
 
-    def many_steps(matrix, *others):
-        rounding = rounding_of(matrix)
-        goal = Goal(rounding, rounding, task)
-        return orthogonalised(measured(matrix), goal)
-
-    arguments = (matrix, start.center, relative, square, radius)
-    return usually(is_near, one_step, many_steps, *arguments)
+    return usually(is_near, one_step, _many_steps, *start, rounding_of(matrix), settings=(task,))
 
 
 def _polar_factor(matrix, task: Task):
-    rounding = rounding_of(matrix)
-    goal = Goal(ops.maximum(task.eps / 10, rounding), rounding, task)
+    accepted = ops.maximum(ops.cast(task.eps / 10, matrix.dtype), rounding_of(matrix))
 
     @ops.custom_gradient
     def factor(matrix):
         # TensorFlow lets what the gradient needs out of the function that is traced, and takes its
         # gradient, times 0, too: in vain, and not a number where a kernel overflows.
         matrix = ops.stop_gradient(matrix)
-        start = measured(matrix)
+        start = measured(matrix, task)
         center = start.center
-        is_orthogonal = (start.radius <= goal.accepted * center) & is_moderate(start)
+        is_orthogonal = (start.radius <= accepted * center) & is_moderate(start)
         is_orthogonal = ops.all(is_orthogonal)
         outputs = usually(
             is_orthogonal,
-            lambda *start: made_more_orthogonal(Iterate(*start), goal),
-            lambda *start: orthogonalised(Iterate(*start), goal),
+            _one_step,
+            _many_steps,
             *start,
+            accepted,
+            settings=(task,),
         )
 
         def gradient(*arguments, upstream=None):
@@ -124,7 +117,7 @@ def _polar_factor(matrix, task: Task):
             return usually(
                 is_orthogonal,
                 lambda _, factor, upstream: tangent_projection(factor, upstream) / ops.sqrt(center),
-                lambda *tensors: differential_adjoint(*tensors, task.is_square),
+                differential_adjoint,
                 matrix,
                 outputs,
                 upstream,
@@ -133,3 +126,16 @@ def _polar_factor(matrix, task: Task):
         return outputs, gradient
 
     return factor(matrix)
+
+
+def _one_step(*arguments):
+    return made_more_orthogonal(*_start_and_goal(*arguments))
+
+
+def _many_steps(*arguments):
+    return orthogonalised(*_start_and_goal(*arguments))
+
+
+def _start_and_goal(*arguments) -> tuple[Iterate, Goal]:
+    *start, accepted, task = arguments
+    return Iterate(*start), Goal(accepted, rounding_of(start[0]), task)

@@ -23,7 +23,7 @@ def tangent_projection(factor, upstream):
     return upstream - ops.matmul(factor, along)
 
 
-def differential_adjoint(matrix, factor, upstream, is_square: bool):
+def differential_adjoint(matrix, factor, upstream):
     """The gradient at `matrix` of `<upstream, polar factor of matrix>`.
 
     With `W = Q H`: `Q S + (I - QQ') U H**-1`, where `HS + SH = Q'U - U'Q`.
@@ -32,7 +32,6 @@ def differential_adjoint(matrix, factor, upstream, is_square: bool):
         matrix: `W` (..., rows, columns), rows at least columns.
         factor: `Q`, its polar factor.
         upstream: `U`.
-        is_square: whether there are as many rows as columns.
     """
     # Powers of the scale would overflow in float32 for kernels of a scale of 1e30.
     scale = ops.max(ops.abs(matrix), axis=(-2, -1), keepdims=True)
@@ -46,13 +45,20 @@ def differential_adjoint(matrix, factor, upstream, is_square: bool):
     largest = ops.max(ops.sum(ops.abs(stretch), axis=-1), axis=-1)[..., None, None]
     smallest = SMALLEST_RATIO * largest
     inner = conjugate_gradients(lyapunov, along - transposed(along), smallest)
-    if is_square:
-        return safe_divide(ops.matmul(factor, inner), scale)
-    identity = ops.zeros_like(stretch) + identity_like(stretch)
-    inverse = conjugate_gradients(lambda x: ops.matmul(stretch, x), identity, smallest)
-    inner = inner - ops.matmul(along, inverse)
-    gradient = ops.matmul(upstream, inverse) + ops.matmul(factor, inner)
-    return safe_divide(gradient, scale)
+
+    def within():
+        return ops.matmul(factor, inner)
+
+    def within_and_across():
+        identity = ops.zeros_like(stretch) + identity_like(stretch)
+        inverse = conjugate_gradients(lambda x: ops.matmul(stretch, x), identity, smallest)
+        return ops.matmul(upstream, inverse) + ops.matmul(
+            factor, inner - ops.matmul(along, inverse)
+        )
+
+    # The columns of a square factor span everything: `I - QQ'` is zero.
+    is_square = ops.equal(ops.shape(matrix)[-2], ops.shape(matrix)[-1])
+    return safe_divide(ops.cond(is_square, within, within_and_across), scale)
 
 
 def conjugate_gradients(operator, target, smallest):

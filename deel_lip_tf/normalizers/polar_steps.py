@@ -61,16 +61,12 @@ class Task:
     Attributes:
         eps: how far below 1 a singular value may end.
         maximum: largest number of steps.
-        is_square: whether there are as many rows as columns.
-        is_tall: whether there are at least twice as many.
-        is_any_size: whether the numbers of rows and columns are not known yet: they are small.
+        is_large: whether there are so many columns that symmetric products are worth splitting.
     """
 
     eps: float
     maximum: int
-    is_square: bool
-    is_tall: bool
-    is_any_size: bool
+    is_large: bool
 
 
 class Goal(NamedTuple):
@@ -92,9 +88,9 @@ def rounding_of(matrix):
     return 16 * unit_roundoff(matrix) * ops.sqrt(size(matrix, -1))
 
 
-def measured(matrix, lower=None, upper=None) -> Iterate:
+def measured(matrix, task: Task, lower=None, upper=None) -> Iterate:
     """The iterate of a matrix whose singular values are thought to be in `[lower, upper]`."""
-    error, center, radius = _spread(gram(matrix))
+    error, center, radius = _spread(gram(matrix, task.is_large))
     if lower is None:
         return Iterate(matrix, error, center, radius, center, center)
     # Squares in [lower**2, upper**2] have a radius of at most this: if they do not, the smallest
@@ -162,7 +158,7 @@ def made_more_orthogonal(now: Iterate, goal: Goal):
         radius = 0.75 * ratio**2 + 0.25 * ratio**3
         return _scaled(now._replace(matrix=matrix, center=one, radius=radius))
 
-    if goal.task.is_any_size:
+    if not goal.task.is_large:
         return more_orthogonal()
     is_rounding = ops.all(now.radius <= goal.reached * now.center)
     return ops.cond(is_rounding, lambda: _scaled(now), more_orthogonal)
@@ -194,7 +190,7 @@ def _rescaled(start: Iterate, task: Task) -> Iterate:
         *ops.cond(
             ops.all(is_moderate(start)),
             lambda: tuple(start),
-            lambda: tuple(measured(unit_scale(start.matrix, axis=(-2, -1)))),
+            lambda: tuple(measured(unit_scale(start.matrix, axis=(-2, -1)), task)),
         )
     )
     squares = start.error + start.center * identity_like(start.error)
@@ -204,8 +200,8 @@ def _rescaled(start: Iterate, task: Task) -> Iterate:
     error, center, radius = (safe_divide(x, square) for x in start[1:4])
     # A random matrix has singular values between `sqrt(rows) -+ sqrt(columns)`, up to a factor.
     rows, columns = ops.sqrt(size(matrix, -2)), ops.sqrt(size(matrix, -1))
-    expected = (rows - columns) / (rows + columns) if task.is_tall else SMALLEST_RATIO
-    lower = ops.ones_like(center) * expected
+    expected = (rows - columns) / (rows + columns)
+    lower = ops.where(_is_tall(matrix), ops.ones_like(center) * expected, SMALLEST_RATIO)
     return Iterate(matrix, error, center, radius, lower, ops.ones_like(center))
 
 
@@ -214,12 +210,16 @@ def _choose(condition, ours: tuple, theirs: tuple) -> tuple:
     return tuple(ops.where(condition, a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def _is_tall(matrix):
+    """Whether there are at least twice as many rows as columns."""
+    return size(matrix, -2) >= 2 * size(matrix, -1)
+
+
 def _step(taken, now: Iterate, tolerance, goal: Goal) -> tuple:
     """One polynomial step on the kernel, or several on its Gram matrix and then on the kernel."""
-    if not goal.task.is_tall:
-        return taken + 1, _step_on_kernel(now, tolerance, goal)
+    is_last = ops.all(now.radius <= _LAST_STEP_FROM * now.center)
     taken, *state = ops.cond(
-        ops.all(now.radius <= _LAST_STEP_FROM * now.center),
+        ops.logical_or(is_last, ops.logical_not(_is_tall(now.matrix))),
         lambda: (taken + 1, *_step_on_kernel(now, tolerance, goal)),
         lambda: _steps_on_gram(taken, now, goal),
     )
@@ -228,7 +228,7 @@ def _step(taken, now: Iterate, tolerance, goal: Goal) -> tuple:
 
 def _step_on_kernel(now: Iterate, tolerance, goal: Goal) -> Iterate:
     is_finished = now.radius <= tolerance * now.center
-    polynomial, predicted, lower, upper = _polynomial(now, is_finished)
+    polynomial, predicted, lower, upper = _polynomial(now, is_finished, goal.task)
     matrix = ops.matmul(now.matrix, polynomial)
     center = ops.where(is_finished, now.center, ops.ones_like(now.center))
     known = Iterate(matrix, now.error, center, predicted, lower, upper)
@@ -238,7 +238,7 @@ def _step_on_kernel(now: Iterate, tolerance, goal: Goal) -> Iterate:
         *ops.cond(
             ops.all(is_known),
             lambda: tuple(known),
-            lambda: _choose(is_known, known, measured(matrix, lower, upper)),
+            lambda: _choose(is_known, known, measured(matrix, goal.task, lower, upper)),
         )
     )
 
@@ -257,9 +257,10 @@ def _steps_on_gram(taken, now: Iterate, goal: Goal) -> tuple:
 
     def step(count, product, *state):
         now = Iterate(*state)
-        factor, _, lower, upper = _polynomial(now, is_finished(count, now))
-        squares = symmetric_product(now.error + now.center * identity, factor)
-        squares = symmetric_product(factor, squares)
+        factor, _, lower, upper = _polynomial(now, is_finished(count, now), goal.task)
+        squares = now.error + now.center * identity
+        squares = symmetric_product(squares, factor, goal.task.is_large)
+        squares = symmetric_product(factor, squares, goal.task.is_large)
         product = ops.matmul(product, factor)
         return count + 1, product, now.matrix, *_spread(squares), lower, upper
 
@@ -267,10 +268,10 @@ def _steps_on_gram(taken, now: Iterate, goal: Goal) -> tuple:
     count, product, *state = ops.while_loop(is_unfinished, step, (0, start, *now))
     end = Iterate(*state)
     matrix = ops.matmul(now.matrix, product)
-    return taken + count, *measured(matrix, end.lower, end.upper)
+    return taken + count, *measured(matrix, goal.task, end.lower, end.upper)
 
 
-def _polynomial(now: Iterate, is_finished) -> tuple:
+def _polynomial(now: Iterate, is_finished, task: Task) -> tuple:
     """The polynomial of `R` that the kernel is multiplied by next.
 
     The series of `(cI + R)**(-1/2)` up to `R**2` where `radius < 0.9 c`; elsewhere the cubic that
@@ -286,7 +287,7 @@ def _polynomial(now: Iterate, is_finished) -> tuple:
     is_squared = is_series & ~is_finished
     square = ops.cond(
         ops.any(is_squared),
-        lambda: symmetric_product(error, error),
+        lambda: symmetric_product(error, error, task.is_large),
         lambda: ops.zeros_like(error),
     )
     predicted = ops.where(is_series, _second_order(ratio, square, center), float("inf"))
