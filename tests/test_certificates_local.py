@@ -87,6 +87,18 @@ MODELS = {
         float64(layers.UpSampling2D, 2),
         lambda: conv(3, activation="relu"),
     ),
+    "volumes": lambda: chain(
+        (2, 2, 1, 1),
+        float64(layers.SpatialDropout3D, 0.5)(),
+        float64(layers.UpSampling3D, 2)(),
+        float64(layers.ZeroPadding3D, 1)(),
+        float64(layers.Cropping3D, ((0, 1), 0, 0))(),
+        float64(layers.AlphaDropout, 0.5)(),
+        float64(layers.GlobalAveragePooling3D)(),
+        dense(8, "relu"),
+        dense(8, "relu"),
+        dense(3),
+    ),
     "transposed is the end of the chain": images(
         float64(layers.Conv2DTranspose, 2, 3), lambda: conv(3, activation="relu")
     ),

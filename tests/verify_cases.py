@@ -139,6 +139,8 @@ KERAS = [
     layer(layers.ZeroPadding2D, IMAGE, padding=((1, 0), (2, 1))),
     layer(layers.Cropping2D, IMAGE, cropping=1),
     layer(layers.UpSampling2D, IMAGE, size=2),
+    layer(layers.UpSampling3D, (2, 1, 2, 1), size=(1, 2, 2)),
+    layer(layers.Cropping3D, (2, 3, 2, 1), cropping=((1, 0), (1, 1), (0, 0))),
     layer(layers.Dropout, VECTOR, rate=0.5),
     layer(layers.GaussianNoise, VECTOR, stddev=1.0),
     layer(layers.Rescaling, IMAGE, scale=-2.0, offset=0.3),

@@ -14,6 +14,7 @@ from keras import layers as keras_layers
 from deel_lip_tf import layers
 from deel_lip_tf.bounds.kernels import Shape
 from deel_lip_tf.bounds.norms import L1, L2, LINF, Norm
+from deel_lip_tf.layers import kinds
 from deel_lip_tf.layers.known import activation_constant, broadcast_copies, known_constant
 
 __all__ = ["activation_bound", "simple_bound"]
@@ -112,28 +113,9 @@ def _householder(layer, input_shape, norm, constant):
 
 
 _SAME = {
-    keras_layers.InputLayer,
-    keras_layers.Identity,
-    keras_layers.Flatten,
-    keras_layers.Reshape,
-    keras_layers.Permute,
-    keras_layers.Dropout,
-    keras_layers.SpatialDropout1D,
-    keras_layers.SpatialDropout2D,
-    keras_layers.SpatialDropout3D,
-    keras_layers.AlphaDropout,
-    keras_layers.GaussianDropout,
-    keras_layers.GaussianNoise,
-    keras_layers.ActivityRegularization,
-    keras_layers.ZeroPadding1D,
-    keras_layers.ZeroPadding2D,
-    keras_layers.ZeroPadding3D,
-    keras_layers.Cropping1D,
-    keras_layers.Cropping2D,
-    keras_layers.Cropping3D,
-    keras_layers.GlobalMaxPooling1D,
-    keras_layers.GlobalMaxPooling2D,
-    keras_layers.GlobalMaxPooling3D,
+    *kinds.IDENTITIES,
+    *kinds.MOVES,
+    *kinds.GLOBAL_MAXIMA,
     keras_layers.ReLU,
     keras_layers.LeakyReLU,
     keras_layers.PReLU,
@@ -153,29 +135,10 @@ _SAME = {
 }
 
 _RULES: dict[type, Callable[..., float | None]] = {
-    **dict.fromkeys(
-        (
-            keras_layers.AveragePooling1D,
-            keras_layers.AveragePooling2D,
-            keras_layers.AveragePooling3D,
-            keras_layers.GlobalAveragePooling1D,
-            keras_layers.GlobalAveragePooling2D,
-            keras_layers.GlobalAveragePooling3D,
-        ),
-        _averaging,
-    ),
+    **dict.fromkeys((*kinds.AVERAGE_POOLINGS, *kinds.GLOBAL_AVERAGES), _averaging),
     # A value lies in as many windows as its square says; each window has one largest value.
     **dict.fromkeys(
-        (
-            keras_layers.MaxPooling1D,
-            keras_layers.MaxPooling2D,
-            keras_layers.MaxPooling3D,
-            keras_layers.UpSampling1D,
-            keras_layers.UpSampling2D,
-            keras_layers.UpSampling3D,
-            keras_layers.RepeatVector,
-        ),
-        _copying,
+        (*kinds.MAX_POOLINGS, *kinds.UP_SAMPLINGS, keras_layers.RepeatVector), _copying
     ),
     layers.ScaledAveragePooling2D: _scaled_average,
     layers.ScaledGlobalAveragePooling2D: _scaled_global_average,

@@ -17,6 +17,7 @@ from deel_lip_tf.bounds.evaluation import ExactModel, Traced
 from deel_lip_tf.bounds.graph import symbolic_tensors
 from deel_lip_tf.bounds.rounding import UNIT, gamma
 from deel_lip_tf.certificates.pieces import Pieces, pieces_of
+from deel_lip_tf.layers import kinds
 from deel_lip_tf.layers.known import activation_constant
 
 __all__ = ["Gate", "Gradients", "Linear", "chain_of", "steps_of"]
@@ -40,26 +41,13 @@ _SCALES = (
 )
 # Linear maps without negative entries: copies, zeros and averages.
 _AVERAGES = (
-    keras_layers.Identity,
-    keras_layers.Flatten,
-    keras_layers.Reshape,
-    keras_layers.Permute,
-    keras_layers.Dropout,
-    keras_layers.SpatialDropout1D,
-    keras_layers.SpatialDropout2D,
-    keras_layers.GaussianNoise,
-    keras_layers.GaussianDropout,
-    keras_layers.ActivityRegularization,
-    keras_layers.ZeroPadding1D,
-    keras_layers.ZeroPadding2D,
-    keras_layers.Cropping1D,
-    keras_layers.Cropping2D,
-    keras_layers.UpSampling1D,
-    keras_layers.UpSampling2D,
+    *kinds.IDENTITIES,
+    *kinds.MOVES,
+    *kinds.UP_SAMPLINGS,
+    # TensorFlow has no average pooling of volumes in float64.
     keras_layers.AveragePooling1D,
     keras_layers.AveragePooling2D,
-    keras_layers.GlobalAveragePooling1D,
-    keras_layers.GlobalAveragePooling2D,
+    *kinds.GLOBAL_AVERAGES,
     layers.ScaledAveragePooling2D,
     layers.InvertibleDownSampling,
 )

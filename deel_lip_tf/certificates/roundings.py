@@ -21,6 +21,7 @@ from deel_lip_tf import layers
 from deel_lip_tf.bounds.kernels import has_kernel
 from deel_lip_tf.bounds.layers import Unbounded
 from deel_lip_tf.certificates.absolute import absolute_sums
+from deel_lip_tf.layers import kinds
 from deel_lip_tf.layers.known import activation_constant
 
 __all__ = ["UNIT", "Rounding", "check_operation", "gamma", "rounding_of"]
@@ -296,34 +297,11 @@ def _contraction(node, site: Site) -> Rounding:
 
 
 _COPYING = (
-    keras_layers.InputLayer,
-    keras_layers.Identity,
-    keras_layers.Flatten,
-    keras_layers.Reshape,
-    keras_layers.Permute,
-    keras_layers.Dropout,
-    keras_layers.SpatialDropout1D,
-    keras_layers.SpatialDropout2D,
-    keras_layers.SpatialDropout3D,
-    keras_layers.AlphaDropout,
-    keras_layers.GaussianDropout,
-    keras_layers.GaussianNoise,
-    keras_layers.ActivityRegularization,
-    keras_layers.ZeroPadding1D,
-    keras_layers.ZeroPadding2D,
-    keras_layers.ZeroPadding3D,
-    keras_layers.Cropping1D,
-    keras_layers.Cropping2D,
-    keras_layers.Cropping3D,
-    keras_layers.MaxPooling1D,
-    keras_layers.MaxPooling2D,
-    keras_layers.MaxPooling3D,
-    keras_layers.GlobalMaxPooling1D,
-    keras_layers.GlobalMaxPooling2D,
-    keras_layers.GlobalMaxPooling3D,
-    keras_layers.UpSampling1D,
-    keras_layers.UpSampling2D,
-    keras_layers.UpSampling3D,
+    *kinds.IDENTITIES,
+    *kinds.MOVES,
+    *kinds.MAX_POOLINGS,
+    *kinds.GLOBAL_MAXIMA,
+    *kinds.UP_SAMPLINGS,
     keras_layers.RepeatVector,
     keras_layers.Concatenate,
     keras_layers.Maximum,
@@ -345,12 +323,7 @@ _LAYERS: dict[type, Callable[[keras.layers.Layer, Site], Rounding]] = {
     layers.PReLUlip: _few,
     keras_layers.ELU: _smooth,
     keras_layers.Softmax: _softmax,
-    keras_layers.AveragePooling1D: _mean,
-    keras_layers.AveragePooling2D: _mean,
-    keras_layers.AveragePooling3D: _mean,
-    keras_layers.GlobalAveragePooling1D: _mean,
-    keras_layers.GlobalAveragePooling2D: _mean,
-    keras_layers.GlobalAveragePooling3D: _mean,
+    **dict.fromkeys((*kinds.AVERAGE_POOLINGS, *kinds.GLOBAL_AVERAGES), _mean),
     layers.ScaledAveragePooling2D: _mean,
     layers.ScaledGlobalAveragePooling2D: _mean,
     layers.ScaledAdaptiveAveragePooling2D: _mean,

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import activations, layers
 
+from deel_lip_tf.layers import kinds
 from deel_lip_tf.layers.base import LipschitzLayer
 
 __all__ = ["activation_constant", "known_constant"]
@@ -286,30 +287,7 @@ def _sqrt(value: float) -> float:
 
 
 # Identities at inference, reorderings, and maps that only add or drop entries.
-_NON_EXPANSIVE = (
-    layers.InputLayer,
-    layers.Identity,
-    layers.Flatten,
-    layers.Reshape,
-    layers.Permute,
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-    layers.AlphaDropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.ActivityRegularization,
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-    layers.ZeroPadding3D,
-    layers.Cropping1D,
-    layers.Cropping2D,
-    layers.Cropping3D,
-    layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D,
-    layers.GlobalMaxPooling3D,
-)
+_NON_EXPANSIVE = (*kinds.IDENTITIES, *kinds.MOVES, *kinds.GLOBAL_MAXIMA)
 
 _RULES: dict[type, Rule] = {
     **dict.fromkeys(_NON_EXPANSIVE, _one),
@@ -319,18 +297,10 @@ _RULES: dict[type, Rule] = {
     layers.PReLU: _prelu,
     layers.ELU: _elu,
     layers.Softmax: _softmax,
-    layers.MaxPooling1D: _max_pooling,
-    layers.MaxPooling2D: _max_pooling,
-    layers.MaxPooling3D: _max_pooling,
-    layers.AveragePooling1D: _average_pooling,
-    layers.AveragePooling2D: _average_pooling,
-    layers.AveragePooling3D: _average_pooling,
-    layers.GlobalAveragePooling1D: _global_average,
-    layers.GlobalAveragePooling2D: _global_average,
-    layers.GlobalAveragePooling3D: _global_average,
-    layers.UpSampling1D: _up_sampling,
-    layers.UpSampling2D: _up_sampling,
-    layers.UpSampling3D: _up_sampling,
+    **dict.fromkeys(kinds.MAX_POOLINGS, _max_pooling),
+    **dict.fromkeys(kinds.AVERAGE_POOLINGS, _average_pooling),
+    **dict.fromkeys(kinds.GLOBAL_AVERAGES, _global_average),
+    **dict.fromkeys(kinds.UP_SAMPLINGS, _up_sampling),
     layers.RepeatVector: _repeat_vector,
     layers.Rescaling: _rescaling,
     layers.Normalization: _normalization,

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from deel_lip_tf import layers as lip
+from deel_lip_tf.layers import kinds
 from deel_lip_tf.verify import activations, comparators
 from deel_lip_tf.verify.convolution_rules import (
     convolution,
@@ -281,33 +282,12 @@ def _up_sampling(lowering, layer, inputs):
     return _moved(lowering, layer, inputs)
 
 
-_SAME = (
-    layers.Identity,
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-    layers.AlphaDropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.ActivityRegularization,
-)
 _MOVING = (
-    layers.Flatten,
-    layers.Reshape,
-    layers.Permute,
+    *kinds.MOVES,
     layers.RepeatVector,
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-    layers.ZeroPadding3D,
-    layers.Cropping1D,
-    layers.Cropping2D,
-    layers.Cropping3D,
     layers.AveragePooling1D,
     layers.AveragePooling2D,
-    layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
-    layers.GlobalAveragePooling3D,
+    *kinds.GLOBAL_AVERAGES,
     lip.InvertibleDownSampling,
     lip.InvertibleUpSampling,
     lip.ScaledAveragePooling2D,
@@ -325,7 +305,7 @@ _CONVOLUTIONS = (
 )
 
 LAYERS: dict[type, Callable] = {
-    **dict.fromkeys(_SAME, _identity),
+    **dict.fromkeys(kinds.IDENTITIES, _identity),
     **dict.fromkeys(_MOVING, _moved),
     **dict.fromkeys(_CONVOLUTIONS, convolution),
     layers.Dense: _dense,
@@ -339,8 +319,7 @@ LAYERS: dict[type, Callable] = {
     layers.Conv1DTranspose: transposed,
     layers.Conv2DTranspose: transposed,
     lip.SpectralConv2DTranspose: transposed,
-    layers.UpSampling1D: _up_sampling,
-    layers.UpSampling2D: _up_sampling,
+    **dict.fromkeys(kinds.UP_SAMPLINGS, _up_sampling),
     layers.Rescaling: _rescaling,
     layers.Normalization: _normalization,
     layers.BatchNormalization: _batch_normalization,

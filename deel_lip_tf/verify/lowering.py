@@ -7,6 +7,7 @@ from deel_lip_tf.bounds.evaluation import ExactModel
 from deel_lip_tf.bounds.graph import GraphWalk, sorted_nodes, symbolic_tensors
 from deel_lip_tf.bounds.layers import Unbounded
 from deel_lip_tf.bounds.operations import check_call
+from deel_lip_tf.layers import kinds
 from deel_lip_tf.verify import operation_rules
 from deel_lip_tf.verify.activations import FUNCTIONS
 from deel_lip_tf.verify.layer_rules import LAYERS, Unsupported
@@ -14,7 +15,6 @@ from deel_lip_tf.verify.program import Builder, Call, Program
 
 __all__ = ["lower"]
 
-_IDENTITIES = (layers.Identity, layers.Dropout, layers.InputLayer)
 _SOFTMAX = ("softmax", "log_softmax")
 
 
@@ -232,4 +232,4 @@ def _is_identity(operation, node) -> bool:
     if type(operation) is layers.Flatten:
         return len(node.outputs[0].shape) == len(node.input_tensors[0].shape)
     is_linear = type(operation) is layers.Activation and _activation_name(operation) in ("", None)
-    return type(operation) in _IDENTITIES or is_linear
+    return type(operation) in kinds.IDENTITIES or is_linear
