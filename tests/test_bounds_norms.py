@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 from keras import layers
 
-from deel_lip_tf.bounds import lipschitz_bound
+import oracles
+from deel_lip_tf.bounds import lipschitz_bound, sums
 from deel_lip_tf.bounds.convolutions import Convolution, convolution_bound
 from deel_lip_tf.bounds.matrices import spectral_norm_bound
+from deel_lip_tf.bounds.norms import L1, LINF
+from deel_lip_tf.bounds.operators import operator_bound
 
 ORACLE = 1e-12  # relative rounding of numpy's singular values, for the sizes below
+ORACLE_UP = 1 + 1e-14  # of sums of a few dozen terms
 RNG = np.random.default_rng(0)
 
 
@@ -239,6 +243,116 @@ def test_copying_paddings(taps, stride, padding):
                 assert norm * (1 - ORACLE) <= bound
                 if padding == "circular" and stride == 1 and known:
                     assert bound <= norm * (1 + 1e-6) + 1e-9
+
+
+# --- sums of absolute values -------------------------------------------------------------------
+
+
+def sums_and_bounds(kernel, size, strides, dilation, padding, transposed):
+    """The largest row and column sums of the dense matrix of an image, and the bounds of them.
+
+    `kernel` is (*kernel_size, groups, inputs, outputs); `size` is that of the convolution, also
+    where its adjoint is meant. The last bounds are for any size.
+    """
+    wide = [(k - 1) * d + 1 for k, d in zip(kernel.shape, dilation, strict=False)]
+    dilated = np.zeros((*wide, *kernel.shape[2:]))
+    dilated[:: dilation[0], :: dilation[1]] = kernel
+    exact = []
+    for group in range(kernel.shape[2]):
+        one = dilated[:, :, group]
+        shape = (*size, kernel.shape[3])
+        matrix = oracles.matrix_of(lambda x, k=one: oracles.conv2d(x, k, strides, padding), shape)
+        matrix = np.abs(matrix.T if transposed else matrix)
+        exact.append([matrix.sum(axis=axis).max(initial=0.0) for axis in (1, 0)])
+    if transposed and padding in ("same", "valid"):  # named by what it reads
+        axes = zip(size, wide, strides, strict=True)
+        read = [[n - k + s, n][padding == "same"] for n, k, s in axes]
+        size = [n // s for n, s in zip(read, strides, strict=True)]
+    bounds = [
+        [
+            operator_bound(Convolution(kernel, strides, dilation, padding, sizes, transposed), n)[0]
+            for n in (LINF, L1)
+        ]
+        for sizes in (tuple(size), (None, None))
+    ]
+    return np.max(exact, axis=0), *map(np.array, bounds)
+
+
+EVERY_PADDING = ("same", "valid", "causal", "circular", "symmetric", "reflect", "replicate")
+
+
+def sum_cases(padding):
+    """Kernels of one to five taps on rows of one to nine elements, and on small images."""
+    taps, strides, rates, lengths = (1, 2, 3, 5), (1, 2, 3), (1, 2), (1, 2, 3, 4, 6, 9)
+    for k, s, d, n in itertools.product(taps, strides, rates, lengths):
+        yield (1, k), (1, n), (1, s), (1, d)
+    for k, s, n in itertools.product((2, 3), (1, 2), ((1, 2), (2, 5), (4, 3))):
+        yield (3, k), n, (s, 1), (1, 1)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("padding", EVERY_PADDING)
+def test_sums_of_absolute_values_are_exact(padding, transposed):
+    groups = itertools.cycle((1, 2))
+    for kernel_size, size, strides, dilation in sum_cases(padding):
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+        if padding == "valid" and any(n < k for n, k in zip(size, reach, strict=True)):
+            continue
+        if transposed and padding in ("same", "valid"):  # images that a transposed one writes
+            lost = [0 if padding == "same" else k - s for k, s in zip(reach, strides, strict=True)]
+            steps = zip(size, lost, strides, strict=True)
+            if any((n - gone) % s or n <= gone for n, gone, s in steps):
+                continue
+        kernel = RNG.standard_normal((*kernel_size, next(groups), 2, 2))
+        arguments = (size, strides, dilation, padding, transposed)
+        exact, known, unknown = sums_and_bounds(kernel, *arguments)
+        assert (exact <= known * ORACLE_UP).all(), arguments
+        assert (known <= exact * (1 + 1e-12)).all(), arguments
+        assert (exact <= unknown * ORACLE_UP).all(), arguments
+
+
+@pytest.mark.parametrize("padding", ["circular", "symmetric", "reflect", "replicate"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_sums_for_any_size_are_reached_by_one(stride, padding):
+    """The largest of all sizes, not a bound of each by the worst of its parts."""
+    kernel = RNG.standard_normal((1, 4, 1, 2, 3))
+    sizes = [(1, n) for n in range(1, 25)]
+    cases = [sums_and_bounds(kernel, n, (1, stride), (1, 1), padding, False) for n in sizes]
+    largest = np.max([exact for exact, _, _ in cases], axis=0)
+    assert cases[0][2] == pytest.approx(largest, rel=1e-12)
+
+
+def test_a_long_axis_has_the_sums_of_a_short_one():
+    """Neither their number nor the work grows with the size."""
+    kernel = RNG.standard_normal((5, 1, 2, 3))
+    for padding, stride in itertools.product(EVERY_PADDING, (1, 3)):
+        for norm in (LINF, L1):
+            short, long = (
+                operator_bound(Convolution(kernel, (stride,), (1,), padding, (n,)), norm)[0]
+                for n in (40, 3 * 10**8 + 40)
+            )
+            assert short == long
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e300, 1e308])
+def test_sums_at_every_scale(scale):
+    kernel = np.array([1.0, -1.0, 1.0, 1.0]).reshape(4, 1, 1, 1) * scale
+    convolution = Convolution(kernel, (1,), (1,), "symmetric", (3,))
+    ones = Convolution(kernel / scale, (1,), (1,), "symmetric", (3,))
+    for norm in (LINF, L1):
+        expected = round(operator_bound(ones, norm)[0]) * scale
+        assert expected <= operator_bound(convolution, norm)[0] <= expected * (1 + 1e-12) + 1e-322
+
+
+def test_a_place_that_is_left_out_is_found(monkeypatch):
+    """The oracle sees the sums at the border, which differ from those between."""
+    kernel = np.abs(RNG.standard_normal((1, 3, 1, 1, 1)))
+    arguments = ((1, 6), (1, 1), (1, 1), "symmetric", False)
+    exact, known, _ = sums_and_bounds(kernel, *arguments)
+    assert (exact <= known * ORACLE_UP).all()
+    monkeypatch.setattr(sums, "_undominated", lambda found: [np.eye(found[0].shape[1], dtype=bool)])
+    exact, known, _ = sums_and_bounds(kernel, *arguments)
+    assert not (exact <= known * ORACLE_UP).all()
 
 
 def test_the_kernel_is_rounded_to_the_compute_type():

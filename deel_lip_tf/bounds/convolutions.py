@@ -43,7 +43,8 @@ class Convolution:
         dilation: one per axis.
         padding: "same", "valid", "causal", "circular", "symmetric", "reflect" or "replicate".
         sizes: length of the input along each axis, None where it is not known. Where a transposed
-            convolution has a padding that copies, those of its output instead.
+            convolution has a padding that copies, those of its output instead. One that is "same"
+            writes `stride` times as many.
         transposed: whether the operator is the adjoint.
     """
 

@@ -141,11 +141,22 @@ def _transposed(layer, input_shape: Shape) -> list[Operator]:
     kernel = kernel_of(layer)
     grouped = kernel.reshape(*kernel.shape[:-2], 1, *kernel.shape[-2:])
     if layer.padding not in EXTENDING:
-        return [_operator(layer, grouped, input_shape, transposed=True)]
+        padding = "same" if _crops_as_same(layer) else "valid"
+        return [_operator(layer, grouped, input_shape, transposed=True, padding=padding)]
     # The adjoint of the padded convolution of the output.
     pairs = zip(_sizes(layer, input_shape), layer.strides, strict=True)
     sizes = tuple(size and size * s for size, s in pairs)
     return [_operator(layer, grouped, None, sizes=sizes, transposed=True)]
+
+
+def _crops_as_same(layer) -> bool:
+    """Whether the operator is known to be the adjoint of a "same" convolution of its output.
+
+    Others, among them those of backends that crop on another side, are bounded by the whole image
+    that "valid" writes, of which they keep a part.
+    """
+    is_plain = layer.output_padding is None and not any(r > 1 for r in layer.dilation_rate)
+    return layer.padding == "same" and is_plain and keras.backend.backend() == "tensorflow"
 
 
 def _depthwise(layer, input_shape: Shape) -> list[Operator]:

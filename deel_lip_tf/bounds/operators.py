@@ -1,15 +1,15 @@
 """Linear operators that layers are made of, and their norms."""
 
-import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from deel_lip_tf.bounds.convolutions import Convolution, convolution_bound, multiplicity
+from deel_lip_tf.bounds.convolutions import Convolution, convolution_bound
 from deel_lip_tf.bounds.matrices import spectral_norm_bound
 from deel_lip_tf.bounds.norms import L2, LINF, Norm
-from deel_lip_tf.bounds.rounding import gamma, product_up
+from deel_lip_tf.bounds.rounding import gamma
+from deel_lip_tf.bounds.sums import absolute_sums_bound
 
 __all__ = ["Convolution", "Copies", "Matrices", "Operator", "Sums", "operator_bound"]
 
@@ -59,7 +59,10 @@ def operator_bound(operator: Operator, norm: Norm = L2, budget: float = 1.0) -> 
         return _matrices_bound(operator.blocks, norm)
     if norm == L2:
         return convolution_bound(operator, budget)
-    return _absolute_sums(operator, norm), "sums of absolute values"
+    _check_finite(operator.kernel)
+    # The adjoint swaps rows and columns.
+    by_output = (norm == LINF) != operator.transposed
+    return absolute_sums_bound(operator, by_output), "sums of absolute values"
 
 
 def _matrices_bound(blocks: np.ndarray, norm: Norm) -> tuple[float, str]:
@@ -72,33 +75,7 @@ def _matrices_bound(blocks: np.ndarray, norm: Norm) -> tuple[float, str]:
     return _largest_sum(np.abs(blocks), axis), "sums of absolute values"
 
 
-def _absolute_sums(convolution: Convolution, norm: Norm) -> float:
-    """The largest row sum (linf) or column sum (l1) of absolute values of a convolution.
-
-    Exact where the image is large enough to hold a patch; the adjoint swaps rows and columns.
-    """
-    kernel, rank = convolution.kernel, len(convolution.kernel_size)
-    _check_finite(kernel)
-    absolute = np.abs(kernel)
-    taps = tuple(range(rank))
-    if (norm == LINF) != convolution.transposed:
-        return _largest_sum(absolute, (*taps, rank + 1))
-    # An input meets the taps of one phase of the strides.
-    axes = zip(
-        convolution.effective_strides(), convolution.dilation, convolution.kernel_size, strict=True
-    )
-    phases = [
-        [np.arange(k) * rate % stride == r for r in range(stride)] for stride, rate, k in axes
-    ]
-    sums = [
-        _largest_sum(absolute[np.ix_(*masks)], (*taps, -1)) for masks in itertools.product(*phases)
-    ]
-    axes = zip(convolution.sizes, convolution.kernel_size, strict=True)
-    copies = math.prod(multiplicity(n, k, convolution.padding) for n, k in axes)
-    return product_up(max(sums), float(copies))
-
-
-def _largest_sum(absolute: np.ndarray, axis: int | tuple[int, ...]) -> float:
+def _largest_sum(absolute: np.ndarray, axis: int) -> float:
     sums = absolute.sum(axis=axis)
     terms = absolute.size // max(sums.size, 1)
     largest = float(sums.max(initial=0.0))

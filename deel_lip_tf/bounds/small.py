@@ -13,16 +13,13 @@ from deel_lip_tf.bounds.matrices import spectral_norm_bound
 from deel_lip_tf.bounds.rounding import gamma
 from deel_lip_tf.normalizers.convolution import ZERO, padded_indices, padding_amounts
 
-__all__ = ["matrix_bound"]
+__all__ = ["axis_taps", "matrix_bound"]
 
 _FLOPS = 1e10  # what a bound with a budget of 1 may cost: about a second on two cores
 
 
 def matrix_bound(convolution, budget: float = 1.0) -> float | None:
     """Bounds a `Convolution` by the norm of its matrix: within 1e-9 of it.
-
-    A transposed one with zeros is bounded by the convolution of the whole image that it writes,
-    which it may crop.
 
     Returns:
         The bound, or None where the image is too large, or its size is not known.
@@ -67,15 +64,26 @@ def _places(convolution) -> list[np.ndarray]:
 
 
 def _axis_places(convolution, size: int, taps: int, stride: int, rate: int) -> np.ndarray:
+    met, size = axis_taps(convolution, size, taps, stride, rate)
+    return ((met[..., None] == np.arange(size)) & (met[..., None] != ZERO)).astype(np.float64)
+
+
+def axis_taps(convolution, size: int, taps: int, stride: int, rate: int) -> tuple[np.ndarray, int]:
+    """What the taps meet on one axis of a known size.
+
+    Returns:
+        `(met, length)`: (taps, outputs), the input that a tap meets at an output, or `ZERO`; and
+        the number of inputs. Of a transposed convolution they are those of its adjoint: "valid"
+        writes a whole image, and "same" crops it to `stride` times the input.
+    """
     reach = (taps - 1) * rate + 1
     padding = convolution.padding
     if convolution.transposed and padding in ("same", "valid"):
-        size, padding = (size - 1) * stride + reach, "valid"
+        size = size * stride if padding == "same" else (size - 1) * stride + reach
     before, after = padding_amounts(size, reach, stride, padding)
     sources = padded_indices(size, before, after, padding)
     starts = np.arange(0, len(sources) - reach + 1, stride)
-    met = sources[starts + rate * np.arange(taps)[:, None]]
-    return ((met[..., None] == np.arange(size)) & (met[..., None] != ZERO)).astype(np.float64)
+    return sources[starts + rate * np.arange(taps)[:, None]], size
 
 
 def _spatial(places: list[np.ndarray]) -> np.ndarray:
