@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import oracles
-from deel_lip_tf.bounds import lipschitz_bound, sums
+from deel_lip_tf.bounds import convolutions, lipschitz_bound, sums
 from deel_lip_tf.bounds.convolutions import Convolution, convolution_bound
 from deel_lip_tf.bounds.matrices import spectral_norm_bound
 from deel_lip_tf.bounds.norms import L1, LINF
@@ -243,6 +243,38 @@ def test_copying_paddings(taps, stride, padding):
                 assert norm * (1 - ORACLE) <= bound
                 if padding == "circular" and stride == 1 and known:
                     assert bound <= norm * (1 + 1e-6) + 1e-9
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "reflect", "replicate"])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2)])
+def test_the_count_of_copies_bounds_every_size(stride, dilation, padding, monkeypatch):
+    """Without the matrices of small images, which would hide it; kernels that reach the count."""
+    monkeypatch.setattr(convolutions, "matrix_bound", lambda *_: None)
+    for taps, size in itertools.product((2, 3, 5), (1, 2, 3, 4, 6, 9)):
+        kernels = [RNG.standard_normal((taps, 2, 2)), np.ones((taps, 1, 1))]
+        kernels += [np.eye(taps)[:, :1, None], np.eye(taps)[:, -1:, None], np.eye(taps)[:, None, :]]
+        for kernel in kernels:
+            dilated = np.zeros(((taps - 1) * dilation + 1, *kernel.shape[1:]))
+            dilated[::dilation] = kernel
+            norm = reference(padded_matrix(dilated, size, stride, padding))
+            for known in (size, None):
+                fields = ((stride,), (dilation,), padding, (known,))
+                bound, _ = convolution_bound(Convolution(kernel[:, None], *fields), 0.001)
+                assert norm * (1 - ORACLE) <= bound
+                if padding != "replicate" and stride == 1:
+                    plain = Convolution(kernel[:, None], *fields[:2], "same", (None,))
+                    largest, _ = convolution_bound(plain, 0.001)
+                    assert bound <= np.sqrt(2) * largest * (1 + 1e-12)
+
+
+def test_a_shift_reaches_the_count_of_copies():
+    for padding, copies in (("symmetric", 2), ("reflect", 2), ("replicate", 3)):
+        for first in (0, 4):
+            kernel = np.eye(5)[:, first].reshape(5, 1, 1, 1)
+            norm = reference(padded_matrix(kernel[:, 0], 9, 1, padding))
+            assert norm == pytest.approx(np.sqrt(copies))
+            convolution = Convolution(kernel, (1,), (1,), padding, (None,))
+            assert norm <= convolution_bound(convolution)[0] <= norm * (1 + 1e-9)
 
 
 # --- sums of absolute values -------------------------------------------------------------------

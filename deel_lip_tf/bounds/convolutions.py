@@ -6,7 +6,8 @@ Zero-padded ("same", "valid", "causal"), strided and cropped convolutions, and t
 transposed ones, are compressions of the convolution of the infinite image: its norm, a supremum
 over frequencies, bounds them for every image size. A circular convolution is that operator
 restricted to the frequencies of its own grid. Other paddings copy a pixel at most m times, which
-multiplies the norm by at most `sqrt(m)`.
+multiplies the norm by at most `sqrt(m)`; those that go to and fro are a part of a periodic image
+that has each pixel twice, so that m is 2.
 """
 
 import itertools
@@ -27,7 +28,7 @@ from deel_lip_tf.normalizers.convolution import (
     transposed_max_duplication,
 )
 
-__all__ = ["Convolution", "convolution_bound", "multiplicity"]
+__all__ = ["Convolution", "convolution_bound"]
 
 _COPYING = ("symmetric", "reflect", "replicate")
 
@@ -97,8 +98,7 @@ def convolution_bound(convolution: Convolution, budget: float = 1.0) -> tuple[fl
     if (exact := matrix_bound(scaled, budget)) is not None:
         return _rescaled(exact, exponent), "matrix of the operator"
     symbol = _symbol(_polyphase(scaled))
-    axes = zip(scaled.sizes, scaled.kernel_size, strict=True)
-    copies = sqrt_up(math.prod(multiplicity(n, k, scaled.padding) for n, k in axes))
+    copies = _copies(scaled)
     candidates = [(_flattened_bound(scaled), "flattened kernel")]
     if (autocorrelation := _autocorrelation_bound(symbol)) is not None:
         candidates.append((product_up(copies, autocorrelation), "kernel autocorrelation"))
@@ -114,14 +114,47 @@ def _rescaled(bound: float, exponent: int) -> float:
         return math.nextafter(float(np.ldexp(bound, exponent)), math.inf)
 
 
-def multiplicity(size: int | None, kernel_size: int, padding: str) -> int:
-    """How often one element of an axis occurs in the padded axis; circular ones need no count."""
+def multiplicity(size: int | None, reach: int, padding: str, stride: int = 1) -> int:
+    """By how much the padding of an axis multiplies the squared norm, at most.
+
+    It is how often one element occurs in the padded axis. A padding that goes to and fro, and one
+    of an axis of one element, make a part of a periodic axis too: a period has no element more than
+    twice (the one element once), and at least as many places as there are starts of patches. So
+    without stride 2 (or 1) is a bound, times S, the supremum over frequencies. A stride keeps some
+    of these outputs; S without it is at most `sqrt(stride)` times that with it.
+
+    Args:
+        size: length of the axis, None for the largest count over all lengths.
+        reach: length of the kernel on this axis, with the zeros of its dilation.
+        padding: that of a `Convolution`.
+        stride: step on this axis.
+    """
     if padding not in _COPYING:
         return 1
     if size is None:
-        return kernel_size  # the axis of length 1 is the worst
-    before, after = padding_amounts(size, kernel_size, 1, padding)
-    return int(np.bincount(padded_indices(size, before, after, padding)).max())
+        # Longer axes than the kernel have the counts of their ends, which no longer meet.
+        return max(multiplicity(n, reach, padding, stride) for n in range(1, reach + 2))
+    before, after = padding_amounts(size, reach, 1, padding)
+    occurs = int(np.bincount(padded_indices(size, before, after, padding)).max())
+    if size > 1 and padding == "replicate":
+        return occurs
+    return min(occurs, stride * (1 if size == 1 else 2))
+
+
+def _copies(convolution: Convolution) -> float:
+    """By how much the padding multiplies the norm, at most."""
+    axes = zip(
+        convolution.sizes,
+        convolution.kernel_size,
+        convolution.strides,
+        convolution.dilation,
+        strict=True,
+    )
+    counts = [
+        multiplicity(n, (k - 1) * rate + 1, convolution.padding, stride)
+        for n, k, stride, rate in axes
+    ]
+    return sqrt_up(math.prod(counts))
 
 
 def _polyphase(convolution: Convolution) -> np.ndarray:
@@ -191,7 +224,9 @@ def _flattened_bound(convolution: Convolution) -> float:
 
 def _duplication(convolution: Convolution, size, kernel_size: int, stride: int, rate: int) -> int:
     if rate > 1:
-        return kernel_size  # each tap meets an element in at most one patch
+        # Each tap meets a place in at most one patch.
+        reach = (kernel_size - 1) * rate + 1
+        return kernel_size * multiplicity(size, reach, convolution.padding)
     if convolution.transposed and convolution.padding in ("same", "valid"):
         return transposed_max_duplication(size, kernel_size, stride)
     if convolution.padding == "causal":
