@@ -39,35 +39,38 @@ def _sort_pairs(x):
 def _compiled_sort(dtype):
     """The sort of numbers of a type as two functions that XLA makes one loop of each.
 
-    Each number is compared with its neighbour, which is a reversed pair: nothing is taken apart
-    and put together again.
+    The gradient needs to know which pairs were exchanged, one byte for each number, and not the
+    numbers.
     """
     import tensorflow as tf
 
-    def exchanged(pairs):
-        """Where a pair is in the wrong order, for both of its numbers."""
-        return pairs[:, :1] > pairs[:, 1:]
-
     def forward(x):
+        # Both numbers of a pair are compared, each with the other: XLA makes a loop over whole
+        # registers of that, and not of a comparison that is copied from one to the other.
         pairs = tf.reshape(x, (-1, 2))
-        outputs = tf.where(exchanged(pairs), tf.reverse(pairs, [-1]), pairs)
-        return tf.reshape(outputs, tf.shape(x))
+        reversed_pairs = tf.reverse(pairs, [-1])
+        is_first = tf.constant([[True, False]])
+        is_exchanged = tf.where(is_first, pairs > reversed_pairs, pairs < reversed_pairs)
+        outputs = tf.where(is_exchanged, reversed_pairs, pairs)
+        return tf.reshape(outputs, tf.shape(x)), is_exchanged
 
-    def backward(x, upstream):
-        pairs, gradient = tf.reshape(x, (-1, 2)), tf.reshape(upstream, (-1, 2))
-        gradient = tf.where(exchanged(pairs), tf.reverse(gradient, [-1]), gradient)
+    def backward(is_exchanged, upstream):
+        gradient = tf.reshape(upstream, (-1, 2))
+        gradient = tf.where(is_exchanged, tf.reverse(gradient, [-1]), gradient)
         return tf.reshape(gradient, tf.shape(upstream))
 
     any_shape = tf.TensorSpec(None, dtype)
     compiled_forward = compiled(forward, any_shape)
-    compiled_backward = compiled(backward, any_shape, any_shape)
+    compiled_backward = compiled(backward, tf.TensorSpec((None, 2), tf.bool), any_shape)
 
     @tf.custom_gradient
     def sort(x):
-        def gradient(upstream):
-            return with_shape_of(x, compiled_backward(x, upstream))
+        outputs, is_exchanged = compiled_forward(x)
 
-        return compiled_forward(x), gradient
+        def gradient(upstream):
+            return with_shape_of(x, compiled_backward(is_exchanged, upstream))
+
+        return outputs, gradient
 
     return sort
 
