@@ -82,6 +82,15 @@ MODELS = {
         layer(L.RepeatVector, 2),
         layer(L.GlobalAveragePooling1D),
     ),
+    "transposed": net(
+        (3, 4, 2),
+        layer(L.Conv2DTranspose, 3, 3, strides=2, padding="same", activation="relu"),
+        layer(L.Conv2DTranspose, 2, (2, 3), strides=(1, 4)),
+        layer(M.SpectralConv2DTranspose, 3, 3, strides=2),
+        layer(L.Reshape, (-1, 6)),
+        layer(L.Conv1DTranspose, 2, 4, strides=3, use_bias=False),
+        layer(L.GlobalAveragePooling1D),
+    ),
     "merging": merging,
     "constrained": net(
         (4, 4, 4),
@@ -200,6 +209,13 @@ def test_float64_loses_nothing(tmp_path, rng):
     np.testing.assert_allclose(found, outputs_of(path, x), rtol=1e-13, atol=1e-13)
 
 
+def cut(x, k):
+    """The adjoint of a convolution with stride 2 of an image of odd size."""
+    image, kernel = tf.reshape(x, (-1, 1, 3, 1)), tf.reshape(k[0], (1, 3, 1, 1))
+    sizes = tf.stack([tf.shape(x)[0], 1, 5, 1])
+    return tf.nn.conv2d_transpose(image, kernel, sizes, strides=(1, 2))[:, 0, :, 0]
+
+
 def changed(x, k):
     k.assign_add(k)
     return x @ k
@@ -208,6 +224,7 @@ def changed(x, k):
 REFUSED = {
     "unsupported": (lambda x, k: tf.cumsum(tf.sin(x) @ k), r"not supported: Sin .*; Cumsum "),
     "products": (lambda x, k: x * (x @ k), "Mul .*one constant input"),
+    "cut": (cut, r"an output of shape \(1, 6, 1\)"),
     "random": (lambda x, k: x @ (k + tf.random.normal((3, 3))), "RandomStandardNormal"),
     "shapes of values": (
         lambda x, k: x[:, : tf.cast(tf.shape(tf.where(x[0] > 100.0))[0], tf.int32)] @ k[:0] + k[0],

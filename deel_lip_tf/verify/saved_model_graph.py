@@ -38,6 +38,8 @@ _OF_SIZES = (
     "Squeeze",
     "StridedSlice",
 )
+# Operators that are told the shape of their result, the batch with it.
+_TOLD_SIZES = ("Conv2DBackpropInput", "Reshape")
 _CHANGES = ("Assign", "ResourceApply", "ResourceScatter")
 _CALLS = ("Case", "If", "PartitionedCall", "StatefulPartitionedCall", "While")
 
@@ -200,7 +202,7 @@ class _Reader:
         graph = replace(graph, constants=self._evaluated(used, shape, dtype))
         for node in graph.nodes:
             sizes = [graph.constants.get(name, np.zeros(0)) for name in node.inputs]
-            if node.kind != "Reshape" and any(
+            if node.kind not in _TOLD_SIZES and any(
                 s.dtype.kind == "i" and (s <= BATCH).any() for s in sizes
             ):
                 raise node.refuse(

@@ -29,6 +29,7 @@ from deel_lip_tf.verify.saved_model_windows import (
     depthwise_convolution,
     max_pooling,
     space_to_batch,
+    transposed_convolution,
 )
 
 __all__ = ["OPERATORS"]
@@ -226,6 +227,7 @@ OPERATORS: dict[str, Callable[[Walk, Node], Value]] = {
     "BiasAdd": _bias_added,
     "ConcatV2": concatenated,
     "Conv2D": convolution,
+    "Conv2DBackpropInput": transposed_convolution,
     "DepthwiseConv2dNative": depthwise_convolution,
     "Elu": _elementwise(_elu),
     "Exp": _named("exponential"),

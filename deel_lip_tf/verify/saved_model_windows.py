@@ -9,6 +9,7 @@ import numpy as np
 
 from deel_lip_tf.verify.onnx_graph import Node
 from deel_lip_tf.verify.onnx_walk import Walk
+from deel_lip_tf.verify.saved_model_graph import BATCH
 from deel_lip_tf.verify.saved_model_values import Blocks, Value
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "depthwise_convolution",
     "max_pooling",
     "space_to_batch",
+    "transposed_convolution",
 ]
 
 
@@ -59,6 +61,24 @@ def depthwise_convolution(walk: Walk, node: Node) -> Value:
     kernel = walk.constant(node, 1)
     options = {"depth_multiplier": kernel.shape[-1]}
     return _convolved(walk, node, keras.layers.DepthwiseConv2D, kernel, options)
+
+
+def transposed_convolution(walk: Walk, node: Node) -> Value:
+    """`Conv2DBackpropInput`, the adjoint of a convolution of images of a given shape."""
+    (batch, *sizes), kernel = (walk.constant(node, position) for position in (0, 1))
+    value = walk.tensor(node.inputs[2])
+    value.samples()
+    node.expect("padding", "VALID", "VALID", "SAME")
+    node.expect("data_format", "NHWC", "NHWC")
+    kind = partial(
+        keras.layers.Conv2DTranspose, filters=kernel.shape[2], kernel_size=kernel.shape[:2]
+    )
+    strides, dilation = _spatial(node, "strides"), _spatial(node, "dilations")
+    padding = node.attributes["padding"].lower()
+    output = _layer_called(walk, kind, kernel, value, strides, dilation, padding)
+    if batch not in (BATCH, 1) or tuple(sizes) != output.sample:
+        raise node.refuse(f"an output of shape {output.sample} for each sample", sizes)
+    return output
 
 
 def _convolved(walk: Walk, node: Node, kind: type, kernel: np.ndarray, options: dict) -> Value:
