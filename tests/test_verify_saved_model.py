@@ -82,6 +82,13 @@ MODELS = {
         layer(L.RepeatVector, 2),
         layer(L.GlobalAveragePooling1D),
     ),
+    "groups": net(
+        (6, 5, 4),
+        layer(L.Conv2D, 6, 3, groups=2, strides=2, padding="same", activation="relu"),
+        layer(L.Reshape, (-1, 6)),
+        layer(L.Conv1D, 6, 3, groups=3),
+        layer(L.GlobalAveragePooling1D),
+    ),
     "transposed": net(
         (3, 4, 2),
         layer(L.Conv2DTranspose, 3, 3, strides=2, padding="same", activation="relu"),
@@ -130,6 +137,18 @@ def test_the_same_numbers(name, tmp_path, rng):
     assert again.input_shape == model.input_shape and np.ptp(expected, axis=0).max() > 1e-3
     np.testing.assert_allclose(again.predict_on_batch(x), expected, **CLOSE)
     lower(again)  # raises where a part has no rule
+
+
+def test_several_are_read_one_after_the_other(tmp_path, rng):
+    """TensorFlow gives parts of each the same names."""
+    paths = []
+    for units in (4, 5, 6):
+        stack = layer(M.SpectralDense, units), layer(M.SpectralDense, 3)
+        paths.append(exported(net((5,), *stack)(), tmp_path / str(units)))
+    x = rng.normal(size=(4, 5)).astype("float32")
+    for path in paths:
+        found = from_saved_model(path).predict_on_batch(x)
+        np.testing.assert_allclose(found, outputs_of(path, x), **CLOSE)
 
 
 def test_what_is_read_is_verified_as_the_keras_model(tmp_path, rng):

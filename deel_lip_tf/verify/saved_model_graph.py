@@ -4,12 +4,15 @@ What depends on no input is computed by TensorFlow, and so is what depends on it
 several sizes of the batch.
 """
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context as tf_context
+from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
@@ -105,15 +108,65 @@ def read(path: str | Path, signature: str) -> Graph:
     shape, dtype = _only_input(function, signature)
     try:
         _raise_for_changes(function.graph.as_graph_def(), signature)
-        frozen = convert_variables_to_constants_v2(
-            function, lower_control_flow=False, aggressive_inlining=True
-        )
-        return _Reader(frozen).graph(shape, dtype)
+        return _graph(function, shape, dtype)
     except tf.errors.OpError as error:
         reason = " ".join(str(error.message).split())
         raise ValueError(
             f"The signature {signature!r} of {str(path)!r} cannot be evaluated: {reason}"
         ) from error
+
+
+def _graph(function, shape: list, dtype: str) -> Graph:
+    with _forgotten_functions():
+        frozen = _frozen(function)
+        definition = frozen.graph.as_graph_def()
+        if not _unmark_compiled(definition):
+            return _Reader(frozen).graph(shape, dtype)
+    with _forgotten_functions():
+        whole = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(definition, name=""), [])
+        ends = ([tensor.name for tensor in side] for side in (frozen.inputs, frozen.outputs))
+        return _Reader(_frozen(whole.prune(*ends))).graph(shape, dtype)
+
+
+def _frozen(function):
+    return convert_variables_to_constants_v2(
+        function, lower_control_flow=False, aggressive_inlining=True
+    )
+
+
+@contextlib.contextmanager
+def _forgotten_functions():
+    """Removes what freezing registers: it gives the same names to parts of the next function."""
+    context = tf_context.context()
+    before = context.list_function_names()
+    try:
+        yield
+    finally:
+        # Those that are counted are removed with the last object that refers to them.
+        counted = {name.decode() for _, name in atomic_function.RUNTIME_FUNCTION_REFS}
+        for name in context.list_function_names() - before - counted:
+            while context.has_function(name):  # as often as it was registered
+                context.remove_function(name)
+
+
+def _unmark_compiled(definition) -> bool:
+    """Whether calls were found that XLA compiles, which may be dissolved like the others now.
+
+    Keras makes such calls of its grouped convolutions. The functions get new names: those of the
+    old ones are registered.
+    """
+    functions = definition.library.function
+    nodes = [*definition.node, *(node for function in functions for node in function.node_def)]
+    marked = {f.signature.name: f for f in functions if "_XlaMustCompile" in f.attr}
+    for name, function in marked.items():
+        function.signature.name = f"{name}_unmarked"
+    calls = [node for node in nodes if "f" in node.attr and node.attr["f"].func.name in marked]
+    for call in calls:
+        call.attr["f"].func.name += "_unmarked"
+    for one in (*marked.values(), *calls):
+        for name in ("_XlaMustCompile", "_noinline"):
+            one.attr.pop(name, None)
+    return bool(marked)
 
 
 def _loaded(path: str | Path):

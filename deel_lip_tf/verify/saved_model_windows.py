@@ -48,12 +48,14 @@ def _padding(walk: Walk, node: Node, value: Value) -> tuple[Value, str]:
 
 
 def convolution(walk: Walk, node: Node) -> Value:
-    """`Conv2D`, without groups."""
+    """`Conv2D`; a kernel for fewer channels than there are makes groups of them."""
     kernel = walk.constant(node, 1)
     channels = walk.tensor(node.inputs[0]).sample[-1]
-    if kernel.shape[2] != channels:
+    groups, rest = divmod(channels, kernel.shape[2])
+    if rest or kernel.shape[3] % groups:
         raise node.refuse(f"a kernel for {channels} channels", kernel.shape)
-    return _convolved(walk, node, keras.layers.Conv2D, kernel, {"filters": kernel.shape[-1]})
+    options = {"filters": kernel.shape[-1], "groups": groups}
+    return _convolved(walk, node, keras.layers.Conv2D, kernel, options)
 
 
 def depthwise_convolution(walk: Walk, node: Node) -> Value:
