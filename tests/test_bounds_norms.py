@@ -322,6 +322,7 @@ def sum_cases(padding):
         yield (3, k), n, (s, 1), (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("padding", EVERY_PADDING)
 def test_sums_of_absolute_values_are_exact(padding, transposed):

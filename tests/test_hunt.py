@@ -178,6 +178,7 @@ def saved(tmp_path, model):
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_command_on_a_sound_model(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(job, "has_foolbox", lambda: False)
     monkeypatch.setattr(job, "POLICIES", ("float64",))

@@ -327,6 +327,7 @@ def test_under_a_plain_model_they_keep_their_values(tmp_path):
     assert (model.loss.hinge_margins.numpy() == 0.5).all()
 
 
+@pytest.mark.slow
 def test_xla_and_mixed_precision():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")

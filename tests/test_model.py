@@ -331,6 +331,7 @@ def test_subclassed_models_are_refused_with_the_way_out():
         lip.vanillaModel(layers.SpectralDense(3))
 
 
+@pytest.mark.slow
 def test_gradients_through_a_network_are_those_of_finite_differences(rng):
     model = lip.Sequential(
         [

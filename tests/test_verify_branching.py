@@ -115,6 +115,7 @@ def test_branch_and_bound_reaches_the_exact_minimum_and_never_more(case):
     assert (crown < exact - 0.01).any(), "without splits the bound was exact: the test says nothing"
 
 
+@pytest.mark.slow
 def test_optimized_slopes_lie_between_crown_and_the_exact_minimum(case):
     model, _, domain, exact = case
     crown = verify.bounds(model, domain, ROWS, "crown").lower

@@ -139,6 +139,7 @@ def test_the_same_numbers(name, tmp_path, rng):
     lower(again)  # raises where a part has no rule
 
 
+@pytest.mark.slow
 def test_several_are_read_one_after_the_other(tmp_path, rng):
     """TensorFlow gives parts of each the same names."""
     paths = []
