@@ -61,6 +61,10 @@ class Convolution:
         """Number of taps along each axis."""
         return self.kernel.shape[:-3]
 
+    def axes(self) -> list[tuple[int | None, int, int, int]]:
+        """Along each axis the size, the number of taps, the stride and the dilation."""
+        return list(zip(self.sizes, self.kernel_size, self.strides, self.dilation, strict=True))
+
     def effective_strides(self) -> list[int]:
         """Strides under which the operator is, axis by axis, a compression of the infinite one.
 
@@ -143,16 +147,9 @@ def multiplicity(size: int | None, reach: int, padding: str, stride: int = 1) ->
 
 def _copies(convolution: Convolution) -> float:
     """By how much the padding multiplies the norm, at most."""
-    axes = zip(
-        convolution.sizes,
-        convolution.kernel_size,
-        convolution.strides,
-        convolution.dilation,
-        strict=True,
-    )
     counts = [
         multiplicity(n, (k - 1) * rate + 1, convolution.padding, stride)
-        for n, k, stride, rate in axes
+        for n, k, stride, rate in convolution.axes()
     ]
     return sqrt_up(math.prod(counts))
 
@@ -211,14 +208,7 @@ def _flattened_bound(convolution: Convolution) -> float:
     by_group = np.moveaxis(kernel, rank, 0)
     matrices = by_group.reshape(len(by_group), -1, kernel.shape[-1])
     largest = max(spectral_norm_bound(matrix) for matrix in matrices)
-    axes = zip(
-        convolution.sizes,
-        convolution.kernel_size,
-        convolution.strides,
-        convolution.dilation,
-        strict=True,
-    )
-    duplication = math.prod(_duplication(convolution, *axis) for axis in axes)
+    duplication = math.prod(_duplication(convolution, *axis) for axis in convolution.axes())
     return product_up(largest, sqrt_up(duplication))
 
 

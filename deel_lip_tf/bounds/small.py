@@ -53,14 +53,7 @@ def _norm(spatial: np.ndarray, kernel: np.ndarray) -> float:
 
 def _places(convolution) -> list[np.ndarray]:
     """For each axis (taps, outputs, inputs): 1 where a tap meets an input at an output."""
-    axes = zip(
-        convolution.sizes,
-        convolution.kernel_size,
-        convolution.strides,
-        convolution.dilation,
-        strict=True,
-    )
-    return [_axis_places(convolution, *axis) for axis in axes]
+    return [_axis_places(convolution, *axis) for axis in convolution.axes()]
 
 
 def _axis_places(convolution, size: int, taps: int, stride: int, rate: int) -> np.ndarray:
