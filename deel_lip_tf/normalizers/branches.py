@@ -71,7 +71,7 @@ def usually(condition, usual: Callable, otherwise: Callable, *tensors, settings:
 
     TensorFlow dissolves both branches of a conditional into the graph around it, and walks through
     the one that is not taken node by node, which for a branch of loops costs more than the other
-    one does. Here it stays a function of its own; see `shared`.
+    one does. Here it stays a function of its own: `otherwise` is one of a module, as for `shared`.
     """
     return ops.cond(
         condition,
