@@ -16,6 +16,7 @@ from deel_lip_tf.verify import robustness  # noqa: E402
 from deel_lip_tf.verify.onnx_export import to_onnx  # noqa: E402
 from deel_lip_tf.verify.onnx_import import from_onnx  # noqa: E402
 from onnx_oracles import CLOSE, outputs_of  # noqa: E402
+from stacks import layer, net  # noqa: E402
 
 
 def randomized(model, rng):
@@ -23,14 +24,6 @@ def randomized(model, rng):
         value = 0.5 * rng.normal(size=weight.shape)
         weight.assign(np.abs(value) + 0.5 if "variance" in weight.path else value)
     return model
-
-
-def net(shape, *parts):
-    return lambda: keras.Sequential([keras.Input(shape), *(part() for part in parts)])
-
-
-def layer(cls, *args, **kwargs):
-    return lambda: cls(*args, **kwargs)
 
 
 def merging():

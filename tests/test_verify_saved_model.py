@@ -12,17 +12,10 @@ from keras import layers
 import deel_lip_tf as lip
 from deel_lip_tf.verify import from_saved_model, robustness
 from deel_lip_tf.verify.lowering import lower
+from stacks import layer, net
 from verify_cases import randomize
 
 CLOSE = dict(rtol=1e-5, atol=1e-5)  # float32 sums in another order, through several layers
-
-
-def net(shape, *parts):
-    return lambda: keras.Sequential([keras.Input(shape), *(part() for part in parts)])
-
-
-def layer(cls, *args, **kwargs):
-    return lambda: cls(*args, **kwargs)
 
 
 def merging():
