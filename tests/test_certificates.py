@@ -378,7 +378,7 @@ def test_a_network_of_this_library():
 
 def test_the_evaluated_function_is_that_of_the_stored_weights():
     model, walk = library_network(), GraphWalk()
-    walk.model(model, None, "")
+    walk.model(model)
     exact = ExactModel(model, walk)
     x = RNG.random((5, 8, 8, 1))
     outputs, errors = exact(x)
@@ -399,7 +399,7 @@ def test_the_rounding_errors_are_covered():
     )
     model.set_weights([w for k in kernels for w in (k / 3.0, np.zeros(12))])
     walk = GraphWalk()
-    walk.model(model, None, "")
+    walk.model(model)
     x = RNG.integers(-9, 10, (20, 12)).astype(float)
     outputs, errors = ExactModel(model, walk)(x)
     exact = [[Fraction(int(v)) for v in row] for row in x]

@@ -21,7 +21,7 @@ def sequential(*stack, shape=(5,)):
 
 def evaluated(model, x):
     walk = GraphWalk()
-    walk.model(model, None, "")
+    walk.model(model)
     walk.raise_if_refused()
     return ExactModel(model, walk)(x)
 

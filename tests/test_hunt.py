@@ -240,7 +240,7 @@ def test_the_referee_is_the_function_of_the_rounded_weights(policy, rng):
     model = under_policy(network(), policy)
     x = rng.uniform(size=(4, 5, 5, 1))
     walk = graph.GraphWalk()
-    walk.model(model, None, "")
+    walk.model(model)
     from deel_lip_tf.bounds.evaluation import ExactModel
 
     expected, _ = ExactModel(model, walk)(x)

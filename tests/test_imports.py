@@ -13,11 +13,13 @@ import deel_lip_tf
 PACKAGE = Path(deel_lip_tf.__file__).parent
 
 # Each room with the rooms it may import, besides itself and `_registration`.
-PROOFS = {"normalizers", "constraints", "initializers", "regularizers", "layers", "model"}
+LAYERS = {"normalizers", "constraints", "initializers", "regularizers", "layers"}
+PROOFS = LAYERS | {"model", "semantics", "_keras"}
 ALLOWED = {
     "_arguments": set(),
     "_command": set(),
     "_registration": set(),
+    "_keras": set(),
     "normalizers": set(),
     "constraints": {"normalizers"},
     "initializers": {"normalizers"},
@@ -26,6 +28,7 @@ ALLOWED = {
     "metrics": {"normalizers", "losses"},
     "callbacks": {"normalizers", "losses"},
     "layers": {"normalizers", "constraints", "initializers", "regularizers"},
+    "semantics": LAYERS | {"_keras"},
     "model": PROOFS - {"model"},
     "bounds": PROOFS,
     "certificates": PROOFS | {"bounds"},

@@ -2,9 +2,10 @@
 
 The error of a tensor is bounded sample by sample, in the Euclidean norm, along the graph:
 `error(f(x)) <= L error(x) + local`, with L the proven bound of the layer and `local` the a-priori
-bound `gamma(n)` times the sum of absolute values that the layer adds up. Exponentials and the
-functions made of them are taken to be wrong by at most `gamma(64)` times their value and 1, far
-more than the usual libraries are.
+bound `gamma(n)` times the sum of absolute values that the layer adds up. The same with the unit
+roundoff of the type that the model itself computes in says how far the model may be from it.
+Exponentials and the functions made of them are taken to be wrong by at most `gamma(64)` times their
+value and 1, far more than the usual libraries are.
 """
 
 import math
@@ -14,15 +15,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.bounds.graph import GraphWalk, sorted_nodes, symbolic_tensors
+from deel_lip_tf.bounds.graph import GraphWalk
 from deel_lip_tf.bounds.norms import L2
 from deel_lip_tf.bounds.operations import merge_rule
 from deel_lip_tf.bounds.patterns import Pattern, find_patterns
-from deel_lip_tf.bounds.rounding import TINY, gamma, product_up
+from deel_lip_tf.bounds.rounding import TINY, UNIT, UNITS, gamma, product_up
 from deel_lip_tf.layers.known import activation_constant
 from deel_lip_tf.layers.unconstrained import PadConv2D
+from deel_lip_tf.semantics.graph import Call, Graph, float_types, graph_of
+from deel_lip_tf.semantics.state import copy_state
 
-__all__ = ["Call", "ExactModel"]
+__all__ = ["Evaluation", "ExactModel", "Traced"]
 
 # Twice the rounding of a number to float32.
 _WRITTEN = 2.0**-22
@@ -36,6 +39,10 @@ _ARITHMETIC = (
 )
 
 
+_FLUSHED = 2.0**-120  # more than what is lost where float32 has no smaller numbers
+_LOST_SQUARE = 1e-300  # and where a square in float64 has none
+
+
 class Traced(NamedTuple):
     """A tensor of the graph, evaluated.
 
@@ -43,25 +50,27 @@ class Traced(NamedTuple):
         tensor: float64 tensor of the backend.
         error: (samples,) bounds on its Euclidean distance to exact arithmetic.
         constant: proven Lipschitz constant with respect to the model's input.
+        deviation: (samples,) how far from it the model is, as it runs in its own types.
+        norm: (samples,) its Euclidean norms, none below the exact one.
     """
 
     tensor: object
     error: np.ndarray
     constant: float
+    deviation: np.ndarray
+    norm: np.ndarray
 
 
-class Call(NamedTuple):
+class Evaluation(NamedTuple):
     """One call of a layer or an operation, evaluated in float64.
 
     Attributes:
-        node: the call in the graph.
-        norms: Euclidean norms (samples,) of each input, none below the exact one.
+        call: the call in the graph.
         outputs: the outputs, with their errors: one, but for a split.
         constants: proven Lipschitz constants with respect to each input.
     """
 
-    node: object
-    norms: list[np.ndarray]
+    call: Call
     outputs: list[Traced]
     constants: list[float]
 
@@ -76,17 +85,21 @@ class ExactModel:
             backend keeps it. Without, they are about the function of the numbers as they are kept.
 
     Attributes:
-        kept: by the `id` of a call, `(its first input, its output)` for each time it was made.
-            Only the calls are kept whose key is there before.
+        graph: of the model.
+        patterns: the calls that are evaluated as one with those before them.
+        kept: by call, `(its inputs, its outputs)` when it was made last. Only the calls are kept
+            that are there before.
     """
 
     def __init__(self, model: keras.Model, walk: GraphWalk, both_readings: bool = True):
-        self._model = model
+        self.graph = graph_of(model)
+        self.kept: dict[Call, tuple[list, list]] = {}
         self._written = _WRITTEN if both_readings else 0.0
         self._bounds = walk.layer_bounds
         self._copies: dict[int, keras.layers.Layer | _ExactPlain] = {}
-        self.kept: dict[int, list[tuple[Traced, Traced]]] = {}
-        self._roundings: dict[tuple[int, int], _Rounding] = {}
+        self._roundings: dict[tuple, _Rounding] = {}
+        self._roundoff = max(UNITS[dtype] for dtype in float_types(self.graph)) / UNIT
+        self.patterns = _patterns_without_rules(self.graph)
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Evaluates a model with one input and one output at inference.
@@ -113,7 +126,7 @@ class ExactModel:
                     "Certificates are computed in float64, which the backend has switched off. On "
                     'JAX call `jax.config.update("jax_enable_x64", True)` first.'
                 )
-            return self.run(self._model, [self.start(tensor)])[0]
+            return self.run([self.start(tensor)])[0]
 
     def copy(self, layer: keras.layers.Layer):
         """The float64 copy of a layer; of a constrained one, with its effective kernel."""
@@ -125,91 +138,105 @@ class ExactModel:
         return self._copies[id(layer)]
 
     def start(self, tensor) -> Traced:
-        """What is known of an input: its values are exact."""
-        return Traced(tensor, np.zeros(tensor.shape[0]), 1.0)
+        """What is known of an input: its values are exact, and the model rounds them."""
+        norm = _norms(tensor)
+        rounding = self._roundoff * UNIT * norm + _FLUSHED
+        return Traced(tensor, np.zeros(tensor.shape[0]), 1.0, rounding, norm)
 
-    def run(self, model: keras.Model, values: list) -> list:
-        """The outputs of a model, given what is known of its inputs."""
-        inputs, outputs = symbolic_tensors(model)
-        known = dict(zip(map(id, inputs), values, strict=True))
-        nodes = sorted_nodes(outputs, set(known))
-        patterns = _patterns_without_rules(nodes)
-        inner = {call for pattern in patterns.values() for call in pattern.inner}
-        for node in nodes:
-            given = [known[id(x)] for x in node.input_tensors]
-            if node in patterns:
-                pattern = patterns[node]
-                results = [self._end_of_pattern(node, given, pattern, known[id(pattern.source)])]
-            elif node in inner:
-                output = self._apply(node, [value.tensor for value in given])
-                results = [Traced(output, np.zeros(output.shape[0]), math.nan)]
+    def run(self, values: list) -> list:
+        """The outputs of the model, given what is known of its inputs."""
+        known = dict(zip(self.graph.inputs, values, strict=True))
+        inner = {call for pattern in self.patterns.values() for call in pattern.inner}
+        for call in self.graph.calls:
+            given = [known[x] for x in call.inputs]
+            if call in self.patterns:
+                pattern = self.patterns[call]
+                results = [self._end_of_pattern(call, given, pattern, known[pattern.source])]
+            elif call in inner:
+                results = [self._without_errors(call, given)]
             else:
-                results = self.call(node, given)
-            known.update(zip(map(id, node.outputs), results, strict=True))
-        return [known[id(tensor)] for tensor in outputs]
+                results = self.call(call, given)
+            if call in self.kept:
+                self.kept[call] = given, results
+            known.update(zip(call.outputs, results, strict=True))
+        return [known[value] for value in self.graph.outputs]
 
-    def _end_of_pattern(self, node, values: list[Traced], pattern: Pattern, source) -> Traced:
+    def _without_errors(self, call: Call, values: list[Traced]) -> Traced:
+        output = self._apply(call, [value.tensor for value in values])
+        nothing = np.zeros(output.shape[0])
+        return Traced(output, nothing, math.nan, nothing, nothing)
+
+    def _end_of_pattern(self, call: Call, values: list, pattern: Pattern, source) -> Traced:
         """The output of a root of sums of squares, or of a centering, as of one layer."""
-        output = self._apply(node, [value.tensor for value in values])
+        output = self._apply(call, [value.tensor for value in values])
         constant, _ = pattern.bound(L2, 1.0)
         size = math.prod(source.tensor.shape[1:])
-        error = gamma(4 * size + 128) * (constant * _norms(source.tensor) + _norms(output))
-        error = error + constant * source.error + _lost_squares(size, constant)
-        return Traced(output, error * (1.0 + 1e-12), product_up(source.constant, constant))
+        norm = _norms(output)
+        rounding = gamma(4 * size + 128) * (constant * source.norm + norm)
+        error = rounding + constant * source.error + _lost_squares(size, constant, _LOST_SQUARE)
+        error = error * (1.0 + 1e-12)
+        deviation = self._roundoff * rounding + constant * source.deviation
+        deviation = deviation + _lost_squares(size, constant, _FLUSHED)
+        return Traced(output, error, product_up(source.constant, constant), deviation, norm)
 
-    def call(self, node, values: list) -> list:
+    def call(self, call: Call, values: list) -> list:
         """The outputs of one call."""
-        if isinstance(node.operation, keras.Model):
-            return self.run(node.operation, values)
-        return self.evaluate(node, values).outputs
+        return self.evaluate(call, values).outputs
 
-    def evaluate(self, node, values: list[Traced]) -> Call:
-        """One call of anything but a model."""
-        results = self._apply(node, [value.tensor for value in values])
+    def evaluate(self, call: Call, values: list[Traced]) -> Evaluation:
+        """One call of the graph."""
+        results = self._apply(call, [value.tensor for value in values])
         results = list(results) if isinstance(results, list | tuple) else [results]
-        norms, constants = [_norms(value.tensor) for value in values], self.constants(node)
-        size = math.prod(values[0].tensor.shape[1:])
-        rounding = self.rounding(node, constants, size, results[0].shape)
-        error = rounding.absolute + rounding.of_output * sum(_norms(result) for result in results)
-        for i, value in enumerate(values):
-            error = error + rounding.of_inputs[i] * norms[i] + constants[i] * value.error
-        error, constant = error * (1.0 + 1e-12), self._constant(node, values)
-        outputs = [Traced(result, error, constant) for result in results]
-        if id(node) in self.kept:
-            self.kept[id(node)].append((values[0], outputs[0]))
-        return Call(node, norms, outputs, constants)
+        constants, size = self.constants(call), math.prod(values[0].tensor.shape[1:])
+        norms, produced = [value.norm for value in values], list(map(_norms, results))
+        error, deviation = (
+            rounding.total(norms, sum(produced))
+            for rounding in self.roundings(call, constants, size, results[0].shape)
+        )
+        for factor, value in zip(constants, values, strict=True):
+            error = error + factor * value.error
+            deviation = deviation + factor * value.deviation
+        error, constant = error * (1.0 + 1e-12), self._constant(call, values)
+        outputs = [
+            Traced(result, error, constant, deviation, norm)
+            for result, norm in zip(results, produced, strict=True)
+        ]
+        return Evaluation(call, outputs, constants)
 
-    def rounding(self, node, constants: list[float], size: int, output_shape) -> "_Rounding":
-        """What one call on samples of `size` entries adds to the error."""
-        if (id(node), size) not in self._roundings:
-            rounding = _rounding(node.operation, constants, size, output_shape, self._written)
-            self._roundings[id(node), size] = rounding
-        return self._roundings[id(node), size]
+    def roundings(
+        self, call: Call, constants: list[float], size: int, output_shape
+    ) -> "tuple[_Rounding, _Rounding]":
+        """What one call on samples of `size` entries adds to the error, and to the deviation."""
+        if (call, size) not in self._roundings:
+            self._roundings[call, size] = tuple(
+                _rounding(call.operation, constants, size, output_shape, self._written, roundoff)
+                for roundoff in (1.0, self._roundoff)
+            )
+        return self._roundings[call, size]
 
-    def _constant(self, node, values: list[Traced]) -> float:
+    def _constant(self, call: Call, values: list[Traced]) -> float:
         constants = [value.constant for value in values]
-        if (merge := merge_rule(node.operation)) is not None:
-            return merge(node, constants)[0]
-        return product_up(constants[0], self.constants(node)[0])
+        if (merge := merge_rule(call.operation)) is not None:
+            return merge(call, constants)[0]
+        return product_up(constants[0], self.constants(call)[0])
 
-    def _apply(self, node, tensors: list):
-        operation = node.operation
+    def _apply(self, call: Call, tensors: list):
+        operation = call.operation
         if type(operation).__name__ == "Cast":
             return tensors[0]  # the exact function rounds nothing
         if isinstance(operation, keras.layers.Layer):
             operation = self.copy(operation)
         if isinstance(operation, _ExactPlain):
             return operation.apply(tensors[0])
-        known = dict(zip(map(id, node.input_tensors), tensors, strict=True))
-        arguments, keywords = node.arguments.fill_in(known)
+        arguments, keywords = call.arguments(tensors)
         return operation(*arguments, **keywords)
 
-    def constants(self, node) -> list[float]:
+    def constants(self, call: Call) -> list[float]:
         """Lipschitz constants of a call with respect to each of its inputs."""
-        count = len(node.input_tensors)
-        if (merge := merge_rule(node.operation)) is not None:
-            return [merge(node, [float(i == j) for j in range(count)])[0] for i in range(count)]
-        layer, shape = _unwrapped(node.operation, node.input_tensors[0].shape)
+        count = len(call.inputs)
+        if (merge := merge_rule(call.operation)) is not None:
+            return [merge(call, [float(i == j) for j in range(count)])[0] for i in range(count)]
+        layer, shape = _unwrapped(call.operation, call.inputs[0].shape)
         return [self._bounds[id(layer), shape][0]]
 
 
@@ -220,12 +247,12 @@ class _ExactPlain(ExactModel):
         super().__init__(model, GraphWalk())
 
     def apply(self, tensor):
-        return self.run(self._model, [self.start(tensor)])[0].tensor
+        return self.run([self.start(tensor)])[0].tensor
 
-    def constants(self, node) -> list[float]:
-        return [0.0] * len(node.input_tensors)
+    def constants(self, call: Call) -> list[float]:
+        return [0.0] * len(call.inputs)
 
-    def _constant(self, node, values: list[Traced]) -> float:
+    def _constant(self, call: Call, values: list[Traced]) -> float:
         return 0.0
 
 
@@ -244,8 +271,7 @@ def _in_float64(layer: keras.layers.Layer) -> keras.layers.Layer:
         activation.build(copy.compute_output_shape(layer.get_build_config()["input_shape"]))
     weights = [_as_computed_with(layer, weight) for weight in layer.weights]
     copy.set_weights(weights)
-    if hasattr(copy, "finalize_state"):  # Normalization keeps tensors beside its weights
-        copy.finalize_state()
+    copy_state(layer, copy)
     return copy
 
 
@@ -278,21 +304,34 @@ class _Rounding(NamedTuple):
     of_output: float
     absolute: float
 
+    def total(self, norms: list[np.ndarray], produced: np.ndarray) -> np.ndarray:
+        """(samples,) bounds, for norms of the inputs and of all outputs together."""
+        error = self.absolute + self.of_output * produced
+        for share, norm in zip(self.of_inputs, norms, strict=True):
+            error = error + share * norm
+        return error
 
-def _rounding(operation, constants, size: int, output_shape, written: float) -> _Rounding:
+
+def _rounding(
+    operation, constants, size: int, output_shape, written: float, roundoff: float
+) -> _Rounding:
     """The a-priori bound of one call on samples of `size` entries.
 
-    `written` is the share that a number in an argument may be wrong by.
+    `written` is the share that a number in an argument may be wrong by; `roundoff` is that of the
+    arithmetic, as a multiple of float64's.
     """
+    lost, square = (TINY, _LOST_SQUARE) if roundoff == 1.0 else (_FLUSHED, _FLUSHED)
     operation, _ = _unwrapped(operation, None)
     places = math.prod(output_shape[1:])
     written = written if _has_written_number(operation) else 0.0
     if not isinstance(operation, keras.layers.Layer):
         # An `einsum` adds up to `size` products; their absolute values, up to sqrt(size) as much.
         contracts = type(operation).__name__ == "Einsum"
-        unit = gamma(4 * size) * math.sqrt(size) if contracts else gamma(64) + written
+        unit = gamma(4 * size) * math.sqrt(size) if contracts else gamma(64)
+        unit = roundoff * unit + (0.0 if contracts else written)
         around_one = unit * math.sqrt(places) * (type(operation).__name__ in _SMOOTH)
-        return _Rounding([unit * constant for constant in constants], unit, around_one + TINY)
+        lost = lost * math.sqrt(places)
+        return _Rounding([unit * constant for constant in constants], unit, around_one + lost)
     state = [np.linalg.norm(_as_computed_with(operation, w)) for w in _vectors(operation)]
     state.append(float(_is_transcendental(operation)))
     absolute = (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
@@ -308,14 +347,15 @@ def _rounding(operation, constants, size: int, output_shape, written: float) -> 
         norm = math.prod(float(np.linalg.norm(kernel)) for kernel in kernels)
         slope = activation_constant(operation.activation)
         of_inputs[0] += (1.0 + slope) * math.sqrt(shared) * norm
-    unit = gamma(4 * terms + 128) + written
-    absolute = unit * absolute + TINY + _lost_squares(size, sum(constants))
+    unit = roundoff * gamma(4 * terms + 128) + written
+    absolute = unit * absolute + lost * math.sqrt(places)
+    absolute += _lost_squares(size, sum(constants), square)
     return _Rounding([unit * share for share in of_inputs], unit, absolute)
 
 
-def _lost_squares(size: int, constant: float) -> float:
-    """What the root of a sum of squares is wrong by where squares fall below 1e-307."""
-    return 1e-150 * math.sqrt(size) * constant
+def _lost_squares(size: int, constant: float, lost: float) -> float:
+    """What the root of a sum of squares is wrong by where each square may lose `lost`."""
+    return math.sqrt(lost * size) * constant
 
 
 def _is_transcendental(operation) -> bool:
@@ -352,13 +392,12 @@ def _unwrapped(operation, shape) -> tuple:
     return operation, shape
 
 
-def _patterns_without_rules(nodes: list) -> dict:
+def _patterns_without_rules(graph: Graph) -> dict[Call, Pattern]:
     """Patterns whose calls have no constants by themselves; those with layers have."""
     return {
-        node: pattern
-        for node, pattern in find_patterns(nodes).items()
-        if type(node.operation).__name__ in ("Sqrt", "Where", "Subtract")
-        and set(pattern.inner) <= set(nodes)
+        call: pattern
+        for call, pattern in find_patterns(graph.calls).items()
+        if type(call.operation).__name__ in ("Sqrt", "Where", "Subtract")
     }
 
 

@@ -20,8 +20,9 @@ from deel_lip_tf.bounds.norms import L2, Norm, standardize_norm
 from deel_lip_tf.bounds.patterns import find_patterns
 from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
 from deel_lip_tf.bounds.rounding import product_up
+from deel_lip_tf.semantics.graph import UNREADABLE, Call, Graph, Value, graph_of, is_readable
 
-__all__ = ["GraphWalk", "lipschitz_bound", "sorted_nodes", "symbolic_tensors"]
+__all__ = ["GraphWalk", "lipschitz_bound"]
 
 
 def lipschitz_bound(
@@ -34,7 +35,8 @@ def lipschitz_bound(
     `training=False`: dropout is the identity and batch normalization uses its moving statistics.
     The bound is computed in float64 and rounded upward; nothing is estimated from data, and the
     model is not changed. A single layer is bounded for inputs of the shape it was built with (a
-    `Rescaling` that is not built, for the shape of its arguments).
+    `Rescaling` that is not built, for the shape of its arguments). The inputs of a model of an
+    integer type are integers: the claim is about these.
 
     Args:
         layer_or_model: a built layer of Keras or of this library, or a Sequential or functional
@@ -114,7 +116,10 @@ class _Known:
 class GraphWalk:
     """Passes over a graph: collects the entries, and everything that has no bound.
 
-    `layer_bounds` holds `(bound, method)` by `(id(layer), input shape)`.
+    Attributes:
+        entries: one for each call of a layer, in order.
+        layer_bounds: `(bound, method)` by `(id(layer), input shape)`.
+        constants: of the values of the graphs that were walked, with respect to their input.
 
     Args:
         norm: of inputs and outputs.
@@ -124,34 +129,33 @@ class GraphWalk:
     def __init__(self, norm: Norm = L2, budget: float = 1.0):
         self.entries: list[LayerBound] = []
         self.layer_bounds: dict[tuple, tuple[float, str]] = {}
+        self.constants: dict[Value, float] = {}
         self._refused: list[str] = []
         self._norm, self._budget = norm, budget
 
     def joint(self, model: keras.Model) -> float:
         """Constant of all outputs of a model together."""
-        if (tensors := symbolic_tensors(model)) is None:
-            return self.model(model, None, "")[0]
-        inputs, outputs = tensors
-        known = self._run(inputs, self._apart(len(inputs)), outputs, "")
-        count = len(outputs)
-        return self._merged(operations.Merge([1.0] * count, True, ""), known).constant
+        if not is_readable(model):
+            self._refuse(model, model.name, UNREADABLE)
+            return math.nan
+        known = self._run(graph_of(model))
+        return self._merged(operations.Merge([1.0] * len(known), True, ""), known).constant
 
-    def model(self, model: keras.Model, constants: list[float] | None, prefix: str) -> list[float]:
-        """Constants of the outputs of a model, given those of its inputs (1 each by default)."""
-        tensors = symbolic_tensors(model)
-        if tensors is None:
-            self._refuse(model, prefix, _MODEL_REASON)
+    def model(self, model: keras.Model) -> list[float]:
+        """Constants of the outputs of a model, each with respect to its joint input."""
+        if not is_readable(model):
+            self._refuse(model, model.name, UNREADABLE)
             return [math.nan]
-        inputs, outputs = tensors
-        if constants is None:
-            results = self._run(inputs, self._apart(len(inputs)), outputs, prefix)
-            return [result.constant for result in results]
-        return self.tensors(inputs, constants, outputs, prefix)
+        return self.graph(graph_of(model))
 
-    def tensors(self, inputs: list, constants: list[float], outputs: list, prefix: str):
-        """Constants of some tensors of a graph, given those of its inputs."""
-        results = self._run(inputs, [_Known(value) for value in constants], outputs, prefix)
-        return [result.constant for result in results]
+    def graph(self, graph: Graph) -> list[float]:
+        """Constants of the outputs of a graph, each with respect to its joint input."""
+        return [known.constant for known in self._run(graph)]
+
+    def call(self, call: Call, constants: list[float]) -> list[float]:
+        """Constants of the outputs of one call, given those of its inputs."""
+        results = self._call(call, [_Known(constant) for constant in constants])
+        return [known.constant for known in results]
 
     def _apart(self, count: int) -> list[_Known]:
         """The inputs of a model as parts of their joint vector."""
@@ -162,13 +166,13 @@ class GraphWalk:
         """Constant after one layer with a single input."""
         if type(layer) in _WRAPPERS:
             return self._wrapped(layer, input_shape, constant, prefix)
-        start = time.perf_counter()
+        start, name = time.perf_counter(), prefix + layer.name
         try:
             value, method = self._layer_bound(layer, input_shape)
         except Unbounded as error:
-            self._refuse(layer, prefix, str(error))
+            self._refuse(layer, name, str(error))
             return math.nan
-        self._add(layer, prefix, value, method, start)
+        self._add(layer, name, value, method, start)
         return product_up(constant, value)
 
     def raise_if_refused(self) -> None:
@@ -194,68 +198,56 @@ class GraphWalk:
         prefix = f"{prefix}{wrapper.name}/"
         # The wrapper calls it without the change of type that a call of its own would make.
         if isinstance(inner, keras.Model) or inner.compute_dtype != wrapper.compute_dtype:
-            self._refuse(inner, prefix, "no rule is known for it inside this wrapper")
+            self._refuse(inner, prefix + inner.name, "no rule is known for it inside this wrapper")
             return math.nan
         return self.layer(inner, shape, constant, prefix)
 
-    def _run(self, inputs: list, known: list[_Known], outputs: list, prefix: str) -> list[_Known]:
-        values = {id(tensor): value for tensor, value in zip(inputs, known, strict=True)}
-        nodes = sorted_nodes(outputs, set(values))
-        patterns = {
-            node: pattern
-            for node, pattern in find_patterns(nodes).items()
-            if set(pattern.inner) <= set(nodes)
-        }
-        hidden = _hidden(nodes, patterns, outputs)
-        for node in nodes:
-            if node in hidden:
+    def _run(self, graph: Graph) -> list[_Known]:
+        values = dict(zip(graph.inputs, self._apart(len(graph.inputs)), strict=True))
+        patterns = find_patterns(graph.calls)
+        hidden = _hidden(graph, patterns)
+        for call in graph.calls:
+            if call in hidden:
                 continue
-            if node in patterns:
-                results = [self._pattern(node, patterns[node], values, prefix)]
+            if call in patterns:
+                results = [self._pattern(call, patterns[call], values)]
             else:
-                results = self._node(node, [values[id(x)] for x in node.input_tensors], prefix)
-            values.update(zip(map(id, node.outputs), results, strict=True))
-        return [values[id(tensor)] for tensor in outputs]
+                results = self._call(call, [values[x] for x in call.inputs])
+            values.update(zip(call.outputs, results, strict=True))
+        self.constants.update((value, known.constant) for value, known in values.items())
+        return [values[value] for value in graph.outputs]
 
-    def _pattern(self, node, pattern, values: dict, prefix: str) -> _Known:
+    def _pattern(self, call: Call, pattern, values: dict) -> _Known:
         start = time.perf_counter()
         try:
             value, method = pattern.bound(self._norm, self._budget)
             # The layers by themselves too: whoever propagates errors call by call asks for them.
-            for call in (*pattern.inner, node):
-                if isinstance(call.operation, layers.Layer):
-                    self._layer_bound(call.operation, call.input_tensors[0].shape)
+            for each in (*pattern.inner, call):
+                if isinstance(each.operation, layers.Layer):
+                    self._layer_bound(each.operation, each.inputs[0].shape)
         except Unbounded as error:
-            self._refuse(node.operation, prefix, str(error))
+            self._refuse(call.operation, call.name, str(error))
             return _Known(math.nan)
-        self._add(node.operation, prefix, value, method, start)
-        return self._times(values[id(pattern.source)], value)
+        self._add(call.operation, call.name, value, method, start)
+        return self._times(values[pattern.source], value)
 
-    def _node(self, node, known: list[_Known], prefix: str) -> list[_Known]:
-        operation, start = node.operation, time.perf_counter()
-        constants = [one.constant for one in known]
-        unknown = [_Known(math.nan)] * len(node.outputs)
-        if node.is_input:
-            self._refuse(operation, prefix, "it is not connected to the inputs of the model")
-            return unknown
+    def _call(self, call: Call, known: list[_Known]) -> list[_Known]:
+        start, unknown = time.perf_counter(), [_Known(math.nan)] * len(call.outputs)
         try:
-            operations.check_call(node)
-            if isinstance(operation, keras.Model):
-                values = self.model(operation, constants, f"{prefix}{operation.name}/")
-                return [_Known(value) for value in values]
-            merge = operations.merge_of(node, self._norm)
+            merge = operations.merge_of(call, self._norm)
         except Unbounded as error:
-            self._refuse(operation, prefix, str(error))
+            self._refuse(call.operation, call.name, str(error))
             return unknown
         if merge is not None:
             own = merge.apart([1.0] * len(known), self._norm)
-            self._add(operation, prefix, own, merge.method, start)
+            self._add(call.operation, call.name, own, merge.method, start)
             result = self._merged(merge, known)
-            return [replace(result, part=part) for part in self._parts(node, result)]
-        if len(constants) != 1 or len(node.outputs) != 1:
-            self._refuse(operation, prefix, "no rule is known for several inputs or outputs")
+            return [replace(result, part=part) for part in self._parts(call, result)]
+        if len(known) != 1 or len(call.outputs) != 1:
+            reason = "no rule is known for several inputs or outputs"
+            self._refuse(call.operation, call.name, reason)
             return unknown
-        value = self.layer(operation, node.input_tensors[0].shape, 1.0, prefix)
+        value = self.layer(call.operation, call.inputs[0].shape, 1.0, call.prefix)
         return [self._times(known[0], value)]
 
     def _times(self, known: _Known, value: float) -> _Known:
@@ -277,80 +269,45 @@ class GraphWalk:
         part = replace(parts[0], entries=entries.astype(bool), relative=relative)
         return _Known(min(total, product_up(relative, part.base)), part)
 
-    def _parts(self, node, result: _Known) -> list[_Part | None]:
+    def _parts(self, call: Call, result: _Known) -> list[_Part | None]:
         """For slices of a tensor, the entries that each output consists of."""
-        tensor, name = node.input_tensors[0], type(node.operation).__name__
-        if name not in ("GetItem", "Split") or None in tensor.shape[1:]:
-            return [result.part] * len(node.outputs)
-        size = math.prod(tensor.shape[1:])
-        index = np.arange(size).reshape(1, *tensor.shape[1:])
+        value, name = call.inputs[0], type(call.operation).__name__
+        if name not in ("GetItem", "Split") or None in value.shape[1:]:
+            return [result.part] * len(call.outputs)
+        size = math.prod(value.shape[1:])
+        index = np.arange(size).reshape(1, *value.shape[1:])
         if name == "GetItem":
-            pieces = [index[node.arguments.args[1]]]
+            pieces = [index[call.argument(1, "key")]]
         else:
-            pieces = np.split(index, node.operation.indices_or_sections, node.operation.axis)
+            pieces = np.split(index, call.operation.indices_or_sections, call.operation.axis)
         masks = [np.isin(np.arange(size), piece) for piece in pieces]
-        return [_Part(id(tensor), mask, 1.0, result.constant) for mask in masks]
+        return [_Part(value, mask, 1.0, result.constant) for mask in masks]
 
-    def _add(self, operation, prefix: str, value: float, method: str, start: float) -> None:
-        name, seconds = prefix + operation.name, time.perf_counter() - start
+    def _add(self, operation, name: str, value: float, method: str, start: float) -> None:
+        seconds = time.perf_counter() - start
         self.entries.append(LayerBound(name, type(operation).__name__, value, method, seconds))
 
-    def _refuse(self, operation, prefix: str, reason: str) -> None:
-        text = f"{prefix + operation.name!r} ({type(operation).__name__}: {reason})"
+    def _refuse(self, operation, name: str, reason: str) -> None:
+        text = f"{name!r} ({type(operation).__name__}: {reason})"
         if text not in self._refused:
             self._refused.append(text)
 
 
 _WRAPPERS = (layers.TimeDistributed, layers.SpectralNormalization)
 
-_MODEL_REASON = (
-    "it is not a built Sequential or functional model: give it an `Input`, and do not override "
-    "`call`"
-)
 
-
-def _hidden(nodes: list, patterns: dict, outputs: list) -> set:
+def _hidden(graph: Graph, patterns: dict) -> set[Call]:
     """The calls inside patterns that nothing else uses."""
-    users: dict[int, list] = {}
-    for node in nodes:
-        for tensor in node.input_tensors:
-            users.setdefault(id(tensor), []).append(node)
-    wanted, hidden = {id(tensor) for tensor in outputs}, set()
-    for node, pattern in patterns.items():
-        inside = {*pattern.inner, node}
-        tensors = [tensor for call in pattern.inner for tensor in call.outputs]
+    users: dict[Value, list[Call]] = {}
+    for call in graph.calls:
+        for value in call.inputs:
+            users.setdefault(value, []).append(call)
+    wanted, hidden = set(graph.outputs), set()
+    for call, pattern in patterns.items():
+        inside = {*pattern.inner, call}
+        values = [value for each in pattern.inner for value in each.outputs]
         is_used = any(
-            id(tensor) in wanted or not inside.issuperset(users.get(id(tensor), ()))
-            for tensor in tensors
+            value in wanted or not inside.issuperset(users.get(value, ())) for value in values
         )
         hidden.update(() if is_used else pattern.inner)
     return hidden
-
-
-def symbolic_tensors(model: keras.Model) -> tuple[list, list] | None:
-    """Inputs and outputs of the graph a model computes, or None where it may compute otherwise."""
-    if not type(model).call.__module__.startswith(("keras.", "deel_lip_tf.")):
-        return None
-    try:
-        inputs, outputs = model.inputs, model.outputs
-    except AttributeError:
-        return None
-    return (list(inputs), list(outputs)) if inputs and outputs else None
-
-
-def sorted_nodes(outputs: list, known: set[int]) -> list:
-    """The calls that lead from the known tensors to the outputs, each after those it needs."""
-    ordered, done, stack = [], set(), [(tensor, False) for tensor in reversed(outputs)]
-    while stack:
-        tensor, is_expanded = stack.pop()
-        operation, index, _ = tensor._keras_history
-        if id(tensor) in known or (operation, index) in done:
-            continue
-        node = operation._inbound_nodes[index]
-        if is_expanded:
-            done.add((operation, index))
-            ordered.append(node)
-            continue
-        stack.append((tensor, True))
-        stack.extend((x, False) for x in reversed(node.input_tensors))
-    return ordered

@@ -18,8 +18,9 @@ from deel_lip_tf.bounds.operators import Copies, Matrices, operator_bound
 from deel_lip_tf.bounds.rounding import product_up, sum_up
 from deel_lip_tf.layers.known import activation_constant
 from deel_lip_tf.layers.residual import LipResidual
+from deel_lip_tf.semantics.graph import Call
 
-__all__ = ["Merge", "check_call", "merge_of", "merge_rule"]
+__all__ = ["Merge", "merge_of", "merge_rule"]
 
 _OPERATIONS = "keras.src.ops."
 
@@ -52,28 +53,16 @@ class Merge:
         return math.nan if any(map(math.isnan, terms)) else max(terms)
 
 
-def check_call(node) -> None:
-    """Refuses a call that does not compute what the layer computes at inference.
-
-    Raises:
-        Unbounded: if `training=True` was fixed in the call, or a mask was given.
-    """
-    for name, value in node.arguments.kwargs.items():
-        if name == "training" and value:
-            raise Unbounded("it is called with training=True")
-        masks = value if isinstance(value, list | tuple) else [value]
-        if name == "mask" and any(mask is not None for mask in masks):
-            raise Unbounded("it is called with a mask")
-
-
-def merge_of(node, norm: Norm = L2) -> Merge | None:
+def merge_of(call: Call, norm: Norm = L2) -> Merge | None:
     """How a call merges its inputs, or None where it is the call of a layer with one input.
 
     Raises:
         Unbounded: if the operation, or the way it is called, has no rule.
     """
-    rule = _rule(node.operation)
-    return None if rule is None else rule(node, norm)
+    if call.refusal is not None:
+        raise Unbounded(call.refusal)
+    rule = _rule(call.operation)
+    return None if rule is None else rule(call, norm)
 
 
 def merge_rule(operation, norm: Norm = L2) -> Callable[..., tuple[float, float, str]] | None:
@@ -87,8 +76,8 @@ def merge_rule(operation, norm: Norm = L2) -> Callable[..., tuple[float, float, 
     return None if rule is None else functools.partial(_merged, rule, norm)
 
 
-def _merged(rule, norm: Norm, node, constants: list[float]) -> tuple[float, float, str]:
-    merge = rule(node, norm)
+def _merged(rule, norm: Norm, call: Call, constants: list[float]) -> tuple[float, float, str]:
+    merge = rule(call, norm)
     own = merge.apart([1.0] * len(constants), norm)
     return merge.total(constants, norm), own, merge.method
 
@@ -101,48 +90,48 @@ def _rule(operation) -> Callable[..., Merge] | None:
     return None
 
 
-def _copies(node, norm: Norm) -> list[float]:
+def _copies(call: Call, norm: Norm) -> list[float]:
     """By how much each input grows where it is broadcast to the shape of the output."""
-    output = node.outputs[0].shape[1:]
-    shapes = [tensor.shape[1:] for tensor in node.input_tensors]
+    output = call.outputs[0].shape[1:]
+    shapes = [tensor.shape[1:] for tensor in call.inputs]
     if shapes == [output]:
         return [1.0]
     if any(None in shape for shape in (output, *shapes)):
         raise Unbounded(
             "inputs of unknown size may be broadcast: give the model fixed sizes by `Input(shape)`"
         )
-    if len({len(tensor.shape) for tensor in node.input_tensors}) > 1:
+    if len({len(tensor.shape) for tensor in call.inputs}) > 1:
         raise Unbounded("inputs of different ranks are broadcast: reshape them first")
     counts = [math.prod(output) // max(math.prod(shape), 1) for shape in shapes]
     return [norm.copies(count) for count in counts]
 
 
-def _add(node, norm: Norm) -> Merge:
-    return Merge(_copies(node, norm), False, "sum of branches")
+def _add(call: Call, norm: Norm) -> Merge:
+    return Merge(_copies(call, norm), False, "sum of branches")
 
 
-def _average(node, norm: Norm) -> Merge:
-    weights = _copies(node, norm)
+def _average(call: Call, norm: Norm) -> Merge:
+    weights = _copies(call, norm)
     return Merge([_quotient(c, len(weights)) for c in weights], False, "mean of branches")
 
 
-def _largest(node, norm: Norm) -> Merge:
+def _largest(call: Call, norm: Norm) -> Merge:
     # |max(a, b) - max(c, d)| <= max(|a - c|, |b - d|) at every entry.
-    return Merge(_copies(node, norm), True, "largest or smallest of branches")
+    return Merge(_copies(call, norm), True, "largest or smallest of branches")
 
 
-def _concatenate(node, norm: Norm) -> Merge:
-    axis = node.operation.axis
-    if axis is None or axis % len(node.outputs[0].shape) == 0:
+def _concatenate(call: Call, norm: Norm) -> Merge:
+    axis = call.operation.axis
+    if axis is None or axis % len(call.outputs[0].shape) == 0:
         raise Unbounded("it joins samples along the batch axis")
-    return Merge([1.0] * len(node.input_tensors), True, "concatenation of branches")
+    return Merge([1.0] * len(call.inputs), True, "concatenation of branches")
 
 
-def _multiply(node, norm: Norm) -> Merge:
+def _multiply(call: Call, norm: Norm) -> Merge:
     raise Unbounded("a product of tensors has no Lipschitz constant")
 
 
-def _unknown(node, norm: Norm) -> Merge:
+def _unknown(call: Call, norm: Norm) -> Merge:
     raise Unbounded("no rule is known for this operation; wrap it in a layer with a known one")
 
 
@@ -150,26 +139,26 @@ def _quotient(value: float, divisor: float) -> float:
     return math.nextafter(value / divisor, math.inf) if divisor != 1.0 else value
 
 
-def _shift(node, norm: Norm) -> Merge:
+def _shift(call: Call, norm: Norm) -> Merge:
     """`x + y` or `x - y`, where one of them may be a constant."""
-    if len(node.input_tensors) == 1:
-        _check_shape(node)
+    if len(call.inputs) == 1:
+        _check_shape(call)
         return Merge([1.0], False, "shift by a constant")
-    return _add(node, norm)
+    return _add(call, norm)
 
 
-def _check_shape(node) -> None:
-    if node.outputs[0].shape[1:] != node.input_tensors[0].shape[1:]:
+def _check_shape(call) -> None:
+    if call.outputs[0].shape[1:] != call.inputs[0].shape[1:]:
         raise Unbounded("it broadcasts its input")
 
 
 def _single(method: str, weight: float = 1.0) -> Callable[..., Merge]:
     """A rule for one input: each entry by itself, with slopes of at most `weight`."""
 
-    def rule(node, norm: Norm) -> Merge:
-        if len(node.input_tensors) != 1:
+    def rule(call: Call, norm: Norm) -> Merge:
+        if len(call.inputs) != 1:
             raise Unbounded("no rule is known for several inputs or outputs")
-        _check_shape(node)
+        _check_shape(call)
         return Merge([weight], False, method)
 
     return rule
@@ -180,37 +169,34 @@ def _activation(function: Callable) -> Callable[..., Merge]:
     return _single(name, activation_constant(function))
 
 
-def _leaky_relu(node, norm: Norm) -> Merge:
-    slope = max(1.0, abs(float(node.operation.negative_slope)))
-    rounding = 1.0 if slope == 1.0 else _ROUNDING.get(node.outputs[0].dtype, 1.0 + 2.0**-6)
-    return _single("slope of leaky_relu", product_up(slope, rounding))(node, norm)
+def _leaky_relu(call: Call, norm: Norm) -> Merge:
+    slope = max(1.0, abs(float(call.operation.negative_slope)))
+    rounding = 1.0 if slope == 1.0 else _ROUNDING.get(call.outputs[0].dtype, 1.0 + 2.0**-6)
+    return _single("slope of leaky_relu", product_up(slope, rounding))(call, norm)
 
 
-def _cast(node, norm: Norm) -> Merge:
-    if not keras.backend.is_float_dtype(node.outputs[0].dtype):
-        raise Unbounded("it rounds to integers")
+def _cast(call: Call, norm: Norm) -> Merge:
     return Merge([1.0], False, "change of type")
 
 
-def _times(node, norm: Norm) -> Merge:
-    number, rounding = _number(node)
+def _times(call: Call, norm: Norm) -> Merge:
+    number, rounding = _number(call)
     return Merge([product_up(number, rounding)], False, "product with a constant")
 
 
-def _divided(node, norm: Norm) -> Merge:
-    number, rounding = _number(node)
-    if number == 0.0 or node.arguments.args[0] is not node.input_tensors[0]:
+def _divided(call: Call, norm: Norm) -> Merge:
+    number, rounding = _number(call)
+    if number == 0.0 or call.args[0] is not call.inputs[0]:
         raise Unbounded("it divides by a tensor or by zero")
     return Merge([_quotient(rounding, number)], False, "quotient by a constant")
 
 
-def _take(node, norm: Norm) -> Merge:
+def _take(call: Call, norm: Norm) -> Merge:
     """`take(x, indices, axis)` copies an element as often as its index occurs."""
-    arguments, keywords = node.arguments.args, node.arguments.kwargs
-    indices = arguments[1] if len(arguments) > 1 else keywords.get("indices")
-    axis, shape = node.operation.axis, node.input_tensors[0].shape
+    indices = call.argument(1, "indices")
+    axis, shape = call.operation.axis, call.inputs[0].shape
     is_known = axis is not None and axis % len(shape) != 0 and shape[axis] is not None
-    if len(node.input_tensors) != 1 or not is_known:
+    if len(call.inputs) != 1 or not is_known:
         raise Unbounded("its axis or size is not known")
     counts = np.bincount(np.asarray(indices).ravel() % shape[axis])
     copies, _ = operator_bound(Copies(int(counts.max(initial=0))), norm)
@@ -220,11 +206,11 @@ def _take(node, norm: Norm) -> Merge:
 def _moved(is_kept: Callable[..., bool]) -> Callable[..., Merge]:
     """A rule for reordering all entries of each sample; `is_kept` says whether samples are kept."""
 
-    def rule(node, norm: Norm) -> Merge:
-        before, after = node.input_tensors[0].shape, node.outputs[0].shape
+    def rule(call: Call, norm: Norm) -> Merge:
+        before, after = call.inputs[0].shape, call.outputs[0].shape
         if None in (*before[1:], *after[1:]) or math.prod(before[1:]) != math.prod(after[1:]):
             raise Unbounded("it may mix samples")
-        if before[0] != after[0] or not is_kept(node.operation, len(before), len(after)):
+        if before[0] != after[0] or not is_kept(call.operation, len(before), len(after)):
             raise Unbounded("it moves the batch axis")
         return Merge([1.0], False, "reordering of entries")
 
@@ -241,37 +227,37 @@ def _not_first(operation, before: int, after: int) -> bool:
     return axes is not None and all(axis % max(before, after) != 0 for axis in axes)
 
 
-def _part(node, norm: Norm) -> Merge:
+def _part(call: Call, norm: Norm) -> Merge:
     """`x[key]` with slices and integers: some of the entries, none twice."""
-    key = node.arguments.args[1] if len(node.arguments.args) > 1 else None
+    key = call.argument(1, "key")
     parts = key if isinstance(key, tuple) else (key,)
     is_plain = all(part is None or part is ... or type(part) in (slice, int) for part in parts)
-    if len(node.input_tensors) != 1 or not is_plain or parts[0] not in (slice(None), ...):
+    if len(call.inputs) != 1 or not is_plain or parts[0] not in (slice(None), ...):
         raise Unbounded("it selects more than slices of each sample")
-    if parts[0] is ... and len(parts) > len(node.input_tensors[0].shape):
+    if parts[0] is ... and len(parts) > len(call.inputs[0].shape):
         raise Unbounded("it selects samples")
     return Merge([1.0], False, "part of the entries")
 
 
-def _split(node, norm: Norm) -> Merge:
-    if node.operation.axis % len(node.input_tensors[0].shape) == 0:
+def _split(call: Call, norm: Norm) -> Merge:
+    if call.operation.axis % len(call.inputs[0].shape) == 0:
         raise Unbounded("it splits along the batch axis")
     return Merge([1.0], False, "parts of the entries")
 
 
-def _pad(node, norm: Norm) -> Merge:
-    if node.operation.mode != "constant":
+def _pad(call: Call, norm: Norm) -> Merge:
+    if call.operation.mode != "constant":
         raise Unbounded("it copies entries; no rule is known for it")
     return Merge([1.0], False, "padding by a constant")
 
 
-def _contraction(node, norm: Norm) -> Merge:
+def _contraction(call: Call, norm: Norm) -> Merge:
     """`einsum` of a tensor and a constant matrix, along one axis of the tensor."""
     reason = "it is not the product with a constant matrix along one axis"
-    operands = [np.asarray(x) for x in node.arguments.args if isinstance(x, np.ndarray)]
-    terms, _, result = node.operation.subscripts.replace(" ", "").partition("->")
+    operands = [np.asarray(x) for x in call.args if isinstance(x, np.ndarray)]
+    terms, _, result = call.operation.subscripts.replace(" ", "").partition("->")
     tensor, _, matrix = terms.partition(",")
-    is_one = len(node.input_tensors) == 1 and len(operands) == 1
+    is_one = len(call.inputs) == 1 and len(operands) == 1
     if not is_one or operands[0].ndim != 2 or len(matrix) != 2:
         raise Unbounded(reason)
     contracted, new = matrix
@@ -282,10 +268,10 @@ def _contraction(node, norm: Norm) -> Merge:
     return Merge([own], False, method.replace("the kernel", "a constant matrix"))
 
 
-def _convex(node, norm: Norm) -> Merge:
+def _convex(call: Call, norm: Norm) -> Merge:
     """A sum with the shares of a `LipResidual`."""
-    layer = node.operation
-    if len(node.input_tensors) != 2:
+    layer = call.operation
+    if len(call.inputs) != 2:
         raise Unbounded("it takes two inputs")
     # The shares are rounded to the compute type of the layer.
     rounding = _ROUNDING.get(layer.compute_dtype, 1.0 + 2.0**-6)
@@ -297,18 +283,18 @@ def _convex(node, norm: Norm) -> Merge:
 _ROUNDING = {"float64": 1.0 + 2.0**-50, "float32": 1.0 + 2.0**-21}
 
 
-def _number(node) -> tuple[float, float]:
+def _number(call) -> tuple[float, float]:
     """The one number among the arguments, and a factor for its rounding to the type of the tensor.
 
     Returns:
         `(|number|, factor)`: the rounded number and its inverse exceed the exact ones by less than
         the factor, which is 1 where the number is representable.
     """
-    values = [*node.arguments.args, *node.arguments.kwargs.values()]
+    values = [*call.args, *call.kwargs.values()]
     numbers = [float(v) for v in values if isinstance(v, int | float | np.number)]
-    if len(node.input_tensors) != 1 or len(numbers) != 1:
+    if len(call.inputs) != 1 or len(numbers) != 1:
         raise Unbounded("a product or quotient of tensors has no Lipschitz constant")
-    dtype = node.outputs[0].dtype
+    dtype = call.outputs[0].dtype
     if dtype == "float64" or (dtype == "float32" and float(np.float32(numbers[0])) == numbers[0]):
         return abs(numbers[0]), 1.0
     return abs(numbers[0]), 1.0 + (2.0**-22 if dtype == "float32" else 2.0**-7)

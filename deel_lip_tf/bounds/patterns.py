@@ -23,6 +23,7 @@ from deel_lip_tf.bounds.norms import L2, Norm
 from deel_lip_tf.bounds.rounding import product_up, sqrt_up
 from deel_lip_tf.layers.known import known_constant
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
+from deel_lip_tf.semantics.graph import Call, Value
 
 __all__ = ["Pattern", "find_patterns"]
 
@@ -37,53 +38,52 @@ class Pattern:
         bound: computes `(constant, method)` for a norm and a budget.
     """
 
-    source: object
-    inner: tuple
+    source: Value
+    inner: tuple[Call, ...]
     bound: Callable[[Norm, float], tuple[float, str]]
 
 
-def find_patterns(nodes: list) -> dict:
+def find_patterns(calls: list[Call]) -> dict[Call, Pattern]:
     """The patterns among the calls of a graph, by their last call."""
     found = {}
-    for node in nodes:
-        for match in _MATCHES.get(type(node.operation).__name__, ()):
-            if (pattern := match(node)) is not None:
-                found[node] = pattern
+    for call in calls:
+        for match in _MATCHES.get(type(call.operation).__name__, ()):
+            pattern = match(call)
+            if pattern is not None and not any(c.refusal for c in (call, *pattern.inner)):
+                found[call] = pattern
                 break
     return found
 
 
-def _maker(tensor, name: str):
-    """The call of a Keras operation of this name that made a tensor, or None."""
-    operation, index, _ = tensor._keras_history
+def _maker(value: Value, name: str) -> Call | None:
+    """The call of a Keras operation of this name that made a value, or None."""
+    operation = None if value.call is None else value.call.operation
     is_operation = type(operation).__module__.startswith("keras.src.ops.")
-    if not is_operation or type(operation).__name__ != name:
-        return None
-    return operation._inbound_nodes[index]
+    return value.call if is_operation and type(operation).__name__ == name else None
 
 
 # --- roots of sums of squares ------------------------------------------------------------------
 
 
-def _root(node) -> Pattern | None:
+def _root(call) -> Pattern | None:
     """`sqrt(sums)`."""
-    return _sums_of_squares(node.input_tensors[0], ())
+    return _sums_of_squares(call.inputs[0], ())
 
 
-def _safe_root(node) -> Pattern | None:
+def _safe_root(call) -> Pattern | None:
     """`where(s > 0, sqrt(where(s > 0, s, 1)), 0)`: the root of `s >= 0`, with gradient 0 at 0."""
-    if len(node.input_tensors) != 3:
+    if len(call.inputs) != 3:
         return None
-    is_positive, root, zeros = node.input_tensors
+    is_positive, root, zeros = call.inputs
     outer = (_maker(is_positive, "Greater"), _maker(root, "Sqrt"), _maker(zeros, "ZerosLike"))
     if None in outer:
         return None
-    chosen = _maker(outer[1].input_tensors[0], "Where")
-    if chosen is None or len(chosen.input_tensors) != 3:
+    chosen = _maker(outer[1].inputs[0], "Where")
+    if chosen is None or len(chosen.inputs) != 3:
         return None
-    condition, sums, ones = chosen.input_tensors
+    condition, sums, ones = chosen.inputs
     filled = _maker(ones, "OnesLike")
-    compared = outer[0].arguments.args
+    compared = outer[0].args
     is_plain = (
         filled is not None
         and condition is is_positive
@@ -91,8 +91,8 @@ def _safe_root(node) -> Pattern | None:
         and compared[0] is sums
         and type(compared[1]) in (int, float)
         and compared[1] == 0
-        and len(outer[0].input_tensors) == 1
-        and node.outputs[0].shape == chosen.outputs[0].shape == sums.shape
+        and len(outer[0].inputs) == 1
+        and call.outputs[0].shape == chosen.outputs[0].shape == sums.shape
     )
     return _sums_of_squares(sums, (*outer, chosen, filled)) if is_plain else None
 
@@ -100,14 +100,14 @@ def _safe_root(node) -> Pattern | None:
 def _sums_of_squares(tensor, inner: tuple) -> Pattern | None:
     """The root of `tensor`, if that is made of squares by a sum or an average."""
     for name, column_sum in (("Sum", _of_sum), ("AveragePool", _of_average)):
-        if (node := _maker(tensor, name)) is None:
+        if (call := _maker(tensor, name)) is None:
             continue
-        squares = _maker(node.input_tensors[0], "Square")
-        weight = column_sum(node)
-        if squares is None or weight is None or len(squares.input_tensors) != 1:
+        squares = _maker(call.inputs[0], "Square")
+        weight = column_sum(call)
+        if squares is None or weight is None or len(squares.inputs) != 1:
             return None
-        inner = (*inner, node, squares)
-        return Pattern(squares.input_tensors[0], inner, functools.partial(_root_bound, weight))
+        inner = (*inner, call, squares)
+        return Pattern(squares.inputs[0], inner, functools.partial(_root_bound, weight))
     return None
 
 
@@ -117,15 +117,15 @@ def _root_bound(weight: float, norm: Norm, budget: float) -> tuple[float, str]:
     return sqrt_up(weight), "root of sums of squares"
 
 
-def _of_sum(node) -> float | None:
-    axes, rank = node.operation.axis, len(node.input_tensors[0].shape)
+def _of_sum(call) -> float | None:
+    axes, rank = call.operation.axis, len(call.inputs[0].shape)
     if axes is None or any(axis % rank == 0 for axis in np.atleast_1d(axes)):
         return None
     return 1.0
 
 
-def _of_average(node) -> float | None:
-    operation, shape = node.operation, node.input_tensors[0].shape
+def _of_average(call) -> float | None:
+    operation, shape = call.operation, call.inputs[0].shape
     pooling = {3: layers.AveragePooling1D, 4: layers.AveragePooling2D, 5: layers.AveragePooling3D}
     if len(shape) not in pooling:
         return None
@@ -140,19 +140,19 @@ def _of_average(node) -> float | None:
 # --- centering ---------------------------------------------------------------------------------
 
 
-def _centering(node) -> Pattern | None:
+def _centering(call) -> Pattern | None:
     """`x - mean(x, axis, keepdims=True)`."""
-    arguments = node.arguments.args
-    if len(arguments) != 2 or len(node.input_tensors) != 2:
+    arguments = call.args
+    if len(arguments) != 2 or len(call.inputs) != 2:
         return None
-    source, means = node.input_tensors
+    source, means = call.inputs
     mean = _maker(means, "Mean")
-    if mean is None or mean.input_tensors[0] is not source or not mean.operation.keepdims:
+    if mean is None or mean.inputs[0] is not source or not mean.operation.keepdims:
         return None
     axes, rank = mean.operation.axis, len(source.shape)
     if axes is None or any(axis % rank == 0 for axis in np.atleast_1d(axes)):
         return None
-    if arguments[0] is not source or node.outputs[0].shape != source.shape:
+    if arguments[0] is not source or call.outputs[0].shape != source.shape:
         return None
 
     def bound(norm: Norm, budget: float) -> tuple[float, str]:
@@ -165,70 +165,70 @@ def _centering(node) -> Pattern | None:
 # --- paddings that copy, and their adjoints ----------------------------------------------------
 
 
-def _padded(node) -> Pattern | None:
+def _padded(call) -> Pattern | None:
     """`take` along spatial axes, as a padding of the next "valid" convolution does."""
-    convolution = _plain_convolution(node)
+    convolution = _plain_convolution(call)
     if convolution is None or convolution.transposed:
         return None
-    tensor, inner, sources = node.input_tensors[0], (), {}
-    while (take := _maker(tensor, "Take")) is not None and len(take.input_tensors) == 1:
-        axis = _spatial_axis(node.operation, take.operation.axis, len(tensor.shape))
-        indices = _argument(take, "indices")
+    tensor, inner, sources = call.inputs[0], (), {}
+    while (take := _maker(tensor, "Take")) is not None and len(take.inputs) == 1:
+        axis = _spatial_axis(call.operation, take.operation.axis, len(tensor.shape))
+        indices = take.argument(1, "indices")
         if axis is None or axis in sources or indices is None:
             return None
-        tensor, inner = take.input_tensors[0], (*inner, take)
+        tensor, inner = take.inputs[0], (*inner, take)
         sources[axis] = np.asarray(indices)
-    padding, sizes = _padding_of(node.operation, tensor.shape, sources, convolution)
+    padding, sizes = _padding_of(call.operation, tensor.shape, sources, convolution)
     if padding is None:
         return None
     return _convolution_pattern(
-        node, tensor, inner, replace(convolution, padding=padding, sizes=sizes)
+        call, tensor, inner, replace(convolution, padding=padding, sizes=sizes)
     )
 
 
-def _folded(node) -> Pattern | None:
+def _folded(call) -> Pattern | None:
     """A "valid" transposed convolution, and `einsum`s that add its copied border to the image."""
-    tensor, inner, matrices = node.outputs[0], (), {}
-    while (fold := _maker(tensor, "Einsum")) is not None and len(fold.input_tensors) == 1:
-        operands = [x for x in fold.arguments.args if isinstance(x, np.ndarray)]
+    tensor, inner, matrices = call.outputs[0], (), {}
+    while (fold := _maker(tensor, "Einsum")) is not None and len(fold.inputs) == 1:
+        operands = [x for x in fold.args if isinstance(x, np.ndarray)]
         tensor_, matrix, result = _letters(fold.operation.subscripts)
         is_plain = len(operands) == 1 and operands[0].ndim == 2 and len(matrix) == 2
         if not is_plain or result != tensor_.replace(matrix[0], matrix[1]):
             return None
         if matrix[0] not in tensor_ or matrix[1] in tensor_ or tensor_.index(matrix[0]) in matrices:
             return None
-        tensor, inner = fold.input_tensors[0], (*inner, fold)
+        tensor, inner = fold.inputs[0], (*inner, fold)
         matrices[tensor_.index(matrix[0])] = operands[0]
     if not matrices:
         return None
-    operation, index, _ = tensor._keras_history
-    transposed = operation._inbound_nodes[index]
+    if (transposed := tensor.call) is None:
+        return None
     convolution = _plain_convolution(transposed)
     # What follows the sums of the border may not stand before them.
-    is_linear = getattr(operation, "activation", None) in (None, activations.linear)
+    is_linear = getattr(transposed.operation, "activation", None) in (None, activations.linear)
     if convolution is None or not convolution.transposed or not is_linear:
         return None
-    return _folded_pattern(node, transposed, inner[1:], matrices, convolution)
+    return _folded_pattern(call, transposed, inner[1:], matrices, convolution)
 
 
-def _folded_pattern(node, transposed, inner, matrices, convolution) -> Pattern | None:
+def _folded_pattern(call, transposed, inner, matrices, convolution) -> Pattern | None:
     sources = {}
     for place, matrix in matrices.items():
-        axis = _spatial_axis(transposed.operation, place, len(node.outputs[0].shape))
+        axis = _spatial_axis(transposed.operation, place, len(call.outputs[0].shape))
         if axis is None or not ((matrix == 0) | (matrix == 1)).all() or (matrix.sum(1) != 1).any():
             return None
         sources[axis] = matrix.argmax(axis=1)
-    padding, sizes = _padding_of(transposed.operation, node.outputs[0].shape, sources, convolution)
+    padding, sizes = _padding_of(transposed.operation, call.outputs[0].shape, sources, convolution)
     if padding is None:
         return None
     # The adjoint is exact where the convolution of the padded image has these many outputs.
     padded = [n + k - 1 for n, k in zip(sizes, convolution.kernel_size, strict=True)]
-    small = _spatial_sizes(transposed.operation, transposed.input_tensors[0].shape)
+    small = _spatial_sizes(transposed.operation, transposed.inputs[0].shape)
     steps = zip(padded, convolution.kernel_size, convolution.strides, small, strict=True)
     if any((n - k) // s + 1 != m for n, k, s, m in steps):
         return None
     whole = replace(convolution, padding=padding, sizes=sizes)
-    source = transposed.input_tensors[0]
+    source = transposed.inputs[0]
     return _convolution_pattern(transposed, source, (*inner, transposed), whole)
 
 
@@ -238,21 +238,16 @@ def _letters(subscripts: str) -> tuple[str, str, str]:
     return tensor, matrix, result
 
 
-def _plain_convolution(node) -> Convolution | None:
+def _plain_convolution(call) -> Convolution | None:
     """The convolution of a built "valid" layer without dilation, called on one tensor."""
-    operation = node.operation
+    operation = call.operation
     if not isinstance(operation, layers.Layer) or not operation.built or not has_kernel(operation):
         return None
-    if getattr(operation, "padding", None) != "valid" or len(node.input_tensors) != 1:
+    if getattr(operation, "padding", None) != "valid" or len(call.inputs) != 1:
         return None
-    convolution = convolution_of(operation, node.input_tensors[0].shape)
+    convolution = convolution_of(operation, call.inputs[0].shape)
     has_dilation = convolution is None or any(rate != 1 for rate in convolution.dilation)
     return None if has_dilation else convolution
-
-
-def _argument(take, name: str):
-    arguments = take.arguments.args
-    return arguments[1] if len(arguments) > 1 else take.arguments.kwargs.get(name)
 
 
 def _spatial_axis(layer, axis: int, rank: int) -> int | None:
@@ -285,8 +280,8 @@ def _padding_of(layer, shape, sources: dict, convolution) -> tuple[str | None, t
     return None, sizes
 
 
-def _convolution_pattern(node, source, inner, convolution: Convolution) -> Pattern:
-    layer = node.operation
+def _convolution_pattern(call, source, inner, convolution: Convolution) -> Pattern:
+    layer = call.operation
 
     def bound(norm: Norm, budget: float) -> tuple[float, str]:
         value, method = layer_bound(layer, None, norm, budget, instead=[convolution])

@@ -8,9 +8,10 @@ import numpy as np
 
 from deel_lip_tf.bounds.estimates import attack_estimate, jacobian_estimate
 from deel_lip_tf.bounds.evaluation import ExactModel
-from deel_lip_tf.bounds.graph import GraphWalk, lipschitz_bound, symbolic_tensors
+from deel_lip_tf.bounds.graph import GraphWalk, lipschitz_bound
 from deel_lip_tf.bounds.result import LipschitzBound
 from deel_lip_tf.model import vanillaModel
+from deel_lip_tf.semantics.graph import is_readable
 
 __all__ = ["Report", "report"]
 
@@ -151,7 +152,7 @@ def report(
     points = _points(model, x, samples)
     if points is not None:
         walk = GraphWalk()
-        walk.model(model, None, "")
+        walk.model(model)
         exact = ExactModel(model, walk)
         plain = vanillaModel(model)  # its kernels are not projected at every step
         found["jacobian"] = jacobian_estimate(exact, plain, points, steps)
@@ -162,10 +163,11 @@ def report(
 
 def _points(model, x, samples: int) -> np.ndarray | None:
     """The samples to begin at, or None where there is nothing to search."""
-    tensors = symbolic_tensors(model) if isinstance(model, keras.Model) else None
-    if tensors is None or [len(part) for part in tensors] != [1, 1] or samples == 0:
+    if not is_readable(model) or samples == 0:
         return None
-    shape = tuple(tensors[0][0].shape[1:])
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        return None
+    shape = tuple(model.inputs[0].shape[1:])
     if x is None:
         is_known = None not in shape
         return np.random.default_rng(0).standard_normal((samples, *shape)) if is_known else None

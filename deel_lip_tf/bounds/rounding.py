@@ -12,6 +12,9 @@ from collections.abc import Iterable
 UNIT = 2.0**-53
 """Unit roundoff of float64."""
 
+UNITS = {"float64": UNIT, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Unit roundoffs of the types of floats."""
+
 TINY = 1e-280
 """More than all underflow errors together of an algorithm on data scaled to norm about 1."""
 

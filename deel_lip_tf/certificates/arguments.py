@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from deel_lip_tf.semantics.integers import is_within, of_dtype
+
 __all__ = ["checked_samples", "is_signed", "true_classes"]
 
 
@@ -23,6 +25,14 @@ def checked_samples(model: keras.Model, x) -> np.ndarray:
         raise ValueError(
             f"`x` must have the shape (n, *{tuple(wanted)}) with n > 0, the model's input shape. "
             f"Received: {samples.shape}."
+        )
+    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    limits = of_dtype(dtype)
+    if limits is not None and not is_within(samples, limits):
+        raise ValueError(
+            f"`x` must hold integers of the type of the model's input, {dtype}: the model would "
+            f"round others. Received: values from {samples.min()} to {samples.max()} of dtype "
+            f"{samples.dtype}."
         )
     return samples.astype(np.float64)
 

@@ -8,6 +8,7 @@ import numpy as np
 from deel_lip_tf.bounds.evaluation import ExactModel
 from deel_lip_tf.certificates.arguments import checked_samples, is_signed, true_classes
 from deel_lip_tf.certificates.execution import ExecutedModel
+from deel_lip_tf.certificates.guard import Guard, outputs_of
 from deel_lip_tf.certificates.local import LocalBounds, widened
 from deel_lip_tf.certificates.proofs import Proof, prove
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii, predicted
@@ -36,7 +37,10 @@ def certify(
 
     K and L are proven upper bounds; logits are computed in float64 on the CPU, and `sqrt(2)` times
     an a-priori bound on their rounding error is subtracted from each margin. Non-finite logits and
-    ties get radius 0. What the claim is about, at inference:
+    ties get radius 0. The model itself is run on the samples too: where its outputs differ from the
+    exact ones by more than its rounding allows, or give another label, the radius is 0, and a
+    warning names the layer that differs. Where the inputs of the model are integers, the claim is
+    about integers. What it is about, at inference:
 
     * `semantics="real"` (default): the exact function of the weights as stored (kernels rounded to
       the type they are computed with, layers' arguments as written). A program that rounds may
@@ -77,8 +81,12 @@ def certify(
     true = None if y is None else true_classes(y, len(x), count)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}.")
-    certify_batch = _certifier(proof, semantics, local)
-    batches = [certify_batch(x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
+    guard = Guard(model, proof.walk)
+    certify_batch = _certifier(proof, guard, semantics, local)
+    own = outputs_of(model, x)
+    starts = range(0, len(x), batch_size)
+    batches = [certify_batch(*(part[i : i + batch_size] for part in (x, own))) for i in starts]
+    guard.warn()
     label, radius, margin = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     correct = None if true is None else label == true
     radius = radius if correct is None else np.where(correct, radius, 0.0)
@@ -86,8 +94,10 @@ def certify(
     return Certificates(label, radius, margin, proof.bound, correct, semantics)
 
 
-def _certifier(proof: Proof, semantics: str, is_local: bool) -> Callable[[np.ndarray], Radii]:
-    """The function from a batch of samples to their radii."""
+def _certifier(
+    proof: Proof, guard: Guard, semantics: str, is_local: bool
+) -> Callable[[np.ndarray, np.ndarray], Radii]:
+    """The function from a batch of samples, and the model's own outputs, to their radii."""
     if semantics not in MEANINGS:
         raise ValueError(
             f"`semantics` must be one of {', '.join(map(repr, MEANINGS))}. Received: {semantics!r}."
@@ -96,16 +106,27 @@ def _certifier(proof: Proof, semantics: str, is_local: bool) -> Callable[[np.nda
     exact = kind(proof.model, proof.walk)
     local = LocalBounds(proof.model, proof.walk, exact) if is_local else None
 
-    def certify_batch(batch: np.ndarray) -> Radii:
-        if semantics == "float32":
-            evaluated = exact.execute(batch)
-        else:
-            evaluated = Evaluated(*exact(batch), 0.0, np.full(len(batch), np.inf))
+    def certify_batch(batch: np.ndarray, own: np.ndarray) -> Radii:
+        evaluated, allowed = _evaluated(exact, batch)
         label = predicted(evaluated.logits)
         divisors = proof.divisors[label] if len(proof.divisors) > 1 else proof.divisors[label * 0]
         if local is None:
-            return certified_radii(evaluated, label, divisors)
-        local.observe()
-        return widened(evaluated, label, divisors, local)
+            radii = certified_radii(evaluated, label, divisors)
+        else:
+            local.observe()
+            radii = widened(evaluated, label, divisors, local)
+        is_confirmed = guard.confirms(batch, own, evaluated.logits, allowed)
+        return radii._replace(radius=np.where(is_confirmed, radii.radius, 0.0))
 
     return certify_batch
+
+
+def _evaluated(exact: ExactModel, batch: np.ndarray) -> tuple[Evaluated, np.ndarray]:
+    """The logits of a batch, and (n,) how far those of the running model may be from them."""
+    if isinstance(exact, ExecutedModel):
+        evaluated = exact.execute(batch)
+        return evaluated, evaluated.errors
+    value = exact.evaluate_model(batch)
+    logits = np.asarray(keras.ops.convert_to_numpy(value.tensor))
+    evaluated = Evaluated(logits, value.error, 0.0, np.full(len(batch), np.inf))
+    return evaluated, value.error + value.deviation

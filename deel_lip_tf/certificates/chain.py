@@ -14,11 +14,11 @@ from keras import ops
 
 from deel_lip_tf import layers
 from deel_lip_tf.bounds.evaluation import ExactModel, Traced
-from deel_lip_tf.bounds.graph import symbolic_tensors
 from deel_lip_tf.bounds.rounding import UNIT, gamma
 from deel_lip_tf.certificates.pieces import Pieces, pieces_of
 from deel_lip_tf.layers import kinds
 from deel_lip_tf.layers.known import activation_constant
+from deel_lip_tf.semantics.graph import Call, Graph
 
 __all__ = ["Gate", "Gradients", "Linear", "chain_of", "steps_of"]
 
@@ -166,30 +166,18 @@ class Gate:
         gradients.box = (0.5 * (high - low) * magnitude + carried) * _UP
 
 
-def chain_of(model: keras.Model) -> tuple[list, bool]:
-    """The calls that lead to the output one by one, the last one first.
+def chain_of(graph: Graph) -> list[Call]:
+    """The calls that lead to the output one by one, as far back as they are straight.
 
-    Returns:
-        The calls, and whether they begin at the input of the model.
+    The last one comes first.
     """
-    inputs, outputs = symbolic_tensors(model)
-    tensor, nodes = outputs[0], []
-    while tensor is not inputs[0]:
-        operation, index, _ = tensor._keras_history
-        node = operation._inbound_nodes[index]
-        if len(node.input_tensors) != 1 or node.is_input:
-            return nodes, False
-        if isinstance(operation, keras.Model):
-            inner, is_whole = chain_of(operation)
-            nodes += inner
-            if not is_whole:
-                return nodes, False
-        elif _is_kernel(operation) or _is_straight(operation):
-            nodes.append(node)
-        else:
-            return nodes, False
-        tensor = node.input_tensors[0]
-    return nodes, True
+    value, calls = graph.outputs[0], []
+    while (call := value.call) is not None and len(call.inputs) == len(call.outputs) == 1:
+        if not (_is_kernel(call.operation) or _is_straight(call.operation)):
+            break
+        calls.append(call)
+        (value,) = call.inputs
+    return calls
 
 
 def _is_kernel(operation) -> bool:
@@ -209,26 +197,28 @@ def _is_straight(operation) -> bool:
     return type(operation) in (*_SCALES, *_AVERAGES) or pieces_of(operation) is not None
 
 
-def steps_of(nodes: list, calls: list[tuple[Traced, Traced]], copies: ExactModel) -> list:
+def steps_of(
+    calls: list[Call], values: list[tuple[Traced, Traced]], copies: ExactModel
+) -> list[tuple[Linear | None, Gate | None]]:
     """The chain as steps, the first call first.
 
     Args:
-        nodes: the calls.
-        calls: the first input and the output of each, for some batch: only sizes are used.
+        calls: of the chain.
+        values: the input and the output of each, for some batch: only sizes are used.
         copies: gives the float64 copies, whose activations are taken off.
 
     Returns:
         For each call, `(Linear or None, Gate or None)`.
     """
     steps, entries = [], None
-    for node, (before, after) in zip(nodes, calls, strict=True):
-        layer, constant = node.operation, before.constant
+    for call, (before, after) in zip(calls, values, strict=True):
+        layer, constant = call.operation, before.constant
         shape = tuple(before.tensor.shape[1:])
         entries = np.full(shape, constant) if entries is None else entries
         linear, gate = None, None
         activation = layer
         if type(layer) in (*_SCALES, *_AVERAGES) or _is_kernel(layer):
-            linear = _linear(node, shape, tuple(after.tensor.shape), constant, copies)
+            linear = _linear(call, shape, tuple(after.tensor.shape), constant, copies)
             entries = _entries_after(linear, entries, after)
             activation = getattr(layer, "activation", None) if linear.rows is not None else None
         if activation not in (None, keras.activations.linear):
@@ -240,15 +230,18 @@ def steps_of(nodes: list, calls: list[tuple[Traced, Traced]], copies: ExactModel
     return steps
 
 
-def _linear(node, shape: tuple, output_shape: tuple, constant: float, copies: ExactModel) -> Linear:
-    layer = node.operation
+def _linear(
+    call: Call, shape: tuple, output_shape: tuple, constant: float, copies: ExactModel
+) -> Linear:
+    layer = call.operation
     copy, rows = copies.copy(layer), None
     if isinstance(layer, _KERNELS):
         copy.activation = keras.activations.linear
         rows = _row_norms(copy, shape)
-    whole = copies.constants(node)
-    rounding = copies.rounding(node, whole, math.prod(shape), output_shape).of_inputs[0]
-    return Linear(copy, _adjoint(copy, shape), constant, whole[0], rounding, rows)
+    whole = copies.constants(call)
+    rounding, _ = copies.roundings(call, whole, math.prod(shape), output_shape)
+    share = rounding.of_inputs[0]
+    return Linear(copy, _adjoint(copy, shape), constant, whole[0], share, rows)
 
 
 def _entries_after(linear: Linear, entries: np.ndarray, after: Traced) -> np.ndarray:

@@ -16,11 +16,12 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.evaluation import Call, ExactModel, Traced
-from deel_lip_tf.bounds.graph import GraphWalk, sorted_nodes, symbolic_tensors
+from deel_lip_tf.bounds.evaluation import Evaluation, ExactModel, Traced
+from deel_lip_tf.bounds.graph import GraphWalk
 from deel_lip_tf.bounds.layers import Unbounded
 from deel_lip_tf.certificates.radii import Evaluated
 from deel_lip_tf.certificates.roundings import UNIT, Rounding, check_operation, rounding_of
+from deel_lip_tf.semantics.graph import Call, Graph
 
 __all__ = ["ExecutedModel"]
 
@@ -43,9 +44,9 @@ class ExecutedModel(ExactModel):
 
     def __init__(self, model: keras.Model, walk: GraphWalk):
         super().__init__(model, walk)
-        self._float32_roundings: dict[tuple[int, int], Rounding] = {}
+        self._float32_roundings: dict[tuple[Call, int], Rounding] = {}
         self._reach = np.inf
-        _refuse_unknown(model)
+        _refuse_unknown(self.graph)
 
     def execute(self, x: np.ndarray) -> Evaluated:
         """Logits of a batch (n, ...) of float64, and how far the program may be from them.
@@ -60,20 +61,16 @@ class ExecutedModel(ExactModel):
 
     def start(self, tensor) -> _Deviated:
         """The program rounds its input to float32."""
-        with np.errstate(over="ignore", invalid="ignore"):  # an infinite norm certifies nothing
-            norms = np.linalg.norm(np.asarray(tensor).reshape(len(tensor), -1), axis=1) * _UP
-        at_sample = UNIT * norms + 2.0**-126 * math.sqrt(math.prod(tensor.shape[1:]))
-        return _Deviated(super().start(tensor), at_sample, UNIT)
+        value = super().start(tensor)
+        at_sample = UNIT * value.norm + 2.0**-126 * math.sqrt(math.prod(tensor.shape[1:]))
+        return _Deviated(value, at_sample, UNIT)
 
-    def call(self, node, values: list[_Deviated]) -> list[_Deviated]:
+    def call(self, call: Call, values: list[_Deviated]) -> list[_Deviated]:
         """The outputs of one call."""
-        if isinstance(node.operation, keras.Model):
-            return self.run(node.operation, values)
-        call = self.evaluate(node, [value.exact for value in values])
-        rounding = self._float32_rounding(call, values)
+        evaluation = self.evaluate(call, [value.exact for value in values])
+        rounding = self._float32_rounding(evaluation, values)
         # What the program reads: exact values, their float64 error, and its own deviation.
-        parts = zip(call.norms, values, strict=True)
-        read = sum(norm + value.exact.error + value.at_sample for norm, value in parts) * _UP
+        read = sum(v.exact.norm + v.exact.error + v.at_sample for v in values) * _UP
         read_growth = sum(value.exact.constant + value.growth for value in values) * _UP
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             room = 1.0 - rounding.reach[1] - rounding.reach[0] * read
@@ -81,35 +78,36 @@ class ExecutedModel(ExactModel):
             self._reach = np.minimum(self._reach, np.where(room > 0, reach * (1 - 1e-12), 0.0))
             at_sample = rounding.relative * read + rounding.absolute
             growth = rounding.relative * read_growth
-            for constant, value in zip(call.constants, values, strict=True):
+            for constant, value in zip(evaluation.constants, values, strict=True):
                 at_sample = at_sample + constant * value.at_sample
                 growth = growth + constant * value.growth
-        return [_Deviated(output, at_sample * _UP, growth * _UP) for output in call.outputs]
+        outputs = evaluation.outputs
+        return [_Deviated(output, at_sample * _UP, growth * _UP) for output in outputs]
 
-    def _float32_rounding(self, call: Call, values: list[_Deviated]) -> Rounding:
-        inputs = tuple(values[0].exact.tensor.shape[1:])
-        key = id(call.node), math.prod(inputs)
+    def _float32_rounding(self, evaluation: Evaluation, values: list[_Deviated]) -> Rounding:
+        call, inputs = evaluation.call, tuple(values[0].exact.tensor.shape[1:])
+        key = call, math.prod(inputs)
         if key not in self._float32_roundings:
-            operation, outputs = call.node.operation, tuple(call.outputs[0].tensor.shape[1:])
+            outputs = tuple(evaluation.outputs[0].tensor.shape[1:])
             try:
-                rounding = rounding_of(operation, call.node, inputs, outputs, call.constants)
+                rounding = rounding_of(call, inputs, outputs, evaluation.constants)
             except Unbounded as error:
-                raise _refused([f"{operation.name!r} ({error})"]) from error
+                raise _refused([f"{call.name!r} ({error})"]) from error
             self._float32_roundings[key] = rounding
         return self._float32_roundings[key]
 
 
-def _refuse_unknown(model: keras.Model) -> None:
+def _refuse_unknown(graph: Graph) -> None:
     reasons = [
-        f"input {tensor.name!r} (of dtype {tensor.dtype})"
-        for tensor in model.inputs
-        if tensor.dtype in ("float64", "float16", "bfloat16")
+        f"input {value.index} (of dtype {value.dtype})"
+        for value in graph.inputs
+        if value.dtype in ("float64", "float16", "bfloat16")
     ]
-    for operation in _operations(model):
+    for call in graph.calls:
         try:
-            check_operation(operation)
+            check_operation(call.operation)
         except Unbounded as error:
-            reasons.append(f"{operation.name!r} ({type(operation).__name__}: {error})")
+            reasons.append(f"{call.name!r} ({type(call.operation).__name__}: {error})")
     if reasons:
         raise _refused(list(dict.fromkeys(reasons)))
 
@@ -120,13 +118,3 @@ def _refused(reasons: list[str]) -> ValueError:
         "model in float32 from other layers, or certify the exact function of its weights by "
         '`semantics="real"`.'
     )
-
-
-def _operations(model: keras.Model):
-    """Every operation that is called, inside nested models too."""
-    inputs, outputs = symbolic_tensors(model)
-    for node in sorted_nodes(outputs, set(map(id, inputs))):
-        if isinstance(node.operation, keras.Model):
-            yield from _operations(node.operation)
-        else:
-            yield node.operation

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.bounds.evaluation import ExactModel
+from deel_lip_tf.bounds.evaluation import ExactModel, Traced
 from deel_lip_tf.bounds.graph import GraphWalk
 from deel_lip_tf.certificates.chain import Gate, Gradients, Linear, chain_of, steps_of
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii
@@ -50,25 +50,20 @@ class LocalBounds:
         self._exact = exact
         # Copies of its own, because their activations are taken off.
         self._copies = ExactModel(model, walk)
-        self._nodes = chain_of(model)[0][::-1]
-        exact.kept.update({id(node): [] for node in self._nodes})
+        self._calls = chain_of(exact.graph)[::-1]
+        exact.kept.update({call: ([], []) for call in self._calls})
         self._steps: list[tuple[Linear | None, Gate | None]] | None = None
         self._points: list[tuple[np.ndarray, np.ndarray] | None] = []
 
     def observe(self) -> None:
         """Takes what was evaluated last as the samples that `divisors` is about."""
-        kept = self._exact.kept
-        # A call inside a model that is used twice is made twice: it is not known which is meant.
-        repeated = [i for i, node in enumerate(self._nodes) if len(kept[id(node)]) != 1]
-        self._nodes = self._nodes[repeated[-1] + 1 :] if repeated else self._nodes
-        calls = [kept[id(node)][0] for node in self._nodes]
-        for values in kept.values():
-            values.clear()
+        made = [self._exact.kept[call] for call in self._calls]
+        values = [(_exactly(before[0]), _exactly(after[0])) for before, after in made]
         if self._steps is None:
-            self._steps = steps_of(self._nodes, calls, self._copies)
+            self._steps = steps_of(self._calls, values, self._copies)
         self._points = [
             None if gate is None else _point(linear, before, after)
-            for (linear, gate), (before, after) in zip(self._steps, calls, strict=True)
+            for (linear, gate), (before, after) in zip(self._steps, values, strict=True)
         ]
 
     def divisors(self, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray):
@@ -102,6 +97,11 @@ class LocalBounds:
             if linear is not None:
                 linear.backward(gradients)
         return gradients.best
+
+
+def _exactly(value) -> Traced:
+    """A value in exact arithmetic, of one that may tell what float32 adds."""
+    return getattr(value, "exact", value)
 
 
 def _point(linear: Linear | None, before, after) -> tuple[np.ndarray, np.ndarray]:

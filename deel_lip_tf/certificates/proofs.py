@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.graph import GraphWalk, symbolic_tensors
+from deel_lip_tf.bounds.graph import GraphWalk
 from deel_lip_tf.bounds.layers import kernel_of
 from deel_lip_tf.bounds.rounding import gamma, norm_up, product_up, sqrt_up
+from deel_lip_tf.semantics.ends import final_call, final_function
+from deel_lip_tf.semantics.graph import Graph, graph_of, is_readable
 
-__all__ = ["Proof", "class_divisors", "last_call", "prove"]
+__all__ = ["Proof", "class_divisors", "prove"]
 
 _PROBABILITIES = ("softmax", "sigmoid", "log_softmax", "log_sigmoid", "hard_sigmoid", "sparsemax")
 
@@ -60,42 +62,39 @@ def prove(model: keras.Model) -> Proof:
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
     walk = GraphWalk()
-    constants = walk.model(model, None, "")
+    if not is_readable(model):
+        walk.model(model)
+        walk.raise_if_refused()
+    graph = graph_of(model)
+    constants = walk.graph(graph)
     walk.raise_if_refused()
-    _check_outputs(model)
-    count = model.outputs[0].shape[-1]
-    return Proof(model, walk, constants[0], _divisors(model, walk, constants[0], count))
+    _check_outputs(graph)
+    count = graph.outputs[0].shape[-1]
+    return Proof(model, walk, constants[0], _divisors(graph, walk, constants[0], count))
 
 
-def _check_outputs(model: keras.Model) -> None:
-    shapes = [tensor.shape for tensor in model.outputs]
-    if len(model.inputs) != 1 or len(shapes) != 1 or len(shapes[0]) != 2 or not shapes[0][-1]:
+def _check_outputs(graph: Graph) -> None:
+    shapes = [value.shape for value in graph.outputs]
+    if len(graph.inputs) != 1 or len(shapes) != 1 or len(shapes[0]) != 2 or not shapes[0][-1]:
         raise ValueError(
             "`model` must have one input and one output of shape (batch, classes). Received: "
-            f"{len(model.inputs)} inputs and outputs of shapes {shapes}. Certify a model of one "
+            f"{len(graph.inputs)} inputs and outputs of shapes {shapes}. Certify a model of one "
             "output at a time, by `keras.Model(model.inputs, model.outputs[0])`."
         )
-    last = last_call(model).operation
-    name = getattr(getattr(last, "activation", None), "__name__", type(last).__name__.lower())
+    last = final_call(graph)
+    name = "" if last is None else final_function(last.operation)
     if name in _PROBABILITIES:
         raise ValueError(
             f"`model` must return logits. Received: a model that ends with {name!r} in layer "
-            f"{last.name!r}. Leave it out (`activation=None`, and `from_logits=True` in the loss)."
+            f"{last.operation.name!r}. Leave it out (`activation=None`, and `from_logits=True` in "
+            "the loss)."
         )
 
 
-def last_call(model: keras.Model):
-    """The call that makes the output, inside nested models."""
-    operation, index, _ = symbolic_tensors(model)[1][0]._keras_history
-    if isinstance(operation, keras.Model) and symbolic_tensors(operation):
-        return last_call(operation)
-    return operation._inbound_nodes[index]
-
-
-def _divisors(model: keras.Model, walk: GraphWalk, bound: float, count: int) -> np.ndarray:
+def _divisors(graph: Graph, walk: GraphWalk, bound: float, count: int) -> np.ndarray:
     joint = bound if count == 1 else product_up(sqrt_up(2.0), bound)
     divisors = np.full((count, count), joint)
-    if (head := _linear_head(model, [1.0], walk)) is None:
+    if (head := _linear_head(graph, walk)) is None:
         return divisors
     layer, backbone = head
     kernel = kernel_of(layer)
@@ -108,16 +107,11 @@ def _divisors(model: keras.Model, walk: GraphWalk, bound: float, count: int) -> 
     return divisors
 
 
-def _linear_head(model: keras.Model, constants: list[float], walk: GraphWalk):
+def _linear_head(graph: Graph, walk: GraphWalk):
     """`(layer, constant of its input)` where a dense layer without activation makes the logits."""
-    inputs, outputs = symbolic_tensors(model)
-    operation, index, _ = outputs[0]._keras_history
-    node = operation._inbound_nodes[index]
-    is_dense = isinstance(operation, keras.layers.Dense)
-    if not is_dense and not isinstance(operation, keras.Model):
+    call = final_call(graph)
+    if call is None or not isinstance(call.operation, keras.layers.Dense):
         return None
-    before = walk.tensors(inputs, constants, node.input_tensors, "")
-    if not is_dense:
-        return _linear_head(operation, before, walk)
-    is_linear = operation.activation in (None, keras.activations.linear)
-    return (operation, before[0]) if is_linear and len(node.input_tensors[0].shape) == 2 else None
+    layer, before = call.operation, call.inputs[0]
+    is_linear = layer.activation in (None, keras.activations.linear)
+    return (layer, walk.constants[before]) if is_linear and len(before.shape) == 2 else None

@@ -23,6 +23,7 @@ from deel_lip_tf.bounds.layers import Unbounded
 from deel_lip_tf.certificates.absolute import absolute_sums
 from deel_lip_tf.layers import kinds
 from deel_lip_tf.layers.known import activation_constant
+from deel_lip_tf.semantics.graph import Call
 
 __all__ = ["UNIT", "Rounding", "check_operation", "gamma", "rounding_of"]
 
@@ -86,12 +87,11 @@ def gamma(count: int) -> float:
     return count * UNIT / (1.0 - count * UNIT) * (1.0 + 1e-12)
 
 
-def rounding_of(operation, node, inputs: tuple, outputs: tuple, constants: list[float]) -> Rounding:
+def rounding_of(call: Call, inputs: tuple, outputs: tuple, constants: list[float]) -> Rounding:
     """The rounding of one call.
 
     Args:
-        operation: a layer or a Keras operation, checked by `check_operation`.
-        node: the call in the graph.
+        call: of a layer or a Keras operation, checked by `check_operation`.
         inputs: sizes of one sample of the first input.
         outputs: sizes of one sample of the output.
         constants: Lipschitz constants with respect to each input.
@@ -100,9 +100,10 @@ def rounding_of(operation, node, inputs: tuple, outputs: tuple, constants: list[
         Unbounded: if an argument has no rule.
     """
     site = Site(inputs, outputs, max(constants), len(constants))
+    operation = call.operation
     if isinstance(operation, keras.layers.Layer):
         return _layer_rule(operation)(operation, site)
-    return _OPERATIONS[type(operation).__name__](node, site)
+    return _OPERATIONS[type(operation).__name__](call, site)
 
 
 def check_operation(operation) -> None:
@@ -269,29 +270,29 @@ def _residual(layer, site: Site) -> Rounding:
     return site.rounding(gamma(256))
 
 
-def _copy(node, site: Site) -> Rounding:
+def _copy(call: Call, site: Site) -> Rounding:
     return site.rounding(0.0)
 
 
-def _scale(node, site: Site) -> Rounding:
+def _scale(call: Call, site: Site) -> Rounding:
     return site.rounding(gamma(8))
 
 
-def _shift(node, site: Site) -> Rounding:
+def _shift(call: Call, site: Site) -> Rounding:
     """A sum, difference or maximum with another tensor or with constants."""
-    values = [*node.arguments.args, *node.arguments.kwargs.values()]
+    values = [*call.args, *call.kwargs.values()]
     numbers = [v for v in values if isinstance(v, int | float | np.ndarray | np.number)]
     offset = sum(_broadcast_norm(number, site) for number in numbers)
     return site.rounding(gamma(8), offset)
 
 
-def _clip(node, site: Site) -> Rounding:
-    numbers = (node.operation.x_min, node.operation.x_max)
+def _clip(call: Call, site: Site) -> Rounding:
+    numbers = (call.operation.x_min, call.operation.x_max)
     return site.rounding(gamma(8), sum(_broadcast_norm(number, site) for number in numbers))
 
 
-def _contraction(node, site: Site) -> Rounding:
-    (matrix,) = (value for value in node.arguments.args if isinstance(value, np.ndarray))
+def _contraction(call: Call, site: Site) -> Rounding:
+    (matrix,) = (value for value in call.args if isinstance(value, np.ndarray))
     norm = float(np.linalg.norm(matrix)) * (1.0 + 1e-12)
     return Site(site.inputs, site.outputs, norm).rounding(gamma(matrix.shape[0] + 4))
 

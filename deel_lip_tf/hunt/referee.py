@@ -90,6 +90,8 @@ def _in_float64(model: keras.Model) -> keras.Model:
     for new, old in originals.values():
         if isinstance(old, keras.layers.Layer) and old.weights:
             new.set_weights([_read(old, weight) for weight in old.weights])
+            if hasattr(new, "finalize_state"):  # Normalization computes with copies of its weights
+                new.finalize_state()
     return copy
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf.bounds import lipschitz_bound
+from deel_lip_tf.bounds.rounding import UNITS
 from deel_lip_tf.certificates import Certificates, certify, class_divisors
 from deel_lip_tf.hunt.referee import Referee
 from deel_lip_tf.layers.base import LipschitzLayer
@@ -17,7 +18,6 @@ POLICIES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 # A kernel is rounded to the type it is computed with after it is scaled to the constant of its
 # layer: unit roundoffs of these types, and how many of them a norm may exceed its promise by.
-_UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _ROUNDINGS = 16
 
 
@@ -123,7 +123,7 @@ def _promises(layer: keras.layers.Layer) -> list[Promise]:
     if not all(isinstance(size, int) for size in shape):
         return []
     inputs = keras.Input(shape, dtype=layer.compute_dtype)
-    constant = layer.k_coef_lip * (1.0 + _ROUNDINGS * _UNITS[layer.compute_dtype])
+    constant = layer.k_coef_lip * (1.0 + _ROUNDINGS * UNITS[layer.compute_dtype])
     if getattr(layer, "disjoint_neurons", False):
         constant *= layer.units**0.5
     model = keras.Model(inputs, layer(inputs))

@@ -5,6 +5,7 @@ from keras import ops
 
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.copying import copy_of
+from deel_lip_tf.semantics.state import copy_state
 
 
 def vanillaModel(model: keras.Model) -> keras.Model:
@@ -66,4 +67,5 @@ def _export_layer(layer, exported: dict):
     if isinstance(layer, keras.layers.Layer) and layer.weights:
         copy.build_from_config(layer.get_build_config())
         copy.set_weights([ops.convert_to_numpy(weight) for weight in layer.weights])
+        copy_state(layer, copy)
     return copy

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf.semantics.graph import graph_of, is_readable
+from deel_lip_tf.semantics.state import state_of
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.graphs import Kept
 from deel_lip_tf.verify.lowering import lower
@@ -29,7 +31,7 @@ _KEPT = Kept(4)
 def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> Program:
     """The program of a model as it is now; one that is known is not lowered and traced again.
 
-    A program is known by the model's configuration and a digest of all its weights.
+    A program is known by the model's configuration and a digest of all that its calls compute with.
 
     Raises:
         TypeError, ValueError: as in `lower`.
@@ -48,11 +50,13 @@ def configuration(model) -> str | None:
 
 
 def _digest(model, input_shape) -> str | None:
-    if (config := configuration(model)) is None:
+    if (config := configuration(model)) is None or not is_readable(model):
         return None
     digest = hashlib.sha256(f"{config}{input_shape}".encode())
-    for weight in model.weights:
-        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
+    for call in graph_of(model).calls:
+        digest.update(f"{call.refusal}".encode())
+        for array in state_of(call.operation):
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 

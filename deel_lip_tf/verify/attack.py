@@ -19,12 +19,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf.semantics.ends import threshold
+from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.arguments import configuration, output_values
 from deel_lip_tf.verify.attack_reach import Reach, column, inside
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.graphs import Kept, traced
 
-__all__ = ["Claims", "falsify", "gradient_function", "search", "threshold"]
+__all__ = ["Claims", "falsify", "gradient_function", "search"]
 
 STEPS, RESTARTS = 40, 4
 _TARGETS = 9  # classes tried from the start, the nearest first
@@ -98,7 +100,7 @@ def falsify(
     claims = _other_labels(labels, model.outputs[0].shape[-1])
     gradient = gradient_function(model)
     attempt = _Attempt(model, domain, gradient, seed, steps, time_limit)
-    attempt.shift = threshold(model) if model.outputs[0].shape[-1] == 1 else 0.0
+    attempt.shift = threshold(graph_of(model)) if model.outputs[0].shape[-1] == 1 else 0.0
     values = np.full(len(claims), np.inf)
     for stage in range(1 + restarts):
         open_samples = np.isnan(found.reshape(len(found), -1)).any(axis=1)
@@ -148,14 +150,6 @@ def search(
         found[missing[values < 0]] = points[values < 0]
         missing = missing[values >= 0]
     return found
-
-
-def threshold(model: keras.Model) -> float:
-    """What a single output is compared with: 1/2 if a sigmoid makes it, 0 otherwise."""
-    last = model.layers[-1]
-    if isinstance(last, keras.Model):
-        return threshold(last)
-    return 0.5 if getattr(last, "activation", None) is keras.activations.sigmoid else 0.0
 
 
 def _other_labels(labels: np.ndarray, classes: int) -> Claims:

@@ -48,11 +48,21 @@ def intersect(first: Interval, lower: tf.Tensor, upper: tf.Tensor) -> Interval:
     return Interval(tf.minimum(lower, upper), tf.maximum(lower, upper), first.magnitude)
 
 
-def propagate(program: Program, lower: tf.Tensor, upper: tf.Tensor) -> list[Interval]:
-    """Intervals of all nodes for a box of inputs (batch, *shape)."""
+def propagate(
+    program: Program, lower: tf.Tensor, upper: tf.Tensor, roundoff: float | None = None
+) -> list[Interval]:
+    """Intervals of all nodes for a box of inputs (batch, *shape).
+
+    With `roundoff`, of a program whose sums are wrong by that share of what they add up, and its
+    activations by that share of their values and of 1.
+    """
     intervals = [interval(lower, upper)]
     for node in program.nodes[1:]:
-        intervals.append(step(program, node, intervals))
+        found = step(program, node, intervals, roundoff)
+        if roundoff is not None and not isinstance(node, Affine):
+            moved = roundoff * (1.0 + found.magnitude)
+            found = interval(found.lower - moved, found.upper + moved)
+        intervals.append(found)
     return intervals
 
 
@@ -61,26 +71,28 @@ def point(program: Program, x: tf.Tensor) -> list[Interval]:
     return propagate(program, x, x)
 
 
-def step(program: Program, node: Node, intervals: Sequence[Interval]) -> Interval:
+def step(
+    program: Program, node: Node, intervals: Sequence[Interval], roundoff: float | None = None
+) -> Interval:
     """The interval of one node, given those of the nodes before it."""
     parents = [intervals[index] for index in node.parents]
     if isinstance(node, Elementwise):
         return interval(*image(node.activation, parents[0].lower, parents[0].upper))
     if not isinstance(node, Affine):
         return interval(*norm_image(parents[0].lower, parents[0].upper))
-    result = _affine(program, node, parents)
+    result = _affine(node, parents, program.roundoff if roundoff is None else roundoff)
     if node.hull is None:
         return result
     sources = [intervals[index][:2] for index in node.hull.sources]
     return intersect(result, *node.hull.rule(sources))
 
 
-def _affine(program: Program, node: Affine, parents: Sequence[Interval]) -> Interval:
+def _affine(node: Affine, parents: Sequence[Interval], roundoff: float) -> Interval:
     middle = node.linear([0.5 * p.lower + 0.5 * p.upper for p in parents])
     reach = node.absolute([0.5 * p.upper - 0.5 * p.lower for p in parents])
     # The sum of absolute values of all terms: of the middle, of the reach and of their rounding.
     added = node.absolute([tf.maximum(tf.abs(p.lower), tf.abs(p.upper)) for p in parents])
     if node.bias is not None:
         middle, added = middle + node.bias, added + tf.abs(node.bias)
-    reach = reach + program.roundoff * added
+    reach = reach + roundoff * added
     return interval(middle - reach, middle + reach)._replace(magnitude=added)

@@ -39,7 +39,7 @@ def _constants(program: Program) -> dict[int, float]:
         if not all(index in known for index in call.inputs):
             continue
         inputs = [known[index] for index in call.inputs]
-        (value,) = walk.tensors(call.node.input_tensors, inputs, call.node.outputs, "")
+        (value,) = walk.call(call.call, inputs)
         if np.isfinite(value):
             (output,) = call.outputs
             known[output] = min(value, known.get(output, np.inf))
@@ -54,7 +54,7 @@ def prepare(program: Program) -> None:
 
 def has_small_constants(program: Program) -> bool:
     """Whether the model has layers of this library, whose constants are small by design."""
-    return any(isinstance(call.node.operation, LipschitzLayer) for call in program.calls)
+    return any(isinstance(call.call.operation, LipschitzLayer) for call in program.calls)
 
 
 def lipschitz_lower_bound(

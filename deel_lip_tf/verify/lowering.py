@@ -1,13 +1,12 @@
 """From a Keras model to a program: the walk, and the refusal of everything without a rule."""
 
 import keras
-from keras import layers
 
 from deel_lip_tf.bounds.evaluation import ExactModel
-from deel_lip_tf.bounds.graph import GraphWalk, sorted_nodes, symbolic_tensors
-from deel_lip_tf.bounds.layers import Unbounded
-from deel_lip_tf.bounds.operations import check_call
-from deel_lip_tf.layers import kinds
+from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf.semantics.ends import final_call, is_all_of, normalized_by
+from deel_lip_tf.semantics.graph import Call as GraphCall
+from deel_lip_tf.semantics.graph import Value, is_readable
 from deel_lip_tf.verify import operation_rules
 from deel_lip_tf.verify.activations import FUNCTIONS
 from deel_lip_tf.verify.layer_rules import LAYERS, Unsupported
@@ -53,7 +52,7 @@ def lower(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Pro
             "`Input` of the shape of your samples."
         )
     lowering = _Lowering(model, shape)
-    (output,) = lowering.run(model, [0], "", is_last=True)
+    output = lowering.run()
     lowering.raise_if_refused()
     builder = lowering.builder
     return Program(tuple(builder.nodes), output, tuple(lowering.calls), lowering.dropped)
@@ -68,16 +67,15 @@ def _check_model(model) -> None:
         )
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
-    tensors = symbolic_tensors(model)
-    if tensors is None:
+    if not is_readable(model):
         raise ValueError(
             f"`model` must be a built Sequential or functional model. Received: {model.name!r} "
             f"({type(model).__name__}). Give it an `Input`, and do not override `call`."
         )
-    if len(tensors[0]) != 1 or len(tensors[1]) != 1:
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(
-            f"`model` must have one input and one output. Received: {len(tensors[0])} inputs and "
-            f"{len(tensors[1])} outputs. Verify one output at a time, by `keras.Model(inputs, "
+            f"`model` must have one input and one output. Received: {len(model.inputs)} inputs and "
+            f"{len(model.outputs)} outputs. Verify one output at a time, by `keras.Model(inputs, "
             "output)`, and concatenate several inputs into one."
         )
 
@@ -96,44 +94,36 @@ class _Lowering:
         """A float64 copy of a layer, with the weights it computes with."""
         return self._exact.copy(layer)
 
-    def run(self, model: keras.Model, inputs: list[int], prefix: str, is_last: bool) -> list[int]:
-        """Lowers the calls of a model; `is_last` where its output is that of the whole model."""
-        tensors = symbolic_tensors(model)
-        if tensors is None or len(tensors[0]) != len(inputs):
-            raise Unsupported("it is not a built Sequential or functional model")
-        known = dict(zip(map(id, tensors[0]), inputs, strict=True))
-        ends = _last_calls(tensors[1][0], set(known)) if is_last else set()
-        for node in sorted_nodes(tensors[1], set(known)):
-            parents = [known[id(x)] for x in node.input_tensors]
-            results = self._call(node, parents, prefix, id(node) in ends)
-            known.update(zip(map(id, node.outputs), results, strict=True))
-        return [known[id(tensor)] for tensor in tensors[1]]
+    def run(self) -> int:
+        """Lowers the calls of the model; returns the node of its output."""
+        graph = self._exact.graph
+        known, last = {graph.inputs[0]: 0}, final_call(graph)
+        for call in graph.calls:
+            drop = call is last and self._is_dropped(call)
+            results = self._call(call, [known[value] for value in call.inputs], drop)
+            known.update(zip(call.outputs, results, strict=True))
+        return known[graph.outputs[0]]
 
-    def _call(self, node, inputs: list[int], prefix: str, is_last: bool) -> list[int]:
-        operation = node.operation
+    def _call(self, call: GraphCall, inputs: list[int], drop: bool) -> list[int]:
         try:
-            if node.is_input:
-                raise Unsupported("it is not connected to the input of the model")
-            check_call(node)
-            if isinstance(operation, keras.Model):
-                return self.run(operation, inputs, f"{prefix}{operation.name}/", is_last)
-            drop = is_last and self._is_dropped(node)
-            outputs = [self._lower(node, inputs, drop)]
-        except (Unsupported, Unbounded) as error:
-            self._refuse(operation, prefix, str(error))
-            return [self._placeholder(tensor) for tensor in node.outputs]
+            if call.refusal is not None:
+                raise Unsupported(call.refusal)
+            outputs = [self._lower(call, inputs, drop)]
+        except Unsupported as error:
+            self._refuse(call, str(error))
+            return [self._placeholder(value) for value in call.outputs]
         if not drop:
-            self.calls.append(Call(node, prefix, tuple(inputs), tuple(outputs)))
+            self.calls.append(Call(call, tuple(inputs), tuple(outputs)))
         return outputs
 
-    def _lower(self, node, inputs: list[int], drop: bool) -> int:
-        operation = node.operation
-        if len(node.outputs) != 1:
+    def _lower(self, call: GraphCall, inputs: list[int], drop: bool) -> int:
+        operation = call.operation
+        if len(call.outputs) != 1:
             raise Unsupported("no rule is known for several outputs")
-        if not isinstance(operation, keras.layers.Layer):
-            return inputs[0] if drop else operation_rules.lower(self, node, inputs)
-        if drop and not hasattr(operation, "kernel"):
+        if drop and is_all_of(operation):
             return inputs[0]
+        if not isinstance(operation, keras.layers.Layer):
+            return operation_rules.lower(self, call, inputs)
         return self.layer(operation, inputs, with_activation=not drop)
 
     def layer(self, layer, inputs: list[int], with_activation: bool = True) -> int:
@@ -165,24 +155,19 @@ class _Lowering:
             raise Unsupported(f"no rule is known for its activation {name!r}{place}")
         return self.builder.activation(index, make())
 
-    def _is_dropped(self, node) -> bool:
-        """Whether a last call normalizes logits to probabilities of the same order."""
-        operation, shape = node.operation, node.outputs[0].shape
-        name = _activation_name(operation)
-        axis = getattr(operation, "axis", -1)
-        is_softmax = name in _SOFTMAX and axis in (-1, 1, [-1], (-1,))
-        if len(shape) != 2 or not (is_softmax or (shape[-1] == 1 and name == "sigmoid")):
-            return False
-        self.dropped = name
-        return True
+    def _is_dropped(self, call: GraphCall) -> bool:
+        """Whether the final call normalizes logits to probabilities of the same order."""
+        name = normalized_by(call)
+        self.dropped = name or None
+        return bool(name)
 
-    def _placeholder(self, tensor) -> int:
+    def _placeholder(self, value: Value) -> int:
         """Stands for a refused output, so that the walk finds what else has no rule."""
-        shape = tuple(1 if size is None else size for size in tensor.shape[1:])
+        shape = tuple(1 if size is None else size for size in value.shape[1:])
         return self.builder.affine([0], lambda tensors, _: _zeros(tensors[0], shape))
 
-    def _refuse(self, operation, prefix: str, reason: str) -> None:
-        text = f"{prefix + operation.name!r} ({type(operation).__name__}: {reason})"
+    def _refuse(self, call: GraphCall, reason: str) -> None:
+        text = f"{call.name!r} ({type(call.operation).__name__}: {reason})"
         if text not in self._refused:
             self._refused.append(text)
 
@@ -199,37 +184,3 @@ class _Lowering:
 
 def _zeros(tensor, shape):
     return keras.ops.zeros((keras.ops.shape(tensor)[0], *shape), dtype="float64")
-
-
-def _activation_name(operation) -> str:
-    """Name of the function at the end of a layer, or of an operation."""
-    activation = getattr(operation, "activation", None)
-    if activation is keras.activations.linear or activation is None:
-        activation = None
-    if isinstance(activation, keras.layers.Layer):
-        return _activation_name(activation)
-    if activation is not None:
-        return getattr(activation, "__name__", "")
-    names = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
-    is_keras = type(operation).__module__.startswith("keras.src.")
-    return names.get(type(operation).__name__, "") if is_keras else ""
-
-
-def _last_calls(output, inputs: set[int]) -> set[int]:
-    """The call that makes the output, and those before it that only an identity follows."""
-    found, tensor = set(), output
-    while id(tensor) not in inputs:
-        operation, index, _ = tensor._keras_history
-        node = operation._inbound_nodes[index]
-        found.add(id(node))
-        if not _is_identity(operation, node) or len(node.input_tensors) != 1:
-            break
-        tensor = node.input_tensors[0]
-    return found
-
-
-def _is_identity(operation, node) -> bool:
-    if type(operation) is layers.Flatten:
-        return len(node.outputs[0].shape) == len(node.input_tensors[0].shape)
-    is_linear = type(operation) is layers.Activation and _activation_name(operation) in ("", None)
-    return type(operation) in kinds.IDENTITIES or is_linear

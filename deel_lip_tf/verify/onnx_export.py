@@ -11,8 +11,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.graph import sorted_nodes, symbolic_tensors
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.semantics.ends import final_call, normalized_by
+from deel_lip_tf.semantics.graph import Call, Graph, graph_of, is_readable
 from deel_lip_tf.verify.onnx_layers import ACTIVATIONS, LAYERS, Emitted, Unsupported
 
 __all__ = ["to_onnx"]
@@ -40,29 +41,32 @@ def to_onnx(model: keras.Model, path: str | Path, drop_softmax: bool = False) ->
     """
     import onnx
 
-    inputs, outputs = _checked(model)
-    writer = _Writer(keras.backend.standardize_dtype(inputs[0].dtype), drop_softmax)
-    (output,) = writer.run(model, [Emitted("X", tuple(inputs[0].shape[1:]))], is_last=True)
+    graph = _checked(model)
+    (given,), (result,) = graph.inputs, graph.outputs
+    writer = _Writer(given.dtype)
+    last = final_call(graph) if drop_softmax else None
+    dropped = last if last is not None and normalized_by(last) else None
+    output = writer.run(graph, Emitted("X", given.shape[1:]), dropped)
     writer.raise_if_refused()
     writer.node("Identity", [writer.channels_last(output).name], output="Y")
-    onnx.save(writer.file(tuple(inputs[0].shape), tuple(outputs[0].shape)), str(path))
+    onnx.save(writer.file(given.shape, result.shape), str(path))
 
 
-def _checked(model) -> tuple[list, list]:
-    tensors = symbolic_tensors(model) if isinstance(model, keras.Model) else None
-    if tensors is None or len(tensors[0]) != 1 or len(tensors[1]) != 1:
+def _checked(model) -> Graph:
+    is_simple = is_readable(model) and len(model.inputs) == len(model.outputs) == 1
+    if not is_simple:
         raise ValueError(
             "`model` must be a built Sequential or functional Keras model of one input and one "
             f"output. Received: {type(model).__name__}."
         )
-    shape = tuple(tensors[0][0].shape)
-    dtype = keras.backend.standardize_dtype(tensors[0][0].dtype)
+    graph = graph_of(model)
+    shape, dtype = graph.inputs[0].shape, graph.inputs[0].dtype
     if None in shape[1:] or dtype not in ("float32", "float64"):
         raise ValueError(
             "The input of `model` must have known sizes, of float32 or float64. Received: shape "
             f"{shape}, {dtype}."
         )
-    return tensors
+    return graph
 
 
 @dataclass(frozen=True)
@@ -74,42 +78,39 @@ class _Constant:
 class _Writer:
     """Collects operators and constants along the graph of the model."""
 
-    def __init__(self, dtype: str, drop_softmax: bool):
+    def __init__(self, dtype: str):
         self.dtype = dtype
-        self._drop_softmax = drop_softmax
         self._nodes: list = []
         self._constants: list[_Constant] = []
         self._refused: list[str] = []
 
-    def run(self, model: keras.Model, inputs: list[Emitted], is_last: bool) -> list[Emitted]:
-        """Writes the calls of a model and returns its outputs."""
-        tensors = symbolic_tensors(model)
-        known = dict(zip(map(id, tensors[0]), inputs, strict=True))
-        last = tensors[1][0]._keras_history if is_last else None
-        for node in sorted_nodes(tensors[1], set(known)):
-            ends = last is not None and node is last[0]._inbound_nodes[last[1]]
-            results = self._call(node, [known[id(x)] for x in node.input_tensors], ends)
-            known.update(zip(map(id, node.outputs), results, strict=True))
-        return [known[id(tensor)] for tensor in tensors[1]]
+    def run(self, graph: Graph, given: Emitted, dropped: Call | None = None) -> Emitted:
+        """Writes the calls of a graph of one input and one output, and returns the output.
 
-    def _call(self, node, inputs: list[Emitted], is_last: bool) -> list[Emitted]:
-        operation = node.operation
-        if isinstance(operation, keras.Model) and symbolic_tensors(operation) is not None:
-            return self.run(operation, inputs, is_last)
+        Of the call `dropped`, a final softmax is left out.
+        """
+        known = {graph.inputs[0]: given}
+        for call in graph.calls:
+            results = self._call(call, [known[value] for value in call.inputs], call is dropped)
+            known.update(zip(call.outputs, results, strict=True))
+        return known[graph.outputs[0]]
+
+    def _call(self, call: Call, inputs: list[Emitted], is_last: bool) -> list[Emitted]:
         try:
-            return [self.layer(operation, inputs, is_last)]
+            if call.refusal is not None or len(call.outputs) != 1:
+                raise Unsupported(call.refusal or "it has several outputs")
+            return [self.layer(call.operation, inputs, is_last)]
         except Unsupported as error:
-            self._refused.append(
-                f"{operation.name!r} ({type(operation).__name__}{f': {error}' * bool(str(error))})"
-            )
-            return [Emitted("", tuple(tensor.shape[1:])) for tensor in node.outputs]
+            reason = f": {error}" if str(error) else ""
+            self._refused.append(f"{call.name!r} ({type(call.operation).__name__}{reason})")
+            return [Emitted("", value.shape[1:]) for value in call.outputs]
 
     def layer(self, layer, inputs: list[Emitted], is_last: bool = False) -> Emitted:
         """Writes one layer with its activation, by the rule of its exact type."""
         if type(layer) not in LAYERS and isinstance(layer, LipschitzLayer | Condensable):
             plain = layer.vanilla_export()
             if isinstance(plain, keras.Model):
-                return self.run(plain, inputs, is_last)[0]
+                return self.run(graph_of(plain), inputs[0])
             layer = plain
         if type(layer) not in LAYERS:
             raise Unsupported
@@ -123,7 +124,7 @@ class _Writer:
         if activation is None or activation is keras.activations.linear:
             return tensor
         if activation is keras.activations.softmax:
-            if is_last and self._drop_softmax:
+            if is_last:
                 return tensor
             tensor = self.channels_last(tensor)
         if activation not in ACTIVATIONS:

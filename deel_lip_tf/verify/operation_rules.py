@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf.semantics.graph import Value
 from deel_lip_tf.verify import activations, comparators
 from deel_lip_tf.verify.relaxations import Activation
 from deel_lip_tf.verify.rule_helpers import Unsupported
@@ -13,30 +14,32 @@ from deel_lip_tf.verify.rule_helpers import Unsupported
 __all__ = ["lower"]
 
 
-def lower(lowering, node, inputs: list[int]) -> int:
+def lower(lowering, call, inputs: list[int]) -> int:
     """Lowers one call of an operation that is not a layer."""
-    kind = type(node.operation)
+    kind = type(call.operation)
     name = f"{kind.__module__}.{kind.__name__}"
+    if name == _CAST:
+        return inputs[0]  # the exact function rounds nothing
     if (make := _ACTIVATIONS.get(name)) is not None:
-        return lowering.builder.activation(inputs[0], make(node.operation))
+        return lowering.builder.activation(inputs[0], make(call.operation))
     if (rule := _RULES.get(name)) is None:
         raise Unsupported("no rule is known for this operation")
-    return rule(lowering, node, inputs)
+    return rule(lowering, call, inputs)
 
 
-def _operands(node, inputs: list[int]) -> list:
-    """The two operands in their order: the position of a node, or a constant as an array."""
-    known = {id(x): index for x, index in zip(node.input_tensors, inputs, strict=True)}
-    arguments = [*node.arguments.args, *node.arguments.kwargs.values()]
-    return [known[id(a)] if id(a) in known else np.asarray(a, np.float64) for a in arguments[:2]]
+def _operands(call, inputs: list[int]) -> list:
+    """The two operands in their order: the position of a call, or a constant as an array."""
+    known = dict(zip(call.inputs, inputs, strict=True))
+    arguments = [*call.args, *call.kwargs.values()]
+    return [known[a] if isinstance(a, Value) else np.asarray(a, np.float64) for a in arguments[:2]]
 
 
 def _constant(value) -> bool:
     return isinstance(value, np.ndarray)
 
 
-def _sum(lowering, node, inputs, sign: float = 1.0):
-    first, second = _operands(node, inputs)
+def _sum(lowering, call, inputs, sign: float = 1.0):
+    first, second = _operands(call, inputs)
     builder = lowering.builder
     if _constant(second):
         return _affine(builder, first, shift=sign * second)
@@ -47,12 +50,12 @@ def _sum(lowering, node, inputs, sign: float = 1.0):
     return comparators.combined(builder, [first, second], [1.0, sign])
 
 
-def _difference(lowering, node, inputs):
-    return _sum(lowering, node, inputs, -1.0)
+def _difference(lowering, call, inputs):
+    return _sum(lowering, call, inputs, -1.0)
 
 
-def _product(lowering, node, inputs):
-    first, second = _operands(node, inputs)
+def _product(lowering, call, inputs):
+    first, second = _operands(call, inputs)
     if _constant(second):
         return _affine(lowering.builder, first, scale=second)
     if _constant(first):
@@ -60,14 +63,14 @@ def _product(lowering, node, inputs):
     raise Unsupported("a product of tensors has no linear relaxation here")
 
 
-def _quotient(lowering, node, inputs):
-    first, second = _operands(node, inputs)
+def _quotient(lowering, call, inputs):
+    first, second = _operands(call, inputs)
     if not _constant(second) or _constant(first) or not (np.abs(second) > 0).all():
         raise Unsupported("it divides by a tensor or by zero")
     return _affine(lowering.builder, first, scale=1.0 / second)
 
 
-def _negative(lowering, node, inputs):
+def _negative(lowering, call, inputs):
     return _affine(lowering.builder, inputs[0], scale=-1.0)
 
 
@@ -80,8 +83,8 @@ def _affine(builder, index: int, scale=None, shift=None) -> int:
     return builder.scaled(index, scale, shift)
 
 
-def _largest(lowering, node, inputs, sign: float = 1.0):
-    first, second = _operands(node, inputs)
+def _largest(lowering, call, inputs, sign: float = 1.0):
+    first, second = _operands(call, inputs)
     builder = lowering.builder
     if _constant(first) or _constant(second):
         index, constant = (second, first) if _constant(first) else (first, second)
@@ -94,27 +97,26 @@ def _largest(lowering, node, inputs, sign: float = 1.0):
     return comparators.extreme_of(builder, [first, second], sign)
 
 
-def _smallest(lowering, node, inputs):
-    return _largest(lowering, node, inputs, -1.0)
+def _smallest(lowering, call, inputs):
+    return _largest(lowering, call, inputs, -1.0)
 
 
-def _moved(lowering, node, inputs):
+def _moved(lowering, call, inputs):
     """An operation that moves, copies, adds or averages entries of each sample."""
 
     def operator(tensors, _):
-        known = dict(zip(map(id, node.input_tensors), tensors, strict=True))
-        arguments, keywords = node.arguments.fill_in(known)
-        return node.operation(*arguments, **keywords)
+        arguments, keywords = call.arguments(tensors)
+        return call.operation(*arguments, **keywords)
 
-    _check_samples_stay_apart(lowering, operator, node, inputs)
+    _check_samples_stay_apart(lowering, operator, call, inputs)
     return lowering.builder.affine(inputs, operator)
 
 
-def _check_samples_stay_apart(lowering, operator, node, inputs) -> None:
+def _check_samples_stay_apart(lowering, operator, call, inputs) -> None:
     """Refuses what mixes samples, or is not linear, by trying three samples alone and together."""
     reason = "it mixes the samples of a batch, or adds a constant"
-    key = node.arguments.args[1] if len(node.arguments.args) > 1 else None
-    is_item = type(node.operation).__name__ == "GetItem"
+    key = call.argument(1, "key")
+    is_item = type(call.operation).__name__ == "GetItem"
     if is_item and not (isinstance(key, tuple) and key[0] == slice(None)):
         raise Unsupported(reason)
     rng = np.random.default_rng(0)
@@ -130,19 +132,19 @@ def _check_samples_stay_apart(lowering, operator, node, inputs) -> None:
         raise Unsupported(reason)
 
 
-def _einsum(lowering, node, inputs):
+def _einsum(lowering, call, inputs):
     """The product of a tensor and a constant, which leaves the batch axis alone."""
-    arguments = [a for a in node.arguments.args if not isinstance(a, str)]
+    arguments = [a for a in call.args if not isinstance(a, str)]
     constants = [
         np.asarray(a, np.float64)
         for a in arguments
-        if not keras.ops.is_tensor(a) and not isinstance(a, keras.KerasTensor)
+        if not keras.ops.is_tensor(a) and not isinstance(a, Value)
     ]
-    subscripts = node.operation.subscripts.replace(" ", "")
+    subscripts = call.operation.subscripts.replace(" ", "")
     terms, _, result = subscripts.partition("->")
     tensor, _, constant = terms.partition(",")
     is_plain = len(inputs) == 1 and len(constants) == 1 and "." not in subscripts
-    if not is_plain or not isinstance(arguments[0], keras.KerasTensor):
+    if not is_plain or not isinstance(arguments[0], Value):
         raise Unsupported("it is not the product of a tensor and a constant")
     if not result.startswith(tensor[0]) or tensor[0] in constant:
         raise Unsupported("it contracts the batch axis")
@@ -151,10 +153,10 @@ def _einsum(lowering, node, inputs):
     )
 
 
-def _pad(lowering, node, inputs):
-    if node.operation.mode != "constant":
+def _pad(lowering, call, inputs):
+    if call.operation.mode != "constant":
         raise Unsupported("only padding by a constant has a rule")
-    return _moved(lowering, node, inputs)
+    return _moved(lowering, call, inputs)
 
 
 def _relu(operation) -> Activation:
@@ -163,7 +165,7 @@ def _relu(operation) -> Activation:
     return activations.relu(operation.negative_slope or 0.0, operation.max_value)
 
 
-_NUMPY, _NN = "keras.src.ops.numpy.", "keras.src.ops.nn."
+_NUMPY, _NN, _CAST = "keras.src.ops.numpy.", "keras.src.ops.nn.", "keras.src.ops.core.Cast"
 
 _ACTIVATIONS: dict[str, Callable] = {
     f"{_NN}Relu": lambda operation: activations.relu(),

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from deel_lip_tf.bounds.rounding import gamma
+from deel_lip_tf.semantics.graph import Call as GraphCall
 from deel_lip_tf.verify.relaxations import Activation
 
 __all__ = [
@@ -145,14 +146,12 @@ class Call:
     """One call of a layer or an operation of the model, as lowered.
 
     Attributes:
-        node: Keras's record of the call.
-        prefix: names of the nested models around it.
+        call: in the graph of the model.
         inputs: the nodes of its inputs.
         outputs: the nodes of its outputs.
     """
 
-    node: object
-    prefix: str
+    call: GraphCall
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 

@@ -18,6 +18,7 @@ from deel_lip_tf.verify.arguments import (
 )
 from deel_lip_tf.verify.branching import branch_and_bound, default_time, prepare
 from deel_lip_tf.verify.domain import Domain, ball
+from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
 from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.robustness import BRANCHING, stages_of
@@ -81,6 +82,7 @@ def bounds(
     found = lower_bounds(program, whole, domain, both)
     if method == BRANCHING:
         found = _branched(program, domain, both, found, time_limit)
+    found = np.where(confirmed(model, program, domain.center)[:, None], found, -np.inf)
     lower, upper = found[:, : rows.shape[1]], -found[:, rows.shape[1] :]
     if outputs is None:
         shape = (len(domain), *program.nodes[program.output].shape)
@@ -114,7 +116,7 @@ def _rows(program: Program, outputs, samples: int) -> np.ndarray:
 
 def _layers(program: Program, method: str, domain: Domain) -> dict:
     found = interval_bounds(program, method, domain, [call.outputs[0] for call in program.calls])
-    names = [call.prefix + call.node.operation.name for call in program.calls]
+    names = [call.call.name for call in program.calls]
     return dict(zip(names, found, strict=True))
 
 
@@ -157,14 +159,16 @@ def certified_radius(
     check_shape(program, at_samples)
     check_classifier(program)
     x, count = at_samples.center, len(at_samples)
-    predicted = predicted_labels(program, output_values(model, x))
+    outputs = output_values(model, x)
+    predicted = predicted_labels(program, outputs)
+    is_confirmed = confirmed(model, program, x, outputs)
     labels = predicted if y is None else labels_of(y, count, program.outputs)
     rows = margin_rows(labels, program.outputs)
     stages = [stage for stage in stages_of(program, method) if stage in METHODS]
 
     def proven(which: np.ndarray, radius: np.ndarray) -> np.ndarray:
         domain = ball(x[which], radius, norm, clip)
-        return _proven(program, stages, domain, rows[which])
+        return _proven(program, stages, domain, rows[which]) & is_confirmed[which]
 
     return _largest(proven, _farthest(x, norm, clip))
 

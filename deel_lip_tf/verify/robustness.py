@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf.verify import attack, lipschitz
+from deel_lip_tf.verify import attack, guard, lipschitz
 from deel_lip_tf.verify.arguments import (
     check_classifier,
     check_method,
@@ -105,7 +105,10 @@ def robustness(
     gives another label. A sample whose own prediction is another label is its own witness. A
     witness that the exact function provably gives the label is not one.
 
-    "unknown" is neither. No sample is both: only what is not proven is attacked.
+    "unknown" is neither. No sample is both: only what is not proven is attacked. A sample at which
+    the model itself returns something else than the exact function of its weights, by more than
+    rounding explains, is unknown, and a warning names the layer. Where the model's inputs are
+    integers, the claim is about the integers of the domain.
 
     Args:
         model: a Sequential or functional model with one input and an output of shape
@@ -144,9 +147,11 @@ def prove(
     program = program_of(model, domain.lower.shape[1:])
     check_shape(program, domain)
     check_classifier(program)
-    predicted = predicted_labels(program, output_values(model, domain.center))
+    outputs = output_values(model, domain.center)
+    predicted = predicted_labels(program, outputs)
     labels = predicted if y is None else labels_of(y, len(domain), program.outputs)
     search = _Search(model, program, domain, labels, started, time_limit)
+    search.exclude(~guard.confirmed(model, program, domain.center, outputs))
     search.predict(predicted)
     for stage in stages_of(program, method):
         search.run(stage)
@@ -181,6 +186,7 @@ class _Search:
         self._method = np.full(count, "", dtype="<U32")
         self._seconds = np.zeros(count)
         self._witness = np.full(domain.lower.shape, np.nan)
+        self._excluded = np.zeros(count, bool)
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started
@@ -189,14 +195,19 @@ class _Search:
         self._status[which], self._method[which] = status, method
         self._seconds[which] = self._elapsed()
 
+    def exclude(self, which: np.ndarray) -> None:
+        """Leaves samples unknown."""
+        self._excluded = which
+
     def predict(self, predicted: np.ndarray) -> None:
         """Falsifies the samples whose own prediction is another label."""
-        wrong = np.flatnonzero(predicted != self._labels)
+        runs = guard.can_run(self._model, self._domain.center) & ~self._excluded
+        wrong = np.flatnonzero((predicted != self._labels) & runs)
         self._falsify(wrong, self._domain.center[wrong], "prediction")
 
     def run(self, stage: str) -> None:
         """Runs one stage on the undecided samples."""
-        open_ones = np.flatnonzero(self._status == UNKNOWN)
+        open_ones = np.flatnonzero((self._status == UNKNOWN) & ~self._excluded)
         if stage == ATTACK:
             self._attack(open_ones)
             return
@@ -249,7 +260,7 @@ class _Search:
         """Takes the witnesses in the domain to which the model gives another label."""
         if not len(which):
             return
-        inside = self._domain[which].contains(witnesses)
+        inside = self._domain[which].contains(witnesses) & guard.can_run(self._model, witnesses)
         outputs = output_values(self._model, witnesses)
         other = predicted_labels(self._program, outputs) != self._labels[which]
         self._falsify(which[inside & other], witnesses[inside & other], method)

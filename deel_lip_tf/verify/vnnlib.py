@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deel_lip_tf.verify.attack import threshold
+from deel_lip_tf.semantics.ends import threshold
+from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.property import Inequality, Linear, Property, property_of
 
@@ -136,7 +137,7 @@ def _rivals(model, label: int) -> list[tuple[str, str, str]]:
     classes = model.outputs[0].shape[-1]
     if classes > 1:
         return [(">=", f"Y_{j}", f"Y_{label}") for j in range(classes) if j != label]
-    return [("<=" if label == 1 else ">=", "Y_0", _digits(threshold(model)))]
+    return [("<=" if label == 1 else ">=", "Y_0", _digits(threshold(graph_of(model))))]
 
 
 def _first_text(domain: Domain, classes: int, rivals) -> str:

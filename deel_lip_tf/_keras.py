@@ -1,0 +1,111 @@
+"""What is read from the inside of Keras: the graph of a functional model, and its operations.
+
+Keras has no public way to walk a graph, nor names for the classes of its operations.
+"""
+
+import inspect
+
+import keras
+from keras import tree
+from keras.src.ops import core, numpy
+from keras.src.ops.node import Node
+
+__all__ = [
+    "cast",
+    "expand_last",
+    "flat_inputs",
+    "flat_layers",
+    "functional_of",
+    "replaced_method",
+    "sorted_nodes",
+    "squeeze_last",
+]
+
+# What runs between the call of a functional model and those of its layers.
+_CALL_PATH = (
+    "__call__",
+    "call",
+    "_run_through_graph",
+    "_standardize_inputs",
+    "_convert_inputs_to_tensors",
+    "_adjust_input_rank",
+)
+# Keras itself puts these on each layer.
+_WRAPPED = {"build", "quantize"}
+
+
+def functional_of(model: keras.Model) -> keras.Model | None:
+    """The functional model whose graph a model runs, or None where it may compute otherwise.
+
+    It may where a class outside of Keras and this library, or the instance, overrides what leads
+    from its call to those of its layers, or where a Sequential has not been built on an input.
+    """
+    for name in _CALL_PATH:
+        if name in vars(model):
+            return None
+        owner = next((c for c in type(model).__mro__ if name in vars(c)), None)
+        if owner is not None and not owner.__module__.startswith(("keras.", "deel_lip_tf.")):
+            return None
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    if not isinstance(functional, keras.Function):
+        return None
+    return functional if functional is model else functional_of(functional)
+
+
+def replaced_method(operation) -> str | None:
+    """The name of a method that was replaced on the instance, such as `layer.call = f`, or None."""
+    for name in vars(operation):
+        if name not in _WRAPPED and inspect.isfunction(getattr(type(operation), name, None)):
+            return name
+    return None
+
+
+def sorted_nodes(outputs: list, known: set[int]) -> list[Node]:
+    """The calls that lead from the known tensors to the outputs, each after those it needs."""
+    ordered, done, stack = [], set(), [(tensor, False) for tensor in reversed(outputs)]
+    while stack:
+        tensor, is_expanded = stack.pop()
+        operation, index, _ = tensor._keras_history
+        if id(tensor) in known or (operation, index) in done:
+            continue
+        node = operation._inbound_nodes[index]
+        if is_expanded:
+            done.add((operation, index))
+            ordered.append(node)
+            continue
+        stack.append((tensor, True))
+        stack.extend((x, False) for x in reversed(node.input_tensors))
+    return ordered
+
+
+def flat_inputs(functional: keras.Model, given) -> list:
+    """What a functional model is called with, in the order of its inputs, as Keras sorts it.
+
+    A dictionary for a model of a list of inputs is read by their names; any other structure is
+    flattened, dictionaries by the order of their keys.
+    """
+    wanted = functional._inputs_struct
+    if isinstance(given, dict) and not isinstance(wanted, dict):
+        wanted = wanted if isinstance(wanted, list | tuple) else [wanted]
+        return [given[tensor.name] for tensor in wanted]
+    return tree.flatten(given)
+
+
+def flat_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """A layer and all those inside it."""
+    return list(layer._flatten_layers())
+
+
+def cast(dtype: str) -> keras.Operation:
+    """The operation of `keras.ops.cast`, that belongs to no graph."""
+    return core.Cast(dtype)
+
+
+def squeeze_last() -> keras.Operation:
+    """The operation of `keras.ops.squeeze(x, -1)`, that belongs to no graph."""
+    return numpy.Squeeze(axis=-1)
+
+
+def expand_last() -> keras.Operation:
+    """The operation of `keras.ops.expand_dims(x, -1)`, that belongs to no graph."""
+    return numpy.ExpandDims(axis=-1)

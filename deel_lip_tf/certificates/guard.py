@@ -1,0 +1,134 @@
+"""The model itself at the samples: what is certified has to be what runs.
+
+A certificate is a theorem about the exact function of the stored weights, as this library reads
+them. The model is run once at each sample and compared: where it is further from that function than
+its rounding allows, something was read otherwise than it runs, or the program computes something
+else than what is written, and nothing is certified. No theory of what may go wrong is needed.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+
+from deel_lip_tf.bounds.evaluation import ExactModel, Traced
+from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf.certificates.radii import predicted
+from deel_lip_tf.semantics.graph import Call
+
+__all__ = ["Guard", "first_difference", "outputs_of"]
+
+_ENTRIES = 2**20  # of the samples that the model is run on together
+_EXAMPLES = 8  # samples that the first layer that differs is looked for with
+
+
+class Guard:
+    """Compares a model with its evaluation, batch by batch, and tells about it once.
+
+    Args:
+        model: the classifier.
+        walk: the pass that bounded it.
+    """
+
+    def __init__(self, model: keras.Model, walk: GraphWalk):
+        self._model, self._walk = model, walk
+        self._count, self._largest = 0, 0.0
+        self._example: np.ndarray | None = None
+
+    def confirms(self, x, own, logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+        """(n,) whether the model itself gives the label, with outputs as near as they must be.
+
+        Args:
+            x: (n, ...) samples.
+            own: (n, classes) outputs of the model.
+            logits: (n, classes) of the exact function.
+            allowed: (n,) how far those of the model may be from them.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):
+            distance = np.linalg.norm(own - logits, axis=1)
+            agrees = distance <= allowed
+        # A program that overflows says so itself.
+        differs = ~agrees & np.isfinite(distance)
+        if differs.any():
+            self._count += int(differs.sum())
+            self._largest = max(self._largest, float(distance[differs].max()))
+            if self._example is None:
+                self._example = x[differs][:_EXAMPLES]
+        return agrees & (predicted(own) == predicted(logits))
+
+    def warn(self) -> None:
+        """Warns if any sample differed."""
+        if self._example is None:
+            return
+        call = first_difference(self._model, self._walk, self._example)
+        place = (
+            "no layer by itself does" if call is None else f"the first layer that does is {call}"
+        )
+        warnings.warn(
+            f"At {self._count} samples the model itself differs from the exact function of its "
+            f"weights by more than rounding can explain, by up to {self._largest:.3g} in its "
+            f"outputs; {place}. Their radius is 0. Either the program is wrong (on a CPU, try "
+            "TF_ENABLE_ONEDNN_OPTS=0; on a GPU, switch TF32 off), or this library read the model "
+            "otherwise than it runs, which is a fault to report.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def outputs_of(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    """(n, classes) outputs of a model at inference in its own arithmetic, as float64."""
+    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    block = max(1, _ENTRIES // max(1, x[0].size))
+    with np.errstate(over="ignore"):
+        parts = [
+            model(keras.ops.convert_to_tensor(x[i : i + block], dtype=dtype), training=False)
+            for i in range(0, len(x), block)
+        ]
+    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float64)
+
+
+def first_difference(model: keras.Model, walk: GraphWalk, x: np.ndarray) -> str | None:
+    """The first call that computes otherwise than its float64 evaluation, given what that is given.
+
+    Args:
+        model: a bounded model.
+        walk: the pass that bounded it.
+        x: (n, ...) samples.
+
+    Returns:
+        Name and type of the layer, or None where each call by itself agrees.
+    """
+    exact = ExactModel(model, walk)
+    exact.kept.update({call: ([], []) for call in exact.graph.calls})
+    exact.evaluate_model(x)
+    inside = {call for pattern in exact.patterns.values() for call in pattern.inner}
+    for call in exact.graph.calls:
+        if call not in exact.patterns and call not in inside and _differs(exact, call):
+            return f"{call.name!r} ({type(call.operation).__name__})"
+    return None
+
+
+def _differs(exact: ExactModel, call: Call) -> bool:
+    given, results = exact.kept[call]
+    tensors = [
+        keras.ops.cast(value.tensor, symbolic.dtype)
+        for value, symbolic in zip(given, call.inputs, strict=True)
+    ]
+    arguments, keywords = call.arguments(tensors)
+    own = call.operation(*arguments, **keywords)
+    own = list(own) if isinstance(own, list | tuple) else [own]
+    # Exact inputs, that are rounded once.
+    start = [exact.start(value.tensor) for value in given]
+    allowed = exact.evaluate(call, start).outputs[0].deviation
+    return any(
+        not (_distance(mine, result) <= allowed).all()
+        for mine, result in zip(own, results, strict=True)
+    )
+
+
+def _distance(own, result: Traced) -> np.ndarray:
+    found, wanted = (
+        np.asarray(keras.ops.convert_to_numpy(tensor)).astype(np.float64)
+        for tensor in (own, result.tensor)
+    )
+    return np.linalg.norm((found - wanted).reshape(len(found), -1), axis=1)

@@ -1,0 +1,234 @@
+"""The graph of a model as Keras runs it: one list of calls, in which no nested model is left.
+
+A nested model is written out where it is called, with the tensors it is given in place of its
+inputs: a call inside it that happens twice is there twice, and which of its outputs is taken, by
+what name and how often, is a question of which `Value` a call reads. What Keras does on the way
+into a nested model, a change of type or of the number of axes, is a call of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import keras
+from keras import tree
+
+from deel_lip_tf import _keras
+from deel_lip_tf.semantics import integers
+
+__all__ = ["UNREADABLE", "Call", "Graph", "Value", "float_types", "graph_of", "is_readable"]
+
+UNREADABLE = (
+    "it is not a built Sequential or functional model: give it an `Input`, and do not override "
+    "`call`"
+)
+"""Why a model has no graph."""
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor of the graph.
+
+    Attributes:
+        shape: with the batch axis; None for unknown sizes.
+        dtype: of Keras.
+        call: what makes it; None for an input of the model.
+        index: which output of the call it is, or which input of the model.
+        integers: smallest and largest value, for integers and booleans; None for others.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    call: "Call | None" = None
+    index: int = 0
+    integers: tuple[int, int] | None = None
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a layer or of an operation.
+
+    Attributes:
+        operation: what is called.
+        prefix: names of the nested models around it, each with a slash.
+        args: positional arguments, with a `Value` for each tensor.
+        kwargs: likewise.
+        inputs: the tensors among the arguments, in order.
+        outputs: the results, flattened.
+        refusal: why the call does not compute what its operation computes at inference in real
+            arithmetic, or None.
+    """
+
+    operation: keras.Operation
+    prefix: str
+    args: tuple
+    kwargs: dict
+    inputs: list[Value]
+    outputs: list[Value] = field(default_factory=list)
+    refusal: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the operation, with those of the models around it."""
+        return f"{self.prefix}{self.operation.name}"
+
+    def arguments(self, tensors: Sequence) -> tuple[tuple, dict]:
+        """`(args, kwargs)` with tensors in place of the inputs."""
+        known = {id(value): tensor for value, tensor in zip(self.inputs, tensors, strict=True)}
+        return tree.map_structure(
+            lambda x: known[id(x)] if isinstance(x, Value) else x, (self.args, self.kwargs)
+        )
+
+    def argument(self, position: int, name: str, default=None):
+        """An argument by its position or its name."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What a model computes.
+
+    Attributes:
+        inputs: the inputs of the model, flattened.
+        calls: those that the outputs depend on, each after those it needs.
+        outputs: the outputs of the model, flattened.
+    """
+
+    inputs: list[Value]
+    calls: list[Call]
+    outputs: list[Value]
+
+
+def is_readable(model) -> bool:
+    """Whether a model has a graph: built, Sequential or functional, its calls not overridden."""
+    return isinstance(model, keras.Model) and _keras.functional_of(model) is not None
+
+
+def graph_of(model: keras.Model) -> Graph:
+    """Reads the graph of a model.
+
+    Raises:
+        ValueError: if it has none. A nested model without one is a call with a `refusal`.
+    """
+    functional = _keras.functional_of(model)
+    if functional is None:
+        raise ValueError(
+            f"`model` must be a built Sequential or functional model. Received: {model.name!r} "
+            f"({type(model).__name__}). Give it an `Input`, and do not override `call`."
+        )
+    inputs = [_input(tensor, index) for index, tensor in enumerate(functional.inputs)]
+    calls: list[Call] = []
+    outputs = _write_out(functional, inputs, "", calls)
+    return Graph(inputs, _needed(calls, outputs), outputs)
+
+
+def float_types(graph: Graph) -> set[str]:
+    """The types of floats that a model computes in; never empty."""
+    values = [*graph.inputs, *(value for call in graph.calls for value in call.outputs)]
+    operations = [call.operation for call in graph.calls]
+    types = {value.dtype for value in values}
+    types |= {x.compute_dtype for x in operations if isinstance(x, keras.layers.Layer)}
+    return {dtype for dtype in types if integers.is_float(dtype)} or {keras.config.floatx()}
+
+
+def _input(tensor, index: int) -> Value:
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return Value(tuple(tensor.shape), dtype, None, index, integers.of_dtype(dtype))
+
+
+def _write_out(functional, inputs: list[Value], prefix: str, calls: list[Call]) -> list[Value]:
+    """Appends the calls of a functional model that is given some tensors; returns its outputs."""
+    known = {id(t): value for t, value in zip(functional.inputs, inputs, strict=True)}
+    for node in _keras.sorted_nodes(functional.outputs, set(known)):
+        values = _called(node, known, prefix, calls)
+        known.update(zip(map(id, node.outputs), values, strict=True))
+    return [known[id(tensor)] for tensor in functional.outputs]
+
+
+def _called(node, known: dict[int, Value], prefix: str, calls: list[Call]) -> list[Value]:
+    operation = node.operation
+    args, kwargs = node.arguments.convert(lambda x: known.get(id(x), x))
+    call = Call(operation, prefix, args, kwargs, [known[id(x)] for x in node.input_tensors])
+    if isinstance(operation, keras.Model):
+        functional = _keras.functional_of(operation)
+        call.refusal = UNREADABLE if functional is None else _mode(call)
+        if call.refusal is None:
+            inner = f"{prefix}{operation.name}/"
+            given = _given(functional, call, inner, calls)
+            if given is not None:
+                return _write_out(functional, given, inner, calls)
+            call.refusal = "its inputs have another structure than those it was made with"
+    return _finished(call, node.outputs, calls)
+
+
+def _finished(call: Call, outputs: Sequence, calls: list[Call]) -> list[Value]:
+    """Appends a call, with the values of its symbolic outputs."""
+    dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in outputs]
+    call.outputs = [
+        Value(tuple(tensor.shape), dtype, call, index)
+        for index, (tensor, dtype) in enumerate(zip(outputs, dtypes, strict=True))
+    ]
+    if call.refusal is None:
+        call.refusal = _refusal(call)
+    calls.append(call)
+    return call.outputs
+
+
+def _given(functional, call: Call, prefix: str, calls: list[Call]) -> list[Value] | None:
+    """What a nested model is given in the place of each input, as Keras brings it into form."""
+    given = _keras.flat_inputs(functional, call.argument(0, "inputs"))
+    if len(given) != len(functional.inputs) or not all(isinstance(x, Value) for x in given):
+        return None
+    return [
+        _converted(value, tensor, prefix, calls)
+        for value, tensor in zip(given, functional.inputs, strict=True)
+    ]
+
+
+def _converted(value: Value, tensor, prefix: str, calls: list[Call]) -> Value:
+    """A value with the type and the number of axes of an input of a nested model."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if value.dtype != dtype:
+        value = _appended(_keras.cast(dtype), value, value.shape, dtype, prefix, calls)
+    if len(value.shape) == len(tensor.shape) + 1:
+        operation, shape = _keras.squeeze_last(), value.shape[:-1]
+        value = _appended(operation, value, shape, dtype, prefix, calls)
+    elif len(value.shape) == len(tensor.shape) - 1:
+        operation, shape = _keras.expand_last(), (*value.shape, 1)
+        value = _appended(operation, value, shape, dtype, prefix, calls)
+    return value
+
+
+def _appended(operation, value: Value, shape: tuple, dtype: str, prefix, calls) -> Value:
+    call = Call(operation, prefix, (value,), {}, [value])
+    (result,) = _finished(call, [keras.KerasTensor(shape, dtype)], calls)
+    return result
+
+
+def _refusal(call: Call) -> str | None:
+    if not call.inputs:
+        return "it is not connected to the inputs of the model"
+    if (name := _keras.replaced_method(call.operation)) is not None:
+        return f"its method `{name}` was replaced on the instance"
+    return _mode(call) or integers.refusal(call)
+
+
+def _mode(call: Call) -> str | None:
+    """Why a call is not one at inference without masks."""
+    if any(tree.flatten(call.kwargs.get("training"))):
+        return "it is called with training=True"
+    if any(mask is not None for mask in tree.flatten(call.kwargs.get("mask"))):
+        return "it is called with a mask"
+    return None
+
+
+def _needed(calls: list[Call], outputs: list[Value]) -> list[Call]:
+    """The calls that some values depend on, in their order."""
+    wanted = {value.call for value in outputs}
+    kept = []
+    for call in reversed(calls):
+        if call in wanted:
+            kept.append(call)
+            wanted.update(value.call for value in call.inputs)
+    return kept[::-1]

@@ -1,0 +1,255 @@
+"""Where arithmetic of integers is that of real numbers, and what is refused because it may not be.
+
+Integers wrap around: `x - 128` of a uint8 image is 255 at `x = 127`. Every tensor of integers
+carries the smallest and the largest value it can have, from the type of the model's input on; a
+sum, difference or product is taken for that of real numbers where its range fits its type. What
+turns integers into floats first, or only moves them, is always exact.
+"""
+
+from collections.abc import Callable, Iterable
+
+import keras
+import numpy as np
+from keras import layers
+
+from deel_lip_tf.layers import kinds
+
+__all__ = ["Range", "is_float", "is_within", "of_dtype", "refusal"]
+
+Range = tuple[int, int]
+
+
+def is_float(dtype: str) -> bool:
+    """Whether tensors of a type hold floats."""
+    return keras.backend.is_float_dtype(dtype)
+
+
+def of_dtype(dtype: str) -> Range | None:
+    """The range of a type of integers or booleans; None for any other."""
+    if dtype == "bool":
+        return 0, 1
+    if "int" not in dtype:
+        return None
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
+def is_within(numbers: np.ndarray, limits: Range) -> bool:
+    """Whether all numbers are integers of a range."""
+    low, high = limits
+    return bool(((numbers >= low) & (numbers <= high) & (np.floor(numbers) == numbers)).all())
+
+
+def refusal(call) -> str | None:
+    """Why a call of a `semantics.graph.Call` computes with integers otherwise than with reals.
+
+    Sets the types and the ranges of its outputs: Keras's symbolic tensors call the sum of integers
+    that a layer makes a float.
+    """
+    given = [value for value in call.inputs if value.integers]
+    if not given:
+        return _rounds(call)
+    if _turns_into_floats(call) or _name(call.operation) == "Where":
+        return None  # `Where` has no rule but in patterns, which look at its condition
+    rule = _rule(call.operation)
+    limits = None if rule is None or len(given) < len(call.inputs) else rule(call)
+    if limits is None:
+        return _unknown(call)
+    for value in call.outputs:
+        if isinstance(call.operation, layers.Layer):
+            value.dtype = keras.backend.result_type(*(x.dtype for x in call.inputs))
+        # The operands take the type of the result before anything is computed.
+        parts = [limits, *(x.integers for x in call.inputs)]
+        if not all(_fits(part, value.dtype) for part in parts):
+            return _wraps(_hull(limit for part in parts for limit in part), value.dtype)
+        value.integers = limits
+    return None
+
+
+def _rounds(call) -> str | None:
+    """Whether floats become integers: in the result, or on the way into a layer of such a type."""
+    operation = call.operation
+    is_layer = isinstance(operation, layers.Layer) and not isinstance(operation, keras.Model)
+    is_cast = is_layer and not is_float(operation.compute_dtype)
+    is_rounded = any("int" in value.dtype for value in call.outputs)
+    return "it rounds to integers" if is_cast or is_rounded else None
+
+
+def _fits(limits: Range, dtype: str) -> bool:
+    allowed = of_dtype(dtype)
+    return allowed is not None and allowed[0] <= limits[0] and limits[1] <= allowed[1]
+
+
+def _wraps(limits: Range, dtype: str) -> str:
+    return (
+        f"it computes with integers of type {dtype}, and its values from {limits[0]} to "
+        f"{limits[1]} do not fit: cast to a float type first, by `keras.ops.cast(x, 'float32')`"
+    )
+
+
+def _unknown(call) -> str:
+    dtypes = ", ".join(dict.fromkeys(value.dtype for value in call.inputs))
+    return (
+        f"it is given integers ({dtypes}), and no rule is known for its arithmetic: cast to a "
+        "float type first, by `keras.ops.cast(x, 'float32')`"
+    )
+
+
+def _turns_into_floats(call) -> bool:
+    """Whether the integers that a call of float results is given become floats before all else."""
+    operation = call.operation
+    if isinstance(operation, layers.Layer):
+        return type(operation) in _FLOAT_LAYERS or (
+            type(operation).__module__.startswith("deel_lip_tf.layers.")
+            and isinstance(operation, layers.Dense)
+        )
+    has_floats = all(is_float(value.dtype) for value in call.outputs)
+    return has_floats and _name(operation) in _FLOAT_OPERATIONS
+
+
+def _name(operation) -> str:
+    is_keras = type(operation).__module__.startswith("keras.src.ops.")
+    return type(operation).__name__ if is_keras else ""
+
+
+def _rule(operation) -> Callable[..., Range | None] | None:
+    return _LAYERS.get(type(operation)) or _OPERATIONS.get(_name(operation))
+
+
+def _hull(values: Iterable[int]) -> Range:
+    values = list(values)
+    return min(values), max(values)
+
+
+def _same(call) -> Range:
+    return _hull(limit for value in call.inputs for limit in value.integers)
+
+
+def _with_zero(call) -> Range:
+    return _hull((0, *_same(call)))
+
+
+def _cast(call) -> Range | None:
+    # True is 1, but any other number than 0 becomes True.
+    return None if call.outputs[0].dtype == "bool" else _same(call)
+
+
+def _operands(call) -> list[Range] | None:
+    """The ranges of two operands, where none is a constant that is not an integer."""
+    values = [*call.args, *call.kwargs.values()][:2]
+    found = [_range_of(value) for value in values]
+    return None if len(found) != 2 or None in found else found
+
+
+def _range_of(operand) -> Range | None:
+    if hasattr(operand, "integers"):
+        return operand.integers
+    numbers = np.asarray(operand)
+    if numbers.dtype.kind not in "iu" or not numbers.size:
+        return None
+    return int(numbers.min()), int(numbers.max())
+
+
+def _arithmetic(function: Callable[[int, int], int]) -> Callable[..., Range | None]:
+    """The range of a function that is extreme at the corners of its operands' ranges."""
+
+    def rule(call) -> Range | None:
+        if (operands := _operands(call)) is None:
+            return None
+        corners = [function(a, b) for a in operands[0] for b in operands[1]]
+        # The constants have to fit as well.
+        constants = [limit for operand in operands for limit in operand]
+        is_kept = all(_fits((n, n), call.outputs[0].dtype) for n in constants)
+        return _hull(corners) if is_kept else (_hull((*corners, *constants)))
+
+    return rule
+
+
+def _negative(call) -> Range:
+    low, high = call.inputs[0].integers
+    return -high, -low
+
+
+def _absolute(call) -> Range:
+    low, high = call.inputs[0].integers
+    return 0 if low <= 0 <= high else min(abs(low), abs(high)), max(abs(low), abs(high))
+
+
+def _sum(call) -> Range:
+    """Branches that are added one by one: of all partial sums."""
+    low = high = 0
+    reached = []
+    for value in call.inputs:
+        low, high = low + value.integers[0], high + value.integers[1]
+        reached += [low, high]
+    return _hull(reached)
+
+
+def _difference(call) -> Range:
+    (a, b), (c, d) = (value.integers for value in call.inputs)
+    return a - d, b - c
+
+
+def _pad(call) -> Range | None:
+    constant = call.argument(1, "constant_values")
+    if constant is None:
+        return _with_zero(call)
+    return None if not isinstance(constant, int) else _hull((constant, *_same(call)))
+
+
+_FLOAT_LAYERS = {
+    layers.Rescaling,
+    layers.Normalization,
+    layers.Dense,
+    layers.EinsumDense,
+}
+_FLOAT_OPERATIONS = {
+    "Cast",
+    "Add",
+    "Subtract",
+    "Multiply",
+    "TrueDivide",
+    "Divide",
+    "Concatenate",
+}
+
+_LAYERS: dict[type, Callable[..., Range | None]] = {
+    **dict.fromkeys(
+        (*kinds.IDENTITIES, *kinds.UP_SAMPLINGS, layers.RepeatVector, layers.Concatenate), _same
+    ),
+    **dict.fromkeys(kinds.MOVES, _with_zero),
+    **dict.fromkeys((layers.Maximum, layers.Minimum), _same),
+    layers.Add: _sum,
+    layers.Subtract: _difference,
+}
+
+_OPERATIONS: dict[str, Callable[..., Range | None]] = {
+    "Cast": _cast,
+    **dict.fromkeys(
+        (
+            "Concatenate",
+            "ExpandDims",
+            "Flip",
+            "GetItem",
+            "Identity",
+            "Moveaxis",
+            "Repeat",
+            "Reshape",
+            "Split",
+            "Squeeze",
+            "Stack",
+            "Swapaxes",
+            "Take",
+            "Transpose",
+        ),
+        _same,
+    ),
+    "Pad": _pad,
+    "Add": _arithmetic(lambda a, b: a + b),
+    "Subtract": _arithmetic(lambda a, b: a - b),
+    "Multiply": _arithmetic(lambda a, b: a * b),
+    "Maximum": _arithmetic(max),
+    "Minimum": _arithmetic(min),
+    "Negative": _negative,
+    "Absolute": _absolute,
+}

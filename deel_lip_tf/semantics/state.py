@@ -1,0 +1,43 @@
+"""What a layer computes with besides its weights."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from deel_lip_tf._keras import flat_layers
+
+__all__ = ["copy_state", "state_of"]
+
+# Tensors that Keras makes of weights when it is told to, and computes with from then on: setting
+# the weights does not change them.
+_BESIDE_WEIGHTS: dict[type, tuple[str, ...]] = {layers.Normalization: ("mean", "variance")}
+
+
+def state_of(operation: keras.Operation) -> list[np.ndarray]:
+    """All numbers that an operation computes with: its weights, and what is kept beside them."""
+    if not isinstance(operation, layers.Layer):
+        return []
+    beside = [x for layer in flat_layers(operation) for x in _beside_weights(layer).values()]
+    return [np.asarray(ops.convert_to_numpy(value)) for value in (*operation.weights, *beside)]
+
+
+def copy_state(layer: layers.Layer, copy: layers.Layer) -> None:
+    """Makes a built copy of a layer compute with what the layer computes with, not its weights.
+
+    The weights of the copy agree with it, so that it is the same after it is saved and loaded.
+    Statistics that were given as arguments are not touched: they are in the configuration.
+    """
+    for old, new in zip(flat_layers(layer), flat_layers(copy), strict=True):
+        if getattr(old, "input_mean", None) is not None or not _beside_weights(old):
+            continue
+        for name, value in _beside_weights(old).items():
+            weight = getattr(new, f"adapt_{name}")
+            weight.assign(ops.reshape(ops.cast(value, weight.dtype), weight.shape))
+        new.finalize_state()
+
+
+def _beside_weights(layer: layers.Layer) -> dict:
+    """The tensors by name; none of a layer that has not been built."""
+    names = _BESIDE_WEIGHTS.get(type(layer), ()) if layer.built else ()
+    found = {name: getattr(layer, name, None) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
