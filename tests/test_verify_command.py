@@ -33,7 +33,10 @@ def folder(tmp_path_factory):
     to_onnx(model, folder / "model.onnx")
     (folder / "sat.vnnlib").write_text(ASK.format(3.9))
     (folder / "unsat.vnnlib").write_text(ASK.format(4.1))
-    (folder / "unknown.vnnlib").write_text(ASK.format(4.0))  # only with equality, in one corner
+    # False, and by nothing at all: rounding forbids a proof, and equality in one corner is no `>`.
+    (folder / "unknown.vnnlib").write_text(ASK.format(4.0).replace(">= Y_0", "> Y_0"))
+    (folder / "deep.vnnlib").write_text(ASK.format("(- " * 20000 + "1" + ")" * 20000))
+    (folder / "huge.vnnlib").write_text(ASK.format("(* 1e308 1e308 Y_1)"))
     (folder / "broken.vnnlib").write_text("(assert (<= Y_0")
     (folder / "text.txt").write_text("text")
     (folder / "broken.keras").write_text("text")
@@ -78,6 +81,8 @@ WRONG = {
     "broken model": ("broken.keras", "sat.vnnlib", [], "cannot be loaded"),
     "broken onnx": ("broken.onnx", "sat.vnnlib", [], "not an ONNX model"),
     "broken property": ("model.keras", "broken.vnnlib", [], "without its '\\)'"),
+    "deep property": ("model.keras", "deep.vnnlib", [], "parentheses"),
+    "huge property": ("model.keras", "huge.vnnlib", [], "coefficient of Y_1"),
     "other model": ("model.keras", "large.vnnlib", [], "belong together"),
 }
 

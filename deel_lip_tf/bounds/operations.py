@@ -198,7 +198,7 @@ def _times(node, norm: Norm) -> Merge:
 
 
 def _divided(node, norm: Norm) -> Merge:
-    number, rounding = _number(node)
+    number, rounding = _number(node, np.min)
     if number == 0.0 or node.arguments.args[0] is not node.input_tensors[0]:
         raise Unbounded("it divides by a tensor or by zero")
     return Merge([_quotient(rounding, number)], False, "quotient by a constant")
@@ -297,21 +297,30 @@ def _convex(node, norm: Norm) -> Merge:
 _ROUNDING = {"float64": 1.0 + 2.0**-50, "float32": 1.0 + 2.0**-21}
 
 
-def _number(node) -> tuple[float, float]:
-    """The one number among the arguments, and a factor for its rounding to the type of the tensor.
+_NUMBERS = int | float | np.number | np.ndarray
+
+
+def _number(node, choose: Callable = np.max) -> tuple[float, float]:
+    """The one constant among the arguments, and a factor for its rounding to the tensor's type.
+
+    Args:
+        node: the call.
+        choose: which of the absolute values of an array counts.
 
     Returns:
         `(|number|, factor)`: the rounded number and its inverse exceed the exact ones by less than
         the factor, which is 1 where the number is representable.
     """
     values = [*node.arguments.args, *node.arguments.kwargs.values()]
-    numbers = [float(v) for v in values if isinstance(v, int | float | np.number)]
-    if len(node.input_tensors) != 1 or len(numbers) != 1:
+    constants = [np.asarray(v, np.float64) for v in values if isinstance(v, _NUMBERS)]
+    if len(node.input_tensors) != 1 or len(constants) != 1:
         raise Unbounded("a product or quotient of tensors has no Lipschitz constant")
-    dtype = node.outputs[0].dtype
-    if dtype == "float64" or (dtype == "float32" and float(np.float32(numbers[0])) == numbers[0]):
-        return abs(numbers[0]), 1.0
-    return abs(numbers[0]), 1.0 + (2.0**-22 if dtype == "float32" else 2.0**-7)
+    _check_shape(node)
+    number, dtype = float(choose(np.abs(constants[0]))), node.outputs[0].dtype
+    is_kept = dtype == "float32" and (constants[0].astype(np.float32) == constants[0]).all()
+    if dtype == "float64" or is_kept:
+        return number, 1.0
+    return number, 1.0 + (2.0**-22 if dtype == "float32" else 2.0**-7)
 
 
 _MERGES: dict[type, Callable[..., Merge]] = {
