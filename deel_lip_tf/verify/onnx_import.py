@@ -3,8 +3,8 @@
 import keras
 
 from deel_lip_tf.verify import onnx_graph
-from deel_lip_tf.verify.onnx_operators import OPERATORS, called
-from deel_lip_tf.verify.onnx_walk import Value, Walk
+from deel_lip_tf.verify.onnx_operators import OPERATORS, rule_of
+from deel_lip_tf.verify.onnx_walk import Value, Walk, called
 
 __all__ = ["from_onnx"]
 
@@ -37,5 +37,5 @@ def from_onnx(model) -> keras.Model:
     given = Value(inputs, has_batch=graph.has_batch)
     walk = Walk(graph.dtype, graph.constants, {graph.input: given}, graph.version)
     for node in graph.nodes:
-        walk.put(node.output, called(walk, node))
+        walk.put(node.output, called(rule_of(walk, node), walk, node))
     return keras.Model(inputs, walk.tensor(graph.output).channels_first(), name="from_onnx")

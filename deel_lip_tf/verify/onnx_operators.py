@@ -16,7 +16,7 @@ from deel_lip_tf.verify.onnx_arithmetic import (
     scaled_by,
     shifted_by,
 )
-from deel_lip_tf.verify.onnx_graph import Node, Refused
+from deel_lip_tf.verify.onnx_graph import Node
 from deel_lip_tf.verify.onnx_walk import Value, Walk
 from deel_lip_tf.verify.onnx_windows import (
     AVERAGE,
@@ -29,7 +29,7 @@ from deel_lip_tf.verify.onnx_windows import (
     pooling,
 )
 
-__all__ = ["OPERATORS", "called"]
+__all__ = ["OPERATORS", "rule_of"]
 
 
 _IN_FILES = np.float32
@@ -236,23 +236,10 @@ _WITHOUT_BATCH = (
 """Operators that read a vector as they read each row of a matrix."""
 
 
-def called(walk: Walk, node: Node) -> Value:
-    """The output of an operator.
-
-    Raises:
-        ValueError: its arguments have no rule, here or in Keras; the message names the operator.
-    """
-    try:
-        if all(walk.tensor(name).has_batch for name in node.inputs if walk.is_computed(name)):
-            return OPERATORS[node.kind](walk, node)
-        return _called_on_vectors(walk, node)
-    except Refused:
-        raise
-    except KeyError as error:
-        raise node.refuse(f"the attribute {error}", sorted(node.attributes)) from error
-    except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise Refused(f"The operator {node.label} cannot be read: {reason}") from error
+def rule_of(walk: Walk, node: Node) -> Callable[[Walk, Node], Value]:
+    """How to call an operator, whose inputs may have no batch axis."""
+    is_plain = all(walk.tensor(name).has_batch for name in node.inputs if walk.is_computed(name))
+    return OPERATORS[node.kind] if is_plain else _called_on_vectors
 
 
 def _called_on_vectors(walk: Walk, node: Node) -> Value:

@@ -5,14 +5,15 @@ therefore carry a mark: a convolution leaves its result channels last, elementwi
 it so, and a `Permute` is made only where the order of the entries matters.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from deel_lip_tf.verify.onnx_graph import Node
+from deel_lip_tf.verify.onnx_graph import Node, Refused
 
-__all__ = ["Value", "Walk"]
+__all__ = ["Value", "Walk", "called"]
 
 
 @dataclass(frozen=True)
@@ -116,3 +117,20 @@ class Walk:
         if not np.array_equal(kept, given, equal_nan=True):
             raise node.refuse(f"constants of the input's type {self.dtype}", given.dtype.name)
         return kept
+
+
+def called(rule: Callable, walk: Walk, node: Node):
+    """The output of an operator by its rule.
+
+    Raises:
+        ValueError: its arguments have no rule, here or in Keras; the message names the operator.
+    """
+    try:
+        return rule(walk, node)
+    except Refused:
+        raise
+    except KeyError as error:
+        raise node.refuse(f"the attribute {error}", sorted(node.attributes)) from error
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"The operator {node.label} cannot be read: {reason}") from error
