@@ -327,8 +327,10 @@ def test_a_float64_file_is_computed_in_float64(tmp_path):
         helper.make_node("Transpose", ["h0"], ["h1"], perm=[0, 2, 3, 1]),
         helper.make_node("Div", ["h1", "c"], ["h2"]),
         helper.make_node("Add", ["h1", "h2"], ["h3"]),
-        helper.make_node("Flatten", ["h3"], ["y"]),
+        helper.make_node("Flatten", ["h3"], ["h4"]),
+        helper.make_node("Gemm", ["h4", "w", "b"], ["y"], alpha=0.3, beta=0.7),
     ]
+    kernel, bias = rng.normal(size=(24, 2)), rng.normal(size=2)
     made = helper.make_graph(
         nodes,
         "test",
@@ -336,14 +338,18 @@ def test_a_float64_file_is_computed_in_float64(tmp_path):
         [helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, None)],
         [
             onnx.numpy_helper.from_array(np.asarray(v), k)
-            for k, v in {"f": factor, "c": 3.0}.items()
+            for k, v in {"f": factor, "c": 3.0, "w": kernel, "b": bias}.items()
         ],
     )
     model = verify.from_onnx(helper.make_model(made, opset_imports=[helper.make_opsetid("", 15)]))
     x = rng.normal(size=(5, 2, 3, 4))
     moved = np.moveaxis(x * factor, 1, -1)
-    expected = (moved + moved / 3.0).reshape(5, -1)
-    np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-14)
+    alpha, beta = (float(np.float32(factor)) for factor in (0.3, 0.7))
+    expected = alpha * ((moved + moved / 3.0).reshape(5, -1) @ kernel) + beta * bias
+    np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-13)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    np.testing.assert_array_equal(keras.models.load_model(path)(x).numpy(), model(x).numpy())
 
 
 @pytest.mark.parametrize("alpha", [-800.0, -30.0, 0.3, 30.0, 800.0])

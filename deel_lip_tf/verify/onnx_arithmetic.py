@@ -49,8 +49,8 @@ def gemm(walk: Walk, node: Node) -> Value:
     if folded is not None and (offset := _times(beta, bias)) is not None:
         return _dense(walk, value, folded, offset)
     scale, kernel = (alpha, kernel) if folded is None else (1.0, folded)
-    # Of two float32 numbers, float64 holds the product.
-    offset = (beta * bias.astype(np.float64)).tolist()
+    # Of two float32 numbers, float64 holds the product; Keras would make float32 of a list.
+    offset = beta * bias.astype(np.float64)
     layer = keras.layers.Rescaling(scale, offset, dtype=walk.dtype)
     return Value(layer(_dense(walk, value, kernel, None).tensor))
 
