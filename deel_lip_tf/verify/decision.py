@@ -156,12 +156,16 @@ class _Work:
     def _first_witness(self, conjunctions: list[Conjunction], points: np.ndarray):
         return first_witness(self._model, self._program, conjunctions, points)
 
-    def _plain(self, chosen) -> np.ndarray | None:
+    def _plain(self, chosen: range) -> np.ndarray | None:
         """A witness among the centers and corners of the boxes."""
-        points = plain_points(self._model, self._domain(chosen))
-        conjunctions = [self._conjunctions[self._which[i]] for i in chosen]
-        repeated = [c for c in conjunctions for _ in range(points.shape[1])]
-        return self._first_witness(repeated, points.reshape(-1, *points.shape[2:]))
+        for part in (chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)):
+            points = plain_points(self._model, self._domain(part))
+            conjunctions = [self._conjunctions[self._which[i]] for i in part]
+            repeated = [c for c in conjunctions for _ in range(points.shape[1])]
+            witness = self._first_witness(repeated, points.reshape(-1, *points.shape[2:]))
+            if witness is not None or time.monotonic() >= self._end:
+                return witness
+        return None
 
     def _refute(self, method: str, first: int = 0) -> None:
         """Drops those of the open boxes from a position on that are refuted."""
