@@ -7,18 +7,16 @@ import inspect
 
 import keras
 from keras import tree
-from keras.src.ops import core, numpy
+from keras.src.ops import core
 from keras.src.ops.node import Node
 
 __all__ = [
     "cast",
-    "expand_last",
     "flat_inputs",
     "flat_layers",
     "functional_of",
     "replaced_method",
     "sorted_nodes",
-    "squeeze_last",
 ]
 
 # What runs between the call of a functional model and those of its layers.
@@ -99,13 +97,3 @@ def flat_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def cast(dtype: str) -> keras.Operation:
     """The operation of `keras.ops.cast`, that belongs to no graph."""
     return core.Cast(dtype)
-
-
-def squeeze_last() -> keras.Operation:
-    """The operation of `keras.ops.squeeze(x, -1)`, that belongs to no graph."""
-    return numpy.Squeeze(axis=-1)
-
-
-def expand_last() -> keras.Operation:
-    """The operation of `keras.ops.expand_dims(x, -1)`, that belongs to no graph."""
-    return numpy.ExpandDims(axis=-1)

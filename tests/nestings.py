@@ -125,19 +125,6 @@ def sequential_in_sequential():
     return keras.Sequential([keras.Input((SIZE,)), inner, layers.Identity(), layers.Dense(CLASSES)])
 
 
-def rank_adjusted():
-    """Keras drops the last axis of what a nested model is given, and adds one."""
-
-    def outputs_of(x):
-        y = keras.Input((1,))
-        flat = keras.Model(y, layers.Dense(CLASSES)(y))
-        z = keras.Input((SIZE, 1))
-        high = keras.Model(z, layers.Flatten()(layers.Dense(1)(z)))
-        return flat(layers.Reshape((1, 1))(layers.Dense(1)(high(x))))
-
-    return closed(outputs_of)
-
-
 NESTINGS = {
     "first": taken(0),
     "second": taken(1),
@@ -157,7 +144,6 @@ NESTINGS = {
     "list called by names": list_called_by_names,
     "unused output": unused_output_without_bound,
     "sequential": sequential_in_sequential,
-    "ranks": rank_adjusted,
 }
 
 

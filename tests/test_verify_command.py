@@ -1,7 +1,9 @@
 """The command `verify`: answers, exit codes, and one line for each mistake."""
 
+import json
 import re
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from keras import layers
 
 from deel_lip_tf import __main__ as command_line
 from deel_lip_tf.verify.command import EXIT_CODES
+from deel_lip_tf.verify.keras2_files import load_h5
 from deel_lip_tf.verify.vnnlib import to_vnnlib
 
 ASK = """
@@ -33,7 +36,10 @@ def folder(tmp_path_factory):
     to_onnx(model, folder / "model.onnx")
     (folder / "sat.vnnlib").write_text(ASK.format(3.9))
     (folder / "unsat.vnnlib").write_text(ASK.format(4.1))
-    (folder / "unknown.vnnlib").write_text(ASK.format(4.0))  # only with equality, in one corner
+    # False, and by nothing at all: rounding forbids a proof, and equality in one corner is no `>`.
+    (folder / "unknown.vnnlib").write_text(ASK.format(4.0).replace(">= Y_0", "> Y_0"))
+    (folder / "deep.vnnlib").write_text(ASK.format("(- " * 20000 + "1" + ")" * 20000))
+    (folder / "huge.vnnlib").write_text(ASK.format("(* 1e308 1e308 Y_1)"))
     (folder / "broken.vnnlib").write_text("(assert (<= Y_0")
     (folder / "text.txt").write_text("text")
     (folder / "broken.keras").write_text("text")
@@ -78,6 +84,8 @@ WRONG = {
     "broken model": ("broken.keras", "sat.vnnlib", [], "cannot be loaded"),
     "broken onnx": ("broken.onnx", "sat.vnnlib", [], "not an ONNX model"),
     "broken property": ("model.keras", "broken.vnnlib", [], "without its '\\)'"),
+    "deep property": ("model.keras", "deep.vnnlib", [], "parentheses"),
+    "huge property": ("model.keras", "huge.vnnlib", [], "coefficient of Y_1"),
     "other model": ("model.keras", "large.vnnlib", [], "belong together"),
 }
 
@@ -104,3 +112,43 @@ def test_layers_without_a_rule_are_named(folder, capsys):
     model.save(folder / "unsupported.keras")
     code, page, errors = run(capsys, folder, "unsupported.keras", "sat.vnnlib")
     assert code == 2 and "'one'" in errors and "'two'" in errors and page == ""
+
+
+def as_keras_2(path, shape):
+    """Rewrites a file of a Sequential model as Keras 2 wrote it, without an `InputLayer`."""
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"].pop("build_input_shape", None)
+        _, *own = config["config"]["layers"]
+        for layer in own:
+            layer.pop("build_config", None)
+        own[0]["config"]["batch_input_shape"] = [None, *shape]
+        config["config"]["layers"] = own
+        file.attrs["model_config"] = json.dumps(config)
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5.*")
+@pytest.mark.parametrize("is_old", [True, False])
+@pytest.mark.parametrize("first", [layers.Dense(3, "relu"), layers.Conv1D(3, 2)], ids=["1d", "2d"])
+def test_files_of_keras_2(first, is_old, tmp_path, rng):
+    """Their input shape has a batch, to which Keras 3 adds another one."""
+    shape = (4,) if isinstance(first, layers.Dense) else (4, 2)
+    first = type(first).from_config(first.get_config())
+    model = keras.Sequential([keras.Input(shape), first, layers.Flatten(), layers.Dense(2)])
+    path = tmp_path / "model.h5"
+    model.save(path)
+    if is_old:
+        as_keras_2(path, shape)
+    read = load_h5(path)
+    assert read.input_shape == (None, *shape)
+    x = rng.normal(size=(3, *shape)).astype("float32")
+    np.testing.assert_array_equal(read.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5.*")
+def test_a_file_of_keras_2_is_answered(folder, capsys):
+    path = folder / "old.h5"
+    keras.models.load_model(folder / "model.keras").save(path)
+    as_keras_2(path, (2,))
+    code, page, _ = run(capsys, folder, "old.h5", "sat.vnnlib")
+    assert code == 10 and page.startswith("sat")

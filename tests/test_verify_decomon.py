@@ -303,3 +303,13 @@ def test_a_conversion_follows_the_weights(rng):
 def test_not_a_model():
     with pytest.raises(TypeError, match="Keras model"):
         decomon.clone("model.keras")
+
+
+def test_the_imports_of_its_tutorials(rng):
+    from deel_lip_tf.verify.decomon.models import clone, convert
+
+    model = net()
+    low, high = boxes(rng)
+    expected = decomon.get_upper_box(decomon.clone(model), low, high)
+    for make in (clone, convert):
+        np.testing.assert_array_equal(decomon.get_upper_box(make(model), low, high), expected)

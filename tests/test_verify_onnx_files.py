@@ -1,5 +1,7 @@
 """ONNX files that other tools write: each operator computes what ONNX says, or is refused."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,9 @@ onnx = pytest.importorskip("onnx", reason="needs the verify extra")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from deel_lip_tf.verify import ball, robustness  # noqa: E402
+from deel_lip_tf.bounds import lipschitz_bound  # noqa: E402
+from deel_lip_tf.certificates import certify  # noqa: E402
+from deel_lip_tf.verify import ball, decide, read_vnnlib, robustness  # noqa: E402
 from deel_lip_tf.verify.onnx_import import from_onnx  # noqa: E402
 from onnx_oracles import CLOSE, outputs_of  # noqa: E402
 
@@ -282,6 +286,185 @@ def wrong(name):
 def test_other_files_are_refused_with_a_reason(name):
     with pytest.raises(ValueError, match=WRONG[name]):
         from_onnx(wrong(name))
+
+
+def refused_file(name):
+    """A file of one operator that is at training, or that Keras has not got."""
+    weights = ["c", "c2", "c3", "p"]
+    yes = {"yes": np.array(True)}
+    many = helper.make_node("BatchNormalization", ["x", *weights], ["y", "m", "v"], name="bn")
+    image = {k: CONSTANTS[k] for k in weights}
+    return {
+        "batch normalization": (
+            [node("BatchNormalization", ["x", *weights], training_mode=1)], IMAGE, image, 15,
+        ),
+        "batch normalization of several outputs": ([many], IMAGE, image, 9),
+        "batch normalization of version 6": (
+            [node("BatchNormalization", ["x", *weights])], IMAGE, image, 6,
+        ),
+        "batch normalization of each entry": (
+            [node("BatchNormalization", ["x", *weights], spatial=0)], IMAGE, image, 7,
+        ),
+        "dropout": ([node("Dropout", ["x", "", "yes"])], (5,), yes, 13),
+        "dropout of unknown mode": ([node("Dropout", ["x", "", "x"])], (5,), {}, 13),
+        "dropout of version 6": ([node("Dropout", ["x"])], (5,), {}, 6),
+        "sum along another axis": (
+            [node("Add", ["x", "c"], broadcast=1, axis=1)], IMAGE, {"c": numbers(3)}, 6,
+        ),
+        "negative slope": ([node("LeakyRelu", ["x"], alpha=-0.5)], (5,), {}, 14),
+        "strides and dilations": (
+            [node("Conv", ["x", "k"], strides=[2, 2], dilations=[2, 2])], IMAGE, {"k": KERNEL}, 14,
+        ),
+        "a constant in a maximum": ([node("Max", ["x", "s"])], (5,), {"s": np.float32(1)}, 14),
+        "a constant for each sample": ([node("Add", ["x", "m"])], (5,), {"m": numbers(2, 5)}, 14),
+        "a constant of more axes": (
+            [node("Mul", ["x", "m"])], (5,), {"m": numbers(1, 1, 5)}, 14,
+        ),
+        "a constant that is larger": ([node("Sub", ["x", "m"])], (1,), {"m": numbers(4)}, 14),
+        "a bias for each sample": (
+            [node("Gemm", ["x", "w", "m"])], (5,), {"w": numbers(5, 4), "m": numbers(4, 1)}, 14,
+        ),
+        "division by zero": ([node("Div", ["x", "z"])], (5,), {"z": np.zeros(5, "float32")}, 14),
+        "constants of another type": ([node("Mul", ["x", "m"])], (5,), {"m": np.array(0.1)}, 14),
+        "inputs of different ranks": (
+            [node("Flatten", ["x"], "h"), node("Add", ["h", "x"])], (5, 1), {}, 14,
+        ),
+        "no axis": ([node("Concat", ["x", "x"])], (5,), {}, 14),
+        "constants alone": ([node("Mul", ["s", "s"])], (5,), {"s": np.float32(2)}, 14),
+    }[name]  # fmt: skip
+
+
+REFUSED = {
+    "batch normalization": "training_mode=0",
+    "batch normalization of several outputs": "one output, since several mean training",
+    "batch normalization of version 6": "is_test=1",
+    "batch normalization of each entry": "spatial=1",
+    "dropout": "no training mode",
+    "dropout of unknown mode": "a constant as input 2",
+    "dropout of version 6": "is_test=1",
+    "sum along another axis": "broadcast=0",
+    "negative slope": "an alpha of at least 0",
+    "strides and dilations": "no strides together with dilations",
+    "a constant in a maximum": "no constant input",
+    "a constant for each sample": "the same for every sample",
+    "a constant of more axes": "broadcasts against samples",
+    "a constant that is larger": "broadcasts against samples",
+    "a bias for each sample": "the same for every sample",
+    "division by zero": "no zero",
+    "constants of another type": "float32",
+    "inputs of different ranks": "as many axes",
+    "no axis": "the attribute 'axis'",
+    "constants alone": "does not depend on the input",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_an_operator_is_refused_for_names_it(name):
+    nodes, shape, constants, version = refused_file(name)
+    last = nodes[-1]
+    with pytest.raises(ValueError, match=re.escape(f"{last.op_type} ('{last.name}')")) as error:
+        from_onnx(written(nodes, shape, constants, version=version))
+    assert REFUSED[name] in str(error.value)
+
+
+@pytest.mark.parametrize("version", [6, 9, 14])
+def test_batch_normalization_at_inference(version, rng):
+    attributes = {"is_test": 1} if version < 7 else {}
+    weights = ["c", "c2", "c3", "p"]
+    nodes = [node("BatchNormalization", ["x", *weights], epsilon=1e-3, **attributes)]
+    constants = {k: CONSTANTS[k] for k in weights}
+    x = rng.normal(size=(2, *IMAGE)).astype("float32")
+    scale, shift, mean, variance = (constants[k].reshape(3, 1, 1) for k in weights)
+    expected = (x - mean) / np.sqrt(variance + 1e-3) * scale + shift
+    model = from_onnx(written(nodes, IMAGE, constants, version=version))
+    np.testing.assert_allclose(model(x).numpy(), expected, **CLOSE)
+
+
+def test_constants_with_a_batch_axis_that_are_alike(rng):
+    """Of a file whose batch is fixed, with one row for each sample."""
+    row = numbers(5)
+    made = written([node("Mul", ["m", "x"])], (5,), {"m": np.stack([row, row])})
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    x = rng.normal(size=(2, 5)).astype("float32")
+    np.testing.assert_array_equal(from_onnx(made)(x).numpy(), outputs_of(made, x))
+
+
+VECTORS = {
+    "elementwise": [
+        node("Relu", ["x"], "h"), node("Mul", ["h", "b5"], "i"), node("Sub", ["s", "i"]),
+    ],
+    "product": [node("MatMul", ["x", "w"], "h"), node("Add", ["h", "b"])],
+    "two branches": [
+        node("Tanh", ["x"], "h"), node("Max", ["x", "h"], "i"), node("Div", ["i", "b5"]),
+    ],
+    "unsqueezed": [node("Unsqueeze", ["x", "first"], "h"), node("Gemm", ["h", "w"])],
+    "reshaped": [node("Reshape", ["x", "row"], "h"), node("Softmax", ["h"])],
+    "flattened": [node("Flatten", ["x"], "h", axis=0), node("Gemm", ["h", "w", "b"])],
+}  # fmt: skip
+
+
+def without_batch(nodes):
+    given = {
+        "w": numbers(5, 4), "b": numbers(4), "b5": numbers(5), "s": np.float32(1.5),
+        "first": np.array([0], np.int64), "row": np.array([1, -1], np.int64),
+        "column": np.array([-1, 1], np.int64),
+    }  # fmt: skip
+    used = {i for n in nodes for i in n.input} & set(given)
+    made = written(nodes, (5,), {k: given[k] for k in used})
+    del made.graph.input[0].type.tensor_type.shape.dim[0]
+    return made
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_an_input_without_a_batch_is_one_sample(name, rng):
+    made = without_batch(VECTORS[name])
+    x = rng.normal(size=(3, 5)).astype("float32")
+    expected = np.stack([outputs_of(made, row).ravel() for row in x])
+    np.testing.assert_allclose(from_onnx(made)(x).numpy(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        node("Concat", ["x", "x"], axis=0),
+        node("Softmax", ["x"], axis=0),
+        node("Reshape", ["x", "column"]),
+        node("Flatten", ["x"], axis=1),
+        node("Transpose", ["x"]),
+        node("Gemm", ["x", "w"]),
+    ],
+    ids=lambda last: last.op_type,
+)
+def test_operators_that_need_a_batch_say_so(last):
+    with pytest.raises(ValueError, match=f"{last.op_type} .*batch axis"):
+        from_onnx(without_batch([last]))
+
+
+def test_a_quotient_is_decided_where_it_is_exact(tmp_path):
+    """25 / 25 is 1, and 25 times the float32 next to 1 / 25 is less."""
+    made = written([node("Div", ["x", "c"])], (1,), {"c": np.array([25.0], np.float32)})
+    path = tmp_path / "question.vnnlib"
+    path.write_text(
+        "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= 0 X_0 25))(assert (>= Y_0 1))"
+    )
+    answer = decide(from_onnx(made), read_vnnlib(path), time_limit=10)
+    assert (answer.status, answer.witness) == ("sat", 25.0)
+
+
+@pytest.mark.parametrize("divisor", [25.0, [3.0, -0.7, 9.0]])
+def test_a_quotient_has_a_bound_and_certificates(divisor, rng):
+    """The smallest divisor counts."""
+    made = written(
+        [node("Div", ["x", "c"], "h"), node("Gemm", ["h", "w"])],
+        (3,),
+        {"c": np.array(divisor, np.float32), "w": numbers(3, 2)},
+    )
+    model = from_onnx(made)
+    matrix = numbers(3, 2).astype(np.float64) / np.broadcast_to(np.float32(divisor), 3)[:, None]
+    bound = lipschitz_bound(model).value
+    assert np.linalg.norm(matrix, 2) <= bound <= np.linalg.norm(numbers(3, 2), 2) / 0.7 * (1 + 1e-6)
+    found = certify(model, rng.normal(size=(3, 3)).astype("float32"))
+    assert (found.radius > 0).any()
 
 
 def test_a_file_that_is_no_onnx(tmp_path):

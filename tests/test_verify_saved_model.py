@@ -248,6 +248,7 @@ REFUSED = {
     "slices by the batch": (lambda x, k: x[:, : tf.shape(x)[0]] @ k[:1], "StridedSlice .*batch"),
     "mixed samples": (lambda x, k: tf.reshape(x, (3, -1)), "Reshape .*the batch first"),
     "over samples": (lambda x, k: tf.reduce_mean(x, 0), "Mean .*behind the batch"),
+    "negative slope": (lambda x, k: tf.nn.leaky_relu(x, -0.5), "LeakyRelu .* cannot be read: "),
     "constant of samples": (lambda x, k: x + k, r"broadcasts against samples of shape \(3,\)"),
     "constant": (lambda x, k: k, "does not depend on the input"),
     "integers": (lambda x, k: x, "float32 or float64", [tf.TensorSpec((None, 3), tf.int32)]),

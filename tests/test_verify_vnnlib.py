@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from deel_lip_tf.verify import ball, decision
+from deel_lip_tf.verify import ball, decision, witnesses
+from deel_lip_tf.verify.arguments import program_of
 from deel_lip_tf.verify.decision import decide
 from deel_lip_tf.verify.vnnlib import counterexample, read_vnnlib, to_vnnlib
 
@@ -114,6 +115,19 @@ WRONG = {
     "name": ("(declare-const Z_0 Real)", "X_i or Y_i"),
     "command": (f"{DECLARED}(push 1)", "push"),
     "infinite": (f"{DECLARED}{BOX}(assert (<= Y_0 1e999))", "finite"),
+    "deep": (f"{DECLARED}{BOX}(assert {'(and ' * 9999}(<= Y_0 1){')' * 9999})", "parentheses"),
+    "deep term": (f"{DECLARED}{BOX}(assert (<= {'(+ 1 ' * 9999}Y_0{')' * 9999} 1))", "parenthes"),
+    "deep, version 2": (f"(declare-network N {'(' * 9999}{')' * 9999})", "parentheses"),
+    "overflow of a product": (f"{DECLARED}{BOX}(assert (<= (* 1e308 1e308 Y_0) 1))", "of Y_0"),
+    "overflow of a bound": (
+        f"{DECLARED}(assert (<= (* 1e-300 X_0) 1e300))(assert (>= X_0 0))"
+        "(assert (<= 0 X_1 1))(assert (<= Y_0 0))",
+        "finite",
+    ),
+    "a sum of coefficients": (
+        f"{DECLARED}{BOX}(assert (<= (* 2.25 Y_0) (+ Y_1 (* 0.123456 Y_0))))",
+        "coefficient of Y_0, added up exactly",
+    ),
     "explosion": (
         DECLARED + BOX + "(assert (or (<= Y_0 0) (<= Y_1 0)))" * 20,
         "65536 alternatives",
@@ -260,6 +274,7 @@ def test_what_exists_is_never_denied(sign, tmp_path, monkeypatch):
         return np.full((len(claims), *domain.lower.shape[1:]), np.nan)
 
     monkeypatch.setattr(decision, "search", blind)
+    monkeypatch.setattr(decision, "plain_points", lambda model, domain: np.zeros((0, 0, 2)))
     monkeypatch.setattr(decision, "time", SimpleNamespace(monotonic=lambda: rounds[0]))
     smallest, largest = extremes(small_net(1))
     claims = {1: f"(assert (>= Y_0 {largest - 1e-3}))", -1: f"(assert (<= Y_0 {smallest + 1e-3}))"}
@@ -295,7 +310,64 @@ def test_strict_and_loose_at_the_boundary(tmp_path):
     strict = parsed(tmp_path, f"{DECLARED}{BOX}(assert (> Y_0 1e-30))")
     assert decide(model, strict, time_limit=10).status == "unsat"
     loose = parsed(tmp_path, f"{DECLARED}{BOX}(assert (>= Y_0 0))")
-    assert decide(model, loose, time_limit=0.5).status == "unknown"
+    assert decide(model, loose, time_limit=10).status == "sat"
+
+
+def relu_net(kernel, bias, outer, dtype="float32"):
+    """`outer * relu(kernel x + bias)` of one number."""
+    stack = [
+        layers.Dense(1, "relu", dtype=dtype),
+        layers.Dense(1, use_bias=False, dtype=dtype),
+    ]
+    model = keras.Sequential([keras.Input((1,), dtype=dtype), *stack])
+    model.set_weights([np.array([[kernel]]), np.array([bias]), np.array([[outer]])])
+    return model
+
+
+ONE = "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= {} X_0 {}))(assert {})"
+WITH_EQUALITY = {
+    "plateau": ((1.0, -0.25, -1.0), (-1, 1), "(>= Y_0 0)", "sat"),
+    "plateau in a half": ((1.0, 0.25, -1.0), (-1, 1), "(>= Y_0 0)", "sat"),
+    "corner": ((1.0, 0.0, 1.0), (-1, 1), "(>= Y_0 1)", "sat"),
+    "one point": ((1.0, 0.0, 1.0), (0.5, 0.5), "(= Y_0 0.5)", "sat"),
+    "strictly above a plateau": ((1.0, -0.25, -1.0), (-1, 1), "(> Y_0 0)", "unknown"),
+    "strictly beyond a corner": ((1.0, 0.0, 1.0), (-1, 1), "(> Y_0 1)", "unknown"),
+}
+
+
+@pytest.mark.parametrize("name", WITH_EQUALITY)
+def test_equality_is_an_answer_where_the_question_allows_it(name, tmp_path):
+    weights, box, asked, status = WITH_EQUALITY[name]
+    model = relu_net(*weights)
+    question = parsed(tmp_path, ONE.format(*box, asked))
+    answer = decide(model, question, time_limit=10 if status == "sat" else 1)
+    assert answer.status == status
+    if status == "sat":
+        output = model(answer.witness[None], training=False).numpy()[0]
+        assert any(c.holds(answer.witness, output) for c in question.conjunctions)
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_witness"),
+    [
+        ("(>= Y_0 1.75)", False),  # the model returns 2, and the exact function is 1.5
+        ("(> Y_0 1.5)", False),  # strictly by rounding alone
+        ("(>= Y_0 1.5)", True),
+        ("(<= Y_0 1.5)", False),  # true of the exact function, but not of the model
+        ("(>= Y_0 1.25)", True),
+    ],
+)
+def test_the_model_and_the_exact_function_must_agree_on_a_witness(asked, is_witness, tmp_path):
+    """`(x + 2**24) - 2**24` is 2 in float32 at 1.5."""
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1), layers.Dense(1)])
+    model.set_weights(
+        [np.ones((1, 1)), np.array([2.0**24])] + [np.ones((1, 1)), np.array([-(2.0**24)])]
+    )
+    x = np.full((1, 1), 1.5, "float32")
+    assert model(x).numpy() == 2.0
+    (conjunction,) = parsed(tmp_path, ONE.format(1, 2, asked)).conjunctions
+    found = witnesses.first_witness(model, program_of(model), [conjunction], x)
+    assert (found is not None) == is_witness
 
 
 def test_softmax_is_compared_and_not_measured(tmp_path):

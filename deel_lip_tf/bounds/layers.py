@@ -40,7 +40,7 @@ def layer_bound(
         Unbounded: if the type, an argument or the activation has no rule, or weights are missing.
     """
     if getattr(layer, "quantization_mode", None) is not None:
-        raise Unbounded("it is quantized")
+        raise Unbounded("it is quantized, and rounds its inputs: bound it before it is quantized")
     if getattr(layer, "lora_enabled", False):
         raise Unbounded("LoRA weights are not merged into its kernel: save and reload it")
     if not has_kernel(layer):

@@ -185,7 +185,7 @@ def _times(call: Call, norm: Norm) -> Merge:
 
 
 def _divided(call: Call, norm: Norm) -> Merge:
-    number, rounding = _number(call)
+    number, rounding = _number(call, np.min)
     if number == 0.0 or call.args[0] is not call.inputs[0]:
         raise Unbounded("it divides by a tensor or by zero")
     return Merge([_quotient(rounding, number)], False, "quotient by a constant")
@@ -283,21 +283,30 @@ def _convex(call: Call, norm: Norm) -> Merge:
 _ROUNDING = {"float64": 1.0 + 2.0**-50, "float32": 1.0 + 2.0**-21}
 
 
-def _number(call) -> tuple[float, float]:
-    """The one number among the arguments, and a factor for its rounding to the type of the tensor.
+_NUMBERS = int | float | np.number | np.ndarray
+
+
+def _number(call: Call, choose: Callable = np.max) -> tuple[float, float]:
+    """The one constant among the arguments, and a factor for its rounding to the tensor's type.
+
+    Args:
+        call: the product or quotient.
+        choose: which of the absolute values of an array counts.
 
     Returns:
         `(|number|, factor)`: the rounded number and its inverse exceed the exact ones by less than
         the factor, which is 1 where the number is representable.
     """
     values = [*call.args, *call.kwargs.values()]
-    numbers = [float(v) for v in values if isinstance(v, int | float | np.number)]
-    if len(call.inputs) != 1 or len(numbers) != 1:
+    constants = [np.asarray(v, np.float64) for v in values if isinstance(v, _NUMBERS)]
+    if len(call.inputs) != 1 or len(constants) != 1:
         raise Unbounded("a product or quotient of tensors has no Lipschitz constant")
-    dtype = call.outputs[0].dtype
-    if dtype == "float64" or (dtype == "float32" and float(np.float32(numbers[0])) == numbers[0]):
-        return abs(numbers[0]), 1.0
-    return abs(numbers[0]), 1.0 + (2.0**-22 if dtype == "float32" else 2.0**-7)
+    _check_shape(call)
+    number, dtype = float(choose(np.abs(constants[0]))), call.outputs[0].dtype
+    is_kept = dtype == "float32" and (constants[0].astype(np.float32) == constants[0]).all()
+    if dtype == "float64" or is_kept:
+        return number, 1.0
+    return number, 1.0 + (2.0**-22 if dtype == "float32" else 2.0**-7)
 
 
 _MERGES: dict[type, Callable[..., Merge]] = {

@@ -250,8 +250,9 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         """Refused: rounding the raw kernel is not rounding the effective one."""
         raise ValueError(
             f"Quantization rounds the raw kernel of layer {self.name!r}, not the one it computes "
-            "with. Quantize the plain layer instead: `layer.vanilla_export().quantize(mode)`; then "
-            "bound it again."
+            "with. Quantize the plain layer instead: `layer.vanilla_export().quantize(mode)`. No "
+            "bound or certificate covers a quantized layer, which rounds its inputs too: they "
+            "hold for `layer.vanilla_export()` before it is quantized."
         )
 
 
@@ -314,7 +315,10 @@ _LORA_WAY_OUT = "Train without it, and add LoRA to `layer.vanilla_export()`."
 NO_LORA = {
     "lora_rank": ((None,), _LORA_WAY_OUT),
     "lora_alpha": ((None,), _LORA_WAY_OUT),
-    "quantization_config": ((None,), "Train without it, and quantize `layer.vanilla_export()`."),
+    "quantization_config": (
+        (None,),
+        "Train without it, and quantize `layer.vanilla_export()`, which no bound covers then.",
+    ),
 }
 
 

@@ -2,8 +2,8 @@
 
 A nested model is written out where it is called, with the tensors it is given in place of its
 inputs: a call inside it that happens twice is there twice, and which of its outputs is taken, by
-what name and how often, is a question of which `Value` a call reads. What Keras does on the way
-into a nested model, a change of type or of the number of axes, is a call of its own.
+what name and how often, is a question of which `Value` a call reads. A change of type on the way
+into a nested model, as Keras makes it, is a call of its own.
 """
 
 from collections.abc import Sequence
@@ -158,7 +158,10 @@ def _called(node, known: dict[int, Value], prefix: str, calls: list[Call]) -> li
             given = _given(functional, call, inner, calls)
             if given is not None:
                 return _write_out(functional, given, inner, calls)
-            call.refusal = "its inputs have another structure than those it was made with"
+            call.refusal = (
+                "it is given other inputs than it was made with, by their structure or their "
+                "number of axes"
+            )
     return _finished(call, node.outputs, calls)
 
 
@@ -176,33 +179,25 @@ def _finished(call: Call, outputs: Sequence, calls: list[Call]) -> list[Value]:
 
 
 def _given(functional, call: Call, prefix: str, calls: list[Call]) -> list[Value] | None:
-    """What a nested model is given in the place of each input, as Keras brings it into form."""
+    """What a nested model is given in the place of each input, in the type that Keras gives it."""
     given = _keras.flat_inputs(functional, call.argument(0, "inputs"))
-    if len(given) != len(functional.inputs) or not all(isinstance(x, Value) for x in given):
-        return None
-    return [
-        _converted(value, tensor, prefix, calls)
+    # Keras changes the number of axes where it can, but not in its symbolic shapes.
+    fits = len(given) == len(functional.inputs) and all(
+        isinstance(value, Value) and len(value.shape) == len(tensor.shape)
         for value, tensor in zip(given, functional.inputs, strict=True)
+    )
+    if not fits:
+        return None
+    dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in functional.inputs]
+    return [
+        value if value.dtype == dtype else _converted(value, dtype, prefix, calls)
+        for value, dtype in zip(given, dtypes, strict=True)
     ]
 
 
-def _converted(value: Value, tensor, prefix: str, calls: list[Call]) -> Value:
-    """A value with the type and the number of axes of an input of a nested model."""
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    if value.dtype != dtype:
-        value = _appended(_keras.cast(dtype), value, value.shape, dtype, prefix, calls)
-    if len(value.shape) == len(tensor.shape) + 1:
-        operation, shape = _keras.squeeze_last(), value.shape[:-1]
-        value = _appended(operation, value, shape, dtype, prefix, calls)
-    elif len(value.shape) == len(tensor.shape) - 1:
-        operation, shape = _keras.expand_last(), (*value.shape, 1)
-        value = _appended(operation, value, shape, dtype, prefix, calls)
-    return value
-
-
-def _appended(operation, value: Value, shape: tuple, dtype: str, prefix, calls) -> Value:
-    call = Call(operation, prefix, (value,), {}, [value])
-    (result,) = _finished(call, [keras.KerasTensor(shape, dtype)], calls)
+def _converted(value: Value, dtype: str, prefix: str, calls: list[Call]) -> Value:
+    call = Call(_keras.cast(dtype), prefix, (value,), {}, [value])
+    (result,) = _finished(call, [keras.KerasTensor(value.shape, dtype)], calls)
     return result
 
 

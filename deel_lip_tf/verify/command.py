@@ -71,6 +71,7 @@ def _property(path: str):
 def _model(path: str):
     import keras
 
+    from deel_lip_tf.verify.keras2_files import load_h5
     from deel_lip_tf.verify.onnx_import import from_onnx
     from deel_lip_tf.verify.saved_model import from_saved_model
 
@@ -86,7 +87,9 @@ def _model(path: str):
             f"Received: {path!r}."
         )
     try:
-        return keras.models.load_model(path, compile=False)
+        if suffix == ".keras":
+            return keras.models.load_model(path, compile=False)
+        return load_h5(path)
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise BadInput(f"MODEL {path!r} cannot be loaded: {error}") from error
 

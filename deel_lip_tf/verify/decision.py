@@ -20,6 +20,7 @@ from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.property import Conjunction, Property
 from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, prove
+from deel_lip_tf.verify.witnesses import first_witness, plain_points
 
 __all__ = ["Decision", "decide"]
 
@@ -53,8 +54,9 @@ def decide(
 
     Proofs are about the exact function of the stored weights, in real arithmetic. A witness is a
     point of the model's input type that satisfies the input constraints exactly, and whose outputs,
-    as computed by the model itself, satisfy those of the outputs by more than the noise of their
-    last digits; a property that only holds with equality is never answered "sat".
+    as computed by the model itself, satisfy those of the outputs exactly as they are stated: `<=`
+    with equality too. No witness is a point where the exact function provably violates an
+    inequality, or where a strict one may hold by rounding alone.
 
     Args:
         model: a Keras model with one input and one output.
@@ -120,12 +122,15 @@ class _Work:
             if method == _FIRST[0] or time.monotonic() < self._end:
                 self._refute(method)
         if self._which:
-            witness = self._searched(range(len(self._which)), {})
-            if witness is not None:
-                return "sat", witness
-            witness = self._ask_for_label()
-            if witness is not None:
-                return "sat", witness
+            # Equality comes last: a point well beyond it says more.
+            steps = (
+                lambda: self._searched(range(len(self._which)), {}),
+                self._ask_for_label,
+                lambda: self._plain(range(len(self._which))),
+            )
+            for step in steps:
+                if (witness := step()) is not None:
+                    return "sat", witness
         while self._which and time.monotonic() < self._end:
             witness = self._halve()
             if witness is not None:
@@ -145,9 +150,22 @@ class _Work:
         if answer.status[0] != FALSIFIED:
             return None
         witness = answer.witness[0].astype(self._model.inputs[0].dtype)
-        output = output_values(self._model, witness[None])[0]
-        held = any(self._conjunctions[c].holds(witness, output) for c in self._which)
-        return witness if held else None
+        conjunctions = [self._conjunctions[c] for c in self._which]
+        return self._first_witness(conjunctions, np.stack([witness] * len(conjunctions)))
+
+    def _first_witness(self, conjunctions: list[Conjunction], points: np.ndarray):
+        return first_witness(self._model, self._program, conjunctions, points)
+
+    def _plain(self, chosen: range) -> np.ndarray | None:
+        """A witness among the centers and corners of the boxes."""
+        for part in (chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)):
+            points = plain_points(self._model, self._domain(part))
+            conjunctions = [self._conjunctions[self._which[i]] for i in part]
+            repeated = [c for c in conjunctions for _ in range(points.shape[1])]
+            witness = self._first_witness(repeated, points.reshape(-1, *points.shape[2:]))
+            if witness is not None or time.monotonic() >= self._end:
+                return witness
+        return None
 
     def _refute(self, method: str, first: int = 0) -> None:
         """Drops those of the open boxes from a position on that are refuted."""
@@ -198,13 +216,9 @@ class _Work:
         options = {"seed": self._seed, "time_limit": left, **effort}
         points = search(self._model, self._domain(chosen), claims, **options)
         found = np.flatnonzero(~np.isnan(points.reshape(len(points), -1)).any(axis=1))
-        if not len(found):
-            return None
-        outputs = output_values(self._model, points[found])
-        for position, output in zip(found, outputs, strict=True):
-            if self._conjunctions[claims.which[position]].holds(points[position], output):
-                return points[position]
-        return None
+        return self._first_witness(
+            [self._conjunctions[claims.which[i]] for i in found], points[found]
+        )
 
     def _halve(self) -> np.ndarray | None:
         """Replaces the last boxes by their halves, and searches and bounds those."""
@@ -221,7 +235,10 @@ class _Work:
             self._which.append(which)
         self._refute(_THEN, first)
         chosen = range(first, len(self._which))
-        return self._searched(chosen, {"steps": _BRIEF, "restarts": 0}) if chosen else None
+        if not chosen:
+            return None
+        witness = self._searched(chosen, {"steps": _BRIEF, "restarts": 0})
+        return self._plain(chosen) if witness is None else witness
 
     def _axes(self, chosen) -> np.ndarray:
         """The input, of each box, along which the inequalities change most."""

@@ -86,9 +86,9 @@ def _contracted(tensors, kernel):
 
 
 def _rescaling(lowering, layer, inputs):
-    # Keras rounds both to the type of the layer before it uses them.
-    rounded = (keras.ops.cast(value, layer.compute_dtype) for value in (layer.scale, layer.offset))
-    scale, offset = (np.asarray(keras.ops.convert_to_numpy(value), np.float64) for value in rounded)
+    # As written: Keras rounds both to the type of the layer before it uses them.
+    written = (layer.scale, layer.offset)
+    scale, offset = (np.asarray(keras.ops.convert_to_numpy(v), np.float64) for v in written)
     return lowering.builder.scaled(_single(inputs), scale, offset)
 
 
@@ -271,9 +271,14 @@ def _layer_centering(lowering, layer, inputs):
 
 
 def _residual(lowering, layer, inputs):
-    share = 1.0 / (1.0 + math.exp(-float(keras.ops.convert_to_numpy(layer.alpha))))
-    shares = [layer.k_coef_lip * share, layer.k_coef_lip * (1.0 - share)]
+    alpha = float(keras.ops.convert_to_numpy(layer.alpha))
+    # 1 - share would keep few digits of a small difference.
+    shares = [layer.k_coef_lip * _sigmoid(alpha), layer.k_coef_lip * _sigmoid(-alpha)]
     return comparators.combined(lowering.builder, inputs, shares)
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0.0 else math.exp(x) / (1.0 + math.exp(x))
 
 
 def _up_sampling(lowering, layer, inputs):

@@ -1,11 +1,15 @@
 """An ONNX file as a list of operators and constants; nothing here knows Keras."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Graph", "Node", "read"]
+__all__ = ["Graph", "Node", "Refused", "read"]
+
+
+class Refused(ValueError):
+    """An operator breaks a rule, and the message names it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +22,7 @@ class Node:
         inputs: names of tensors, "" for one that was left out.
         output: name of its first output.
         attributes: numbers, strings, lists or arrays by name.
+        further_outputs: names of those behind the first that are not left out.
     """
 
     kind: str
@@ -25,12 +30,16 @@ class Node:
     inputs: list[str]
     output: str
     attributes: dict
+    further_outputs: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The type and the name, for messages."""
+        return f"{self.kind} ({self.name!r})"
 
     def refuse(self, rule: str, received) -> ValueError:
         """The error to raise where the operator breaks a rule."""
-        return ValueError(
-            f"The operator {self.kind} ({self.name!r}) must have {rule}. Received: {received!r}."
-        )
+        return Refused(f"The operator {self.label} must have {rule}. Received: {received!r}.")
 
     def expect(self, attribute: str, default, *allowed) -> None:
         """Raises where an attribute has a value without meaning here."""
@@ -52,6 +61,9 @@ class Graph:
         shape: of one sample.
         dtype: "float32" or "float64".
         output: name of the output.
+        version: of the operators.
+        has_batch: whether the first axis of the input is the batch; an input of one axis is one
+            sample.
     """
 
     nodes: list[Node]
@@ -60,6 +72,8 @@ class Graph:
     shape: tuple[int, ...]
     dtype: str
     output: str
+    version: int
+    has_batch: bool
 
 
 def read(model, supported: set[str]) -> Graph:
@@ -69,14 +83,32 @@ def read(model, supported: set[str]) -> Graph:
         ValueError: no ONNX model, an operator that is not supported (all are named), several
             inputs or outputs, or an input of unknown shape.
     """
-    graph = _loaded(model).graph
+    model = _loaded(model)
+    graph = model.graph
     _raise_for_unknown(graph, supported)
     constants = _constants(graph)
     name, shape, dtype = _only_input(graph, constants)
+    has_batch = len(shape) > 1
     if len(graph.output) != 1:
         names = [entry.name for entry in graph.output]
         raise ValueError(f"`model` must have one output. Received: {names}.")
-    return Graph(_fused(graph, constants), constants, name, shape, dtype, graph.output[0].name)
+    return Graph(
+        nodes=_fused(graph, constants),
+        constants=constants,
+        input=name,
+        shape=shape[1:] if has_batch else shape,
+        dtype=dtype,
+        output=graph.output[0].name,
+        version=max(
+            (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1
+        ),
+        has_batch=has_batch,
+    )
+
+
+def _version(model) -> int:
+    own = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return max(own, default=1)
 
 
 def _loaded(model):
@@ -121,9 +153,9 @@ def _decoded(node) -> Node:
         value = helper.get_attribute_value(attribute)
         value = numpy_helper.to_array(value) if isinstance(value, TensorProto) else value
         attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
-    return Node(
-        node.op_type, node.name or node.output[0], list(node.input), node.output[0], attributes
-    )
+    output, *others = node.output
+    further = tuple(name for name in others if name)
+    return Node(node.op_type, node.name or output, list(node.input), output, attributes, further)
 
 
 def _only_input(graph, constants: dict) -> tuple[str, tuple[int, ...], str]:
@@ -135,15 +167,16 @@ def _only_input(graph, constants: dict) -> tuple[str, tuple[int, ...], str]:
         raise ValueError(f"`model` must have one input. Received: {names}.")
     tensor = inputs[0].type.tensor_type
     shape = tuple(dim.dim_value for dim in tensor.shape.dim)
-    if len(shape) < 2 or not all(size > 0 for size in shape[1:]):
+    if not shape or not all(size > 0 for size in (shape[1:] or shape)):
         raise ValueError(
-            "The input of `model` must have a batch axis and then axes of known size. "
+            "The input of `model` must have a batch axis and then axes of known size, or one axis "
+            "of known size without a batch. "
             f"Received: {tuple(d.dim_param or d.dim_value for d in tensor.shape.dim)}."
         )
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
     if dtype not in ("float32", "float64"):
         raise ValueError(f"The input of `model` must be float or double. Received: {dtype}.")
-    return inputs[0].name, shape[1:], dtype
+    return inputs[0].name, shape, dtype
 
 
 def _raise_for_unknown(graph, supported: set[str]) -> None:
@@ -175,7 +208,7 @@ def _fused(graph, constants: dict) -> list[Node]:
             kernel = constants.get(node.inputs[1], np.zeros(0))
             if bias in constants and constants[bias].shape == kernel.shape[1:]:
                 inputs = [*node.inputs, bias]
-                node = Node("MatMul", node.name, inputs, total.output, node.attributes)
+                node = replace(node, inputs=inputs, output=total.output)
                 skipped.add(id(total))
         if id(node) not in skipped:
             fused.append(node)

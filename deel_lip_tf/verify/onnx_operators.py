@@ -2,10 +2,20 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import keras
 import numpy as np
 
+from deel_lip_tf.verify.onnx_arithmetic import (
+    arithmetic,
+    divided,
+    gemm,
+    matmul,
+    merged,
+    scaled_by,
+    shifted_by,
+)
 from deel_lip_tf.verify.onnx_graph import Node
 from deel_lip_tf.verify.onnx_walk import Value, Walk
 from deel_lip_tf.verify.onnx_windows import (
@@ -19,11 +29,30 @@ from deel_lip_tf.verify.onnx_windows import (
     pooling,
 )
 
-__all__ = ["OPERATORS"]
+__all__ = ["OPERATORS", "rule_of"]
+
+
+_IN_FILES = np.float32
+"""The type of an attribute that is a number: defaults are rounded to it like what is written."""
 
 
 def _identity(walk: Walk, node: Node) -> Value:
     return walk.tensor(node.inputs[0])
+
+
+def _dropout(walk: Walk, node: Node) -> Value:
+    """The identity, at inference."""
+    _refuse_training(walk, node, first_without_flag=7)
+    is_training = walk.constant(node, 2, default=False)
+    if is_training.any():
+        raise node.refuse("no training mode", f"training_mode={bool(is_training)}")
+    return walk.tensor(node.inputs[0])
+
+
+def _refuse_training(walk: Walk, node: Node, first_without_flag: int) -> None:
+    """Old versions of an operator are at training unless `is_test` says otherwise."""
+    if walk.version < first_without_flag:
+        node.expect("is_test", 0, 1)
 
 
 def _elementwise(make: Callable[[dict], keras.layers.Layer]):
@@ -39,122 +68,16 @@ def _named(activation: str):
     return _elementwise(lambda a: keras.layers.Activation(activation, dtype=a["dtype"]))
 
 
-def _dense(walk: Walk, value: Value, kernel: np.ndarray, bias: np.ndarray | None) -> Value:
-    layer = keras.layers.Dense(kernel.shape[1], use_bias=bias is not None, dtype=walk.dtype)
-    output = layer(value.channels_first())
-    layer.set_weights([kernel] if bias is None else [kernel, bias])
-    return Value(output)
-
-
-def _gemm(walk: Walk, node: Node) -> Value:
-    node.expect("transA", 0, 0)
-    kernel = walk.constant(node, 1)
-    kernel = kernel.T if node.attributes.get("transB", 0) else kernel
-    bias = walk.constant(node, 2, default=0.0) * node.attributes.get("beta", 1.0)
-    if bias.size not in (1, kernel.shape[1]):
-        raise node.refuse("one bias for each output", bias.shape)
-    bias = np.broadcast_to(bias.reshape(-1), kernel.shape[1])
-    kernel = kernel * node.attributes.get("alpha", 1.0)
-    return _dense(walk, walk.tensor(node.inputs[0]), kernel, bias)
-
-
-def _matmul(walk: Walk, node: Node) -> Value:
-    kernel = walk.constant(node, 1)
-    if kernel.ndim != 2:
-        raise node.refuse("a matrix as its second input", kernel.shape)
-    bias = walk.constant(node, 2) if len(node.inputs) > 2 else None
-    return _dense(walk, walk.tensor(node.inputs[0]), kernel, bias)
-
-
-def _affine(walk: Walk, value: Value, scale: np.ndarray, shift: np.ndarray) -> Value:
-    """`scale x + shift` with constants that broadcast against one sample in ONNX's order.
-
-    A batch normalization of mean 0, variance 1 and epsilon 0: along the channels where the
-    constants depend on nothing else, and of the flattened sample otherwise.
-    """
-    sample = tuple((Value(value.channels_first()) if value.is_last else value).tensor.shape[1:])
-    scale, shift = (_on_sample(constant, sample) for constant in (scale, shift))
-    per_channel = [_along_channels(constant, sample) for constant in (scale, shift)]
-    if all(vector is not None for vector in per_channel):
-        tensor = value.channels_last()
-        output = _normalized(walk, tensor, *per_channel)
-        return Value(output, is_last=value.rank > 2)
-    flat = keras.layers.Flatten(dtype=walk.dtype)(value.channels_first())
-    output = _normalized(walk, flat, scale.reshape(-1), shift.reshape(-1))
-    return Value(keras.layers.Reshape(sample, dtype=walk.dtype)(output))
-
-
-def _on_sample(constant: np.ndarray, sample: tuple[int, ...]) -> np.ndarray:
-    constant = np.asarray(constant)
-    if constant.ndim > len(sample):
-        constant = constant.reshape(constant.shape[constant.ndim - len(sample) :])
-    return np.broadcast_to(constant, sample)
-
-
-def _along_channels(constant: np.ndarray, sample: tuple[int, ...]) -> np.ndarray | None:
-    first = constant.reshape(sample[0], -1)
-    if len(sample) == 1:
-        return constant
-    return first[:, 0] if (first == first[:, :1]).all() else None
-
-
-def _normalized(walk: Walk, tensor, scale: np.ndarray, shift: np.ndarray):
-    layer = keras.layers.BatchNormalization(epsilon=0.0, dtype=walk.dtype)
-    output = layer(tensor)
-    layer.set_weights([scale, shift, np.zeros(len(scale)), np.ones(len(scale))])
-    return output
-
-
-def _arithmetic(merge, to_affine):
-    """An operator of two inputs: a merge of tensors, or an affine map where one is constant."""
-
-    def call(walk: Walk, node: Node) -> Value:
-        is_constant = [walk.is_constant(name) for name in node.inputs]
-        if not any(is_constant):
-            if merge is None:
-                raise node.refuse("one constant input", node.inputs)
-            return _merged(walk, node, merge())
-        position = is_constant.index(True)
-        terms = to_affine(walk.constant(node, position), position)
-        if terms is None:
-            raise node.refuse("its constant second", node.inputs)
-        return _affine(walk, walk.tensor(node.inputs[1 - position]), *terms)
-
-    return call
-
-
-def _merged(walk: Walk, node: Node, layer: keras.layers.Layer) -> Value:
-    values = [walk.tensor(name) for name in node.inputs]
-    if len(values) == 1:
-        return values[0]
-    if all(value.is_last for value in values):
-        return Value(layer([value.tensor for value in values]), is_last=True)
-    return Value(layer([value.channels_first() for value in values]))
-
-
-def _maximum_or_minimum(make):
-    return lambda walk, node: _merged(walk, node, make())
-
-
-def _divided(constant, position):
-    if position == 0:
-        return None
-    wide = constant.astype(np.float64)
-    return 1.0 / wide, np.zeros(())
-
-
-def _subtracted(constant, position):
-    sign = 1.0 if position == 1 else -1.0
-    return np.asarray(sign), -sign * constant
-
-
 def _batch_normalization(walk: Walk, node: Node) -> Value:
     node.expect("training_mode", 0, 0)
+    node.expect("spatial", 1, 1)
+    _refuse_training(walk, node, first_without_flag=7)
+    if walk.version < 14 and node.further_outputs:
+        raise node.refuse("one output, since several mean training", node.further_outputs)
     value = walk.tensor(node.inputs[0])
-    weights = [walk.constant(node, position) for position in (1, 2, 3, 4)]
-    layer = keras.layers.BatchNormalization(
-        epsilon=node.attributes.get("epsilon", 1e-5), dtype=walk.dtype
-    )
+    weights = [walk.numbers(node, position) for position in (1, 2, 3, 4)]
+    epsilon = node.attributes.get("epsilon", _IN_FILES(1e-5))
+    layer = keras.layers.BatchNormalization(epsilon=float(epsilon), dtype=walk.dtype)
     output = layer(value.channels_last())
     layer.set_weights(weights)
     return Value(output, is_last=value.rank > 2)
@@ -170,22 +93,16 @@ def _shaped(walk: Walk, value: Value, shape) -> Value:
     return Value(keras.layers.Reshape(tuple(shape), dtype=walk.dtype)(tensor))
 
 
-def _sample_shape(value: Value) -> tuple[int, ...]:
-    """In ONNX's order."""
-    shape = tuple(value.tensor.shape[1:])
-    return (shape[-1], *shape[:-1]) if value.is_last else shape
-
-
 def _flatten(walk: Walk, node: Node) -> Value:
     value = walk.tensor(node.inputs[0])
     node.expect("axis", 1, 1, 1 - value.rank)
-    return _shaped(walk, value, (math.prod(_sample_shape(value)),))
+    return _shaped(walk, value, (math.prod(value.sample),))
 
 
 def _reshape(walk: Walk, node: Node) -> Value:
     node.expect("allowzero", 0, 0)
     value = walk.tensor(node.inputs[0])
-    sample = _sample_shape(value)
+    sample = value.sample
     target = [int(size) for size in walk.constant(node, 1)]
     known = [sample[i - 1] if size == 0 and i <= len(sample) else size
              for i, size in enumerate(target)]  # fmt: skip
@@ -200,7 +117,7 @@ def _reshape(walk: Walk, node: Node) -> Value:
 
 def _squeeze(walk: Walk, node: Node) -> Value:
     value = walk.tensor(node.inputs[0])
-    sample = _sample_shape(value)
+    sample = value.sample
     axes = _axes(walk, node, len(sample) + 1)
     if 0 in axes or any(sample[axis - 1] != 1 for axis in axes):
         raise node.refuse("axes of size 1 behind the batch", axes)
@@ -210,7 +127,7 @@ def _squeeze(walk: Walk, node: Node) -> Value:
 
 def _unsqueeze(walk: Walk, node: Node) -> Value:
     value = walk.tensor(node.inputs[0])
-    sample = list(_sample_shape(value))
+    sample = list(value.sample)
     axes = _axes(walk, node, len(sample) + 1 + _count(walk, node))
     if 0 in axes:
         raise node.refuse("axes behind the batch", axes)
@@ -241,7 +158,7 @@ def _transpose(walk: Walk, node: Node) -> Value:
         return Value(value.tensor)
     if not value.is_last and list(order) == [0, value.rank - 1, *range(1, value.rank - 1)]:
         return Value(value.tensor, is_last=value.rank > 2)
-    return Value(keras.layers.Permute(tuple(order[1:]))(value.channels_first()))
+    return Value(keras.layers.Permute(tuple(order[1:]), dtype=walk.dtype)(value.channels_first()))
 
 
 def _concat(walk: Walk, node: Node) -> Value:
@@ -267,9 +184,11 @@ def _softmax(walk: Walk, node: Node) -> Value:
     return Value(keras.layers.Activation("softmax", dtype=walk.dtype)(value.tensor))
 
 
-def _leaky_relu(options: dict) -> keras.layers.Layer:
-    slope = options.get("alpha", 0.01)
-    return keras.layers.LeakyReLU(negative_slope=slope, dtype=options["dtype"])
+def _leaky_relu(walk: Walk, node: Node) -> Value:
+    slope = float(node.attributes.get("alpha", _IN_FILES(0.01)))
+    if slope < 0.0:
+        raise node.refuse("an alpha of at least 0", slope)
+    return _elementwise(lambda a: keras.layers.LeakyReLU(slope, dtype=a["dtype"]))(walk, node)
 
 
 def _elu(options: dict) -> keras.layers.Layer:
@@ -277,25 +196,25 @@ def _elu(options: dict) -> keras.layers.Layer:
 
 
 OPERATORS: dict[str, Callable[[Walk, Node], Value]] = {
-    "Add": _arithmetic(keras.layers.Add, lambda c, position: (np.ones(()), c)),
+    "Add": arithmetic(keras.layers.Add, shifted_by(1.0)),
     "AveragePool": pooling(AVERAGE, counts_padding=True),
     "BatchNormalization": _batch_normalization,
     "Concat": _concat,
     "Conv": convolution,
-    "Div": _arithmetic(None, _divided),
-    "Dropout": _identity,
+    "Div": divided,
+    "Dropout": _dropout,
     "Elu": _elementwise(_elu),
     "Flatten": _flatten,
-    "Gemm": _gemm,
+    "Gemm": gemm,
     "GlobalAveragePool": global_pooling(GLOBAL_AVERAGE),
     "GlobalMaxPool": global_pooling(GLOBAL_MAXIMUM),
     "Identity": _identity,
-    "LeakyRelu": _elementwise(_leaky_relu),
-    "MatMul": _matmul,
-    "Max": _maximum_or_minimum(keras.layers.Maximum),
+    "LeakyRelu": _leaky_relu,
+    "MatMul": matmul,
+    "Max": merged(keras.layers.Maximum),
     "MaxPool": pooling(MAXIMUM, counts_padding=False),
-    "Min": _maximum_or_minimum(keras.layers.Minimum),
-    "Mul": _arithmetic(None, lambda c, position: (c, np.zeros(()))),
+    "Min": merged(keras.layers.Minimum),
+    "Mul": arithmetic(None, scaled_by),
     "Pad": pad,
     "Relu": _elementwise(lambda a: keras.layers.ReLU(dtype=a["dtype"])),
     "Reshape": _reshape,
@@ -303,9 +222,43 @@ OPERATORS: dict[str, Callable[[Walk, Node], Value]] = {
     "Softmax": _softmax,
     "Softplus": _named("softplus"),
     "Squeeze": _squeeze,
-    "Sub": _arithmetic(keras.layers.Subtract, _subtracted),
+    "Sub": arithmetic(keras.layers.Subtract, shifted_by(-1.0)),
     "Tanh": _named("tanh"),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }
 """By type; the domain must be ONNX's own."""
+
+_WITHOUT_BATCH = (
+    *("Add", "Div", "Dropout", "Elu", "Identity", "LeakyRelu", "MatMul", "Max", "Min", "Mul"),
+    *("Relu", "Sigmoid", "Softplus", "Sub", "Tanh"),
+)
+"""Operators that read a vector as they read each row of a matrix."""
+
+
+def rule_of(walk: Walk, node: Node) -> Callable[[Walk, Node], Value]:
+    """How to call an operator, whose inputs may have no batch axis."""
+    is_plain = all(walk.tensor(name).has_batch for name in node.inputs if walk.is_computed(name))
+    return OPERATORS[node.kind] if is_plain else _called_on_vectors
+
+
+def _called_on_vectors(walk: Walk, node: Node) -> Value:
+    """An operator on tensors of which one at least has no batch axis."""
+    if _adds_batch(walk, node):
+        return replace(walk.tensor(node.inputs[0]), has_batch=True)
+    inputs = [walk.tensor(name) for name in node.inputs if walk.is_computed(name)]
+    if node.kind not in _WITHOUT_BATCH or any(value.has_batch for value in inputs):
+        raise node.refuse("inputs with a batch axis: this one is a vector", node.inputs)
+    return replace(OPERATORS[node.kind](walk, node), has_batch=False)
+
+
+def _adds_batch(walk: Walk, node: Node) -> bool:
+    """Whether an operator puts an axis of size 1 in front of a vector."""
+    if node.kind not in ("Flatten", "Reshape", "Unsqueeze"):
+        return False
+    (size,) = walk.tensor(node.inputs[0]).sample
+    if node.kind == "Unsqueeze":
+        return [int(axis) % 2 for axis in np.atleast_1d(_raw_axes(walk, node))] == [0]
+    if node.kind == "Flatten":
+        return node.attributes.get("axis", 1) in (0, -1)
+    return [int(n) for n in walk.constant(node, 1)] in ([1, size], [1, -1], [-1, size])

@@ -5,39 +5,58 @@ therefore carry a mark: a convolution leaves its result channels last, elementwi
 it so, and a `Permute` is made only where the order of the entries matters.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from deel_lip_tf.verify.onnx_graph import Node
+from deel_lip_tf.verify.onnx_graph import Node, Refused
 
-__all__ = ["Value", "Walk"]
+__all__ = ["Value", "Walk", "called"]
 
 
 @dataclass(frozen=True)
 class Value:
-    """A Keras tensor; `is_last` says that its channels were moved behind rows and columns."""
+    """A Keras tensor that stands for a tensor of the file.
+
+    Attributes:
+        tensor: (batch, ...).
+        is_last: whether its channels were moved behind rows and columns.
+        has_batch: whether the file's tensor has a batch axis; without one it is a vector, of which
+            `tensor` holds one for each sample.
+    """
 
     tensor: object
     is_last: bool = False
+    has_batch: bool = True
 
     @property
     def rank(self) -> int:
         """Number of axes, with the batch."""
         return len(self.tensor.shape)
 
+    @property
+    def sample(self) -> tuple[int, ...]:
+        """Shape of one sample, in ONNX's order."""
+        shape = tuple(self.tensor.shape[1:])
+        return (shape[-1], *shape[:-1]) if self.is_last else shape
+
     def channels_first(self):
         """The tensor in ONNX's order."""
         if not self.is_last:
             return self.tensor
-        return keras.layers.Permute((self.rank - 1, *range(1, self.rank - 1)))(self.tensor)
+        return self._permuted(self.rank - 1, *range(1, self.rank - 1))
 
     def channels_last(self):
         """The tensor with its channels behind the other axes."""
         if self.is_last or self.rank < 3:
             return self.tensor
-        return keras.layers.Permute((*range(2, self.rank), 1))(self.tensor)
+        return self._permuted(*range(2, self.rank), 1)
+
+    def _permuted(self, *axes: int):
+        # A layer of another type would round what it moves.
+        return keras.layers.Permute(axes, dtype=self.tensor.dtype)(self.tensor)
 
 
 class Walk:
@@ -47,10 +66,17 @@ class Walk:
         dtype: in which to compute.
         constants: arrays by name.
         values: the input, by name.
+        version: of the operators, where it matters.
     """
 
-    def __init__(self, dtype: str, constants: dict[str, np.ndarray], values: dict[str, Value]):
-        self.dtype = dtype
+    def __init__(
+        self,
+        dtype: str,
+        constants: dict[str, np.ndarray],
+        values: dict[str, Value],
+        version: int | None = None,
+    ):
+        self.dtype, self.version = dtype, version
         self._constants = constants
         self._values = dict(values)
 
@@ -61,6 +87,10 @@ class Walk:
     def is_constant(self, name: str) -> bool:
         """Whether a tensor is known without the input."""
         return name in self._constants
+
+    def is_computed(self, name: str) -> bool:
+        """Whether a tensor is the input, or was computed from it."""
+        return name in self._values
 
     def tensor(self, name: str) -> Value:
         """A tensor that was computed."""
@@ -79,3 +109,28 @@ class Walk:
         if name not in self._constants:
             raise node.refuse(f"a constant as input {position}", name)
         return self._constants[name]
+
+    def numbers(self, node: Node, position: int, default=None) -> np.ndarray:
+        """A constant to compute with, in the type of the input, which must hold it exactly."""
+        given = self.constant(node, position, default)
+        kept = given.astype(self.dtype)
+        if not np.array_equal(kept, given, equal_nan=True):
+            raise node.refuse(f"constants of the input's type {self.dtype}", given.dtype.name)
+        return kept
+
+
+def called(rule: Callable, walk: Walk, node: Node):
+    """The output of an operator by its rule.
+
+    Raises:
+        ValueError: its arguments have no rule, here or in Keras; the message names the operator.
+    """
+    try:
+        return rule(walk, node)
+    except Refused:
+        raise
+    except KeyError as error:
+        raise node.refuse(f"the attribute {error}", sorted(node.attributes)) from error
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"The operator {node.label} cannot be read: {reason}") from error

@@ -75,11 +75,15 @@ def _zeros_added(walk: Walk, node: Node, value: Value, pairs: list) -> Value:
 def convolution(walk: Walk, node: Node) -> Value:
     """`Conv` of one or two dimensions; one group for each channel is a depthwise convolution."""
     plain, value = _spatial(_CONV, walk, node)
-    kernel = walk.constant(node, 1)
-    bias = walk.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
+    kernel = walk.numbers(node, 1)
+    bias = walk.numbers(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
     kernel = np.moveaxis(kernel, (0, 1), (-1, -2))
     groups, channels = node.attributes.get("group", 1), value.tensor.shape[-1]
     strides, dilations, padding = _windows(node, value, kernel.shape[:-2])
+    if max(strides) > 1 and max(dilations) > 1:
+        raise node.refuse(
+            "no strides together with dilations, which Keras has not got", (strides, dilations)
+        )
     if isinstance(padding, list):
         value, padding = _zeros_added(walk, node, value, padding), "valid"
     options = {

@@ -6,6 +6,7 @@ inputs and linear inequalities of outputs. The network is safe where no input sa
 
 import itertools
 import math
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -192,33 +193,52 @@ def _box(inequalities: list[Inequality], inputs: int):
         )
     if any(low > high for low, high in zip(lower, upper, strict=True)):
         return None
-    return np.array([rounded(v, -1) for v in lower]), np.array([rounded(v, 1) for v in upper])
+    ends = [[rounded(v, -1) for v in lower], [rounded(v, 1) for v in upper]]
+    if not np.isfinite(ends).all():
+        raise ValueError("The bounds of an input must be finite in float64.")
+    return np.array(ends[0]), np.array(ends[1])
 
 
 def _row(inequality: Inequality, outputs: int) -> tuple[np.ndarray, float]:
     """Weights that are exact in float64, after a multiplication by a positive number if needed."""
     linear = inequality.linear
-    if any(Fraction(float(c)) != c for c in linear.terms.values()):
+    if not all(map(_is_exact, linear.terms.values())):
         linear = linear * Fraction(math.lcm(*[c.denominator for c in linear.terms.values()]))
     weights = np.zeros(outputs)
-    for (_, index), coefficient in linear.terms.items():
-        weights[index] = float(coefficient)
-        if Fraction(weights[index]) != coefficient:
+    for (letter, index), coefficient in linear.terms.items():
+        if not _is_exact(coefficient):
             raise ValueError(
-                "Coefficients of outputs must have at most 15 digits, so that a proof about them "
-                f"is exact. Received: {_text(inequality)}."
+                f"The coefficient of {letter}_{index}, added up exactly from the float64 numbers "
+                "that are written, must be a float64 number itself, so that a proof about it is "
+                f"exact. Received: {_text(inequality)}. Write one coefficient for each output."
             )
+        weights[index] = float(coefficient)
     return weights, rounded(linear.constant, -1)
+
+
+def _is_exact(value: Fraction) -> bool:
+    nearest = _nearest(value)
+    return math.isfinite(nearest) and Fraction(nearest) == value
+
+
+def _nearest(value: Fraction) -> float:
+    """The nearest float64, infinite beyond the largest one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def rounded(value: Fraction, direction: int) -> float:
     """The nearest float64 that is not above (`direction` -1) or not below (1) a number."""
-    nearest = float(value)
+    nearest = _nearest(value)
+    if math.isinf(nearest):
+        return nearest if nearest * direction > 0 else math.copysign(sys.float_info.max, nearest)
     is_beyond = Fraction(nearest) > value if direction < 0 else Fraction(nearest) < value
     return math.nextafter(nearest, direction * math.inf) if is_beyond else nearest
 
 
 def _text(inequality: Inequality) -> str:
-    terms = [f"{float(c):g} {v}_{i}" for (v, i), c in inequality.linear.terms.items()]
+    terms = [f"{_nearest(c):g} {v}_{i}" for (v, i), c in inequality.linear.terms.items()]
     sign = "<" if inequality.is_strict else "<="
-    return f"{' + '.join(terms)} + {float(inequality.linear.constant):g} {sign} 0"
+    return f"{' + '.join(terms)} + {_nearest(inequality.linear.constant):g} {sign} 0"

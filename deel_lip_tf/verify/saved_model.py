@@ -4,7 +4,7 @@ from pathlib import Path
 
 import keras
 
-from deel_lip_tf.verify.onnx_walk import Walk
+from deel_lip_tf.verify.onnx_walk import Walk, called
 from deel_lip_tf.verify.saved_model_graph import read
 from deel_lip_tf.verify.saved_model_operators import OPERATORS
 from deel_lip_tf.verify.saved_model_patterns import with_activations_recognized
@@ -18,7 +18,9 @@ def from_saved_model(path: str | Path, signature: str = "serving_default") -> ke
 
     The layers that were exported are gone; the model is made of the operators that they ran.
     Variables have the values they were saved with, and what does not depend on the input, such as
-    the effective kernels of constrained layers, is computed once, by TensorFlow. Operators: those
+    the effective kernels of constrained layers, is computed once, by TensorFlow in the graph's own
+    type: these numbers are the constants that the signature computes with, and claims about the
+    model are about them. Operators: those
     of `saved_model_operators.OPERATORS`; arithmetic with constants, and sums, differences, maxima
     and minima of tensors. No Python code of the model is needed, and none is run.
 
@@ -40,5 +42,5 @@ def from_saved_model(path: str | Path, signature: str = "serving_default") -> ke
     known = {graph.input: Value(inputs, batch_size=graph.batch_size)}
     walk = Walk(graph.dtype, graph.constants, known)
     for node in graph.nodes:
-        walk.put(node.output, OPERATORS[node.kind](walk, node))
+        walk.put(node.output, called(OPERATORS[node.kind], walk, node))
     return keras.Model(inputs, walk.tensor(graph.output).samples(), name="from_saved_model")

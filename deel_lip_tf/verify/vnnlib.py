@@ -10,6 +10,7 @@ exact.
 """
 
 import decimal
+import itertools
 import math
 import re
 from fractions import Fraction
@@ -29,6 +30,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _VARIABLE = re.compile(r"([XY])_(\d+)")
 _IGNORED = ("set-logic", "set-info", "set-option", "check-sat", "exit")
 _VERSIONS = ("1.0", "2.0")
+_DEEPEST = 200  # parentheses inside each other; what is read here calls itself for each
 
 
 def read_vnnlib(path: str | Path) -> Property:
@@ -193,6 +195,7 @@ def _expressions(text: str) -> list:
     for token in _TOKEN.findall(text):
         if token == "(":
             stack.append([])
+            _check_depth(len(stack) - 1)
         elif token == ")":
             if len(stack) == 1:
                 raise ValueError("There is a ')' without its '('.")
@@ -203,6 +206,14 @@ def _expressions(text: str) -> list:
     if len(stack) > 1:
         raise ValueError("There is a '(' without its ')'.")
     return stack[0]
+
+
+def _check_depth(depth: int) -> None:
+    if depth > _DEEPEST:
+        raise ValueError(
+            f"At most {_DEEPEST} parentheses may be inside each other. Write `(and a b c)` for "
+            "`(and a (and b c))`, and sums and disjunctions likewise."
+        )
 
 
 def _declared(command: list) -> tuple[str, int]:
@@ -299,6 +310,8 @@ def _second_version(text: str):
             "VNN-LIB 2.0 needs the package `vnnlib` of at least release 1.0: "
             "pip install 'vnnlib>=1'"
         )
+    steps = [(t == "(") - (t == ")") for t in _TOKEN.findall(text)]
+    _check_depth(max(itertools.accumulate(steps), default=0))
     try:
         query = vnnlib.parse_query_string(text)
     except vnnlib.VNNLibException as error:
