@@ -1,7 +1,7 @@
 """Models of nested models: which output is taken, by what name, how often, and where it goes.
 
 All are linear, of one input (4,) and one output (3,), so that pushing the identity through the
-model itself tells everything there is to know of them. The heads differ by a factor of 1000: whoever
+model itself tells all there is to know of them. The heads differ by a factor of 1000: whoever
 follows another one is far off.
 """
 

@@ -266,10 +266,10 @@ def _concatenate(writer, layer, inputs):
 
 
 def _residual(writer, layer, inputs):
-    share = 1.0 / (1.0 + math.exp(-float(_numbers(layer.alpha))))
+    first, second = layer.shares()
     x, branch = _aligned(writer, inputs)
-    x = writer.apply("Mul", x, writer.constant(layer.k_coef_lip * share))
-    branch = writer.apply("Mul", branch, writer.constant(layer.k_coef_lip * (1.0 - share)))
+    x = writer.apply("Mul", x, writer.constant(first))
+    branch = writer.apply("Mul", branch, writer.constant(second))
     return writer.apply("Add", x, branch.name)
 
 
