@@ -16,6 +16,7 @@ from deel_lip_tf.bounds.layers import Unbounded
 from deel_lip_tf.bounds.norms import L2, Norm
 from deel_lip_tf.bounds.operators import Copies, Matrices, operator_bound
 from deel_lip_tf.bounds.rounding import product_up, sum_up
+from deel_lip_tf.bounds.sizes import are_equal
 from deel_lip_tf.layers.known import activation_constant
 from deel_lip_tf.layers.residual import LipResidual
 
@@ -103,18 +104,33 @@ def _rule(operation) -> Callable[..., Merge] | None:
 
 def _copies(node, norm: Norm) -> list[float]:
     """By how much each input grows where it is broadcast to the shape of the output."""
+    _check_batch(node)
     output = node.outputs[0].shape[1:]
     shapes = [tensor.shape[1:] for tensor in node.input_tensors]
     if shapes == [output]:
         return [1.0]
+    if len({len(shape) for shape in shapes}) > 1:
+        raise Unbounded("inputs of different ranks are broadcast: reshape them first")
     if any(None in shape for shape in (output, *shapes)):
+        output, *shapes = _known_sizes(node)
+    counts = [math.prod(output) // max(math.prod(shape), 1) for shape in shapes]
+    return [norm.copies(count) for count in counts]
+
+
+def _known_sizes(node) -> list[list[int]]:
+    """Sizes of the output and of each input without the axes of unknown size, if these are equal.
+
+    Raises:
+        Unbounded: if one of them may be broadcast.
+    """
+    tensors = [node.outputs[0], *node.input_tensors]
+    axes = range(1, len(tensors[0].shape))
+    is_open = {axis: any(x.shape[axis] is None for x in tensors) for axis in axes}
+    if not all(are_equal(tensors, axis) for axis in axes if is_open[axis]):
         raise Unbounded(
             "inputs of unknown size may be broadcast: give the model fixed sizes by `Input(shape)`"
         )
-    if len({len(tensor.shape) for tensor in node.input_tensors}) > 1:
-        raise Unbounded("inputs of different ranks are broadcast: reshape them first")
-    counts = [math.prod(output) // max(math.prod(shape), 1) for shape in shapes]
-    return [norm.copies(count) for count in counts]
+    return [[x.shape[axis] for axis in axes if not is_open[axis]] for x in tensors]
 
 
 def _add(node, norm: Norm) -> Merge:
@@ -158,7 +174,13 @@ def _shift(node, norm: Norm) -> Merge:
     return _add(node, norm)
 
 
+def _check_batch(node) -> None:
+    if any(x.shape[0] != node.outputs[0].shape[0] for x in node.input_tensors):
+        raise Unbounded("it broadcasts the batch axis")
+
+
 def _check_shape(node) -> None:
+    _check_batch(node)
     if node.outputs[0].shape[1:] != node.input_tensors[0].shape[1:]:
         raise Unbounded("it broadcasts its input")
 
@@ -287,6 +309,7 @@ def _convex(node, norm: Norm) -> Merge:
     layer = node.operation
     if len(node.input_tensors) != 2:
         raise Unbounded("it takes two inputs")
+    _copies(node, norm)  # refuses what may be broadcast; known sizes are equal
     # The shares are rounded to the compute type of the layer.
     rounding = _ROUNDING.get(layer.compute_dtype, 1.0 + 2.0**-6)
     shares = [product_up(share, rounding) for share in layer.shares()]
