@@ -6,12 +6,13 @@ import keras
 import numpy as np
 
 from deel_lip_tf.bounds.evaluation import ExactModel
-from deel_lip_tf.certificates.arguments import checked_samples, is_signed, true_classes
 from deel_lip_tf.certificates.execution import ExecutedModel
+from deel_lip_tf.certificates.fingerprints import model_fingerprint
 from deel_lip_tf.certificates.local import LocalBounds, widened
 from deel_lip_tf.certificates.proofs import Proof, prove
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii, predicted
 from deel_lip_tf.certificates.result import MEANINGS, Certificates
+from deel_lip_tf.certificates.samples import Samples
 
 __all__ = ["certify"]
 
@@ -54,10 +55,13 @@ def certify(
     Args:
         model: a built Sequential or functional model, with one input and an output of shape
             (batch, classes) or (batch, 1) that holds logits, not probabilities.
-        x: (n, ...) real samples, of the model's input shape, in the units the radius will have.
-        y: true labels: integers (n,) or (n, 1), one-hot (n, classes), and for one output 0 and 1
-            or -1 and 1. Where the prediction is wrong, the radius is 0.
-        batch_size: samples evaluated together.
+        x: (n, ...) real samples, of the model's input shape, in the units the radius will have. Or
+            batches of them, as `evaluate` takes them: a `tf.data.Dataset`, a `PyDataset`, a
+            `DataLoader` or another iterable that ends, of `x`, `(x, y)` or `(x, y, weights)`; the
+            weights are left out.
+        y: true labels, unless `x` holds them: integers (n,) or (n, 1), one-hot (n, classes), and
+            for one output 0 and 1 or -1 and 1. Where the prediction is wrong, the radius is 0.
+        batch_size: samples evaluated together, at most.
         semantics: "real" or "float32".
         local: whether to look for a larger radius near each sample, where the ReLUs (and other
             activations with straight pieces) whose input cannot change sign are linear: see
@@ -73,17 +77,18 @@ def certify(
             named), or shapes, labels or the last activation do not fit.
     """
     proof = prove(model)
-    x, count = checked_samples(model, x), model.outputs[0].shape[-1]
-    true = None if y is None else true_classes(y, len(x), count)
+    samples = Samples(model, x, y)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}.")
     certify_batch = _certifier(proof, semantics, local)
-    batches = [certify_batch(x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
+    batches = [certify_batch(batch) for batch in samples.batches(batch_size)]
     label, radius, margin = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    true, is_signed = samples.labels()
     correct = None if true is None else label == true
     radius = radius if correct is None else np.where(correct, radius, 0.0)
-    label = 2 * label - 1 if is_signed(y, count) else label
-    return Certificates(label, radius, margin, proof.bound, correct, semantics)
+    label = 2 * label - 1 if is_signed else label
+    fingerprints = model_fingerprint(model), samples.fingerprint()
+    return Certificates(label, radius, margin, proof.bound, correct, semantics, *fingerprints)
 
 
 def _certifier(proof: Proof, semantics: str, is_local: bool) -> Callable[[np.ndarray], Radii]:
