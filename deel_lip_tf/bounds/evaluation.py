@@ -255,9 +255,13 @@ def _in_float64(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 def _copied(layer: keras.layers.Layer) -> keras.layers.Layer:
     copy = type(layer).from_config(_with_float64(layer.get_config()))
-    if not layer.built or not layer.weights:
+    shape = (layer.get_build_config() or {}).get("input_shape") if layer.built else None
+    if shape is None:
         return copy
-    copy.build(layer.get_build_config()["input_shape"])
+    # Here and not at its first call, which may be in a graph that its state would be part of.
+    copy.build(shape)
+    if not layer.weights:
+        return copy
     activation = getattr(copy, "activation", None)
     if isinstance(activation, keras.layers.Layer) and not activation.built:
         activation.build(copy.compute_output_shape(layer.get_build_config()["input_shape"]))
