@@ -87,6 +87,12 @@ MODELS = {
         float64(layers.UpSampling2D, 2),
         lambda: conv(3, activation="relu"),
     ),
+    "normalized": lambda: chain(
+        (5,),
+        layers.Normalization(mean=0.3, variance=2.0, dtype="float64"),
+        dense(9, "relu"),
+        dense(3),
+    ),
     "volumes": lambda: chain(
         (2, 2, 1, 1),
         float64(layers.SpatialDropout3D, 0.5)(),

@@ -6,11 +6,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers, ops
+from keras import activations, layers, ops
 
 import verify_cases
 from deel_lip_tf import layers as lip
+from deel_lip_tf.bounds import kernels, operations
+from deel_lip_tf.layers import known
 from deel_lip_tf.verify import comparators, robustness
+from deel_lip_tf.verify.activations import FUNCTIONS
+from deel_lip_tf.verify.layer_rules import LAYERS
 from deel_lip_tf.verify.lowering import lower
 from deel_lip_tf.verify.program import Affine
 
@@ -208,3 +212,37 @@ def test_lower_precision_is_verified_with_the_rounded_kernel():
     rounded = np.asarray(ops.convert_to_numpy(ops.cast(ops.cast(kernel, "bfloat16"), "float64")))
     np.testing.assert_array_equal(output(lower(model), np.eye(4)), rounded)
     assert robustness(model, np.full((1, 4), 0.5), None, 0.01).status[0] in ("robust", "unknown")
+
+
+def test_what_has_a_constant_has_a_rule():
+    """Except what may only end a model, and products, which have no constant either."""
+    assert set(known._ACTIVATIONS) - set(FUNCTIONS) == {activations.linear, activations.softmax}
+    types = {*known._RULES, *kernels._RULES, *operations._MERGES}
+    assert types - set(LAYERS) == {layers.Multiply, layers.Dot}
+
+
+@pytest.mark.parametrize(
+    ("operation", "reason"),
+    [
+        (lambda x: ops.clip(x, np.zeros(6), 1.0), "limits"),
+        (lambda x: ops.clip(x, 1.0, 0.0), "not below"),
+        (lambda x: ops.soft_shrink(x, -0.5), "`threshold`"),
+        (lambda x: ops.celu(x, -1.0), "`alpha`"),
+        (lambda x: ops.squareplus(x, -1), "`b`"),
+        (lambda x: layers.TimeDistributed(layers.Softmax())(x[:, None]), "may only end"),
+        (lambda x: layers.TimeDistributed(model_of_six())(x[:, None]), "no rule"),
+        (
+            lambda x: layers.SpectralNormalization(layers.Dense(3, dtype="float64"))(x),
+            "another type",
+        ),
+    ],
+)
+def test_arguments_without_a_rule_are_named(operation, reason):
+    inputs = keras.Input((6,), dtype="float64")
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(operation(inputs))))
+    with pytest.raises(ValueError, match=f"cannot be verified.*{reason}"):
+        lower(model)
+
+
+def model_of_six():
+    return keras.Sequential([keras.Input((6,)), layers.Dense(3)])

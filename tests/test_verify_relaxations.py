@@ -69,6 +69,32 @@ CASES = {
     "exponential": (keras_function("exponential"), np.exp),
     "hard_sigmoid": (keras_function("hard_sigmoid"), lambda x: np.clip(x / 6 + 0.5, 0, 1)),
 }
+CASES |= {
+    "clip": (activations.clip(-0.4, 1.3), lambda x: np.clip(x, -0.4, 1.3)),
+    "hard_tanh": (keras_function("hard_tanh"), lambda x: np.clip(x, -1, 1)),
+    "soft_shrink": (
+        keras_function("soft_shrink"),
+        lambda x: np.sign(x) * np.maximum(np.abs(x) - 0.5, 0),
+    ),
+    "soft_shrink of 0": (activations.soft_shrink(0.0), lambda x: x),
+    "sparse_sigmoid": (keras_function("sparse_sigmoid"), lambda x: np.clip((x + 1) / 2, 0, 1)),
+    "sparse_plus": (
+        keras_function("sparse_plus"),
+        lambda x: np.where(x >= 1, x, np.where(x > -1, (x + 1) ** 2 / 4, 0)),
+    ),
+    "hard_silu": (keras_function("hard_silu"), lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+    "celu": (keras_function("celu"), elu),
+    "celu of 0.3": (
+        activations.celu(0.3),
+        lambda x: np.where(x > 0, x, 0.3 * np.expm1(np.minimum(x, 0) / 0.3)),
+    ),
+    "squareplus": (keras_function("squareplus"), lambda x: (x + np.sqrt(x**2 + 4)) / 2),
+    "squareplus of 0": (activations.squareplus(0.0), leaky(0.0)),
+    "squareplus of 0.01": (activations.squareplus(0.01), lambda x: (x + np.sqrt(x**2 + 0.01)) / 2),
+    "log_sigmoid": (keras_function("log_sigmoid"), lambda x: -np.logaddexp(-x, 0)),
+    "tanh_shrink": (keras_function("tanh_shrink"), lambda x: x - np.tanh(x)),
+    "mish": (keras_function("mish"), lambda x: x * np.tanh(np.logaddexp(x, 0))),
+}
 everywhere = pytest.mark.parametrize("name", list(CASES))
 
 

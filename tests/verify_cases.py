@@ -101,10 +101,27 @@ def moved(x):
     return ops.sum(ops.average_pool(ops.reshape(x, (-1, 6, 2, 5)), 2, 1), axis=3)
 
 
+def at_each_step(x):
+    """Wrapped layers that are applied to each row of an image."""
+    convolution = layers.Conv1D(3, 2, activation="relu", dtype="float64")
+    x = layers.TimeDistributed(convolution, dtype="float64")(x)
+    x = layers.TimeDistributed(layers.Flatten(dtype="float64"), dtype="float64")(x)
+    dense = layers.Dense(2, activation="tanh", dtype="float64")
+    return layers.TimeDistributed(dense, dtype="float64")(x)
+
+
+def normalized(x):
+    """A wrapper that acts in training alone."""
+    dense = layers.Dense(3, activation="relu", dtype="float64")
+    return layers.SpectralNormalization(dense, dtype="float64")(x)
+
+
 def activated(x):
     """Activations as operations, each on entries of its own, and then all of them together."""
     made = [ops.relu6, ops.elu, ops.selu, ops.silu, ops.sigmoid, ops.softplus, ops.softsign]
     made += [ops.hard_sigmoid, ops.tanh, ops.exp]
+    made += [ops.celu, ops.hard_silu, ops.hard_tanh, ops.log_sigmoid, ops.soft_shrink]
+    made += [ops.sparse_plus, ops.sparse_sigmoid, ops.squareplus, ops.tanh_shrink]
     return ops.concatenate([function(x) for function in made], axis=1)
 
 
@@ -121,6 +138,9 @@ KERAS = [
     layer(layers.SeparableConv2D, IMAGE, filters=3, kernel_size=2),
     layer(layers.Conv1DTranspose, SEQUENCE, filters=2, kernel_size=3, strides=2),
     layer(layers.Conv2DTranspose, IMAGE, filters=2, kernel_size=3, strides=2, padding="same"),
+    layer(layers.Conv3DTranspose, (2, 2, 1, 2), filters=2, kernel_size=2, strides=2),
+    layer(layers.EinsumDense, SEQUENCE, equation="abc,cd->abd", output_shape=(6, 3), bias_axes="d"),
+    layer(layers.EinsumDense, SEQUENCE, equation="...tc,tcd->...dt", output_shape=(3, 6)),
     layer(layers.MaxPooling1D, SEQUENCE, pool_size=3, strides=2, padding="same"),
     layer(layers.MaxPooling2D, IMAGE, pool_size=2),
     layer(layers.MaxPooling2D, IMAGE, pool_size=3, strides=2, padding="same"),
@@ -162,7 +182,9 @@ ACTIVATION_LAYERS = [
         layer(layers.Activation, VECTOR, activation=name)
         for name in (
             *("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"),
-            *("softplus", "softsign", "exponential", "hard_sigmoid"),
+            *("softplus", "softsign", "exponential", "hard_sigmoid", "hard_tanh", "hard_silu"),
+            *("celu", "mish", "log_sigmoid", "soft_shrink", "sparse_plus", "sparse_sigmoid"),
+            *("squareplus", "tanh_shrink"),
         )
     ],
 ]
@@ -227,6 +249,10 @@ OPERATIONS = [
     operation("largest of a volume", chain((layers.GlobalMaxPooling3D, {})), VOLUME),
     operation("mean of a volume", chain((layers.GlobalAveragePooling3D, {})), VOLUME),
     operation("residual", residual_image),
+    operation("clip", lambda x: ops.clip(x, -0.2, 0.5)),
+    operation("clip above", lambda x: ops.clip(x, -np.inf, 0.5)),
+    operation("at each step", at_each_step),
+    operation("normalized", normalized, VECTOR),
 ]
 
 

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from deel_lip_tf.bounds.float64 import computable
 from deel_lip_tf.bounds.graph import GraphWalk
 from deel_lip_tf.bounds.norms import L2
 from deel_lip_tf.bounds.operations import merge_rule
@@ -30,6 +31,7 @@ __all__ = ["Evaluation", "ExactModel", "Traced"]
 # Twice the rounding of a number to float32.
 _WRITTEN = 2.0**-22
 
+_WRAPPERS = (keras.layers.TimeDistributed, keras.layers.SpectralNormalization)
 _SMOOTH = ("Tanh", "Sigmoid")
 _ARITHMETIC = (
     keras.activations.linear,
@@ -224,12 +226,25 @@ class ExactModel:
         operation = call.operation
         if type(operation).__name__ == "Cast":
             return tensors[0]  # the exact function rounds nothing
+        if type(operation) in _WRAPPERS:
+            return self._wrapped(operation, tensors[0])
         if isinstance(operation, keras.layers.Layer):
             operation = self.copy(operation)
         if isinstance(operation, _ExactPlain):
             return operation.apply(tensors[0])
         arguments, keywords = call.arguments(tensors)
         return operation(*arguments, **keywords)
+
+    def _wrapped(self, layer: keras.layers.Layer, tensor):
+        """A layer inside wrappers; its steps, which it takes one by one, as so many samples."""
+        if type(layer) is keras.layers.TimeDistributed:
+            samples, steps, *shape = tensor.shape
+            outputs = self._wrapped(layer.layer, ops.reshape(tensor, (-1, *shape)))
+            return ops.reshape(outputs, (samples, steps, *outputs.shape[1:]))
+        if type(layer) is keras.layers.SpectralNormalization:
+            return self._wrapped(layer.layer, tensor)
+        copy = self.copy(layer)
+        return copy.apply(tensor) if isinstance(copy, _ExactPlain) else copy(tensor)
 
     def constants(self, call: Call) -> list[float]:
         """Lipschitz constants of a call with respect to each of its inputs."""
@@ -261,11 +276,19 @@ def _is_constrained(layer) -> bool:
 
 
 def _in_float64(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """A float64 copy whose weights are those the layer computes with, bit for bit."""
+    """A float64 layer whose weights are those the layer computes with, bit for bit."""
+    return computable(_copied(layer))
+
+
+def _copied(layer: keras.layers.Layer) -> keras.layers.Layer:
     copy = type(layer).from_config(_with_float64(layer.get_config()))
-    if not layer.built or not layer.weights:
+    shape = (layer.get_build_config() or {}).get("input_shape") if layer.built else None
+    if shape is None:
         return copy
-    copy.build(layer.get_build_config()["input_shape"])
+    # Here and not at its first call, which may be in a graph that its state would be part of.
+    copy.build(shape)
+    if not layer.weights:
+        return copy
     activation = getattr(copy, "activation", None)
     if isinstance(activation, keras.layers.Layer) and not activation.built:
         activation.build(copy.compute_output_shape(layer.get_build_config()["input_shape"]))
@@ -385,7 +408,7 @@ def _has_written_number(operation) -> bool:
 
 def _unwrapped(operation, shape) -> tuple:
     """The layer that a wrapper applies, and the shape it applies it to."""
-    while type(operation) in (keras.layers.TimeDistributed, keras.layers.SpectralNormalization):
+    while type(operation) in _WRAPPERS:
         if shape is not None and type(operation) is keras.layers.TimeDistributed:
             shape = (shape[0], *shape[2:])
         operation = operation.layer

@@ -16,6 +16,7 @@ from deel_lip_tf.bounds.layers import Unbounded
 from deel_lip_tf.bounds.norms import L2, Norm
 from deel_lip_tf.bounds.operators import Copies, Matrices, operator_bound
 from deel_lip_tf.bounds.rounding import product_up, sum_up
+from deel_lip_tf.bounds.sizes import are_equal
 from deel_lip_tf.layers.known import activation_constant
 from deel_lip_tf.layers.residual import LipResidual
 from deel_lip_tf.semantics.graph import Call
@@ -92,18 +93,33 @@ def _rule(operation) -> Callable[..., Merge] | None:
 
 def _copies(call: Call, norm: Norm) -> list[float]:
     """By how much each input grows where it is broadcast to the shape of the output."""
+    _check_batch(call)
     output = call.outputs[0].shape[1:]
     shapes = [tensor.shape[1:] for tensor in call.inputs]
     if shapes == [output]:
         return [1.0]
+    if len({len(shape) for shape in shapes}) > 1:
+        raise Unbounded("inputs of different ranks are broadcast: reshape them first")
     if any(None in shape for shape in (output, *shapes)):
+        output, *shapes = _known_sizes(call)
+    counts = [math.prod(output) // max(math.prod(shape), 1) for shape in shapes]
+    return [norm.copies(count) for count in counts]
+
+
+def _known_sizes(call: Call) -> list[list[int]]:
+    """Sizes of the output and of each input without the axes of unknown size, if these are equal.
+
+    Raises:
+        Unbounded: if one of them may be broadcast.
+    """
+    tensors = [call.outputs[0], *call.inputs]
+    axes = range(1, len(tensors[0].shape))
+    is_open = {axis: any(x.shape[axis] is None for x in tensors) for axis in axes}
+    if not all(are_equal(tensors, axis) for axis in axes if is_open[axis]):
         raise Unbounded(
             "inputs of unknown size may be broadcast: give the model fixed sizes by `Input(shape)`"
         )
-    if len({len(tensor.shape) for tensor in call.inputs}) > 1:
-        raise Unbounded("inputs of different ranks are broadcast: reshape them first")
-    counts = [math.prod(output) // max(math.prod(shape), 1) for shape in shapes]
-    return [norm.copies(count) for count in counts]
+    return [[x.shape[axis] for axis in axes if not is_open[axis]] for x in tensors]
 
 
 def _add(call: Call, norm: Norm) -> Merge:
@@ -147,7 +163,13 @@ def _shift(call: Call, norm: Norm) -> Merge:
     return _add(call, norm)
 
 
-def _check_shape(call) -> None:
+def _check_batch(call: Call) -> None:
+    if any(x.shape[0] != call.outputs[0].shape[0] for x in call.inputs):
+        raise Unbounded("it broadcasts the batch axis")
+
+
+def _check_shape(call: Call) -> None:
+    _check_batch(call)
     if call.outputs[0].shape[1:] != call.inputs[0].shape[1:]:
         raise Unbounded("it broadcasts its input")
 
@@ -273,6 +295,7 @@ def _convex(call: Call, norm: Norm) -> Merge:
     layer = call.operation
     if len(call.inputs) != 2:
         raise Unbounded("it takes two inputs")
+    _copies(call, norm)  # refuses what may be broadcast; known sizes are equal
     # The shares are rounded to the compute type of the layer.
     rounding = _ROUNDING.get(layer.compute_dtype, 1.0 + 2.0**-6)
     shares = [product_up(share, rounding) for share in layer.shares()]

@@ -51,6 +51,13 @@ def true_classes(y, samples: int, count: int) -> np.ndarray:
             f"`y` must hold numbers, with the shape ({samples},), ({samples}, 1) or "
             f"({samples}, {count}). Received: shape {labels.shape}, dtype {labels.dtype}."
         )
+    if not np.isfinite(columns).all():
+        strange = columns[~np.isfinite(columns)]
+        raise ValueError(
+            f"`y` must hold finite numbers. Received: {strange[0]} in {len(strange)} of "
+            f"{columns.size} entries. Leave out the samples that have no label, or certify all of "
+            "them without `y`."
+        )
     if columns.shape[1] > 1:
         largest = columns.max(axis=1, keepdims=True)
         if not ((columns == largest).sum(axis=1) == 1).all():

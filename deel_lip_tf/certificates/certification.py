@@ -6,13 +6,14 @@ import keras
 import numpy as np
 
 from deel_lip_tf.bounds.evaluation import ExactModel
-from deel_lip_tf.certificates.arguments import checked_samples, is_signed, true_classes
 from deel_lip_tf.certificates.execution import ExecutedModel
-from deel_lip_tf.certificates.guard import Guard, outputs_of
+from deel_lip_tf.certificates.fingerprints import model_fingerprint
+from deel_lip_tf.certificates.guard import Guard
 from deel_lip_tf.certificates.local import LocalBounds, widened
 from deel_lip_tf.certificates.proofs import Proof, prove
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii, predicted
 from deel_lip_tf.certificates.result import MEANINGS, Certificates
+from deel_lip_tf.certificates.samples import Samples
 
 __all__ = ["certify"]
 
@@ -58,10 +59,13 @@ def certify(
     Args:
         model: a built Sequential or functional model, with one input and an output of shape
             (batch, classes) or (batch, 1) that holds logits, not probabilities.
-        x: (n, ...) real samples, of the model's input shape, in the units the radius will have.
-        y: true labels: integers (n,) or (n, 1), one-hot (n, classes), and for one output 0 and 1
-            or -1 and 1. Where the prediction is wrong, the radius is 0.
-        batch_size: samples evaluated together.
+        x: (n, ...) real samples, of the model's input shape, in the units the radius will have. Or
+            batches of them, as `evaluate` takes them: a `tf.data.Dataset`, a `PyDataset`, a
+            `DataLoader` or another iterable that ends, of `x`, `(x, y)` or `(x, y, weights)`; the
+            weights are left out.
+        y: true labels, unless `x` holds them: integers (n,) or (n, 1), one-hot (n, classes), and
+            for one output 0 and 1 or -1 and 1. Where the prediction is wrong, the radius is 0.
+        batch_size: samples evaluated together, at most.
         semantics: "real" or "float32".
         local: whether to look for a larger radius near each sample, where the ReLUs (and other
             activations with straight pieces) whose input cannot change sign are linear: see
@@ -77,27 +81,26 @@ def certify(
             named), or shapes, labels or the last activation do not fit.
     """
     proof = prove(model)
-    x, count = checked_samples(model, x), model.outputs[0].shape[-1]
-    true = None if y is None else true_classes(y, len(x), count)
+    samples = Samples(model, x, y)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}.")
     guard = Guard(model, proof.walk)
     certify_batch = _certifier(proof, guard, semantics, local)
-    own = outputs_of(model, x)
-    starts = range(0, len(x), batch_size)
-    batches = [certify_batch(*(part[i : i + batch_size] for part in (x, own))) for i in starts]
-    guard.warn()
+    batches = [certify_batch(batch) for batch in samples.batches(batch_size)]
     label, radius, margin = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    radius = np.where(guard.confirmed(), radius, 0.0)
+    true, is_signed = samples.labels()
     correct = None if true is None else label == true
     radius = radius if correct is None else np.where(correct, radius, 0.0)
-    label = 2 * label - 1 if is_signed(y, count) else label
-    return Certificates(label, radius, margin, proof.bound, correct, semantics)
+    label = 2 * label - 1 if is_signed else label
+    fingerprints = model_fingerprint(model), samples.fingerprint()
+    return Certificates(label, radius, margin, proof.bound, correct, semantics, *fingerprints)
 
 
 def _certifier(
     proof: Proof, guard: Guard, semantics: str, is_local: bool
-) -> Callable[[np.ndarray, np.ndarray], Radii]:
-    """The function from a batch of samples, and the model's own outputs, to their radii."""
+) -> Callable[[np.ndarray], Radii]:
+    """The function from a batch of samples to their radii, and to what the guard compares."""
     if semantics not in MEANINGS:
         raise ValueError(
             f"`semantics` must be one of {', '.join(map(repr, MEANINGS))}. Received: {semantics!r}."
@@ -106,17 +109,15 @@ def _certifier(
     exact = kind(proof.model, proof.walk)
     local = LocalBounds(proof.model, proof.walk, exact) if is_local else None
 
-    def certify_batch(batch: np.ndarray, own: np.ndarray) -> Radii:
+    def certify_batch(batch: np.ndarray) -> Radii:
         evaluated, allowed = _evaluated(exact, batch)
+        guard.compare(batch, evaluated.logits, allowed)
         label = predicted(evaluated.logits)
         divisors = proof.divisors[label] if len(proof.divisors) > 1 else proof.divisors[label * 0]
         if local is None:
-            radii = certified_radii(evaluated, label, divisors)
-        else:
-            local.observe()
-            radii = widened(evaluated, label, divisors, local)
-        is_confirmed = guard.confirms(batch, own, evaluated.logits, allowed)
-        return radii._replace(radius=np.where(is_confirmed, radii.radius, 0.0))
+            return certified_radii(evaluated, label, divisors)
+        local.observe()
+        return widened(evaluated, label, divisors, local)
 
     return certify_batch
 

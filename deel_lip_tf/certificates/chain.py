@@ -14,6 +14,7 @@ from keras import ops
 
 from deel_lip_tf import layers
 from deel_lip_tf.bounds.evaluation import ExactModel, Traced
+from deel_lip_tf.bounds.float64 import computable, plain_of
 from deel_lip_tf.bounds.rounding import UNIT, gamma
 from deel_lip_tf.certificates.pieces import Pieces, pieces_of
 from deel_lip_tf.layers import kinds
@@ -44,9 +45,7 @@ _AVERAGES = (
     *kinds.IDENTITIES,
     *kinds.MOVES,
     *kinds.UP_SAMPLINGS,
-    # TensorFlow has no average pooling of volumes in float64.
-    keras_layers.AveragePooling1D,
-    keras_layers.AveragePooling2D,
+    *kinds.AVERAGE_POOLINGS,
     *kinds.GLOBAL_AVERAGES,
     layers.ScaledAveragePooling2D,
     layers.InvertibleDownSampling,
@@ -257,11 +256,12 @@ def _entries_after(linear: Linear, entries: np.ndarray, after: Traced) -> np.nda
 
 def _row_norms(layer: keras.layers.Layer, shape: tuple) -> np.ndarray:
     """Norm of each row of the matrix of a linear layer: the root of what squares give on ones."""
-    config = {**layer.get_config(), "use_bias": False, "activation": None}
-    squared = type(layer).from_config(config)
+    plain = plain_of(layer)
+    config = {**plain.get_config(), "use_bias": False, "activation": None}
+    squared = type(plain).from_config(config)
     squared.build((None, *shape))
-    squared.set_weights([np.square(_numpy(layer.kernel))])
-    return np.sqrt(_numpy(squared(np.ones((1, *shape))))[0]) * _UP
+    squared.set_weights([np.square(_numpy(plain.kernel))])
+    return np.sqrt(_numpy(computable(squared)(np.ones((1, *shape))))[0]) * _UP
 
 
 def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], np.ndarray]:

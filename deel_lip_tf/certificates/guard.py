@@ -16,14 +16,14 @@ from deel_lip_tf.bounds.graph import GraphWalk
 from deel_lip_tf.certificates.radii import predicted
 from deel_lip_tf.semantics.graph import Call
 
-__all__ = ["Guard", "first_difference", "outputs_of"]
+__all__ = ["Guard", "first_difference", "warn_of_difference"]
 
 _ENTRIES = 2**20  # of the samples that the model is run on together
 _EXAMPLES = 8  # samples that the first layer that differs is looked for with
 
 
 class Guard:
-    """Compares a model with its evaluation, batch by batch, and tells about it once.
+    """Compares a model with its evaluation, some batches at a time, and warns once.
 
     Args:
         model: the classifier.
@@ -32,59 +32,89 @@ class Guard:
 
     def __init__(self, model: keras.Model, walk: GraphWalk):
         self._model, self._walk = model, walk
-        self._count, self._largest = 0, 0.0
-        self._example: np.ndarray | None = None
+        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._confirmed: list[np.ndarray] = []
+        self._different: list[np.ndarray] = []
+        self._largest = 0.0
 
-    def confirms(self, x, own, logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-        """(n,) whether the model itself gives the label, with outputs as near as they must be.
+    def compare(self, x: np.ndarray, logits: np.ndarray, allowed: np.ndarray) -> None:
+        """Takes a batch.
 
         Args:
             x: (n, ...) samples.
-            own: (n, classes) outputs of the model.
             logits: (n, classes) of the exact function.
             allowed: (n,) how far those of the model may be from them.
         """
+        self._waiting.append((x, logits, allowed))
+        if sum(part[0].size for part in self._waiting) >= _ENTRIES:
+            self._run()
+
+    def confirmed(self) -> np.ndarray:
+        """After all batches, (n,) whether the model gives the label, with outputs that are near.
+
+        Warns, by the name of the first layer, where they are further than they may be.
+        """
+        if self._waiting:
+            self._run()
+        if self._different:
+            self._warn(np.concatenate(self._different))
+        return np.concatenate(self._confirmed)
+
+    def _run(self) -> None:
+        x, logits, allowed = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
+        try:
+            own = _outputs(self._model, x)
+        except Exception as error:  # each backend has errors of its own
+            warnings.warn(
+                f"The model itself cannot be run here, so that nothing confirms its certificates: "
+                f"{str(error).splitlines()[0]}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            self._confirmed.append(np.ones(len(x), bool))
+            return
         with np.errstate(invalid="ignore", over="ignore"):
             distance = np.linalg.norm(own - logits, axis=1)
             agrees = distance <= allowed
+        self._confirmed.append(agrees & (predicted(own) == predicted(logits)))
         # A program that overflows says so itself.
         differs = ~agrees & np.isfinite(distance)
         if differs.any():
-            self._count += int(differs.sum())
+            self._different.append(x[differs])
             self._largest = max(self._largest, float(distance[differs].max()))
-            if self._example is None:
-                self._example = x[differs][:_EXAMPLES]
-        return agrees & (predicted(own) == predicted(logits))
 
-    def warn(self) -> None:
-        """Warns if any sample differed."""
-        if self._example is None:
-            return
-        call = first_difference(self._model, self._walk, self._example)
-        place = (
-            "no layer by itself does" if call is None else f"the first layer that does is {call}"
-        )
-        warnings.warn(
-            f"At {self._count} samples the model itself differs from the exact function of its "
-            f"weights by more than rounding can explain, by up to {self._largest:.3g} in its "
-            f"outputs; {place}. Their radius is 0. Either the program is wrong (on a CPU, try "
-            "TF_ENABLE_ONEDNN_OPTS=0; on a GPU, switch TF32 off), or this library read the model "
-            "otherwise than it runs, which is a fault to report.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    def _warn(self, x: np.ndarray) -> None:
+        call = first_difference(self._model, self._walk, x[:_EXAMPLES])
+        where = f"At {len(x)} samples (by up to {self._largest:.3g} in its outputs)"
+        warn_of_difference(where, call, "Their radius is 0")
 
 
-def outputs_of(model: keras.Model, x: np.ndarray) -> np.ndarray:
+def warn_of_difference(where: str, call: str | None, consequence: str) -> None:
+    """Warns that a model and its exact function differ.
+
+    Args:
+        where: at which points.
+        call: name of the first layer that differs, if one does by itself.
+        consequence: what is claimed of these points.
+    """
+    place = "no layer by itself does" if call is None else f"the first layer that does is {call}"
+    warnings.warn(
+        f"{where} the model itself differs from the exact function of its weights by more than "
+        f"rounding can explain; {place}. {consequence}. Either the program is wrong (on a CPU, try "
+        "TF_ENABLE_ONEDNN_OPTS=0; on a GPU, switch TF32 off), or this library read the model "
+        "otherwise than it runs, which is a fault to report.",
+        RuntimeWarning,
+        stacklevel=5,
+    )
+
+
+def _outputs(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """(n, classes) outputs of a model at inference in its own arithmetic, as float64."""
     dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
-    block = max(1, _ENTRIES // max(1, x[0].size))
     with np.errstate(over="ignore"):
-        parts = [
-            model(keras.ops.convert_to_tensor(x[i : i + block], dtype=dtype), training=False)
-            for i in range(0, len(x), block)
-        ]
-    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float64)
+        outputs = model(keras.ops.convert_to_tensor(x, dtype=dtype), training=False)
+    return np.asarray(keras.ops.convert_to_numpy(outputs)).astype(np.float64)
 
 
 def first_difference(model: keras.Model, walk: GraphWalk, x: np.ndarray) -> str | None:

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
+
+from deel_lip_tf.certificates.fingerprints import content_fingerprint, model_fingerprint
+from deel_lip_tf.certificates.samples import Samples
 
 __all__ = ["MEANINGS", "Certificates"]
 
@@ -18,7 +22,9 @@ MEANINGS = {
 
 _RADII = (0.0, 36 / 255, 72 / 255, 108 / 255, 0.25, 0.5, 1.0)
 _ARRAYS = ("label", "radius", "margin")
+_FINGERPRINTS = ("model_fingerprint", "data_fingerprint")
 _FORMAT = "deel_lip_tf certificates 1"
+_LARGEST_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Certificates:
         bound: proven L2 Lipschitz constant of the model.
         correct: (n,) whether `label` is the true one, or None where `y` was not given.
         semantics: what the radii are about, "real" or "float32": see `certify`.
+        model_fingerprint: SHA-256 of the model that was certified, or None where it is not known.
+        data_fingerprint: of the samples. `check` compares both.
     """
 
     label: np.ndarray
@@ -41,6 +49,50 @@ class Certificates:
     bound: float
     correct: np.ndarray | None = None
     semantics: str = "real"
+    model_fingerprint: str | None = None
+    data_fingerprint: str | None = None
+
+    def check(self, model: keras.Model, x) -> "Certificates":
+        """Makes sure that these certificates are about a model and samples.
+
+        They speak of nothing else: not of the model after another step of training, nor of the
+        samples in another order. A model is the same after `save` and `load_model`, compiled or
+        not, and where the same code makes it anew and it is given the same weights. Samples are the
+        same in another type or in other batches.
+
+        Args:
+            model: the model that is to be used.
+            x: the samples, as for `certify`.
+
+        Returns:
+            These certificates.
+
+        Raises:
+            TypeError: if `model` is not a Keras model.
+            ValueError: if the model or the samples are other ones, or if it is not known which
+                they were, as in files of older versions.
+        """
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
+        if self.model_fingerprint is None or self.data_fingerprint is None:
+            raise ValueError(
+                "These certificates do not say which model and samples they are about. Certify "
+                "again and save the result."
+            )
+        if model_fingerprint(model) != self.model_fingerprint:
+            raise ValueError(
+                f"`model` is not the model of these certificates: {model.name!r} has another "
+                "architecture or other weights. Load that model, or certify this one."
+            )
+        samples = Samples(model, x)
+        count = sum(map(len, samples.batches(_LARGEST_BATCH)))
+        if count != len(self.label) or samples.fingerprint() != self.data_fingerprint:
+            raise ValueError(
+                f"`x` does not hold the samples of these certificates, which are about "
+                f"{len(self.label)}, in their order. Received: {count} samples. Give the same "
+                "array, or certify this one."
+            )
+        return self
 
     def certified_accuracy(self, radii: float | Sequence[float]) -> np.ndarray:
         """Share of samples that are correct and certified at each radius; shape of `radii`.
@@ -82,7 +134,9 @@ class Certificates:
             )
         content = {name: getattr(self, name) for name in _ARRAYS}
         content |= {"bound": self.bound, "semantics": self.semantics, "format": _FORMAT}
-        content |= {} if self.correct is None else {"correct": self.correct}
+        optional = {name: getattr(self, name) for name in ("correct", *_FINGERPRINTS)}
+        content |= {name: value for name, value in optional.items() if value is not None}
+        content["content_fingerprint"] = content_fingerprint(content)
         handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -96,8 +150,13 @@ class Certificates:
     def load(cls, path: str | os.PathLike) -> "Certificates":
         """Reads what `save` wrote.
 
+        Nothing in a file proves what it says: `check` compares what it is about, and it is for
+        whoever hands it on to vouch for it.
+
         Raises:
-            ValueError: if there is no such file, or it does not hold certificates.
+            ValueError: if there is no such file, it does not hold certificates, or they cannot be
+                what `certify` returned: not finite, negative, of other types, a radius without a
+                margin or of a wrong label, or changed after they were saved.
         """
         path = Path(path)
         if not path.is_file():
@@ -120,14 +179,40 @@ def _fields(content: dict[str, np.ndarray], path: Path) -> dict:
     if found != _FORMAT or not wanted <= set(content):
         missing = ", ".join(sorted(wanted - set(content))) or "nothing"
         raise _not_certificates(path, f"holds {found!r} and lacks {missing}")
-    count = content["label"].shape
     arrays = {name: content[name] for name in (*_ARRAYS, "correct") if name in content}
-    semantics, bound = str(content["semantics"]), content["bound"]
-    if len(count) != 1 or any(array.shape != count for array in arrays.values()):
+    shape, semantics = content["label"].shape, str(content["semantics"])
+    if len(shape) != 1 or any(array.shape != shape for array in arrays.values()):
         raise _not_certificates(path, "holds arrays of different lengths")
-    if semantics not in MEANINGS or bound.shape or bound.dtype.kind != "f":
-        raise _not_certificates(path, f"has semantics {semantics!r} and bound {bound!r}")
-    return {**arrays, "bound": float(bound), "semantics": semantics}
+    if semantics not in MEANINGS:
+        raise _not_certificates(path, f"has semantics {semantics!r}")
+    if (fault := _fault(content["bound"], **arrays)) is not None:
+        raise _not_certificates(path, fault)
+    rest = {name: value for name, value in content.items() if name != "content_fingerprint"}
+    known = content.get("content_fingerprint")
+    if known is not None and str(known) != content_fingerprint(rest):
+        raise _not_certificates(path, "was changed after it was saved")
+    fingerprints = {name: str(content[name]) for name in _FINGERPRINTS if name in content}
+    return {**arrays, **fingerprints, "bound": float(content["bound"]), "semantics": semantics}
+
+
+def _fault(bound, label, radius, margin, correct=None) -> str | None:
+    """What no certificates have, or None. A margin is NaN where two logits are infinite."""
+    if bound.shape or bound.dtype.kind != "f" or not 0 <= bound < np.inf:
+        return f"has the bound {bound!r}"
+    if label.dtype.kind not in "iu" or any(array.dtype.kind != "f" for array in (radius, margin)):
+        return f"holds labels of {label.dtype}, radii of {radius.dtype}, margins of {margin.dtype}"
+    is_signed = (label == -1).any()
+    if not (np.isin(label, (-1, 1)) if is_signed else label >= 0).all():
+        return f"holds the label {label.min()}"
+    if not (radius >= 0).all():
+        return f"holds the radius {radius[~(radius >= 0)][0]}"
+    if (margin < 0).any() or not (margin[radius > 0] > 0).all():
+        return "holds margins that are negative, or do not allow for their radii"
+    if correct is None:
+        return None
+    if correct.dtype.kind != "b" or (radius[~correct] > 0).any():
+        return "holds radii of wrong labels"
+    return None
 
 
 def _not_certificates(path: Path, reason: str) -> ValueError:

@@ -45,18 +45,17 @@ class LipResidual(LipschitzLayer, keras.layers.Layer):
 
     def shares(self) -> tuple[float, float]:
         """`(a, 1 - a)` as Python floats, each times `k_coef_lip`."""
-        return tuple(self.k_coef_lip * float(ops.convert_to_numpy(s)) for s in self._shares())
+        share = self._share()
+        return tuple(self.k_coef_lip * float(ops.convert_to_numpy(s)) for s in (share, 1 - share))
 
-    def _shares(self) -> tuple:
-        alpha = at_least_float32(ops.convert_to_tensor(self.alpha))
-        # `1 - sigmoid(alpha)` has no digits left where alpha is large.
-        return ops.sigmoid(alpha), ops.sigmoid(-alpha)
+    def _share(self):
+        return ops.sigmoid(at_least_float32(ops.convert_to_tensor(self.alpha)))
 
     def call(self, inputs):
         """The combination of `inputs`, a list of two tensors."""
         first, second = inputs
-        shares = [ops.cast(share, self.compute_dtype) for share in self._shares()]
-        return (shares[0] * first + shares[1] * second) * self.k_coef_lip
+        share = ops.cast(self._share(), self.compute_dtype)
+        return (share * first + (1 - share) * second) * self.k_coef_lip
 
     def compute_output_shape(self, input_shape):
         """The shape of each input."""

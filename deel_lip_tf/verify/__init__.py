@@ -15,12 +15,14 @@ Lipschitz constants as well. `METHODS` lists the ways to a proof, from cheap to 
 `robustness` and `bounds` also know "branch-and-bound", which splits domains at the kinks of ReLU
 and its like until the time is up: given enough of it, it decides small networks completely.
 
-Layers: Dense, Conv1D to Conv3D, depthwise, separable and transposed convolutions, average, maximum
-and global pooling, BatchNormalization, Normalization, Rescaling, Flatten, Reshape, Permute,
-RepeatVector, ZeroPadding, Cropping, nearest UpSampling, dropout and noise, Add, Subtract, Average,
-Concatenate, Maximum, Minimum, ReLU, LeakyReLU, PReLU, ELU, the functions relu, relu6, leaky_relu,
-elu, selu, gelu, silu, sigmoid, tanh, softplus, softsign, exponential and hard_sigmoid, sums and
-products with constants, and every layer of this library. A final softmax is left out.
+Layers: Dense, EinsumDense, Conv1D to Conv3D, depthwise, separable and transposed convolutions,
+average, maximum and global pooling, BatchNormalization, Normalization, Rescaling, Flatten, Reshape,
+Permute, RepeatVector, ZeroPadding, Cropping, nearest UpSampling, dropout and noise,
+TimeDistributed, SpectralNormalization, Add, Subtract, Average, Concatenate, Maximum, Minimum, ReLU,
+LeakyReLU, PReLU, ELU, the functions relu, relu6, leaky_relu, elu, celu, selu, gelu, silu, mish,
+sigmoid, log_sigmoid, tanh, softplus, softsign, squareplus, exponential, hard_sigmoid, hard_silu,
+hard_tanh, sparse_sigmoid, sparse_plus, soft_shrink, tanh_shrink and clip, sums and products with
+constants, and every layer of this library. A final softmax is left out.
 """
 
 from deel_lip_tf.verify.attack import falsify

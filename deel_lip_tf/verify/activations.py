@@ -10,7 +10,18 @@ from keras import activations
 
 from deel_lip_tf.verify.relaxations import Activation, solved
 
-__all__ = ["FUNCTIONS", "elu", "gelu", "hard_sigmoid", "prelu", "relu"]
+__all__ = [
+    "FUNCTIONS",
+    "celu",
+    "clip",
+    "elu",
+    "gelu",
+    "hard_sigmoid",
+    "prelu",
+    "relu",
+    "soft_shrink",
+    "squareplus",
+]
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 _ROOT_OF_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
@@ -54,6 +65,63 @@ def hard_sigmoid() -> Activation:
         (0.0, 1.0),
         (-3.0, 3.0),
     )
+
+
+def clip(low: float, high: float) -> Activation:
+    """`x` cut off at `low` and at `high`."""
+    ends = (low, high)
+    return Activation("clip", lambda x: tf.clip_by_value(x, low, high), ends, ends)
+
+
+def soft_shrink(threshold: float = 0.5) -> Activation:
+    """`x` moved towards 0 by `threshold`, and 0 where it would pass it.
+
+    Raises:
+        ValueError: the function jumps, as it does with a negative threshold.
+    """
+    if not threshold >= 0:
+        raise ValueError(f"`threshold` must not be negative. Received: {threshold}.")
+    kinks = (-threshold, threshold)
+    return Activation("soft_shrink", lambda x: x - tf.clip_by_value(x, *kinks), kinks=kinks)
+
+
+def celu(alpha: float = 1.0) -> Activation:
+    """`x` above 0, `alpha (exp(x / alpha) - 1)` below.
+
+    Raises:
+        ValueError: `alpha` is not positive.
+    """
+    if not alpha > 0:
+        raise ValueError(f"`alpha` must be positive. Received: {alpha}.")
+
+    def value(x):
+        return tf.nn.relu(x) + alpha * tf.math.expm1(tf.minimum(x, 0.0) / alpha)
+
+    def critical(slope, lower, upper):
+        return [tf.minimum(alpha * tf.math.log(slope), 0.0)]
+
+    return Activation("celu", value, (-alpha * (1.0 + 1e-12), math.inf), (0.0,), critical)
+
+
+def squareplus(b: float = 4.0) -> Activation:
+    """`(x + sqrt(x**2 + b)) / 2`.
+
+    Raises:
+        ValueError: `b` is negative.
+    """
+    if not b >= 0:
+        raise ValueError(f"`b` must not be negative. Received: {b}.")
+
+    def value(x):
+        # Of negative numbers as of positive ones, without cancellation.
+        size = tf.abs(x)
+        return tf.nn.relu(x) + tf.math.divide_no_nan(0.5 * b, tf.sqrt(x * x + b) + size)
+
+    def critical(slope, lower, upper):
+        share = 2.0 * slope - 1.0
+        return [share * math.sqrt(b) / tf.sqrt((1.0 - share) * (1.0 + share))]
+
+    return Activation("squareplus", value, (0.0, math.inf), (0.0,), critical)
 
 
 def elu(alpha: float = 1.0, scale: float = 1.0) -> Activation:
@@ -107,6 +175,11 @@ def _silu_derivative(x):
     return share * (1.0 + x * (1.0 - share))
 
 
+def _mish_derivative(x):
+    share, inner = tf.sigmoid(x), tf.tanh(tf.math.softplus(x))
+    return inner + x * share * (1.0 - inner) * (1.0 + inner)
+
+
 _GELU = {False: (_gelu_value, _gelu_derivative), True: (_tanh_gelu_value, _tanh_gelu_derivative)}
 
 # Zeros of the second derivatives: sqrt(2), and roots found by bisection to all digits.
@@ -114,6 +187,7 @@ _BENDS = {
     False: (-math.sqrt(2.0), math.sqrt(2.0)),
     True: (-1.4185040087908283, 1.4185040087908283),
     "silu": (-2.3993572805154, 2.3993572805154),
+    "mish": (-2.2563763963607928, 1.4905711794854283),
 }
 
 
@@ -139,6 +213,16 @@ def _softplus_critical(slope, lower, upper):
     return [tf.math.log(slope / (1.0 - slope))]
 
 
+def _log_sigmoid_critical(slope, lower, upper):
+    return [tf.math.log((1.0 - slope) / slope)]
+
+
+def _tanh_shrink_critical(slope, lower, upper):
+    # tanh(p)**2 = slope
+    point = tf.atanh(tf.sqrt(slope))
+    return [point, -point]
+
+
 def _softsign(x):
     return x / (1.0 + tf.abs(x))
 
@@ -157,6 +241,38 @@ SILU = Activation(
     (),
     solved(_silu_derivative, _BENDS["silu"]),
 )
+MISH = Activation(
+    "mish",
+    lambda x: x * tf.tanh(tf.math.softplus(x)),
+    (-0.3089, math.inf),
+    (),
+    solved(_mish_derivative, _BENDS["mish"]),
+)
+LOG_SIGMOID = Activation(
+    "log_sigmoid", tf.math.log_sigmoid, (-math.inf, 0.0), (), _log_sigmoid_critical
+)
+TANH_SHRINK = Activation("tanh_shrink", lambda x: x - tf.tanh(x), critical=_tanh_shrink_critical)
+# Parabolas between straight pieces: 2 a x + b = slope is solved for x.
+SPARSE_PLUS = Activation(
+    "sparse_plus",
+    lambda x: tf.nn.relu(x - 1.0) + 0.25 * tf.clip_by_value(x + 1.0, 0.0, 2.0) ** 2,
+    (0.0, math.inf),
+    (-1.0, 1.0),
+    lambda slope, lower, upper: [2.0 * slope - 1.0],
+)
+HARD_SILU = Activation(
+    "hard_silu",
+    lambda x: x * tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0),
+    (-0.375 * (1.0 + 1e-12), math.inf),
+    (-3.0, 3.0),
+    lambda slope, lower, upper: [3.0 * slope - 1.5],
+)
+SPARSE_SIGMOID = Activation(
+    "sparse_sigmoid",
+    lambda x: tf.clip_by_value(0.5 * (x + 1.0), 0.0, 1.0),
+    (0.0, 1.0),
+    (-1.0, 1.0),
+)
 
 FUNCTIONS: dict[Callable, Callable[[], Activation]] = {
     activations.relu: relu,
@@ -172,6 +288,16 @@ FUNCTIONS: dict[Callable, Callable[[], Activation]] = {
     activations.softsign: lambda: SOFTSIGN,
     activations.exponential: lambda: EXPONENTIAL,
     activations.hard_sigmoid: hard_sigmoid,
+    activations.hard_tanh: lambda: clip(-1.0, 1.0),
+    activations.hard_silu: lambda: HARD_SILU,
+    activations.celu: celu,
+    activations.mish: lambda: MISH,
+    activations.log_sigmoid: lambda: LOG_SIGMOID,
+    activations.soft_shrink: soft_shrink,
+    activations.sparse_plus: lambda: SPARSE_PLUS,
+    activations.sparse_sigmoid: lambda: SPARSE_SIGMOID,
+    activations.squareplus: squareplus,
+    activations.tanh_shrink: lambda: TANH_SHRINK,
     keras.ops.relu: relu,
     keras.ops.tanh: lambda: TANH,
     keras.ops.sigmoid: lambda: SIGMOID,

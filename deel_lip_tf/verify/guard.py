@@ -6,13 +6,13 @@ otherwise than it runs, or the program that runs is wrong: nothing is proven of 
 """
 
 import math
-import warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from deel_lip_tf.bounds.rounding import UNITS
+from deel_lip_tf.certificates.guard import warn_of_difference
 from deel_lip_tf.semantics.graph import float_types, graph_of
 from deel_lip_tf.semantics.integers import is_within, of_dtype
 from deel_lip_tf.verify.arguments import output_values
@@ -55,15 +55,19 @@ def confirmed(
         own = output_values(model, x[rows]) if outputs is None else outputs[rows]
         differs[rows] = _differs(program, x[rows], own, unit)
     if differs.any():
-        _warn(_first_difference(program, x[differs][:_EXAMPLES], unit), int(differs.sum()))
+        call = _first_difference(program, x[differs][:_EXAMPLES], unit)
+        where = f"At the centers of {differs.sum()} domains"
+        warn_of_difference(where, call, "Nothing is proven of these domains")
     return ~differs
 
 
 def _differs(program: Program, x: np.ndarray, own: np.ndarray, unit: float) -> np.ndarray:
-    center, reach = _evaluated(program, x, unit)[program.output]
-    own, center, reach = (part.reshape(len(x), -1) for part in (own, center, reach))
+    known = [[part.reshape(len(x), -1) for part in pair] for pair in _evaluated(program, x, unit)]
+    (center, reach), own = known[program.output], own.reshape(len(x), -1)
     with np.errstate(all="ignore"):
-        allowed = 2.0 * np.linalg.norm(reach, axis=1)
+        # Coefficients that a layer computes have the rounding of the numbers it makes them of.
+        largest = np.max([np.abs(middle).max(axis=1, initial=1.0) for middle, _ in known], axis=0)
+        allowed = 2.0 * np.linalg.norm(reach, axis=1) + 8.0 * unit * largest
         if program.dropped is not None:
             # Probabilities, and their logarithms, move at most twice as far as logits.
             center, allowed = _normalized(program.dropped, center), 2.0 * allowed + 64.0 * unit
@@ -91,19 +95,6 @@ def _normalized(name: str, logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=1, keepdims=True)
     logarithm = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return logarithm if name == "log_softmax" else np.exp(logarithm)
-
-
-def _warn(name: str | None, count: int) -> None:
-    place = "no layer by itself does" if name is None else f"the first layer that does is {name}"
-    warnings.warn(
-        f"At the centers of {count} domains the model itself returns something else than the "
-        f"exact function of its weights, by more than rounding can explain; {place}. Nothing is "
-        "proven of them. Either the program is wrong (on a CPU, try TF_ENABLE_ONEDNN_OPTS=0; on a "
-        "GPU, switch TF32 off), or this library read the model otherwise than it runs, which is a "
-        "fault to report.",
-        RuntimeWarning,
-        stacklevel=4,
-    )
 
 
 def _first_difference(program: Program, x: np.ndarray, unit: float) -> str | None:

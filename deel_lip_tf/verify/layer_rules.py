@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from deel_lip_tf import layers as lip
+from deel_lip_tf.bounds.kernels import linear_operators
 from deel_lip_tf.layers import kinds
 from deel_lip_tf.verify import activations, comparators
 from deel_lip_tf.verify.convolution_rules import (
@@ -85,6 +86,18 @@ def _contracted(tensors, kernel):
     return tf.tensordot(tensors[0], kernel, axes=1)
 
 
+def _einsum_dense(lowering, layer, inputs):
+    kernel, index = effective_kernel(layer), _single(inputs)
+    try:
+        linear_operators(layer, (None, *lowering.builder.shape(index)))
+    except ValueError as error:
+        raise Unsupported(str(error)) from error
+    bias = None if layer.bias is None else stored(layer, layer.bias)
+    return lowering.builder.affine(
+        [index], lambda tensors, k: tf.einsum(layer.equation, tensors[0], k), kernel, bias
+    )
+
+
 def _rescaling(lowering, layer, inputs):
     # As written: Keras rounds both to the type of the layer before it uses them.
     written = (layer.scale, layer.offset)
@@ -148,28 +161,6 @@ def _max_pooling(lowering, layer, inputs):
     return comparators.last_if_first(
         lowering.builder, comparators.maximum_of_last(lowering.builder, windows), layer
     )
-
-
-def _average_pooling_in_space(lowering, layer, inputs):
-    """A convolution of each channel: TensorFlow averages volumes on a CPU in float32 alone."""
-    builder = lowering.builder
-    index = comparators.channels_last(builder, _single(inputs), layer)
-    *sizes, channels = builder.shape(index)
-    kernel, strides = np.ones((*layer.pool_size, 1, 1)), [1, *layer.strides, 1]
-
-    def summed(volumes, k):
-        return tf.nn.conv3d(volumes, k, strides, layer.padding.upper())
-
-    # At a border the average is over what is inside.
-    counts = summed(tf.ones((1, *sizes, 1), tf.float64), tf.constant(kernel))[0].numpy()
-
-    def operator(tensors, k):
-        apart = tf.reshape(tf.transpose(tensors[0], (0, 4, 1, 2, 3)), (-1, *sizes, 1))
-        sums = tf.reshape(summed(apart, k), (-1, channels, *counts.shape[:3]))
-        return tf.transpose(sums, (0, 2, 3, 4, 1))
-
-    index = builder.scaled(builder.affine([index], operator, kernel), 1.0 / counts)
-    return comparators.last_if_first(builder, index, layer)
 
 
 def _global_max_pooling(lowering, layer, inputs):
@@ -287,11 +278,35 @@ def _up_sampling(lowering, layer, inputs):
     return _moved(lowering, layer, inputs)
 
 
+def _wrapped(lowering, wrapper, inputs):
+    """A wrapper that only changes weights during training."""
+    _check_same_type(wrapper)
+    return lowering.layer(wrapper.layer, inputs)
+
+
+def _at_each_step(lowering, wrapper, inputs):
+    """A wrapper that applies its layer to each step by itself, and stacks what it gives."""
+    _check_same_type(wrapper)
+    builder, index = lowering.builder, _single(inputs)
+
+    def step(i: int) -> int:
+        one = builder.affine([index], lambda tensors, _: tensors[0][:, i])
+        return lowering.layer(wrapper.layer, [one])
+
+    steps = [step(i) for i in range(builder.shape(index)[0])]
+    return builder.affine(steps, lambda tensors, _: tf.stack(tensors, axis=1))
+
+
+def _check_same_type(wrapper) -> None:
+    # The wrapper calls it without the change of type that a call of its own would make.
+    if wrapper.layer.compute_dtype != wrapper.compute_dtype:
+        raise Unsupported("its layer computes in another type than the wrapper")
+
+
 _MOVING = (
     *kinds.MOVES,
     layers.RepeatVector,
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
+    *kinds.AVERAGE_POOLINGS,
     *kinds.GLOBAL_AVERAGES,
     lip.InvertibleDownSampling,
     lip.InvertibleUpSampling,
@@ -316,6 +331,7 @@ LAYERS: dict[type, Callable] = {
     layers.Dense: _dense,
     lip.SpectralDense: _dense,
     lip.FrobeniusDense: _dense,
+    layers.EinsumDense: _einsum_dense,
     layers.DepthwiseConv1D: depthwise,
     layers.DepthwiseConv2D: depthwise,
     lip.SpectralDepthwiseConv2D: depthwise,
@@ -323,12 +339,12 @@ LAYERS: dict[type, Callable] = {
     layers.SeparableConv2D: separable,
     layers.Conv1DTranspose: transposed,
     layers.Conv2DTranspose: transposed,
+    layers.Conv3DTranspose: transposed,
     lip.SpectralConv2DTranspose: transposed,
     **dict.fromkeys(kinds.UP_SAMPLINGS, _up_sampling),
     layers.Rescaling: _rescaling,
     layers.Normalization: _normalization,
     layers.BatchNormalization: _batch_normalization,
-    layers.AveragePooling3D: _average_pooling_in_space,
     layers.Add: _joined,
     layers.Average: _joined,
     layers.Concatenate: _joined,
@@ -341,12 +357,10 @@ LAYERS: dict[type, Callable] = {
     layers.PReLU: _activated(lambda layer: activations.prelu(stored(layer, layer.alpha))),
     layers.ELU: _activated(lambda layer: activations.elu(layer.alpha)),
     layers.Softmax: _softmax,
-    layers.MaxPooling1D: _max_pooling,
-    layers.MaxPooling2D: _max_pooling,
-    layers.MaxPooling3D: _max_pooling,
-    layers.GlobalMaxPooling1D: _global_max_pooling,
-    layers.GlobalMaxPooling2D: _global_max_pooling,
-    layers.GlobalMaxPooling3D: _global_max_pooling,
+    **dict.fromkeys(kinds.MAX_POOLINGS, _max_pooling),
+    **dict.fromkeys(kinds.GLOBAL_MAXIMA, _global_max_pooling),
+    layers.TimeDistributed: _at_each_step,
+    layers.SpectralNormalization: _wrapped,
     lip.GroupSort: _group_sort,
     lip.GroupSort2: _group_sort,
     lip.FullSort: _group_sort,

@@ -21,7 +21,11 @@ def lower(lowering, call, inputs: list[int]) -> int:
     if name == _CAST:
         return inputs[0]  # the exact function rounds nothing
     if (make := _ACTIVATIONS.get(name)) is not None:
-        return lowering.builder.activation(inputs[0], make(call.operation))
+        try:
+            activation = make(call.operation)
+        except ValueError as error:
+            raise Unsupported(str(error)) from error
+        return lowering.builder.activation(inputs[0], activation)
     if (rule := _RULES.get(name)) is None:
         raise Unsupported("no rule is known for this operation")
     return rule(lowering, call, inputs)
@@ -159,6 +163,15 @@ def _pad(lowering, call, inputs):
     return _moved(lowering, call, inputs)
 
 
+def _clip(operation) -> Activation:
+    low, high = (np.asarray(end, np.float64) for end in (operation.x_min, operation.x_max))
+    if low.size != 1 or high.size != 1:
+        raise Unsupported("only numbers have a rule as its limits: take maximum and minimum")
+    if not low.item() <= high.item():
+        raise Unsupported("its lower limit is not below its upper limit")
+    return activations.clip(low.item(), high.item())
+
+
 def _relu(operation) -> Activation:
     if operation.threshold:
         raise Unsupported("its function jumps at `threshold`")
@@ -180,6 +193,16 @@ _ACTIVATIONS: dict[str, Callable] = {
     f"{_NN}Softplus": lambda operation: activations.SOFTPLUS,
     f"{_NN}Softsign": lambda operation: activations.SOFTSIGN,
     f"{_NN}HardSigmoid": lambda operation: activations.hard_sigmoid(),
+    f"{_NN}Celu": lambda operation: activations.celu(operation.alpha),
+    f"{_NN}HardSilu": lambda operation: activations.HARD_SILU,
+    f"{_NN}HardTanh": lambda operation: activations.clip(-1.0, 1.0),
+    f"{_NN}LogSigmoid": lambda operation: activations.LOG_SIGMOID,
+    f"{_NN}SoftShrink": lambda operation: activations.soft_shrink(operation.threshold),
+    f"{_NN}SparsePlus": lambda operation: activations.SPARSE_PLUS,
+    f"{_NN}SparseSigmoid": lambda operation: activations.SPARSE_SIGMOID,
+    f"{_NN}Squareplus": lambda operation: activations.squareplus(operation.b),
+    f"{_NN}TanhShrink": lambda operation: activations.TANH_SHRINK,
+    f"{_NUMPY}Clip": _clip,
     f"{_NUMPY}Tanh": lambda operation: activations.TANH,
     f"{_NUMPY}Exp": lambda operation: activations.EXPONENTIAL,
     f"{_NUMPY}Absolute": lambda operation: activations.relu(negative_slope=-1.0),

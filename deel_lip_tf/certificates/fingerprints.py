@@ -1,0 +1,96 @@
+"""What tells one model from another, and one set of samples from another, by a short text."""
+
+import hashlib
+import json
+
+import keras
+import numpy as np
+from keras import tree
+
+from deel_lip_tf.semantics.graph import Value, graph_of
+from deel_lip_tf.semantics.state import state_of
+
+__all__ = ["SamplesFingerprint", "content_fingerprint", "model_fingerprint"]
+
+# What says nothing about the function at inference.
+_IRRELEVANT = ("compile_config", "trainable")
+
+
+def model_fingerprint(model: keras.Model) -> str:
+    """SHA-256 of the graph of a model: of each call, what is called, on what, and its weights.
+
+    A model keeps it where it is saved and loaded, compiled, frozen, or made anew by the same code
+    and given the same weights; names do not count.
+
+    Raises:
+        ValueError: if it has no graph.
+    """
+    graph, digest, met = graph_of(model), hashlib.sha256(), {}
+    numbers = {value: number for number, value in enumerate(graph.inputs)}
+    for call in graph.calls:
+        _take(call.operation, digest, met)
+        numbers.update({value: len(numbers) + i for i, value in enumerate(call.outputs)})
+        for argument in tree.flatten((call.args, call.kwargs)):
+            is_value = isinstance(argument, Value)
+            _update(digest, f"value {numbers[argument]}" if is_value else argument)
+    ends = [(numbers[x], x.shape, x.dtype) for x in (*graph.inputs, *graph.outputs)]
+    digest.update(repr(ends).encode())
+    return digest.hexdigest()
+
+
+def _take(operation, digest, met: dict) -> None:
+    """Takes an operation into a digest: its number where it was met before."""
+    if id(operation) not in met:
+        met[id(operation)] = len(met)
+        config = keras.saving.serialize_keras_object(operation)
+        config = {**config, "config": {**config["config"], "name": None}}
+        digest.update(json.dumps(_relevant(config), sort_keys=True, default=str).encode())
+        for numbers in state_of(operation):
+            _update(digest, numbers)
+    digest.update(repr(met[id(operation)]).encode())
+
+
+def _relevant(config):
+    """A configuration without names of layers inside layers, and what else does not count."""
+    if isinstance(config, dict):
+        # The name of a type is one that counts.
+        left_out = (*_IRRELEVANT, "name") if "dtype" in config else _IRRELEVANT
+        return {key: _relevant(value) for key, value in config.items() if key not in left_out}
+    if isinstance(config, list | tuple):
+        return [_relevant(item) for item in config]
+    return config
+
+
+class SamplesFingerprint:
+    """SHA-256 of samples as float64 numbers, whatever their type and the batches they come in."""
+
+    def __init__(self):
+        self._digest = hashlib.sha256()
+        self._shape: tuple[int, ...] = (0,)
+
+    def update(self, samples: np.ndarray) -> None:
+        """Takes the next samples, (n, ...) float64."""
+        self._digest.update(np.ascontiguousarray(samples))
+        self._shape = (self._shape[0] + len(samples), *samples.shape[1:])
+
+    def text(self) -> str:
+        """Of all samples together, with their shape."""
+        digest = self._digest.copy()
+        digest.update(repr(self._shape).encode())
+        return digest.hexdigest()
+
+
+def content_fingerprint(content: dict) -> str:
+    """SHA-256 of named arrays, numbers and texts."""
+    digest = hashlib.sha256()
+    for name in sorted(content):
+        digest.update(name.encode())
+        _update(digest, np.asarray(content[name]))
+    return digest.hexdigest()
+
+
+def _update(digest, value) -> None:
+    """Takes an array or a number bit for bit, anything else as it is written."""
+    is_array = isinstance(value, np.ndarray | np.generic)
+    digest.update(f"{value.dtype.str}{value.shape}".encode() if is_array else repr(value).encode())
+    digest.update(np.ascontiguousarray(value).tobytes() if is_array else b"")
