@@ -14,12 +14,13 @@ from keras import ops
 
 from deel_lip_tf._registration import PACKAGE, register
 from deel_lip_tf.losses import formulas
-from deel_lip_tf.losses.arguments import flag, number, numeric, whole_number
+from deel_lip_tf.losses.arguments import flag, number, numeric, refuse_nan, whole_number
 
 
 def _encoded(y_true: Any, y_pred: Any) -> Any:
     """Returns labels with one column per class; class indices `(B,)` or `(B, 1)` become one-hot."""
     labels = ops.convert_to_tensor(numeric("y_true", y_true))
+    refuse_nan("y_true", labels)
     scores = ops.convert_to_tensor(numeric("y_pred", y_pred))
     if len(scores.shape) != 2 or scores.shape[-1] == 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Gradients of gradients, as a gradient penalty takes them: every layer, every path it computes on."""
+"""Gradients of gradients, as a gradient penalty takes them, on every path of every layer."""
 
 import keras
 import numpy as np

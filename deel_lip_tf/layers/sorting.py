@@ -154,7 +154,7 @@ def _exchange_parts(x, swap):
 
 
 def _sort_neighbours(x):
-    """The smaller of a number and the next one at even places, the larger of it and the last at odd.
+    """The smaller of a number and the next one at even places, the larger of it and the last one.
 
     In a graph that is traced for inference, which may be exported: a file with complex numbers is
     not for everyone (LiteRT, TensorFlow.js). Copies of whole rows cost little more.

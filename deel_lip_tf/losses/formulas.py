@@ -5,7 +5,9 @@ mean over the batch is the loss. Shapes: `(B,)`, `(B, 1)` or `(B, C)`, the same 
 
 Notation: `f` scores (logits), `S = [y > 0]` the positives, `s = 2S - 1` their sign, `m` the margin.
 Labels in {0, 1}, {-1, +1}, integers and booleans therefore give the same value (the cross-entropies
-over classes excepted, which read probabilities). Everything is computed in float32 at least.
+over classes excepted, which read probabilities). Everything is computed in float32 at least. A NaN
+label is refused where its value can be seen, and makes the loss NaN where it cannot, in a traced
+step, so that `keras.callbacks.TerminateOnNaN` stops there.
 
 `m` is the gap between two class logits: each score is asked to be `m/2` away from zero on its own
 side, so that a positive and a negative score are `m` apart.
@@ -17,7 +19,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from deel_lip_tf.losses.arguments import number, number_or_tensor, numeric
+from deel_lip_tf.losses.arguments import number, number_or_tensor, numeric, refuse_nan
 
 Tensor = Any
 
@@ -31,11 +33,16 @@ def _floating(x: Tensor) -> Tensor:
 def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Returns labels and scores as two `(B, C)` tensors of one floating dtype.
 
+    The scores of a row with a NaN label are NaN.
+
     Raises:
         TypeError: if one of them does not consist of numbers.
-        ValueError: if the shapes differ (nothing is broadcast), or have more than two axes.
+        ValueError: if the shapes differ (nothing is broadcast), or have more than two axes; if a
+            label is NaN and its value can be seen.
     """
     scores = _floating(numeric("y_pred", y_pred))
+    refuse_nan("y_true", y_true)
+    may_be_nan = _may_be_nan(y_true)
     labels = ops.cast(ops.convert_to_tensor(numeric("y_true", y_true)), scores.dtype)
     shapes = f"y_true.shape={tuple(labels.shape)}, y_pred.shape={tuple(scores.shape)}"
     labels, scores = (ops.expand_dims(x, -1) if len(x.shape) == 1 else x for x in (labels, scores))
@@ -54,7 +61,14 @@ def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     if None in pairs[1]:
         # sizes known only at run time: the reshape fails there instead of broadcasting a column
         labels = ops.reshape(labels, ops.shape(scores))
+    if may_be_nan:
+        is_nan = ops.any(ops.isnan(labels), axis=-1, keepdims=True)
+        scores = ops.where(is_nan, ops.full_like(scores, math.nan), scores)
     return labels, scores
+
+
+def _may_be_nan(labels: Tensor) -> bool:
+    return keras.backend.is_float_dtype(ops.convert_to_tensor(labels).dtype)
 
 
 def _positives(labels: Tensor) -> Tensor:
@@ -88,21 +102,31 @@ def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
         TypeError: if the labels are not numbers.
         ValueError: if they have another number of axes.
     """
-    positive = _positives(_floating(numeric("labels", labels)))
+    refuse_nan("labels", labels)
+    labels = _floating(numeric("labels", labels))
+    positive = _positives(labels)
     is_known = getattr(positive.shape, "rank", 0) is not None
     if is_known and len(positive.shape) not in (1, 2):
         raise ValueError(
             "`labels` must have shape (batch,) or (batch, classes). Received: labels.shape="
             f"{tuple(positive.shape)}."
         )
+    return ops.where(ops.isnan(labels), labels, _balanced(positive))
+
+
+def _balanced(positive: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+    """`B (S / n_c - (1 - S) / (B - n_c))`, with sums of weights for the counts."""
+    negative = 1 - positive
+    weights = 1 if sample_weight is None else ops.reshape(sample_weight, (-1, 1))
     batch = ops.cast(ops.shape(positive)[0], positive.dtype)
-    count = ops.sum(positive, axis=0)
-    toward = ops.divide_no_nan(positive, count)
-    away = ops.divide_no_nan(1 - positive, batch - count)
+    toward = ops.divide_no_nan(positive, ops.sum(weights * positive, axis=0))
+    away = ops.divide_no_nan(negative, ops.sum(weights * negative, axis=0))
     return batch * (toward - away)
 
 
-def kr(y_true: Tensor, y_pred: Tensor, multi_gpu: bool = False) -> Tensor:
+def kr(
+    y_true: Tensor, y_pred: Tensor, multi_gpu: bool = False, sample_weight: Tensor | None = None
+) -> Tensor:
     """Kantorovich-Rubinstein difference, positive sign (a quantity to maximise).
 
     The mean over the batch is `mean_c(E[f_c | y = c] - E[f_c | y != c])`, a lower bound of the
@@ -113,6 +137,10 @@ def kr(y_true: Tensor, y_pred: Tensor, multi_gpu: bool = False) -> Tensor:
         y_true: labels, or with `multi_gpu` the result of `process_labels_for_multi_gpu`.
         y_pred: scores of the same shape.
         multi_gpu: whether the labels already carry the weights of the global batch.
+        sample_weight: `(B,)` weights `w` that the values will be multiplied by: `n_c` and `B - n_c`
+            are then sums of weights, so that the mean of `w` times the values is the difference of
+            weighted means, and weights that are the same within each class change nothing. Not for
+            `multi_gpu`.
 
     Returns:
         `(B,)` values. A class absent from the batch contributes 0 to its half of the difference.
@@ -120,7 +148,9 @@ def kr(y_true: Tensor, y_pred: Tensor, multi_gpu: bool = False) -> Tensor:
     Source: Serrurier et al., arXiv:2006.06520.
     """
     labels, scores = aligned(y_true, y_pred)
-    weights = labels if multi_gpu else process_labels_for_multi_gpu(labels)
+    if sample_weight is not None:
+        sample_weight = ops.cast(sample_weight, scores.dtype)
+    weights = labels if multi_gpu else _balanced(_positives(labels), sample_weight)
     return ops.mean(scores * weights, axis=-1)
 
 
@@ -212,13 +242,14 @@ def hkr(
     alpha: float,
     min_margin: float = 1.0,
     multi_gpu: bool = False,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Hinge-regularised Kantorovich-Rubinstein: `-kr + alpha hinge_margin`.
 
     `alpha = inf` is the hinge alone, `alpha = 0` is exactly `-kr`. Source: arXiv:2006.06520.
     """
     hinge = hinge_margin(y_true, y_pred, min_margin)
-    return regularized(kr(y_true, y_pred, multi_gpu), hinge, alpha)
+    return regularized(kr(y_true, y_pred, multi_gpu, sample_weight), hinge, alpha)
 
 
 def multiclass_hkr(
@@ -228,10 +259,11 @@ def multiclass_hkr(
     min_margin: float = 1.0,
     multi_gpu: bool = False,
     soft_hinge_tau: float = 0.0,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Multiclass form: `-kr + alpha multiclass_hinge`, with the same meaning of `alpha`."""
     hinge = multiclass_hinge(y_true, y_pred, min_margin, soft_hinge_tau)
-    return regularized(kr(y_true, y_pred, multi_gpu), hinge, alpha)
+    return regularized(kr(y_true, y_pred, multi_gpu, sample_weight), hinge, alpha)
 
 
 def _true_class(labels: Tensor) -> Tensor:
@@ -309,7 +341,12 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
             f"y_pred.shape={tuple(scores.shape)}."
         )
     _several_classes(scores, "`TauBinaryCrossentropy`")
-    indices = ops.cast(ops.reshape(labels, (-1,)), "int32")
+    refuse_nan("y_true", labels)
+    flat = ops.reshape(labels, (-1,))
+    indices = ops.cast(flat, "int32")
+    if _may_be_nan(labels):
+        indices = ops.where(ops.isnan(flat), 0, indices)
+        scores = ops.where(ops.isnan(flat)[:, None], ops.full_like(scores, math.nan), scores)
     losses = ops.sparse_categorical_crossentropy(indices, tau * scores, from_logits=True)
     return losses / tau
 

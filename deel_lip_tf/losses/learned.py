@@ -253,7 +253,8 @@ class HKRauto(_PerOutput):
         """Returns one value per sample, shape `(B,)`."""
         margins = self._margins_for(y_pred)
         hinge = formulas.hinge_margin_auto(y_true, y_pred, margins, self.alpha_margin)
-        return formulas.regularized(formulas.kr(y_true, y_pred, self.multi_gpu), hinge, self.alpha)
+        kr = formulas.kr(y_true, y_pred, self.multi_gpu, self._weights())
+        return formulas.regularized(kr, hinge, self.alpha)
 
 
 @register
@@ -357,4 +358,5 @@ class MulticlassHKRauto(_PerClass):
         hinge = formulas.multiclass_hinge_auto(
             y_true, y_pred, margins, self.alpha_margin, self.soft_hinge_tau
         )
-        return formulas.regularized(formulas.kr(y_true, y_pred, self.multi_gpu), hinge, self.alpha)
+        kr = formulas.kr(y_true, y_pred, self.multi_gpu, self._weights())
+        return formulas.regularized(kr, hinge, self.alpha)
