@@ -10,7 +10,6 @@ from keras import ops
 
 from deel_lip_tf.losses.arguments import flag, number, numeric
 
-
 # Keras multiplies the values of the samples by their weights, and does not tell the loss.
 _sample_weight = contextvars.ContextVar("sample_weight", default=None)
 

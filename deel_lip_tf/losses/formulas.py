@@ -26,8 +26,10 @@ Tensor = Any
 
 def _floating(x: Tensor) -> Tensor:
     x = ops.convert_to_tensor(x)
-    given = keras.backend.standardize_dtype(x.dtype)
-    return ops.cast(x, keras.backend.result_type(given, "float32", keras.config.floatx()))
+    # Scores keep their type, at least float32: a loss of its own dtype has cast them to it.
+    given = x.dtype if keras.backend.is_float_dtype(x.dtype) else keras.config.floatx()
+    given = keras.backend.standardize_dtype(given)
+    return ops.cast(x, keras.backend.result_type(given, "float32"))
 
 
 def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
