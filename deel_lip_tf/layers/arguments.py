@@ -98,7 +98,8 @@ def check_activation(owner: str, activation) -> None:
     """Refuses what `keras.activations.get` takes, or fails on without a word about the argument.
 
     Raises:
-        TypeError: a class, or a number.
+        TypeError: a class.
+        ValueError: a number.
     """
     if isinstance(activation, type):
         raise TypeError(
@@ -106,7 +107,7 @@ def check_activation(owner: str, activation) -> None:
             f"activation={activation.__name__}(). Received: activation={activation!r}."
         )
     if isinstance(activation, int | float):
-        raise TypeError(
+        raise ValueError(
             f"`activation` of {owner} must be a function, a name or a layer. Received: activation="
             f"{activation!r}. The sizes of inputs are not given in Keras: only that of the output."
         )

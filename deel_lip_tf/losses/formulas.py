@@ -43,9 +43,9 @@ def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
             label is NaN and its value can be seen.
     """
     scores = _floating(numeric("y_pred", y_pred))
-    refuse_nan("y_true", y_true)
+    refuse_nan("y_true", numeric("y_true", y_true))
     may_be_nan = _may_be_nan(y_true)
-    labels = ops.cast(ops.convert_to_tensor(numeric("y_true", y_true)), scores.dtype)
+    labels = ops.cast(ops.convert_to_tensor(y_true), scores.dtype)
     shapes = f"y_true.shape={tuple(labels.shape)}, y_pred.shape={tuple(scores.shape)}"
     labels, scores = (ops.expand_dims(x, -1) if len(x.shape) == 1 else x for x in (labels, scores))
     if len(scores.shape) != 2:
@@ -104,8 +104,8 @@ def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
         TypeError: if the labels are not numbers.
         ValueError: if they have another number of axes.
     """
-    refuse_nan("labels", labels)
-    labels = _floating(numeric("labels", labels))
+    refuse_nan("labels", numeric("labels", labels))
+    labels = _floating(labels)
     positive = _positives(labels)
     is_known = getattr(positive.shape, "rank", 0) is not None
     if is_known and len(positive.shape) not in (1, 2):
