@@ -1,11 +1,10 @@
 """Metrics: provable robustness and the exact Kantorovich-Rubinstein difference of an epoch.
 
 All are `keras.metrics.Metric`: they accumulate sums and counts, so that the value is exact over
-batches of unequal sizes and with sample weights. A NaN label is refused where its value can be seen;
-in a traced step such a sample counts as not certified, and makes a Kantorovich-Rubinstein
-difference NaN. They trust the Lipschitz constant they are given
-and compute in the metric's dtype; `deel_lip_tf.certificates.certify` proves the constant and rounds
-outward.
+batches of unequal sizes and with sample weights. A NaN label is refused where its value can be
+seen; in a traced step such a sample counts as not certified, and makes a Kantorovich-Rubinstein
+difference NaN. They trust the Lipschitz constant they are given and compute in the metric's dtype;
+`deel_lip_tf.certificates.certify` proves the constant and rounds outward.
 """
 
 import math

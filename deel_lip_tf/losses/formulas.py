@@ -16,65 +16,19 @@ side, so that a positive and a negative score are `m` apart.
 import math
 from typing import Any
 
-import keras
 from keras import ops
 
 from deel_lip_tf.losses.arguments import number, number_or_tensor, numeric, refuse_nan
+from deel_lip_tf.losses.labels import (
+    aligned,
+    balanced,
+    floating,
+    may_be_nan,
+    positives,
+    process_labels_for_multi_gpu,  # noqa: F401 - part of this module's own interface
+)
 
 Tensor = Any
-
-
-def _floating(x: Tensor) -> Tensor:
-    x = ops.convert_to_tensor(x)
-    # Scores keep their type, at least float32: a loss of its own dtype has cast them to it.
-    given = x.dtype if keras.backend.is_float_dtype(x.dtype) else keras.config.floatx()
-    given = keras.backend.standardize_dtype(given)
-    return ops.cast(x, keras.backend.result_type(given, "float32"))
-
-
-def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns labels and scores as two `(B, C)` tensors of one floating dtype.
-
-    The scores of a row with a NaN label are NaN.
-
-    Raises:
-        TypeError: if one of them does not consist of numbers.
-        ValueError: if the shapes differ (nothing is broadcast), or have more than two axes; if a
-            label is NaN and its value can be seen.
-    """
-    scores = _floating(numeric("y_pred", y_pred))
-    refuse_nan("y_true", numeric("y_true", y_true))
-    may_be_nan = _may_be_nan(y_true)
-    labels = ops.cast(ops.convert_to_tensor(y_true), scores.dtype)
-    shapes = f"y_true.shape={tuple(labels.shape)}, y_pred.shape={tuple(scores.shape)}"
-    labels, scores = (ops.expand_dims(x, -1) if len(x.shape) == 1 else x for x in (labels, scores))
-    if len(scores.shape) != 2:
-        raise ValueError(
-            "`y_pred` must have shape (batch,), (batch, 1) or (batch, classes): flatten the "
-            f"model's output, e.g. with a `Flatten` layer. Received: {shapes}."
-        )
-    pairs = list(zip(labels.shape, scores.shape, strict=False))
-    if len(labels.shape) != 2 or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-        raise ValueError(
-            "`y_true` and `y_pred` must have the same shape: one label per score. Turn class "
-            "indices into one-hot labels with `keras.utils.to_categorical(y, num_classes)`, or use "
-            f"`TauSparseCategoricalCrossentropy`, which reads indices. Received: {shapes}."
-        )
-    if None in pairs[1]:
-        # sizes known only at run time: the reshape fails there instead of broadcasting a column
-        labels = ops.reshape(labels, ops.shape(scores))
-    if may_be_nan:
-        is_nan = ops.any(ops.isnan(labels), axis=-1, keepdims=True)
-        scores = ops.where(is_nan, ops.full_like(scores, math.nan), scores)
-    return labels, scores
-
-
-def _may_be_nan(labels: Tensor) -> bool:
-    return keras.backend.is_float_dtype(ops.convert_to_tensor(labels).dtype)
-
-
-def _positives(labels: Tensor) -> Tensor:
-    return ops.cast(labels > 0, labels.dtype)
 
 
 def _several_classes(scores: Tensor, use_instead: str) -> None:
@@ -83,47 +37,6 @@ def _several_classes(scores: Tensor, use_instead: str) -> None:
             f"`y_pred` must have at least two columns, one per class: with one output use "
             f"{use_instead}. Received: y_pred.shape={tuple(scores.shape)}."
         )
-
-
-def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
-    """Weights each label by the class counts of the whole batch, for losses with `multi_gpu=True`.
-
-    `B (S / n_c - (1 - S) / (B - n_c))` with `n_c` the number of positives of class `c` among the
-    `B` rows. A replica that sees a part of the batch then only averages `f * weights`, and the sum
-    over replicas is the Kantorovich-Rubinstein difference of the global batch. Apply it to each
-    global batch, e.g. by `dataset.batch(B).map(lambda x, y: (x, process_labels(y)))`.
-
-    Args:
-        labels: `(B,)` or `(B, C)`; positives are `> 0`; integers and booleans are accepted.
-
-    Returns:
-        A floating tensor of the same shape. Its signs are those of the labels, and an absent class
-        (or a class with no negatives) contributes 0.
-
-    Raises:
-        TypeError: if the labels are not numbers.
-        ValueError: if they have another number of axes.
-    """
-    refuse_nan("labels", numeric("labels", labels))
-    labels = _floating(labels)
-    positive = _positives(labels)
-    is_known = getattr(positive.shape, "rank", 0) is not None
-    if is_known and len(positive.shape) not in (1, 2):
-        raise ValueError(
-            "`labels` must have shape (batch,) or (batch, classes). Received: labels.shape="
-            f"{tuple(positive.shape)}."
-        )
-    return ops.where(ops.isnan(labels), labels, _balanced(positive))
-
-
-def _balanced(positive: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-    """`B (S / n_c - (1 - S) / (B - n_c))`, with sums of weights for the counts."""
-    negative = 1 - positive
-    weights = 1 if sample_weight is None else ops.reshape(sample_weight, (-1, 1))
-    batch = ops.cast(ops.shape(positive)[0], positive.dtype)
-    toward = ops.divide_no_nan(positive, ops.sum(weights * positive, axis=0))
-    away = ops.divide_no_nan(negative, ops.sum(weights * negative, axis=0))
-    return batch * (toward - away)
 
 
 def kr(
@@ -152,7 +65,7 @@ def kr(
     labels, scores = aligned(y_true, y_pred)
     if sample_weight is not None:
         sample_weight = ops.cast(sample_weight, scores.dtype)
-    weights = labels if multi_gpu else _balanced(_positives(labels), sample_weight)
+    weights = labels if multi_gpu else balanced(positives(labels), sample_weight)
     return ops.mean(scores * weights, axis=-1)
 
 
@@ -160,7 +73,7 @@ def hinge_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Ten
     """Hinge `mean_c relu(m/2 - s f)`: zero once every score is `m/2` on its side."""
     min_margin = number_or_tensor("min_margin", min_margin)
     labels, scores = aligned(y_true, y_pred)
-    sign = 2 * _positives(labels) - 1
+    sign = 2 * positives(labels) - 1
     return ops.mean(ops.relu(min_margin / 2 - sign * scores), axis=-1)
 
 
@@ -181,7 +94,7 @@ def multiclass_hinge(
     soft_hinge_tau = number_or_tensor("soft_hinge_tau", soft_hinge_tau)
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "`HingeMargin` or `HKR`")
-    positive = _positives(labels)
+    positive = positives(labels)
     hinges = ops.relu(min_margin / 2 - (2 * positive - 1) * scores)
     others = ops.cast(ops.shape(scores)[-1], scores.dtype) - 1
     plain = ops.mean(hinges * (1 + (others - 1) * positive), axis=-1)
@@ -332,7 +245,7 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
         ValueError: if the labels are not one index per row of a `(B, C)` tensor of scores.
     """
     tau = number_or_tensor("tau", tau)
-    scores = _floating(numeric("y_pred", y_pred))
+    scores = floating(numeric("y_pred", y_pred))
     labels = ops.convert_to_tensor(numeric("y_true", y_true))
     shape = tuple(labels.shape)
     if len(scores.shape) != 2 or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
@@ -346,7 +259,7 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
     refuse_nan("y_true", labels)
     flat = ops.reshape(labels, (-1,))
     indices = ops.cast(flat, "int32")
-    if _may_be_nan(labels):
+    if may_be_nan(labels):
         indices = ops.where(ops.isnan(flat), 0, indices)
         scores = ops.where(ops.isnan(flat)[:, None], ops.full_like(scores, math.nan), scores)
     losses = ops.sparse_categorical_crossentropy(indices, tau * scores, from_logits=True)
@@ -357,7 +270,7 @@ def tau_binary_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> Tenso
     """Binary cross-entropy `mean_c BCE([y > 0], sigmoid(tau f)) / tau`, one value per sample."""
     tau = number_or_tensor("tau", tau)
     labels, scores = aligned(y_true, y_pred)
-    sign = 2 * _positives(labels) - 1
+    sign = 2 * positives(labels) - 1
     return ops.mean(ops.softplus(-sign * tau * scores), axis=-1) / tau
 
 
@@ -412,7 +325,7 @@ def multiclass_soft_hkr(
     """
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "`HKR`")
-    positive = _positives(labels)
+    positive = positives(labels)
     signed = (2 * positive - 1) * scores
     weights = _threats(scores, positive, sharpness)
     terms = ops.relu(min_margin / 2 - signed) - signed / alpha
