@@ -1,4 +1,12 @@
-"""Constraints that an optimizer applies to a kernel after each update, for any Keras layer."""
+"""Constraints that an optimizer applies to a kernel after each update, for any Keras layer.
+
+An optimizer with `use_ema=True` averages the kernels as they were before the constraint, and `fit`
+ends by putting the averages in their place, when nothing constrains them any more: they may exceed
+the norm, and are on no manifold. The models of this library apply the constraints once more at the
+end of `fit`; after the `fit` of another Keras model call `apply_constraints(model)`. (What
+`ema_overwrite_frequency` puts in place within `fit` is constrained in the same step. The layers of
+this library project their kernel where they use it, and keep their bound with any.)
+"""
 
 import math
 
@@ -138,3 +146,25 @@ class AutoWeightClipConstraint(keras.constraints.Constraint):
     def get_config(self) -> dict:
         """Arguments of the constructor."""
         return {"scale": self.scale}
+
+
+def apply_constraints(model: keras.Model) -> None:
+    """Applies the constraint of every trainable variable of a model that has one, in place.
+
+    For weights that no optimizer has constrained: after `fit` with `use_ema=True`, `set_weights`,
+    or an average over several models.
+
+    Args:
+        model: any built Keras model.
+
+    Raises:
+        TypeError: not a Keras model.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model. Received: an object of type {type(model).__name__}. "
+            "A constraint by itself is called on a kernel."
+        )
+    for variable in model.trainable_variables:
+        if variable.constraint is not None:
+            variable.assign(variable.constraint(variable))

@@ -1,9 +1,10 @@
 """Metrics: provable robustness and the exact Kantorovich-Rubinstein difference of an epoch.
 
 All are `keras.metrics.Metric`: they accumulate sums and counts, so that the value is exact over
-batches of unequal sizes and with sample weights. They trust the Lipschitz constant they are given
-and compute in the metric's dtype; `deel_lip_tf.certificates.certify` proves the constant and rounds
-outward.
+batches of unequal sizes and with sample weights. A NaN label is refused where its value can be
+seen; in a traced step such a sample counts as not certified, and makes a Kantorovich-Rubinstein
+difference NaN. They trust the Lipschitz constant they are given and compute in the metric's dtype;
+`deel_lip_tf.certificates.certify` proves the constant and rounds outward.
 """
 
 import math
@@ -14,12 +15,13 @@ from keras import ops
 
 from deel_lip_tf._registration import PACKAGE, register
 from deel_lip_tf.losses import formulas
-from deel_lip_tf.losses.arguments import flag, number, numeric, whole_number
+from deel_lip_tf.losses.arguments import flag, number, numeric, refuse_nan, whole_number
 
 
 def _encoded(y_true: Any, y_pred: Any) -> Any:
     """Returns labels with one column per class; class indices `(B,)` or `(B, 1)` become one-hot."""
     labels = ops.convert_to_tensor(numeric("y_true", y_true))
+    refuse_nan("y_true", labels)
     scores = ops.convert_to_tensor(numeric("y_pred", y_pred))
     if len(scores.shape) != 2 or scores.shape[-1] == 1:
         raise ValueError(

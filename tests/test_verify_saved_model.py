@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 import deel_lip_tf as lip
+from deel_lip_tf.layers import sorting
 from deel_lip_tf.verify import from_saved_model, robustness
 from deel_lip_tf.verify.lowering import lower
 from stacks import layer, net
@@ -209,6 +210,41 @@ def test_functions_without_keras(name, batch, tmp_path, rng):
     x = rng.normal(size=(batch or 4, 3)).astype("float32")
     found = from_saved_model(path).predict_on_batch(x)
     np.testing.assert_allclose(found, outputs_of(path, x), **CLOSE)
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 5, 4), (70, 60, 4)])
+@pytest.mark.parametrize("form", [sorting._sort_pairs_as_complex, sorting._sort_neighbours])
+def test_sorted_pairs_are_recognized_in_both_forms(form, shape, tmp_path, rng):
+    """Files of earlier versions hold the pairs as complex numbers."""
+    module = tf.Module()
+    module.serve = tf.function(form, [tf.TensorSpec((None, *shape), "float32")], autograph=False)
+    tf.saved_model.save(module, tmp_path, signatures=module.serve)
+    x = rng.normal(size=(3, *shape)).astype("float32")
+    again = from_saved_model(tmp_path)
+    expected = np.sort(x.reshape(-1, 2), axis=-1).reshape(x.shape)
+    np.testing.assert_array_equal(again.predict_on_batch(x), expected)
+    assert any(isinstance(layer, lip.layers.GroupSort) for layer in again.layers)
+
+
+def exchanged(first_part, mask):
+    def call(x):
+        rows = tf.reshape(x, (-1, 4))
+        following = tf.concat([rows[:, first_part:], rows[:, :1]], axis=1)
+        preceding = tf.concat([rows[:, -1:], rows[:, :-1]], axis=1)
+        return tf.where([mask], tf.minimum(rows, following), tf.maximum(rows, preceding))
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("first_part", "mask"), [(-3, [True, False, True, True]), (1, [False, True] * 2)]
+)
+def test_what_is_almost_a_sort_is_not_taken_for_one(first_part, mask, tmp_path):
+    module = tf.Module()
+    module.serve = tf.function(exchanged(first_part, mask), [tf.TensorSpec((None, 4), "float32")])
+    tf.saved_model.save(module, tmp_path, signatures=module.serve)
+    with pytest.raises(ValueError, match="SelectV2"):
+        from_saved_model(tmp_path)
 
 
 def test_float64_loses_nothing(tmp_path, rng):

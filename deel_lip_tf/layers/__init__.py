@@ -62,3 +62,25 @@ __all__ = [
     "SpectralDense",
     "SpectralDepthwiseConv2D",
 ]
+
+_OF_TORCHLIP = {
+    "FrobeniusConv2d": "FrobeniusConv2D",
+    "FrobeniusLinear": "FrobeniusDense",
+    "HouseHolder": "Householder",
+    "LPReLU": "PReLUlip",
+    "LayerCentering2d": "LayerCentering",
+    "PadConv2d": "PadConv2D",
+    "ScaledAdaptativeL2NormPool2d": "ScaledAdaptiveL2NormPooling2D",
+    "ScaledAdaptiveAvgPool2d": "ScaledAdaptiveAveragePooling2D",
+    "ScaledAvgPool2d": "ScaledAveragePooling2D",
+    "ScaledL2NormPool2d": "ScaledL2NormPooling2D",
+    "SpectralConv1d": "SpectralConv1D",
+    "SpectralConv2d": "SpectralConv2D",
+    "SpectralConvTranspose2d": "SpectralConv2DTranspose",
+    "SpectralLinear": "SpectralDense",
+}
+
+
+def __getattr__(name: str):
+    hint = f": deel-torchlip's {name} is {_OF_TORCHLIP[name]} here" if name in _OF_TORCHLIP else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")

@@ -6,12 +6,12 @@ import keras
 from keras import ops
 
 from deel_lip_tf.initializers import SpectralInitializer
-from deel_lip_tf.layers.arguments import named
+from deel_lip_tf.layers.arguments import CheckedArguments, check_activation, named
 from deel_lip_tf.normalizers import check_lipschitz_factor, flatten_kernel
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 
 
-class LipschitzLayer:
+class LipschitzLayer(CheckedArguments):
     """Mixin of the layers whose Lipschitz constant is `k_coef_lip`, whatever their weights.
 
     The constant is with respect to Euclidean norms of the flattened input and output. A class that
@@ -113,6 +113,7 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
 
     def __init__(self, *args, k_coef_lip: float = 1.0, **kwargs):
         kwargs = named(type(self).__name__, self._positional, args, kwargs)
+        check_activation(type(self).__name__, kwargs.get("activation"))
         _refuse_unboundable(type(self).__name__, kwargs, self._refused)
         names = [field.name for field in dataclasses.fields(self.parametrization_class)]
         chosen = {name: kwargs.pop(name) for name in names if name in kwargs}

@@ -4,7 +4,14 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import check_sizes, known_size, named, whole_number
+from deel_lip_tf.layers.arguments import (
+    CheckedArguments,
+    check_activation,
+    check_sizes,
+    known_size,
+    named,
+    whole_number,
+)
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.padding import (
     Amounts,
@@ -19,7 +26,7 @@ from deel_lip_tf.normalizers.convolution import PADDINGS
 
 
 @register
-class PadConv2D(Condensable, keras.layers.Conv2D):
+class PadConv2D(CheckedArguments, Condensable, keras.layers.Conv2D):
     """An ordinary `keras.layers.Conv2D` with more paddings; its kernel is not constrained.
 
     `"constant"` (zeros), `"circular"`, `"symmetric"`, `"reflect"` and `"replicate"` extend the
@@ -40,6 +47,7 @@ class PadConv2D(Condensable, keras.layers.Conv2D):
     Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`.
 
     Raises:
+        TypeError: a class, not an instance of one, as `activation`.
         ValueError: an unknown padding.
     """
 
@@ -47,6 +55,7 @@ class PadConv2D(Condensable, keras.layers.Conv2D):
         self, filters: int, kernel_size, strides=(1, 1), padding: str = "same", *args, **kwargs
     ):
         kwargs = named(type(self).__name__, OF_CONVOLUTIONS, args, kwargs)
+        check_activation(type(self).__name__, kwargs.get("activation"))
         padding = standardize_padding(padding, type(self).__name__, (*PADDINGS, "constant"))
         by_keras = padding in ("same", "valid")
         super().__init__(

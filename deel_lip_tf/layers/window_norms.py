@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 from deel_lip_tf.layers.xla import compiled, is_worth_compiling
+from deel_lip_tf.normalizers.arithmetic import safe_divide, safe_sqrt
 
 
 def can_compile_norms(x, training: bool | None, data_format: str) -> bool:
@@ -39,13 +40,16 @@ def _norms(pool_size: tuple[int, int], shape: tuple[int, int, int], dtype) -> Ca
     rows, columns, channels = shape[0] // height, shape[1] // width, shape[2]
     bottom, right = rows * height, columns * width
 
-    def forward(x, factor):
+    def squares(x):
         parts = [x[:, i:bottom:height, j:right:width] for i in range(height) for j in range(width)]
-        return factor * tf.sqrt(tf.add_n([part * part for part in parts]))
+        return tf.add_n([part * part for part in parts])
+
+    def forward(x, factor):
+        return factor * tf.sqrt(squares(x))
 
     def backward(x, factor, norms, upstream):
         # y = k ||x|| has the gradient k x / ||x|| = k**2 x / y.
-        share = tf.where(norms > 0, factor**2 * upstream / norms, tf.zeros_like(norms))
+        share = safe_divide(factor**2 * upstream, norms)
         windows = (-1, rows, height, columns, width, channels)
         gradient = tf.reshape(x[:, :bottom, :right], windows) * share[:, :, None, :, None, :]
         missing = (0, shape[0] - bottom), (0, shape[1] - right)
@@ -58,9 +62,25 @@ def _norms(pool_size: tuple[int, int], shape: tuple[int, int, int], dtype) -> Ca
     compiled_forward = compiled(forward, images, number)
     compiled_backward = compiled(backward, images, number, pooled, pooled)
 
+    def pulled_back(x, factor, norms, upstream):
+        @tf.custom_gradient
+        def product(x, upstream):
+            def gradient(second):
+                # A gradient of a gradient is rare: what TensorFlow derives is good enough for it.
+                with tf.GradientTape() as tape:
+                    tape.watch((x, upstream))
+                    plain = backward(x, factor, factor * safe_sqrt(squares(x)), upstream)
+                return tape.gradient(plain, (x, upstream), second)
+
+            fixed = (tf.stop_gradient(x), factor, norms, tf.stop_gradient(upstream))
+            return compiled_backward(*fixed), gradient
+
+        return product(x, upstream)
+
     @tf.custom_gradient
     def norms_of(x, factor):
-        norms = compiled_forward(x, factor)
-        return norms, lambda upstream: (compiled_backward(x, factor, norms, upstream), None)
+        # Nobody asks for the gradient of what is inside: a tape need not prepare it.
+        norms = compiled_forward(tf.stop_gradient(x), factor)
+        return norms, lambda upstream: (pulled_back(x, factor, norms, upstream), None)
 
     return norms_of

@@ -75,3 +75,25 @@ def numeric(name: str, value: Any) -> Any:
             f"Received: {name}={value!r:.100}."
         )
     return value
+
+
+def refuse_nan(name: str, labels: Any) -> None:
+    """Raises for labels that are not numbers, where their values can be seen.
+
+    Those of a step that is being traced cannot: there a NaN label makes the loss NaN.
+
+    Raises:
+        ValueError: one of them is NaN.
+    """
+    if keras.backend.backend() == "tensorflow" and hasattr(labels, "numpy"):
+        labels = labels.numpy()
+    if not isinstance(labels, np.ndarray | list | tuple):
+        return
+    values = np.asarray(labels)
+    # types that NumPy has not got, such as bfloat16, have no kind of a float
+    if values.dtype.kind in "biuO" or not (is_nan := np.isnan(values.astype("float64"))).any():
+        return
+    raise ValueError(
+        f"`{name}` must not hold NaN: leave out the samples without a label. Received: "
+        f"{is_nan.sum()} NaN of {values.size}, the first one in row {np.argwhere(is_nan)[0][0]}."
+    )

@@ -1,11 +1,17 @@
 """The one mechanism of the loss classes: parameters that callbacks can change while training."""
 
+import contextvars
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from deel_lip_tf.losses.arguments import flag, number, numeric
+
+# Keras multiplies the values of the samples by their weights, and does not tell the loss.
+_sample_weight = contextvars.ContextVar("sample_weight", default=None)
 
 
 def plain(variable: Any) -> float:
@@ -24,6 +30,13 @@ class ParametricLoss(keras.losses.Loss):
     `loss.alpha = 5.0` changes it, also in a training step that TensorFlow has already traced. (JAX
     keeps the traced value: compile the model again, or with `run_eagerly=True`.) The computation is
     in float32 at least.
+
+    Weights of samples and of classes (`sample_weight`, `class_weight` of `fit`) multiply the value
+    of each sample, a hinge or a cross-entropy: mistakes on a class of weight 8 cost 8 times as
+    much. A Kantorovich-Rubinstein term is a difference of two means, which would no longer balance:
+    there they are the weights of the samples within the mean of their class, so that a weight that
+    a class has as a whole leaves the term as it is. With `multi_gpu` the labels carry the counts
+    of the unweighted batch, and a warning says so.
 
     Args:
         name: name of the loss, as Keras reports it.
@@ -73,11 +86,41 @@ class ParametricLoss(keras.losses.Loss):
 
         Raises:
             TypeError: labels or scores that are not numbers.
-            ValueError: shapes that do not fit, as each loss says.
+            ValueError: shapes that do not fit, as each loss says; NaN labels, where their values
+                can be seen. In a traced step they make the loss NaN.
         """
         numeric("y_true", y_true)
         numeric("y_pred", y_pred)
-        return super().__call__(y_true, y_pred, sample_weight)
+        token = _sample_weight.set(sample_weight)
+        try:
+            return super().__call__(y_true, y_pred, sample_weight)
+        finally:
+            _sample_weight.reset(token)
+
+    def _weights(self):
+        """`(B,)` weights by which Keras will multiply the values of this call; `None` if all alike.
+
+        They are those that a difference of means is to be taken with.
+        """
+        weights = _sample_weight.get()
+        weights = None if weights is None else ops.convert_to_tensor(weights, dtype=self.dtype)
+        if weights is None or not len(weights.shape):
+            return None
+        if self.multi_gpu:
+            warnings.warn(
+                f"The Kantorovich-Rubinstein term of {self.name!r} is not balanced between the "
+                "classes under `sample_weight` or `class_weight` with multi_gpu=True: the labels "
+                "carry the counts of the unweighted batch. Leave the weights out, or use "
+                "multi_gpu=False.",
+                stacklevel=2,
+            )
+            return None
+        weights = ops.reshape(weights, (-1,))
+        if self.reduction == "mean_with_sample_weight":
+            # the mean divides by the sum of the weights, and not by the size of the batch
+            batch = ops.cast(ops.shape(weights)[0], weights.dtype)
+            weights = ops.divide_no_nan(weights * batch, ops.sum(weights))
+        return weights
 
     def check_parameter(self, name: str, value: float) -> None:
         """Raises a `ValueError` or `TypeError` if the parameter `name` must not take `value`."""

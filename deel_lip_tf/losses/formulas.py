@@ -5,7 +5,9 @@ mean over the batch is the loss. Shapes: `(B,)`, `(B, 1)` or `(B, C)`, the same 
 
 Notation: `f` scores (logits), `S = [y > 0]` the positives, `s = 2S - 1` their sign, `m` the margin.
 Labels in {0, 1}, {-1, +1}, integers and booleans therefore give the same value (the cross-entropies
-over classes excepted, which read probabilities). Everything is computed in float32 at least.
+over classes excepted, which read probabilities). Everything is computed in float32 at least. A NaN
+label is refused where its value can be seen, and makes the loss NaN where it cannot, in a traced
+step, so that `keras.callbacks.TerminateOnNaN` stops there.
 
 `m` is the gap between two class logits: each score is asked to be `m/2` away from zero on its own
 side, so that a positive and a negative score are `m` apart.
@@ -14,51 +16,19 @@ side, so that a positive and a negative score are `m` apart.
 import math
 from typing import Any
 
-import keras
 from keras import ops
 
-from deel_lip_tf.losses.arguments import number, number_or_tensor, numeric
+from deel_lip_tf.losses.arguments import number, number_or_tensor, numeric, refuse_nan
+from deel_lip_tf.losses.labels import (
+    aligned,
+    balanced,
+    floating,
+    may_be_nan,
+    positives,
+    process_labels_for_multi_gpu,  # noqa: F401 - part of this module's own interface
+)
 
 Tensor = Any
-
-
-def _floating(x: Tensor) -> Tensor:
-    x = ops.convert_to_tensor(x)
-    given = keras.backend.standardize_dtype(x.dtype)
-    return ops.cast(x, keras.backend.result_type(given, "float32", keras.config.floatx()))
-
-
-def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns labels and scores as two `(B, C)` tensors of one floating dtype.
-
-    Raises:
-        TypeError: if one of them does not consist of numbers.
-        ValueError: if the shapes differ (nothing is broadcast), or have more than two axes.
-    """
-    scores = _floating(numeric("y_pred", y_pred))
-    labels = ops.cast(ops.convert_to_tensor(numeric("y_true", y_true)), scores.dtype)
-    shapes = f"y_true.shape={tuple(labels.shape)}, y_pred.shape={tuple(scores.shape)}"
-    labels, scores = (ops.expand_dims(x, -1) if len(x.shape) == 1 else x for x in (labels, scores))
-    if len(scores.shape) != 2:
-        raise ValueError(
-            "`y_pred` must have shape (batch,), (batch, 1) or (batch, classes): flatten the "
-            f"model's output, e.g. with a `Flatten` layer. Received: {shapes}."
-        )
-    pairs = list(zip(labels.shape, scores.shape, strict=False))
-    if len(labels.shape) != 2 or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-        raise ValueError(
-            "`y_true` and `y_pred` must have the same shape: one label per score. Turn class "
-            "indices into one-hot labels with `keras.utils.to_categorical(y, num_classes)`, or use "
-            f"`TauSparseCategoricalCrossentropy`, which reads indices. Received: {shapes}."
-        )
-    if None in pairs[1]:
-        # sizes known only at run time: the reshape fails there instead of broadcasting a column
-        labels = ops.reshape(labels, ops.shape(scores))
-    return labels, scores
-
-
-def _positives(labels: Tensor) -> Tensor:
-    return ops.cast(labels > 0, labels.dtype)
 
 
 def _several_classes(scores: Tensor, use_instead: str) -> None:
@@ -69,40 +39,9 @@ def _several_classes(scores: Tensor, use_instead: str) -> None:
         )
 
 
-def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
-    """Weights each label by the class counts of the whole batch, for losses with `multi_gpu=True`.
-
-    `B (S / n_c - (1 - S) / (B - n_c))` with `n_c` the number of positives of class `c` among the
-    `B` rows. A replica that sees a part of the batch then only averages `f * weights`, and the sum
-    over replicas is the Kantorovich-Rubinstein difference of the global batch. Apply it to each
-    global batch, e.g. by `dataset.batch(B).map(lambda x, y: (x, process_labels(y)))`.
-
-    Args:
-        labels: `(B,)` or `(B, C)`; positives are `> 0`; integers and booleans are accepted.
-
-    Returns:
-        A floating tensor of the same shape. Its signs are those of the labels, and an absent class
-        (or a class with no negatives) contributes 0.
-
-    Raises:
-        TypeError: if the labels are not numbers.
-        ValueError: if they have another number of axes.
-    """
-    positive = _positives(_floating(numeric("labels", labels)))
-    is_known = getattr(positive.shape, "rank", 0) is not None
-    if is_known and len(positive.shape) not in (1, 2):
-        raise ValueError(
-            "`labels` must have shape (batch,) or (batch, classes). Received: labels.shape="
-            f"{tuple(positive.shape)}."
-        )
-    batch = ops.cast(ops.shape(positive)[0], positive.dtype)
-    count = ops.sum(positive, axis=0)
-    toward = ops.divide_no_nan(positive, count)
-    away = ops.divide_no_nan(1 - positive, batch - count)
-    return batch * (toward - away)
-
-
-def kr(y_true: Tensor, y_pred: Tensor, multi_gpu: bool = False) -> Tensor:
+def kr(
+    y_true: Tensor, y_pred: Tensor, multi_gpu: bool = False, sample_weight: Tensor | None = None
+) -> Tensor:
     """Kantorovich-Rubinstein difference, positive sign (a quantity to maximise).
 
     The mean over the batch is `mean_c(E[f_c | y = c] - E[f_c | y != c])`, a lower bound of the
@@ -113,6 +52,10 @@ def kr(y_true: Tensor, y_pred: Tensor, multi_gpu: bool = False) -> Tensor:
         y_true: labels, or with `multi_gpu` the result of `process_labels_for_multi_gpu`.
         y_pred: scores of the same shape.
         multi_gpu: whether the labels already carry the weights of the global batch.
+        sample_weight: `(B,)` weights `w` that the values will be multiplied by: `n_c` and `B - n_c`
+            are then sums of weights, so that the mean of `w` times the values is the difference of
+            weighted means, and weights that are the same within each class change nothing. Not for
+            `multi_gpu`.
 
     Returns:
         `(B,)` values. A class absent from the batch contributes 0 to its half of the difference.
@@ -120,7 +63,9 @@ def kr(y_true: Tensor, y_pred: Tensor, multi_gpu: bool = False) -> Tensor:
     Source: Serrurier et al., arXiv:2006.06520.
     """
     labels, scores = aligned(y_true, y_pred)
-    weights = labels if multi_gpu else process_labels_for_multi_gpu(labels)
+    if sample_weight is not None:
+        sample_weight = ops.cast(sample_weight, scores.dtype)
+    weights = labels if multi_gpu else balanced(positives(labels), sample_weight)
     return ops.mean(scores * weights, axis=-1)
 
 
@@ -128,7 +73,7 @@ def hinge_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Ten
     """Hinge `mean_c relu(m/2 - s f)`: zero once every score is `m/2` on its side."""
     min_margin = number_or_tensor("min_margin", min_margin)
     labels, scores = aligned(y_true, y_pred)
-    sign = 2 * _positives(labels) - 1
+    sign = 2 * positives(labels) - 1
     return ops.mean(ops.relu(min_margin / 2 - sign * scores), axis=-1)
 
 
@@ -149,7 +94,7 @@ def multiclass_hinge(
     soft_hinge_tau = number_or_tensor("soft_hinge_tau", soft_hinge_tau)
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "`HingeMargin` or `HKR`")
-    positive = _positives(labels)
+    positive = positives(labels)
     hinges = ops.relu(min_margin / 2 - (2 * positive - 1) * scores)
     others = ops.cast(ops.shape(scores)[-1], scores.dtype) - 1
     plain = ops.mean(hinges * (1 + (others - 1) * positive), axis=-1)
@@ -212,13 +157,14 @@ def hkr(
     alpha: float,
     min_margin: float = 1.0,
     multi_gpu: bool = False,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Hinge-regularised Kantorovich-Rubinstein: `-kr + alpha hinge_margin`.
 
     `alpha = inf` is the hinge alone, `alpha = 0` is exactly `-kr`. Source: arXiv:2006.06520.
     """
     hinge = hinge_margin(y_true, y_pred, min_margin)
-    return regularized(kr(y_true, y_pred, multi_gpu), hinge, alpha)
+    return regularized(kr(y_true, y_pred, multi_gpu, sample_weight), hinge, alpha)
 
 
 def multiclass_hkr(
@@ -228,10 +174,11 @@ def multiclass_hkr(
     min_margin: float = 1.0,
     multi_gpu: bool = False,
     soft_hinge_tau: float = 0.0,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Multiclass form: `-kr + alpha multiclass_hinge`, with the same meaning of `alpha`."""
     hinge = multiclass_hinge(y_true, y_pred, min_margin, soft_hinge_tau)
-    return regularized(kr(y_true, y_pred, multi_gpu), hinge, alpha)
+    return regularized(kr(y_true, y_pred, multi_gpu, sample_weight), hinge, alpha)
 
 
 def _true_class(labels: Tensor) -> Tensor:
@@ -298,7 +245,7 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
         ValueError: if the labels are not one index per row of a `(B, C)` tensor of scores.
     """
     tau = number_or_tensor("tau", tau)
-    scores = _floating(numeric("y_pred", y_pred))
+    scores = floating(numeric("y_pred", y_pred))
     labels = ops.convert_to_tensor(numeric("y_true", y_true))
     shape = tuple(labels.shape)
     if len(scores.shape) != 2 or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
@@ -309,7 +256,12 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
             f"y_pred.shape={tuple(scores.shape)}."
         )
     _several_classes(scores, "`TauBinaryCrossentropy`")
-    indices = ops.cast(ops.reshape(labels, (-1,)), "int32")
+    refuse_nan("y_true", labels)
+    flat = ops.reshape(labels, (-1,))
+    indices = ops.cast(flat, "int32")
+    if may_be_nan(labels):
+        indices = ops.where(ops.isnan(flat), 0, indices)
+        scores = ops.where(ops.isnan(flat)[:, None], ops.full_like(scores, math.nan), scores)
     losses = ops.sparse_categorical_crossentropy(indices, tau * scores, from_logits=True)
     return losses / tau
 
@@ -318,7 +270,7 @@ def tau_binary_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> Tenso
     """Binary cross-entropy `mean_c BCE([y > 0], sigmoid(tau f)) / tau`, one value per sample."""
     tau = number_or_tensor("tau", tau)
     labels, scores = aligned(y_true, y_pred)
-    sign = 2 * _positives(labels) - 1
+    sign = 2 * positives(labels) - 1
     return ops.mean(ops.softplus(-sign * tau * scores), axis=-1) / tau
 
 
@@ -373,7 +325,7 @@ def multiclass_soft_hkr(
     """
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "`HKR`")
-    positive = _positives(labels)
+    positive = positives(labels)
     signed = (2 * positive - 1) * scores
     weights = _threats(scores, positive, sharpness)
     terms = ops.relu(min_margin / 2 - signed) - signed / alpha

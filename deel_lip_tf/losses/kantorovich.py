@@ -42,7 +42,7 @@ class KR(ParametricLoss):
 
     def call(self, y_true, y_pred):
         """Returns one value per sample, shape `(B,)`."""
-        return formulas.kr(y_true, y_pred, self.multi_gpu)
+        return formulas.kr(y_true, y_pred, self.multi_gpu, self._weights())
 
 
 @register
@@ -61,7 +61,7 @@ class NegKR(ParametricLoss):
 
     def call(self, y_true, y_pred):
         """Returns one value per sample, shape `(B,)`."""
-        return -formulas.kr(y_true, y_pred, self.multi_gpu)
+        return -formulas.kr(y_true, y_pred, self.multi_gpu, self._weights())
 
 
 @register
@@ -87,7 +87,7 @@ class MulticlassKR(ParametricLoss):
 
     def call(self, y_true, y_pred):
         """Returns one value per sample, shape `(B,)`."""
-        return formulas.kr(y_true, y_pred, self.multi_gpu)
+        return formulas.kr(y_true, y_pred, self.multi_gpu, self._weights())
 
 
 @register
@@ -125,7 +125,8 @@ class HKR(ParametricLoss):
 
     def call(self, y_true, y_pred):
         """Returns one value per sample, shape `(B,)`."""
-        return formulas.hkr(y_true, y_pred, self.alpha, self.min_margin, self.multi_gpu)
+        weights = self._weights()
+        return formulas.hkr(y_true, y_pred, self.alpha, self.min_margin, self.multi_gpu, weights)
 
 
 @register
@@ -169,7 +170,13 @@ class MulticlassHKR(ParametricLoss):
     def call(self, y_true, y_pred):
         """Returns one value per sample, shape `(B,)`."""
         return formulas.multiclass_hkr(
-            y_true, y_pred, self.alpha, self.min_margin, self.multi_gpu, self.soft_hinge_tau
+            y_true,
+            y_pred,
+            self.alpha,
+            self.min_margin,
+            self.multi_gpu,
+            self.soft_hinge_tau,
+            self._weights(),
         )
 
 

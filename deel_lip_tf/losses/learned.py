@@ -44,10 +44,9 @@ class LearnedMargins(ParametricLoss):
 
     The margins are a trainable variable of shape `(outputs,)` in the loss's dtype, float32 at
     least. They start at `min_margin`, and every optimizer keeps them in `[min_margin, max_margin]`
-    after each update (Keras's `use_ema` averages them as they were before, so that its average may
-    end a little outside). `LossVariableModel` and `LossVariableSequential` create them from their
-    output shape and train them with their own optimizer; under any other model they keep their
-    values. Compiled models save and restore them.
+    after each update, as `fit` does with the averages of Keras's `use_ema`. `LossVariableModel` and
+    `LossVariableSequential` create them from their output shape and train them with their own
+    optimizer; under any other model they keep their values. Compiled models save and restore them.
     """
 
     def __init__(self, name, reduction, dtype, multi_gpu=None, **parameters):
@@ -253,7 +252,8 @@ class HKRauto(_PerOutput):
         """Returns one value per sample, shape `(B,)`."""
         margins = self._margins_for(y_pred)
         hinge = formulas.hinge_margin_auto(y_true, y_pred, margins, self.alpha_margin)
-        return formulas.regularized(formulas.kr(y_true, y_pred, self.multi_gpu), hinge, self.alpha)
+        kr = formulas.kr(y_true, y_pred, self.multi_gpu, self._weights())
+        return formulas.regularized(kr, hinge, self.alpha)
 
 
 @register
@@ -357,4 +357,5 @@ class MulticlassHKRauto(_PerClass):
         hinge = formulas.multiclass_hinge_auto(
             y_true, y_pred, margins, self.alpha_margin, self.soft_hinge_tau
         )
-        return formulas.regularized(formulas.kr(y_true, y_pred, self.multi_gpu), hinge, self.alpha)
+        kr = formulas.kr(y_true, y_pred, self.multi_gpu, self._weights())
+        return formulas.regularized(kr, hinge, self.alpha)

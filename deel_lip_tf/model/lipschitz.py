@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import keras
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.constraints import apply_constraints
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.known import activation_constant, known_constant
 from deel_lip_tf.model.export import vanillaModel
@@ -32,6 +33,13 @@ class _LipschitzModel(LossState, Condensable):
     def vanilla_export(self) -> keras.Model:
         """A copy in plain Keras layers, see `vanillaModel`."""
         return vanillaModel(self)
+
+    def fit(self, *args, **kwargs):
+        """As in Keras; the averages of `use_ema` are constrained once they are the weights."""
+        history = super().fit(*args, **kwargs)
+        if getattr(self.optimizer, "use_ema", False):
+            apply_constraints(self)
+        return history
 
     def make_train_function(self, force=False):
         """As in Keras, and again after a layer's constant has changed."""

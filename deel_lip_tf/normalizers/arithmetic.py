@@ -20,14 +20,14 @@ def safe_sqrt(x):
 
 @ops.custom_gradient
 def _sqrt_with_gradient(x):
-    root = ops.sqrt(x)
-
     def gradient(*arguments, upstream=None):
         # TensorFlow passes the upstream gradient by name, the others by position.
         upstream = arguments[0] if upstream is None else upstream
-        return 0.5 * upstream / ops.where(root > 0, root, float("inf"))
+        # Not the root from below, whose own gradient is infinite at 0: this one is differentiated
+        # again where somebody penalizes a gradient.
+        return safe_divide(0.5 * upstream, _sqrt_in_plain_operations(x))
 
-    return root, gradient
+    return ops.sqrt(x), gradient
 
 
 def _sqrt_in_plain_operations(x):

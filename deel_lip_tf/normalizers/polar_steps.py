@@ -249,6 +249,7 @@ def _steps_on_gram(taken, now: Iterate, goal: Goal) -> tuple:
     def is_finished(count, now):
         is_accurate = now.radius < _SERIES_FROM * now.center
         limit = ops.where(is_accurate, _STEPS_ON_GRAM, _FIRST_STEPS_ON_GRAM)
+        limit = ops.cast(limit, "int32")  # Keras's integers are int64 where its floats are float64
         return ops.logical_or(count >= limit, now.radius <= _LAST_STEP_FROM * now.center)
 
     def is_unfinished(count, product, *state):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.layers.activations import FullSort
+from deel_lip_tf.layers.activations import FullSort, GroupSort2
 from deel_lip_tf.verify.onnx_graph import Node
 from deel_lip_tf.verify.onnx_walk import Walk
 from deel_lip_tf.verify.saved_model_shapes import (
@@ -205,6 +205,13 @@ def _sorted_pairs(walk: Walk, node: Node) -> Value:
     return value.of(FullSort(dtype=walk.dtype)(value.tensor))
 
 
+def _sorted_neighbours(walk: Walk, node: Node) -> Value:
+    value, width = walk.tensor(node.inputs[0]), node.attributes["width"]
+    if value.rank != 2 or value.sample[-1] != width:
+        raise node.refuse(f"rows of {width} numbers", value.sample)
+    return value.of(GroupSort2(dtype=walk.dtype)(value.tensor))
+
+
 def _leaky_relu(attributes: dict, dtype: str) -> keras.layers.Layer:
     return keras.layers.LeakyReLU(negative_slope=attributes["alpha"], dtype=dtype)
 
@@ -255,6 +262,7 @@ OPERATORS: dict[str, Callable[[Walk, Node], Value]] = {
     "Softmax": _softmax,
     "Softplus": _named("softplus"),
     "Softsign": _named("softsign"),
+    "SortedNeighbours": _sorted_neighbours,
     "SortedPairs": _sorted_pairs,
     "SpaceToBatchND": space_to_batch,
     "Squeeze": squeezed,
@@ -266,4 +274,4 @@ OPERATORS: dict[str, Callable[[Walk, Node], Value]] = {
     "TopKV2": _largest_of_last,
     "Transpose": transposed,
 }
-"""By type; "Gelu", "Silu" and "SortedPairs" are made by `saved_model_patterns`."""
+"""By type; "Gelu", "Silu" and "Sorted..." are made by `saved_model_patterns`."""

@@ -42,6 +42,38 @@ class _Matcher:
         constant = self._constants.get(name)
         return float(constant) if constant is not None and constant.size == 1 else None
 
+    def constant(self, name: str) -> np.ndarray | None:
+        """A constant."""
+        return self._constants.get(name)
+
+    def columns(self, name: str) -> tuple[str, tuple] | None:
+        """The matrix of which a tensor is a range of columns, and where that begins and ends."""
+        node = self._nodes.get(name)
+        if node is None or node.kind != "StridedSlice":
+            return None
+        places = [self._constants.get(one) for one in node.inputs[1:]]
+        others = ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
+        is_plain = not any(node.attributes.get(mask, 0) for mask in others)
+        if not is_plain or any(place is None or place.shape != (2,) for place in places):
+            return None
+        begins, ends, steps = (place.tolist() for place in places)
+        no_begin, no_end = (node.attributes.get(f"{mask}_mask", 0) for mask in ("begin", "end"))
+        has_all_rows = no_end & 1 and (no_begin & 1 or begins[0] == 0)
+        if not has_all_rows or steps != [1, 1]:
+            return None
+        limits = (None if no_begin & 2 else begins[1], None if no_end & 2 else ends[1])
+        return node.inputs[0], tuple(limit or None for limit in limits)
+
+    def rolled(self, name: str) -> tuple[str, int] | None:
+        """The matrix that a tensor is, and how many of its first columns are moved to its end."""
+        *parts, axis = self.inputs(name, "ConcatV2") or ("",)
+        ranges = [self.columns(part) for part in parts]
+        if len(ranges) != 2 or None in ranges or self.number(axis) not in (1.0, -1.0):
+            return None
+        (tensor, (start, end)), (same, (begin, stop)) = ranges
+        is_whole = start is not None and start == stop and end is None and begin is None
+        return (tensor, start) if is_whole and tensor == same else None
+
     def scaled(self, name: str) -> tuple[float, str] | None:
         """The number and the tensor of a product."""
         first, second = self.inputs(name, "Mul") or ("", "")
@@ -97,9 +129,22 @@ def _sorted_pairs(matcher: _Matcher, node: Node):
     return None if rows is None else ("SortedPairs", rows[0], {})
 
 
+def _sorted_neighbours(matcher: _Matcher, node: Node):
+    """The smaller of an entry and the next at even places of a row, the larger one at odd ones."""
+    is_even, lower, upper = node.inputs
+    mask = matcher.constant(is_even)
+    width = mask.shape[-1] if mask is not None and mask.ndim == 2 else 0
+    if width % 2 or width == 0 or not np.array_equal(mask, np.arange(width)[None] % 2 == 0):
+        return None
+    rows, following = matcher.inputs(lower, "Minimum") or ("", "")
+    same, preceding = matcher.inputs(upper, "Maximum") or ("", "")
+    is_sort = matcher.rolled(following) == (rows, 1) and matcher.rolled(preceding) == (rows, -1)
+    return ("SortedNeighbours", rows, {"width": width}) if is_sort and rows == same else None
+
+
 _ENDINGS: dict[str, tuple[Callable, ...]] = {
     "Bitcast": (_sorted_pairs,),
     "Mul": (_silu, _gelu),
-    "SelectV2": (_elu,),
+    "SelectV2": (_elu, _sorted_neighbours),
 }
 """By the operator that ends the activation."""

@@ -1,0 +1,116 @@
+"""Labels and scores brought to one form, whatever their encoding."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from deel_lip_tf.losses.arguments import numeric, refuse_nan
+
+__all__ = [
+    "aligned",
+    "balanced",
+    "floating",
+    "may_be_nan",
+    "positives",
+    "process_labels_for_multi_gpu",
+]
+
+Tensor = Any
+
+
+def floating(x: Tensor) -> Tensor:
+    """The tensor in a floating type, float32 at least."""
+    x = ops.convert_to_tensor(x)
+    # Scores keep their type, at least float32: a loss of its own dtype has cast them to it.
+    given = x.dtype if keras.backend.is_float_dtype(x.dtype) else keras.config.floatx()
+    given = keras.backend.standardize_dtype(given)
+    return ops.cast(x, keras.backend.result_type(given, "float32"))
+
+
+def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns labels and scores as two `(B, C)` tensors of one floating dtype.
+
+    The scores of a row with a NaN label are NaN.
+
+    Raises:
+        TypeError: if one of them does not consist of numbers.
+        ValueError: if the shapes differ (nothing is broadcast), or have more than two axes; if a
+            label is NaN and its value can be seen.
+    """
+    scores = floating(numeric("y_pred", y_pred))
+    refuse_nan("y_true", numeric("y_true", y_true))
+    labels = ops.cast(ops.convert_to_tensor(y_true), scores.dtype)
+    shapes = f"y_true.shape={tuple(labels.shape)}, y_pred.shape={tuple(scores.shape)}"
+    labels, scores = (ops.expand_dims(x, -1) if len(x.shape) == 1 else x for x in (labels, scores))
+    if len(scores.shape) != 2:
+        raise ValueError(
+            "`y_pred` must have shape (batch,), (batch, 1) or (batch, classes): flatten the "
+            f"model's output, e.g. with a `Flatten` layer. Received: {shapes}."
+        )
+    pairs = list(zip(labels.shape, scores.shape, strict=False))
+    if len(labels.shape) != 2 or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        raise ValueError(
+            "`y_true` and `y_pred` must have the same shape: one label per score. Turn class "
+            "indices into one-hot labels with `keras.utils.to_categorical(y, num_classes)`, or use "
+            f"`TauSparseCategoricalCrossentropy`, which reads indices. Received: {shapes}."
+        )
+    if None in pairs[1]:
+        # sizes known only at run time: the reshape fails there instead of broadcasting a column
+        labels = ops.reshape(labels, ops.shape(scores))
+    if may_be_nan(y_true):
+        is_nan = ops.any(ops.isnan(labels), axis=-1, keepdims=True)
+        scores = ops.where(is_nan, ops.full_like(scores, math.nan), scores)
+    return labels, scores
+
+
+def may_be_nan(labels: Tensor) -> bool:
+    """Whether the type of the labels has a NaN."""
+    return keras.backend.is_float_dtype(ops.convert_to_tensor(labels).dtype)
+
+
+def positives(labels: Tensor) -> Tensor:
+    """1 where a label is positive, else 0."""
+    return ops.cast(labels > 0, labels.dtype)
+
+
+def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
+    """Weights each label by the class counts of the whole batch, for losses with `multi_gpu=True`.
+
+    `B (S / n_c - (1 - S) / (B - n_c))` with `n_c` the number of positives of class `c` among the
+    `B` rows. A replica that sees a part of the batch then only averages `f * weights`, and the sum
+    over replicas is the Kantorovich-Rubinstein difference of the global batch. Apply it to each
+    global batch, e.g. by `dataset.batch(B).map(lambda x, y: (x, process_labels(y)))`.
+
+    Args:
+        labels: `(B,)` or `(B, C)`; positives are `> 0`; integers and booleans are accepted.
+
+    Returns:
+        A floating tensor of the same shape. Its signs are those of the labels, and an absent class
+        (or a class with no negatives) contributes 0.
+
+    Raises:
+        TypeError: if the labels are not numbers.
+        ValueError: if they have another number of axes.
+    """
+    refuse_nan("labels", numeric("labels", labels))
+    labels = floating(labels)
+    positive = positives(labels)
+    is_known = getattr(positive.shape, "rank", 0) is not None
+    if is_known and len(positive.shape) not in (1, 2):
+        raise ValueError(
+            "`labels` must have shape (batch,) or (batch, classes). Received: labels.shape="
+            f"{tuple(positive.shape)}."
+        )
+    return ops.where(ops.isnan(labels), labels, balanced(positive))
+
+
+def balanced(positive: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+    """`B (S / n_c - (1 - S) / (B - n_c))`, with sums of weights for the counts."""
+    negative = 1 - positive
+    weights = 1 if sample_weight is None else ops.reshape(sample_weight, (-1, 1))
+    batch = ops.cast(ops.shape(positive)[0], positive.dtype)
+    toward = ops.divide_no_nan(positive, ops.sum(weights * positive, axis=0))
+    away = ops.divide_no_nan(negative, ops.sum(weights * negative, axis=0))
+    return batch * (toward - away)
