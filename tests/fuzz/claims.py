@@ -1,11 +1,8 @@
 """Claims about one graph: bounds, certificates, metrics, exports; each against what was found."""
 
 import itertools
-import os
-import tempfile
 import warnings
 
-import keras
 import numpy as np
 
 from deel_lip_tf import bounds, certificates
@@ -90,7 +87,7 @@ def lipschitz(ask: Ask) -> None:
             continue
         if not np.isfinite(judged(subject, starts)).all():
             continue
-        a, b = searches.steepest(subject, starts, norm, ask.rng, subject.is_integer)
+        a, b = searches.steepest(subject, starts, norm, ask.rng, subject.limits)
         pair = np.stack([a, b]).astype(WIDE)
         values = subject(pair)
         change = np.linalg.norm((values[0] - values[1]).astype(np.float64), searches.ORDERS[norm])
@@ -223,7 +220,7 @@ def divisors(ask: Ask) -> None:
         values = subject(points)
         return values[:, [i]] - (values[:, [j]] if count > 1 else 0)
 
-    a, b = searches.steepest(function, starts, "l2", ask.rng, subject.is_integer)
+    a, b = searches.steepest(function, starts, "l2", ask.rng, subject.limits)
     pair = np.stack([a, b]).astype(WIDE)
     values = function(pair)
     change, length = abs(float(values[0, 0] - values[1, 0])), float(np.linalg.norm(a - b))
@@ -266,51 +263,5 @@ def metric(ask: Ask) -> None:
         )  # fmt: skip
 
 
-# --- other forms of a model ----------------------------------------------------------------------
-
-
-def _same(ask: Ask, claim: str, outputs, x: np.ndarray) -> None:
-    expected, slack = judged(ask.subject, x), ask.subject.rounding(x)
-    outputs = np.asarray(outputs, np.float64).reshape(len(x), -1)
-    is_same = outputs.shape == expected.shape
-    difference = np.abs(outputs - expected).max(initial=0.0) if is_same else np.inf
-    if np.isfinite(expected).all() and not difference <= slack:
-        ask.violated(claim, f"differs by {float(difference)!r} from the model at {short(x[0])}")
-
-
-def vanilla_export(ask: Ask) -> None:
-    subject = ask.subject
-    if not hasattr(subject.model, "vanilla_export") or _is_replaced(subject) or not ask.can_run:
-        return
-    exported = ask.answer("vanilla_export", subject.model.vanilla_export)
-    if exported is None or subject.is_stale:
-        return
-    x = subject.points(ask.rng, 4)
-    other = Subject(subject.graph, exported, subject.factor)
-    _same(ask, "vanilla_export", other.run(x), x)
-
-
-def _is_replaced(subject: Subject) -> bool:
-    return "replaced call" in subject.kinds() or subject.factor != 1.0
-
-
-def reloaded(ask: Ask) -> None:
-    """What was saved and loaded computes the same and is bounded alike."""
-    subject = ask.subject
-    if subject.is_stale or _is_replaced(subject) or not ask.can_run:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.keras")
-        subject.model.save(path)
-        loaded = ask.answer("reload", keras.models.load_model, path)
-    if loaded is None:
-        return
-    x = subject.points(ask.rng, 4)
-    _same(ask, "reload", Subject(subject.graph, loaded, subject.factor).run(x), x)
-
-
-CLAIMS = {
-    "network": (lipschitz, vanilla_export, reloaded),
-    "classifier": (lipschitz, certify, divisors, metric, vanilla_export, reloaded),
-}
-"""By the kind of subject."""
+CLAIMS = (lipschitz, certify, divisors, metric)
+"""About a classifier; the first one about any network."""

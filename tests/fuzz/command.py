@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from deel_lip_tf.verify import alpha, branching
 
-from . import claims, files, questions, subjects
+from . import claims, exports, files, questions, subjects
 from .tally import Tally
 
 __all__ = ["GROUPS", "main", "run_case", "untraced"]
@@ -41,8 +41,8 @@ def _is_defined(subject) -> bool:
 
 
 GROUPS = {
-    "network": _about(subjects.network, "network", claims.CLAIMS["network"]),
-    "classifier": _about(subjects.classifier, "classifier", claims.CLAIMS["classifier"]),
+    "network": _about(subjects.network, "network", (*claims.CLAIMS[:1], *exports.EXPORTS)),
+    "classifier": _about(subjects.classifier, "classifier", (*claims.CLAIMS, *exports.EXPORTS)),
     "question": _about(subjects.classifier, "question", questions.QUESTIONS),
     "file": files.about_files,
 }

@@ -266,13 +266,9 @@ def residual(draw: Draw, shape):
     layer = lip.LipResidual(k_coef_lip=draw.one_of(1.0, 2.0), dtype=draw.policy)
 
     def value(x, y):
-        # The layer takes its share from a float32 sigmoid, and rounds it.
-        wide = layer.compute_dtype if layer.compute_dtype == "float64" else "float32"
-        share = keras.ops.sigmoid(keras.ops.cast(layer.alpha, wide))
-        share = keras.ops.cast(share, layer.compute_dtype)
-        first = read((id(layer), "share"), lambda: share, x)
-        second = read((id(layer), "rest"), lambda: 1 - share, x)
-        return layer.k_coef_lip * (first * x + second * y)
+        # The weight is `alpha`: the exact function takes its sigmoid exactly.
+        share = values.ACTIVATIONS["sigmoid"](stored(layer, layer.alpha, x))
+        return layer.k_coef_lip * (share * x + (1 - share) * y)
 
     return of_layer(layer, value)
 

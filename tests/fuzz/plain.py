@@ -74,7 +74,7 @@ def _repeat(draw: Draw, shape):
 
 
 def _activation(draw: Draw, shape):
-    name = draw.one_of(*(set(values.ACTIVATIONS) - {"softmax", "exponential"}), "softmax")
+    name = draw.one_of(*(name for name in values.ACTIVATIONS if name != "exponential"))
     layer = layers.Activation(name, dtype=draw.policy)
     return of_layer(layer, values.ACTIVATIONS[name], f"Activation({name})")
 

@@ -41,17 +41,19 @@ def _directions(matrices: np.ndarray, norm: str) -> np.ndarray:
     return np.eye(size)[np.abs(matrices).sum(axis=-2).argmax(axis=-1)]
 
 
-def steepest(function, starts: np.ndarray, norm: str, rng, is_integer: bool):
+def steepest(function, starts: np.ndarray, norm: str, rng, limits=None):
     """A pair of points `(a, b)`, each (size,), between which a function is steep.
 
     Random pairs, and pairs along the steepest direction at each start. Of a segment one half is at
-    least as steep as the whole: halving leads to kinks and jumps. Integers are not halved.
+    least as steep as the whole: halving leads to kinks and jumps. Where `limits` (lowest, highest)
+    of each entry are given, some are integers, which are not halved.
     """
     others = rng.permutation(starts)
     a, b = [starts], [others]
-    if is_integer:
+    if limits is not None:
         unit = np.eye(starts.shape[1])[rng.integers(starts.shape[1], size=len(starts))]
-        a, b = [starts, starts, starts], [others, starts + unit, starts - unit]
+        near = [np.clip(moved, *limits) for moved in (starts + unit, starts - unit)]
+        a, b = [starts, starts, starts], [others, *near]
     else:
         slopes = jacobians(function, starts)
         directions = _directions(slopes, norm)
@@ -62,7 +64,7 @@ def steepest(function, starts: np.ndarray, norm: str, rng, is_integer: bool):
         a.append(starts)
         b.append(starts + rng.choice([1e-3, 0.1, 5.0]) * unit)
     a, b = np.concatenate(a), np.concatenate(b)
-    for _ in range(0 if is_integer else 18):
+    for _ in range(18 if limits is None else 0):
         middle = 0.5 * (a + b)
         is_left = ratios(function, a, middle, norm) >= ratios(function, middle, b, norm)
         a, b = np.where(is_left[:, None], a, middle), np.where(is_left[:, None], middle, b)

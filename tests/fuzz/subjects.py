@@ -33,7 +33,7 @@ _SHAPES = (
 
 
 _KEPT = {"leaky_relu", "elu", "selu", "gelu", "hard_sigmoid", "celu", "hard_silu", "soft_shrink"}
-_KEPT_BY = {"LeakyReLU", "ReLU", "ELU", "ops.leaky_relu(slope)"}
+_KEPT_BY = {"LeakyReLU", "ReLU", "ELU", "ops.leaky_relu(slope)", "LipResidual"}
 
 
 @dataclass(eq=False)
@@ -64,6 +64,20 @@ class Subject:
     @property
     def is_integer(self) -> bool:
         return any(is_integer(dtype) for _, dtype in self.inputs)
+
+    @property
+    def limits(self) -> tuple | None:
+        """Lowest and highest value of each entry, where some input holds integers."""
+        if not self.is_integer:
+            return None
+        low, high = [], []
+        for shape, dtype in self.inputs:
+            ends = (-np.inf, np.inf)
+            if is_integer(dtype):
+                ends = (np.iinfo(dtype).min, np.iinfo(dtype).max)
+            low += [ends[0]] * math.prod(shape)
+            high += [ends[1]] * math.prod(shape)
+        return np.array(low), np.array(high)
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Refused", "Tally", "Violation", "short"]
+__all__ = ["Tally", "Violation", "short"]
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,6 @@ class Violation:
 
     def __str__(self) -> str:
         return f"VIOLATION {self.claim} [{self.case}] {self.text} | {self.detail}"
-
-
-class Refused(Exception):
-    """The library gives no answer; the message is the reason, without names."""
 
 
 @dataclass
