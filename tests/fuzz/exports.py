@@ -26,14 +26,24 @@ def _same(ask: Ask, claim: str, outputs, x: np.ndarray) -> None:
         ask.violated(claim, f"differs by {float(difference)!r} from the model at {short(x[0])}")
 
 
+def _is_right(ask: Ask, x: np.ndarray) -> bool:
+    """Whether TensorFlow itself computes the function: of some convolutions it does not."""
+    if not ask.can_run:
+        return False
+    return bool(
+        np.abs(ask.subject.run(x) - judged(ask.subject, x)).max() <= ask.subject.rounding(x)
+    )
+
+
 def vanilla_export(ask: Ask) -> None:
     subject = ask.subject
-    if not hasattr(subject.model, "vanilla_export") or _is_replaced(subject) or not ask.can_run:
+    x = subject.points(ask.rng, 4)
+    is_known = hasattr(subject.model, "vanilla_export") and not _is_replaced(subject)
+    if not is_known or not _is_right(ask, x):
         return
     exported = ask.answer("vanilla_export", subject.model.vanilla_export)
     if exported is None or subject.is_stale:
         return
-    x = subject.points(ask.rng, 4)
     other = Subject(subject.graph, exported, subject.factor)
     _same(ask, "vanilla_export", other.run(x), x)
 
@@ -45,7 +55,8 @@ def _is_replaced(subject: Subject) -> bool:
 def reloaded(ask: Ask) -> None:
     """What was saved and loaded computes the same and is bounded alike."""
     subject = ask.subject
-    if subject.is_stale or _is_replaced(subject) or not ask.can_run:
+    x = subject.points(ask.rng, 4)
+    if subject.is_stale or _is_replaced(subject) or not _is_right(ask, x):
         return
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.keras")
@@ -53,7 +64,6 @@ def reloaded(ask: Ask) -> None:
         loaded = ask.answer("reload", keras.models.load_model, path)
     if loaded is None:
         return
-    x = subject.points(ask.rng, 4)
     _same(ask, "reload", Subject(subject.graph, loaded, subject.factor).run(x), x)
 
 
@@ -70,7 +80,7 @@ def onnx_export(ask: Ask) -> None:
     outputs = ReferenceEvaluator(proto).run(None, {"X": subject.arguments(x)})[0]
     _same(ask, "to_onnx", outputs, x)
     imported = ask.answer("from_onnx of to_onnx", verify.from_onnx, proto)
-    if imported is not None:
+    if imported is not None and _is_right(ask, x):
         _same(ask, "from_onnx of to_onnx", imported(subject.arguments(x)), x)
 
 

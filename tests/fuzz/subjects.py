@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf import layers as lip
+import deel_lip_tf as lip
 
 from . import integers, library, operations, plain, values
 from .graphs import Graph, growing, is_integer, nested_step, set_weights
@@ -188,8 +188,12 @@ def network(seed) -> Subject:
         ("q", "p")[: graph.inputs] if draw.chance(0.15) else None,
         ("z", "y", "x")[:count] if draw.chance(0.2) else None,
     )
-    graph.finish([int(i) for i in outputs], names=names)
+    graph.finish([int(i) for i in outputs], _outermost(draw), names)
     return _subject(graph)
+
+
+def _outermost(draw: Draw) -> type:
+    return draw.one_of(keras.Model, keras.Model, lip.Model)
 
 
 def _input(draw: Draw) -> tuple:
@@ -214,7 +218,7 @@ def classifier(seed) -> Subject:
     if len(graph.shape(graph.last)) != 1:
         _put(graph, plain.flatten(draw, ()))
     draw.one_of(*_HEADS)(graph)
-    graph.finish([graph.last])
+    graph.finish([graph.last], _outermost(draw))
     if draw.chance(0.02):
         return _subject(graph, Overriding(graph.model.inputs, graph.model.outputs), factor=-1.0)
     return _subject(graph, normalizes=_normalizer(graph, graph.last))
@@ -236,7 +240,7 @@ def _scores(graph: Graph, classes: int | None = None) -> Step:
     draw, shape = graph.draw, graph.shape(graph.last)
     classes = classes or draw.one_of(1, 2, 3, 3)
     if draw.chance(0.3):
-        layer = lip.SpectralDense(classes, dtype=draw.policy)
+        layer = lip.layers.SpectralDense(classes, dtype=draw.policy)
         return library.linear_layer(layer, lambda x: x @ library.effective(layer, x), None)
     return plain.dense(draw, shape, classes, None)
 
@@ -283,7 +287,7 @@ def _take(graph: Graph, inner: Graph, outputs: list[int], index: int) -> None:
 def _probabilities(graph: Graph) -> None:
     """Ends with a softmax, or a sigmoid of one score, perhaps with an identity behind it."""
     draw = graph.draw
-    _put(graph, _scores(graph))
+    _put(graph, _scores(graph, draw.one_of(1, 3)))
     name = "sigmoid" if graph.shape(graph.last) == (1,) else "softmax"
     function = values.ACTIVATIONS[name]
     layer = keras.layers.Activation(name, dtype=draw.policy)
@@ -301,7 +305,7 @@ def _sum_of_two(graph: Graph) -> None:
 
 
 _HEADS = (_plain_head,) * 5 + (_one_of_two,) * 3 + (_after_probabilities, _no_head, _probabilities)
-_HEADS += (_sum_of_two,)
+_HEADS += (_sum_of_two, _probabilities)
 
 
 def _normalizer(graph: Graph, position: int) -> str:

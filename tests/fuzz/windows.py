@@ -221,6 +221,6 @@ def _time_distributed(draw: Draw, shape):
 
 
 ROWS = {
-    _convolution: 6, _depthwise: 1, _separable: 1, _transposed: 1, _pooling: 3, _global_pooling: 1,
+    _convolution: 8, _depthwise: 1, _separable: 1, _transposed: 1, _pooling: 3, _global_pooling: 1,
     _zero_padding: 1, _cropping: 0.7, _up_sampling: 0.7, _time_distributed: 0.5,
 }  # fmt: skip
