@@ -25,6 +25,7 @@ class Row:
     name: str
     apply: object
     shape: tuple
+    written: object = None  # the function of its arguments as written, where Keras rounds them
 
     def __str__(self):
         return f"{self.name}{'x'.join(map(str, self.shape))}"
@@ -35,6 +36,10 @@ class Row:
         model = keras.Model(inputs, self.apply(inputs))
         randomize(model, scale)
         return model
+
+    def outputs(self, model, x):
+        """What the model of the row computes at points (n, *shape)."""
+        return np.asarray(model(x, training=False)) if self.written is None else self.written(x)
 
 
 def randomize(model, scale=1.0, seed=0):
@@ -165,23 +170,24 @@ KERAS = [
     layer(layers.GaussianNoise, VECTOR, stddev=1.0),
     # Numbers that float32 has: Keras rounds others, which count as written here.
     layer(layers.Rescaling, IMAGE, scale=-2.0, offset=0.25),
-    layer(layers.Normalization, VECTOR, mean=0.3, variance=2.0),
-    layer(layers.Normalization, VECTOR, mean=0.3, variance=2.0, invert=True),
+    layer(layers.Normalization, VECTOR, mean=0.25, variance=2.0),
+    layer(layers.Normalization, VECTOR, mean=0.25, variance=2.0, invert=True),
 ]
 
 ACTIVATION_LAYERS = [
     layer(layers.ReLU, VECTOR),
     layer(layers.ReLU, IMAGE),
-    layer(layers.ReLU, VECTOR, max_value=0.7, negative_slope=0.2),
-    layer(layers.ReLU, VECTOR, negative_slope=1.7),
-    layer(layers.LeakyReLU, VECTOR),
+    layer(layers.ReLU, VECTOR, max_value=0.75, negative_slope=0.25),
+    layer(layers.ReLU, VECTOR, negative_slope=1.75),
+    layer(layers.LeakyReLU, VECTOR, negative_slope=0.375),
+    Row("leaky_relu", activations.leaky_relu, VECTOR, lambda x: np.where(x > 0, x, 0.2 * x)),
     layer(layers.PReLU, VECTOR),
     layer(layers.PReLU, IMAGE, shared_axes=[1, 2]),
     layer(layers.ELU, VECTOR, alpha=1.4),
     *[
         layer(layers.Activation, VECTOR, activation=name)
         for name in (
-            *("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"),
+            *("relu", "relu6", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"),
             *("softplus", "softsign", "exponential", "hard_sigmoid", "hard_tanh", "hard_silu"),
             *("celu", "mish", "log_sigmoid", "soft_shrink", "sparse_plus", "sparse_sigmoid"),
             *("squareplus", "tanh_shrink"),
@@ -204,8 +210,8 @@ OPERATIONS = [
     operation("pad", lambda x: ops.pad(x, ((0, 0), (1, 2), (0, 0), (0, 0)))),
     operation("gelu with tanh", lambda x: ops.gelu(x, approximate=True), VECTOR),
     operation("relu", ops.relu, VECTOR),
-    operation("relu capped", lambda x: activations.relu(x, 0.1, 0.8), VECTOR),
-    operation("leaky_relu", lambda x: ops.leaky_relu(x, 0.4), VECTOR),
+    operation("relu capped", lambda x: activations.relu(x, 0.125, 0.75), VECTOR),
+    operation("leaky_relu", lambda x: ops.leaky_relu(x, 0.375), VECTOR),
     operation("Add", lambda x: layers.Add(dtype="float64")([x, x[:, :1], -2.0 * x])),
     operation("Subtract", lambda x: layers.Subtract(dtype="float64")([2.0 * x, x[:, :1]])),
     operation("Average", lambda x: layers.Average(dtype="float64")([x, 3.0 * x])),

@@ -73,9 +73,9 @@ class Call:
 
     def arguments(self, tensors: Sequence) -> tuple[tuple, dict]:
         """`(args, kwargs)` with tensors in place of the inputs."""
-        known = {id(value): tensor for value, tensor in zip(self.inputs, tensors, strict=True)}
+        given = iter(tensors)  # one for each place: a value may be there twice
         return tree.map_structure(
-            lambda x: known[id(x)] if isinstance(x, Value) else x, (self.args, self.kwargs)
+            lambda x: next(given) if isinstance(x, Value) else x, (self.args, self.kwargs)
         )
 
     def argument(self, position: int, name: str, default=None):

@@ -43,27 +43,40 @@ def is_within(numbers: np.ndarray, limits: Range) -> bool:
 def refusal(call) -> str | None:
     """Why a call of a `semantics.graph.Call` computes with integers otherwise than with reals.
 
-    Sets the types and the ranges of its outputs: Keras's symbolic tensors call the sum of integers
-    that a layer makes a float.
+    Sets the types and the ranges of its outputs: Keras's symbolic tensors call a float what a layer
+    makes of integers, and so does all that follows.
     """
     given = [value for value in call.inputs if value.integers]
     if not given:
         return _rounds(call)
-    if _turns_into_floats(call) or _name(call.operation) == "Where":
+    if _name(call.operation) == "Where" or _is_float_layer(call.operation):
         return None  # `Where` has no rule but in patterns, which look at its condition
-    rule = _rule(call.operation)
+    dtype, rule = _result_dtype(call), _rule(call.operation)
+    if is_float(dtype) and _name(call.operation) in _FLOAT_OPERATIONS:
+        return None
     limits = None if rule is None or len(given) < len(call.inputs) else rule(call)
     if limits is None:
         return _unknown(call)
+    # The operands take the type of the result before anything is computed.
+    parts = [limits, *(x.integers for x in call.inputs)]
+    if not all(_fits(part, dtype) for part in parts):
+        return _wraps(_hull(limit for part in parts for limit in part), dtype)
     for value in call.outputs:
-        if isinstance(call.operation, layers.Layer):
-            value.dtype = keras.backend.result_type(*(x.dtype for x in call.inputs))
-        # The operands take the type of the result before anything is computed.
-        parts = [limits, *(x.integers for x in call.inputs)]
-        if not all(_fits(part, value.dtype) for part in parts):
-            return _wraps(_hull(limit for part in parts for limit in part), value.dtype)
-        value.integers = limits
+        value.dtype, value.integers = dtype, limits
     return None
+
+
+def _result_dtype(call) -> str:
+    """The type in which a call computes, by the types of what it is really given."""
+    if _name(call.operation) == "Cast":
+        return keras.backend.standardize_dtype(call.operation.dtype)
+    types = [value.dtype for value in call.inputs]
+    if _name(call.operation) in ("TrueDivide", "Divide"):
+        return keras.backend.result_type(*types, float)
+    if _name(call.operation) in _OPERANDS:
+        constants = [x for x in (*call.args, *call.kwargs.values()) if not hasattr(x, "integers")]
+        types += [type(x) if isinstance(x, int | float) else np.asarray(x).dtype for x in constants]
+    return keras.backend.result_type(*types)
 
 
 def _rounds(call) -> str | None:
@@ -95,16 +108,11 @@ def _unknown(call) -> str:
     )
 
 
-def _turns_into_floats(call) -> bool:
-    """Whether the integers that a call of float results is given become floats before all else."""
-    operation = call.operation
-    if isinstance(operation, layers.Layer):
-        return type(operation) in _FLOAT_LAYERS or (
-            type(operation).__module__.startswith("deel_lip_tf.layers.")
-            and isinstance(operation, layers.Dense)
-        )
-    has_floats = all(is_float(value.dtype) for value in call.outputs)
-    return has_floats and _name(operation) in _FLOAT_OPERATIONS
+def _is_float_layer(operation) -> bool:
+    """Whether a layer makes floats of the integers that it is given before all else."""
+    is_dense = isinstance(operation, layers.Dense)
+    by_library = type(operation).__module__.startswith("deel_lip_tf.layers.")
+    return type(operation) in _FLOAT_LAYERS or (is_dense and by_library)
 
 
 def _name(operation) -> str:
@@ -157,10 +165,9 @@ def _arithmetic(function: Callable[[int, int], int]) -> Callable[..., Range | No
         if (operands := _operands(call)) is None:
             return None
         corners = [function(a, b) for a in operands[0] for b in operands[1]]
-        # The constants have to fit as well.
-        constants = [limit for operand in operands for limit in operand]
-        is_kept = all(_fits((n, n), call.outputs[0].dtype) for n in constants)
-        return _hull(corners) if is_kept else (_hull((*corners, *constants)))
+        # Constants have to fit as well.
+        are_kept = all(_fits(operand, _result_dtype(call)) for operand in operands)
+        return _hull(corners if are_kept else (*corners, *operands[0], *operands[1]))
 
     return rule
 
@@ -203,15 +210,8 @@ _FLOAT_LAYERS = {
     layers.Dense,
     layers.EinsumDense,
 }
-_FLOAT_OPERATIONS = {
-    "Cast",
-    "Add",
-    "Subtract",
-    "Multiply",
-    "TrueDivide",
-    "Divide",
-    "Concatenate",
-}
+_OPERANDS = {"Add", "Subtract", "Multiply", "Maximum", "Minimum"}
+_FLOAT_OPERATIONS = {*_OPERANDS, "Cast", "TrueDivide", "Divide", "Concatenate"}
 
 _LAYERS: dict[type, Callable[..., Range | None]] = {
     **dict.fromkeys(

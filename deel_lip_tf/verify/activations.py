@@ -25,19 +25,16 @@ __all__ = [
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 _ROOT_OF_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
-# TensorFlow holds these in float32, whatever the type of the tensor.
+# Constants of functions are those that TensorFlow computes with, float32 whatever the type of the
+# tensor; arguments count as they are written, which it holds in float32 too.
 _ROOT_OF_HALF = float(np.float32(math.sqrt(0.5)))
 _CUBIC = float(np.float32(0.044715))
 
 
 def relu(negative_slope: float = 0.0, max_value: float | None = None) -> Activation:
-    """`x` between 0 and `max_value`, constant above, `negative_slope x` below 0.
-
-    TensorFlow holds `max_value`, and the slope where there is none, in float32, whatever the type
-    of the tensor.
-    """
-    negative_slope = float(np.float32(negative_slope) if max_value is None else negative_slope)
-    ceiling = math.inf if max_value is None else float(np.float32(max_value))
+    """`x` between 0 and `max_value`, constant above, `negative_slope x` below 0."""
+    negative_slope = float(negative_slope)
+    ceiling = math.inf if max_value is None else float(max_value)
     if ceiling < 0:
         raise ValueError(f"`max_value` must not be negative. Received: {max_value}.")
 

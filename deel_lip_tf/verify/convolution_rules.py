@@ -32,6 +32,8 @@ def _ungrouped(kernel: np.ndarray, groups: int) -> np.ndarray:
 
 def depthwise(lowering, layer, inputs):
     """Convolutions of each channel by itself."""
+    if len(set(_tuple(layer.strides, len(layer.kernel_size)))) > 1:
+        raise Unsupported("TensorFlow cannot run it: its strides differ from each other")
     return _slid(lowering, layer, inputs[0], effective_kernel(layer), layer.bias, _depthwise)
 
 

@@ -108,14 +108,25 @@ def _rescaling(lowering, layer, inputs):
 def _normalization(lowering, layer, inputs):
     if not layer.built or layer.variance is None:
         raise Unsupported("it has no statistics yet: call `adapt`, or build it")
-    mean, variance = (
-        np.asarray(keras.ops.convert_to_numpy(v), np.float64) for v in (layer.mean, layer.variance)
-    )
+    mean = _statistics(layer, layer.input_mean, layer.mean)
+    variance = _statistics(layer, layer.input_variance, layer.variance)
     deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
     if layer.invert:
         return lowering.builder.scaled(_single(inputs), deviation, mean)
     centred = lowering.builder.scaled(_single(inputs), None, -mean)
     return lowering.builder.scaled(centred, 1.0 / deviation)
+
+
+def _statistics(layer, given, kept) -> np.ndarray:
+    """Statistics of a normalization: as written where they were given, whatever type keeps them."""
+    if given is None:
+        return np.asarray(keras.ops.convert_to_numpy(kept), np.float64)
+    numbers, shape = np.asarray(given, np.float64), [1] * len(kept.shape)
+    # As Keras does it: the last axes of what was given are the last of those that are kept.
+    axes = sorted(axis % len(shape) for axis in layer.axis)
+    for axis, size in zip(axes[::-1], numbers.shape[::-1], strict=False):
+        shape[axis] = size
+    return np.broadcast_to(numbers.reshape(shape), kept.shape)
 
 
 def _batch_normalization(lowering, layer, inputs):

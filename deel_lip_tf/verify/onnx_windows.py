@@ -94,7 +94,8 @@ def convolution(walk: Walk, node: Node) -> Value:
         "use_bias": bias is not None,
         "dtype": walk.dtype,
     }
-    if groups == channels > 1:
+    # TensorFlow's depthwise convolution has the same strides along both axes.
+    if groups == channels > 1 and len(set(strides)) == 1:
         multiplier = kernel.shape[-1] // channels
         kernel = kernel.reshape(*kernel.shape[:-2], channels, multiplier)
         layer = _DEPTHWISE[len(strides)](depth_multiplier=multiplier, **options)

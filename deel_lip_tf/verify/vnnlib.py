@@ -13,6 +13,7 @@ import decimal
 import itertools
 import math
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def to_vnnlib(
         raise ValueError(
             f"`label` must be a class from 0 to {max(classes, 2) - 1}. Received: label={label!r}."
         )
-    domain = ball(sample, eps, norm, clip)
+    domain = _writable(ball(sample, eps, norm, clip))
     write = {"1.0": _first_text, "2.0": _second_text}[version]
     rivals = _rivals(model, int(label))
     Path(path).write_text(write(domain, classes, rivals), encoding="utf-8")
@@ -132,6 +133,15 @@ def _digits(value: float) -> str:
     """The shortest digits that give the float64 back, without an exponent."""
     text = format(decimal.Decimal(repr(float(value))), "f")
     return text if "." in text else text + ".0"
+
+
+def _writable(domain: Domain) -> Domain:
+    """The domain with its subnormal bounds moved outward: not every parser reads such numbers."""
+    smallest = np.finfo(np.float64).tiny
+    small = [np.abs(end) < smallest for end in (domain.lower, domain.upper)]
+    lower = np.where(small[0], np.where(domain.lower < 0, -smallest, 0.0), domain.lower)
+    upper = np.where(small[1], np.where(domain.upper > 0, smallest, 0.0), domain.upper)
+    return replace(domain, lower=lower, upper=upper)
 
 
 def _rivals(model, label: int) -> list[tuple[str, str, str]]:
@@ -314,7 +324,7 @@ def _second_version(text: str):
     _check_depth(max(itertools.accumulate(steps), default=0))
     try:
         query = vnnlib.parse_query_string(text)
-    except vnnlib.VNNLibException as error:
+    except (vnnlib.VNNLibException, IndexError) as error:  # `IndexError` for some numbers
         raise ValueError(f"This is no VNN-LIB 2.0: {error}") from error
     tensors = [(n.inputs, n.hidden, n.outputs) for n in query.networks]
     if [tuple(map(len, kinds)) for kinds in tensors] != [(1, 0, 1)]:
