@@ -180,7 +180,12 @@ ACTIVATION_LAYERS = [
     layer(layers.ReLU, VECTOR, max_value=0.75, negative_slope=0.25),
     layer(layers.ReLU, VECTOR, negative_slope=1.75),
     layer(layers.LeakyReLU, VECTOR, negative_slope=0.375),
-    Row("leaky_relu", activations.leaky_relu, VECTOR, lambda x: np.where(x > 0, x, 0.2 * x)),
+    Row(
+        "Activation(leaky_relu)",
+        lambda x: layers.Activation("leaky_relu", dtype="float64")(x),
+        VECTOR,
+        lambda x: np.where(x > 0, x, 0.2 * x),
+    ),
     layer(layers.PReLU, VECTOR),
     layer(layers.PReLU, IMAGE, shared_axes=[1, 2]),
     layer(layers.ELU, VECTOR, alpha=1.4),
