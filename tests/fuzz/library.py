@@ -133,8 +133,10 @@ def _padded_convolution(draw: Draw, shape):
 def _with_activation_layer(draw: Draw, shape):
     """A layer as the `activation=` of another one."""
     units = 2 * draw.size(1, 2)
-    inner = draw.one_of(_sorting, _householder, _prelu)(draw, (units,))
     kind = draw.one_of(keras.layers.Dense, lip.SpectralDense)
+    # Keras's own layer leaves an activation with weights unbuilt until it is first run.
+    rows = (_sorting,) if kind is keras.layers.Dense else (_sorting, _householder, _prelu)
+    inner = draw.one_of(*rows)(draw, (units,))
     layer = kind(units, activation=inner.layer, dtype=draw.policy)
 
     def value(x):
