@@ -47,6 +47,7 @@ class Graph:
         names: of the inputs and of the outputs where they are given by name.
         last: the tensor that the next call most likely goes on with.
         is_coarse: whether a value was computed by Keras, with the rounding of float32.
+        starts: positions of the inputs, where the model begins inside of the graph.
     """
 
     draw: Draw
@@ -58,6 +59,7 @@ class Graph:
     names: tuple = (None, None)
     last: int = 0
     is_coarse: bool = False
+    starts: list | None = None
 
     def put(self, step: Step, *positions: int) -> list[int]:
         """Calls a step on tensors; returns the positions of what it gives."""
@@ -74,8 +76,10 @@ class Graph:
 
     def value(self, arrays: list[np.ndarray], seen: dict | None = None, prefix: str = "") -> list:
         """The outputs for arrays (samples, ...); `seen` takes the outputs of layers by name."""
-        known = dict(enumerate(self._received(arrays)))
+        known = dict(zip(self.starts or range(self.inputs), self._received(arrays), strict=True))
         for step, given, results in self.calls:
+            if results[0] in known or not known.keys() >= set(given):
+                continue  # of the whole graph, where this is the end of one
             arguments = [known[i] for i in given]
             if isinstance(step.owned, Graph):
                 found = step.owned.value(arguments, seen, f"{prefix}{step.layer.name}/")
@@ -92,7 +96,8 @@ class Graph:
 
     def _received(self, arrays):
         """A model converts what it is given to the types of its inputs."""
-        for array, tensor in zip(arrays, self.tensors, strict=False):
+        tensors = [self.tensors[i] for i in self.starts or range(self.inputs)]
+        for array, tensor in zip(arrays, tensors, strict=True):
             if is_integer(tensor.dtype):
                 is_kept = array.dtype.name == tensor.dtype
                 yield array if is_kept else integers.cast_to(array, tensor.dtype)
@@ -235,6 +240,8 @@ def _nested(graph: Graph, position: int, depth: int) -> bool:
         return False
     if draw.chance(0.25) and len(positions) == 1:
         return _sequential(graph, position)
+    if draw.chance(0.15) and len(positions) == 1:
+        return _tail(graph, position)
     dtypes = ["int32" if draw.chance(0.03) else graph.tensors[i].dtype for i in positions]
     shapes = [(graph.shape(i), dtype) for i, dtype in zip(positions, dtypes, strict=True)]
     inner = growing(draw, shapes, draw.size(1, 4), depth + 1)
@@ -278,6 +285,22 @@ def _sequential(graph: Graph, position: int) -> bool:
     kind = draw.one_of(keras.Sequential, lip.Sequential)
     inner.outputs = [inner.last]
     inner.model = kind([keras.Input(graph.shape(position), dtype=tensor.dtype), *kept])
+    graph.put(nested_step(inner), position)
+    return True
+
+
+def _tail(graph: Graph, position: int) -> bool:
+    """A model from a tensor inside of a graph to its end: Keras copies the calls between."""
+    draw, shape = graph.draw, graph.shape(position)
+    inner = growing(draw, [(shape, graph.tensors[position].dtype)], draw.size(2, 4), 2)
+    same = [i for i in range(1, len(inner.tensors) - 1) if inner.shape(i) == shape]
+    if not same or inner.last in same:
+        return False
+    inner.starts, inner.outputs = [int(draw.one_of(*same))], [inner.last]
+    try:
+        inner.model = keras.Model(inner.tensors[inner.starts[0]], inner.tensors[inner.last])
+    except ValueError:  # the end depends on more than this tensor
+        return False
     graph.put(nested_step(inner), position)
     return True
 

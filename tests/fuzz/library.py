@@ -130,6 +130,23 @@ def _padded_convolution(draw: Draw, shape):
     return linear_layer(layer, compute, activation)
 
 
+def _with_activation_layer(draw: Draw, shape):
+    """A layer as the `activation=` of another one."""
+    units = 2 * draw.size(1, 2)
+    kind = draw.one_of(keras.layers.Dense, lip.SpectralDense)
+    # Keras's own layer leaves an activation with weights unbuilt until it is first run.
+    rows = (_sorting,) if kind is keras.layers.Dense else (_sorting, _householder, _prelu)
+    inner = draw.one_of(*rows)(draw, (units,))
+    layer = kind(units, activation=inner.layer, dtype=draw.policy)
+
+    def value(x):
+        is_plain = kind is keras.layers.Dense
+        kernel = stored(layer, layer.kernel, x) if is_plain else effective(layer, x)
+        return inner.value(x @ kernel + stored(layer, layer.bias, x))
+
+    return of_layer(layer, value, f"{kind.__name__}({type(inner.layer).__name__})")
+
+
 def _sorting(draw: Draw, shape):
     channels = shape[-1]
     sizes = [n for n in range(2, channels + 1) if channels % n == 0]
@@ -274,7 +291,8 @@ def residual(draw: Draw, shape):
 
 
 ROWS = {
-    _constrained_dense: 4, _constrained_convolution: 4, _constrained_depthwise: 1,
+    _constrained_dense: 4,
+    _with_activation_layer: 1, _constrained_convolution: 4, _constrained_depthwise: 1,
     _constrained_transposed: 1, _padded_convolution: 1.5, _sorting: 2, _max_min: 1, _householder: 1,
     _prelu: 1, _centering: 1, _batch_centering: 1, _scale_bias: 0.7, _pooling: 1,
     _global_pooling: 0.5, _down_sampling: 0.7,

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf import verify
+from deel_lip_tf.layers.base import LipschitzLayer
 
 from . import properties, searches
 from .claims import Ask, gaps, judged, tolerance
@@ -169,8 +170,13 @@ def changed(ask: Ask) -> None:
     for step in subject.graph.steps():
         if step.kind in ("Normalization(set)", "Normalization(adapted)"):
             step.layer.finalize_state()
+    for step in subject.graph.steps():
+        if isinstance(step.layer, LipschitzLayer) and ask.rng.random() < 0.3:
+            step.layer.set_klip_factor(float(ask.rng.choice([0.5, 1.5])))
     if ask.rng.random() < 0.5:
         set_weights(subject.graph, ask.rng)
+    if hasattr(subject.model, "condense") and ask.rng.random() < 0.3:
+        subject.model.condense()
     forget()
     bounds(ask)
 

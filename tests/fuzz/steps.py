@@ -26,12 +26,29 @@ _SMOOTH = ("tanh", "sigmoid", "elu", "selu", "softplus", "gelu", "silu", "softsi
 _SMOOTH += ("log_sigmoid", "tanh_shrink", "squareplus", "soft_shrink", "hard_silu")
 
 
-class Draw:
-    """The random choices of one graph, and what all its layers have in common."""
+_POLICIES = ("float32",) * 12 + ("float64",) * 2 + ("mixed_bfloat16",) * 2 + ("mixed_float16",)
 
-    def __init__(self, seed, policy: str = "float32"):
+
+class Draw:
+    """The random choices of one graph.
+
+    Attributes:
+        rng: behind them.
+        base: the dtype policy of most layers.
+        used: all policies that layers were given.
+    """
+
+    def __init__(self, seed):
         self.rng = np.random.default_rng(seed)
-        self.policy = policy
+        self.base = self.one_of(*_POLICIES)
+        self.used = {self.base}
+
+    @property
+    def policy(self) -> str:
+        """Of the next layer: now and then another one than of its neighbours."""
+        policy = self.one_of(*_POLICIES) if self.chance(0.03) else self.base
+        self.used.add(policy)
+        return policy
 
     def one_of(self, *choices):
         return choices[self.rng.integers(len(choices))]

@@ -17,7 +17,6 @@ __all__ = ["WIDE", "Subject", "classifier", "network"]
 WIDE = np.longdouble
 """The type in which a claim is judged; searches use float64."""
 
-_POLICIES = ("float32",) * 6 + ("float64", "mixed_bfloat16")
 _SHAPES = (
     (3,),
     (5,),
@@ -139,8 +138,8 @@ class Subject:
         outputs = self(points, seen)
         arrays = [array for found in seen.values() for array in found] + [outputs]
         largest = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
-        unit = {"mixed_bfloat16": 0.1, "float64": 1e-6}.get(self.graph.draw.policy, 2e-3)
-        return unit * (1.0 + largest)
+        units = {"mixed_bfloat16": 0.1, "mixed_float16": 0.03, "float32": 2e-3, "float64": 1e-6}
+        return max(units[policy] for policy in self.graph.draw.used) * (1.0 + largest)
 
     def kinds(self) -> list[str]:
         return self.graph.kinds()
@@ -172,13 +171,13 @@ class Subject:
     def text(self) -> str:
         override = f" times {self.factor} by __call__" if self.factor != 1.0 else ""
         features = f"({', '.join(self.features()) or 'plain'})"
-        return f"{features} {self.graph.draw.policy} {self.graph.text()}{override}"
+        policies = "+".join(sorted(self.graph.draw.used))
+        return f"{features} {policies} {self.graph.text()}{override}"
 
 
 def network(seed) -> Subject:
     """Several inputs and outputs, for bounds."""
     draw = Draw(seed)
-    draw.policy = draw.one_of(*_POLICIES)
     inputs = [_input(draw) for _ in range(draw.one_of(1, 1, 2))]
     graph = growing(draw, inputs, draw.size(2, 7))
     last = range(graph.inputs, len(graph.tensors))
@@ -198,7 +197,7 @@ def _outermost(draw: Draw) -> type:
 
 def _input(draw: Draw) -> tuple:
     dtype = draw.one_of(*integers.DTYPES) if draw.chance(0.2) else None
-    floating = "float64" if draw.policy == "float64" else "float32"
+    floating = "float64" if draw.base == "float64" else "float32"
     return draw.one_of(*_SHAPES), dtype or floating
 
 
@@ -211,7 +210,6 @@ def _subject(graph: Graph, model=None, **others) -> Subject:
 def classifier(seed) -> Subject:
     """One input, and one row of scores."""
     draw = Draw(seed)
-    draw.policy = draw.one_of(*_POLICIES)
     graph = growing(draw, [_input(draw)], draw.size(1, 5))
     if is_integer(graph.tensors[graph.last].dtype):
         _put(graph, integers.cast(draw, ()))
