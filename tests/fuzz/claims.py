@@ -1,9 +1,9 @@
 """Claims about one graph: bounds, certificates, metrics, exports; each against what was found."""
 
 import itertools
-import warnings
 
 import numpy as np
+import tensorflow as tf
 
 from deel_lip_tf import bounds, certificates
 from deel_lip_tf.certificate_metrics import Certificate_Binary, Certificate_Multiclass
@@ -30,14 +30,12 @@ class Ask:
     def answer(self, claim: str, function, *arguments, count: int = 1, **keywords):
         """What the library says, or None where it refuses by a ValueError."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = function(*arguments, **keywords)
+            found = _asked(function, *arguments, **keywords)
         except ValueError as error:
             self.tally.refuse(claim, error)
             return None
         except Exception as error:
-            if _is_tensorflows(error) and not self.can_run:
+            if isinstance(error, tf.errors.OpError) and not self.can_run:
                 self.tally.refuse(claim, error)
                 return None
             self.violated(f"{claim}: no refusal", f"{type(error).__name__}: {str(error)[:300]!r}")
@@ -50,8 +48,18 @@ class Ask:
         self.tally.violated(claim, self.case, detail, self.subject.text())
 
 
-def _is_tensorflows(error: Exception) -> bool:
-    return type(error).__module__.startswith("tensorflow")
+def _asked(function, *arguments, **keywords):
+    """The answer; of functions that TensorFlow runs only where they are traced, traced."""
+    try:
+        return function(*arguments, **keywords)
+    except tf.errors.OpError:
+        if not tf.config.functions_run_eagerly():
+            raise
+        tf.config.run_functions_eagerly(False)
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            tf.config.run_functions_eagerly(True)
 
 
 def _runs(subject: Subject) -> bool:
