@@ -186,6 +186,8 @@ def _is_kernel(operation) -> bool:
         by_library and isinstance(operation, _KERNELS) and hasattr(operation, "effective_kernel")
     ):
         return False
+    if getattr(operation, "groups", 1) != 1:
+        return False  # TensorFlow has no gradient of grouped convolutions on a CPU
     pads = getattr(operation, "padding", "same") in ("same", "valid", "causal")
     activation = operation.activation
     is_linear = activation in (None, keras.activations.linear)
