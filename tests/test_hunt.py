@@ -82,6 +82,21 @@ def test_a_sound_network_is_not_refuted():
     assert "inputs tried" in text and "claims refuted: 0" in text
 
 
+def test_a_layer_that_runs_otherwise_is_found(monkeypatch):
+    """The float32 program of one kind of layer computes something else than it says."""
+    true = keras.layers.Flatten.call
+
+    def call(self, inputs):
+        outputs = true(self, inputs)
+        return outputs + (0.05 if outputs.dtype == "float32" else 0.0)
+
+    model = network()
+    monkeypatch.setattr(keras.layers.Flatten, "call", call)
+    with pytest.warns(RuntimeWarning, match="Flatten"):
+        report = hunt(model)
+    assert any("'flatten" in finding.claim for finding in report.findings)
+
+
 def test_a_layer_with_the_average_overlap_is_found(monkeypatch):
     """The bound sees the kernel, so the certificates stay true; the layer's promise does not."""
     monkeypatch.setattr(lip.layers.SpectralConv2D, "_compute_gain", average_overlap)

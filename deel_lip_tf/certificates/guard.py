@@ -7,6 +7,7 @@ else than what is written, and nothing is certified. No theory of what may go wr
 """
 
 import warnings
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from deel_lip_tf.bounds.graph import GraphWalk
 from deel_lip_tf.certificates.radii import predicted
 from deel_lip_tf.semantics.graph import Call
 
-__all__ = ["Guard", "first_difference", "warn_of_difference"]
+__all__ = ["Guard", "call_ratios", "first_difference", "warn_of_difference"]
 
 _ENTRIES = 2**20  # of the samples that the model is run on together
 _EXAMPLES = 8  # samples that the first layer that differs is looked for with
@@ -118,27 +119,36 @@ def _outputs(model: keras.Model, x: np.ndarray) -> np.ndarray:
 
 
 def first_difference(model: keras.Model, walk: GraphWalk, x: np.ndarray) -> str | None:
-    """The first call that computes otherwise than its float64 evaluation, given what that is given.
+    """Name and type of the first call that computes otherwise than its float64 evaluation.
+
+    None where each call by itself agrees. Arguments as `call_ratios`.
+    """
+    ratios = call_ratios(model, walk, x)
+    differs = (call for call, ratio in ratios if not ratio <= 1.0)
+    return next((f"{call.name!r} ({type(call.operation).__name__})" for call in differs), None)
+
+
+def call_ratios(model: keras.Model, walk: GraphWalk, x: np.ndarray) -> Iterator[tuple[Call, float]]:
+    """How far each call of a model is from its float64 evaluation, given what that is given.
 
     Args:
         model: a bounded model.
         walk: the pass that bounded it.
         x: (n, ...) samples.
 
-    Returns:
-        Name and type of the layer, or None where each call by itself agrees.
+    Yields:
+        Calls in their order, and the largest distance as a share of what its rounding allows.
     """
     exact = ExactModel(model, walk)
     exact.kept.update({call: ([], []) for call in exact.graph.calls})
     exact.evaluate_model(x)
     inside = {call for pattern in exact.patterns.values() for call in pattern.inner}
     for call in exact.graph.calls:
-        if call not in exact.patterns and call not in inside and _differs(exact, call):
-            return f"{call.name!r} ({type(call.operation).__name__})"
-    return None
+        if call not in exact.patterns and call not in inside:
+            yield call, _ratio(exact, call)
 
 
-def _differs(exact: ExactModel, call: Call) -> bool:
+def _ratio(exact: ExactModel, call: Call) -> float:
     given, results = exact.kept[call]
     tensors = [
         keras.ops.cast(value.tensor, symbolic.dtype)
@@ -150,10 +160,11 @@ def _differs(exact: ExactModel, call: Call) -> bool:
     # Exact inputs, that are rounded once.
     start = [exact.start(value.tensor) for value in given]
     allowed = exact.evaluate(call, start).outputs[0].deviation
-    return any(
-        not (_distance(mine, result) <= allowed).all()
-        for mine, result in zip(own, results, strict=True)
-    )
+    with np.errstate(invalid="ignore", over="ignore"):
+        ratios = [
+            _distance(mine, result) / allowed for mine, result in zip(own, results, strict=True)
+        ]
+    return float(np.max(ratios))
 
 
 def _distance(own, result: Traced) -> np.ndarray:

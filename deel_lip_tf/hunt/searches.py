@@ -14,7 +14,9 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from deel_lip_tf.bounds.graph import GraphWalk
 from deel_lip_tf.certificates import certify
+from deel_lip_tf.certificates.guard import call_ratios
 from deel_lip_tf.hunt.descent import most_expanded, steepest_in_ball
 from deel_lip_tf.hunt.inputs import extreme_inputs, random_starts
 from deel_lip_tf.hunt.referee import Referee, distance
@@ -157,6 +159,19 @@ def extremes(target: Target, rng) -> Outcome:
     return Outcome(tried + outcome.tried, outcome.best, findings + outcome.findings)
 
 
+def calls(target: Target, rng) -> Outcome:
+    """Each layer as it runs, against its float64 evaluation: what it computes is what it says."""
+    x, walk = random_starts(target.x, _BATCH, rng), GraphWalk()
+    walk.model(target.model)
+    ratios = list(call_ratios(target.model, walk, x))
+    findings = [
+        Finding(f"what {call.name!r} computes", "real", target.policy, x, x, 1.0, ratio)
+        for call, ratio in ratios
+        if not ratio <= 1.0
+    ]
+    return Outcome(len(x) * len(ratios), max(ratio for _, ratio in ratios), findings)
+
+
 SEARCHES: dict[str, Callable[[Target, np.random.Generator], Outcome]] = {
     "expansion of the outputs": expansion,
     "expansion of gaps of logits": gaps,
@@ -164,9 +179,10 @@ SEARCHES: dict[str, Callable[[Target, np.random.Generator], Outcome]] = {
     "descent inside the radius": descent,
     "rounding at the radius": rounding,
     "extreme inputs": extremes,
+    "layer by layer": calls,
     "foolbox attacks": foolbox_attacks,
 }
-RARE = {"foolbox attacks", "promises of single layers"}
+RARE = {"foolbox attacks", "layer by layer", "promises of single layers"}
 """Searches that cost much, or find nothing new the second time."""
 
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 from deel_lip_tf.verify.arguments import output_values, program_of
 from deel_lip_tf.verify.attack import Claims, gradient_function, search
 from deel_lip_tf.verify.domain import box
+from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.property import Conjunction, Property
@@ -26,6 +27,7 @@ __all__ = ["Decision", "decide"]
 
 _FIRST, _THEN = tuple(METHODS)[list(METHODS).index("crown") :], "crown"
 _BATCH = 128  # boxes halved together
+_COMPARED = 64  # boxes in which the model is compared with its program
 _BRIEF = 8  # steps of the search in each of them
 
 
@@ -73,6 +75,8 @@ def decide(
     program = program_of(model)
     _check_sizes(program, property)
     _check_dropped(program, property)
+    if not _runs_as_read(model, program, property):
+        return Decision("unknown", None, None, time.monotonic() - start)
     work = _Work(model, program, property, seed, start, time_limit)
     status, witness = work.run()
     outputs = None if witness is None else output_values(model, witness[None])[0]
@@ -101,6 +105,13 @@ def _check_dropped(program: Program, property: Property) -> None:
                 "property of it may only compare two outputs with each other. Give a model that "
                 "returns logits, and a property of them."
             )
+
+
+def _runs_as_read(model, program: Program, property: Property) -> bool:
+    """Whether the model returns what its program does in the middle of the boxes; else it warns."""
+    ends = [(c.lower, c.upper) for c in property.conjunctions[:_COMPARED]]
+    centers = [(0.5 * low + 0.5 * high).reshape(program.input_shape) for low, high in ends]
+    return not centers or bool(confirmed(model, program, np.stack(centers)).all())
 
 
 class _Work:

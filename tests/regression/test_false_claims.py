@@ -329,7 +329,7 @@ def test_a_program_that_differs_is_not_certified(semantics, local, monkeypatch):
     assert (certificates.radius == 0).all()
 
 
-def test_a_program_that_differs_is_not_verified(monkeypatch):
+def test_a_program_that_differs_is_not_verified(monkeypatch, tmp_path):
     model, x = planted(monkeypatch), np.random.default_rng(0).uniform(size=(5, 4))
     with pytest.warns(RuntimeWarning, match=r"first layer that does is 'dense"):
         answers = verify.robustness(model, x, eps=1e-4)
@@ -338,6 +338,10 @@ def test_a_program_that_differs_is_not_verified(monkeypatch):
         assert np.isinf(verify.bounds(model, verify.ball(x, 1e-4)).lower).all()
     with pytest.warns(RuntimeWarning):
         assert (verify.certified_radius(model, x) == 0).all()
+    path = tmp_path / "question.vnnlib"
+    verify.to_vnnlib(path, model, x[0], label=0, eps=1e-4)
+    with pytest.warns(RuntimeWarning):
+        assert verify.decide(model, verify.read_vnnlib(path)).status == "unknown"
 
 
 def test_certificates_never_contradict_the_model_at_the_sample():
