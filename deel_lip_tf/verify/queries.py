@@ -54,7 +54,9 @@ def bounds(
     """Proven bounds of the outputs of a model on a domain, or of linear functions of them.
 
     The claim is that of `robustness`: about the exact function of the weights as stored. A final
-    softmax (and the final sigmoid of a single output) is left out: its input is bounded.
+    softmax (and the final sigmoid of a single output) is left out: its input is bounded. Bounds are
+    infinite, and a warning says why, where the model itself returns something else at the center
+    than the exact function of its weights, by more than rounding explains.
 
     Args:
         model: a Sequential or functional model with one input and one output.

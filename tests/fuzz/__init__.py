@@ -2,7 +2,7 @@
 
 `python -m tests.fuzz --seconds 3600 --seed 0 --log fuzz.log` draws until the time is up, prints how
 many claims of each kind were answered, refused and violated, and exits with 1 if any was violated.
-`python -m tests.fuzz --only graphs --seed 17 --count 1` repeats one case.
+`python -m tests.fuzz --only classifier --seed 17 --count 1` repeats one case.
 
 `values` computes layers in NumPy, `steps` and its neighbours draw them, `graphs` joins them to
 models, `searches` looks for counterexamples, and `claims`, `questions`, `files` and `properties`
