@@ -33,6 +33,7 @@ from deel_lip_tf.verify.arguments import check_classifier, program_of
 from deel_lip_tf.verify.attack import Claims, search
 from deel_lip_tf.verify.decomon_labels import check_count, rows_of
 from deel_lip_tf.verify.domain import Domain, ball, box
+from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.program import Program
 
@@ -343,7 +344,10 @@ def _lower(converted: Converted, domain: Domain, rows: np.ndarray) -> np.ndarray
     """The best lower bounds (n, rows) of the methods behind a name."""
     program = converted.program
     names = METHODS_BY_NAME[converted.method]
-    return np.max([lower_bounds(program, name, domain, rows) for name in names], axis=0)
+    found = np.max([lower_bounds(program, name, domain, rows) for name in names], axis=0)
+    # Nothing is proven where the model itself returns something else than its program.
+    is_confirmed = confirmed(converted.model, program, domain.center)
+    return np.where(is_confirmed[:, None], found, -np.inf)
 
 
 def _range(converted, domain: Domain, batch_size, n_sub_boxes) -> tuple[np.ndarray, np.ndarray]:
