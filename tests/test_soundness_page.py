@@ -35,7 +35,7 @@ def test_every_test_that_is_named_exists():
 def test_every_rule_is_attacked_by_a_test():
     sections = re.split(r"^### ", text().split("## What is not promised")[0], flags=re.MULTILINE)
     for section in sections[1:]:
-        assert "tests/test_" in section, section.splitlines()[0]
+        assert re.search(r"`tests/([\w/]+\.py)::\w+`", section), section.splitlines()[0]
 
 
 def test_every_link_leads_to_a_section():
