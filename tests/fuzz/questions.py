@@ -40,14 +40,15 @@ class Area:
             function, rng, self.lower, self.upper, self.center, self.radius, self.norm
         )
 
-    def points(self, rng, count: int, is_integer: bool) -> np.ndarray:
-        """(count, size) of it; of integer inputs, those integers that lie in it."""
+    def points(self, rng, count: int, limits: tuple | None) -> np.ndarray:
+        """(count, size) of it; of integer inputs, those integers of the type that lie in it."""
         domain = (self.lower, self.upper, self.center, self.radius, self.norm)
         found = searches.inside(rng, count, *domain)
-        if not is_integer:
+        if limits is None:
             return found
         found = np.concatenate([np.rint(found), self.center[None]])
-        is_in = ((found >= self.lower) & (found <= self.upper)).all(axis=1)
+        low, high = (np.maximum(self.lower, limits[0]), np.minimum(self.upper, limits[1]))
+        is_in = ((found >= low) & (found <= high)).all(axis=1)
         if self.norm:
             length = np.linalg.norm(found - self.center, searches.ORDERS[self.norm], axis=1)
             is_in &= length <= self.radius
@@ -125,7 +126,7 @@ def bounds(ask: Ask) -> None:
 def _extreme(ask: Ask, area: Area, rows: np.ndarray) -> np.ndarray:
     """Points of an area, among them where rows of the outputs are low or high."""
     subject = ask.subject
-    points = [area.points(ask.rng, 24, subject.is_integer), area.center[None]]
+    points = [area.points(ask.rng, 24, subject.limits), area.center[None]]
     if not subject.is_integer and area.upper.max() > area.lower.min():
         both = np.concatenate([rows, -rows]).T
         points.append(area.lowest(lambda x: subject(x) @ both, ask.rng))
@@ -221,7 +222,7 @@ def _predicted(ask: Ask, outputs: np.ndarray) -> np.ndarray:
 def _found_lowest(ask: Ask, area: Area, label: int) -> tuple[float, np.ndarray, float]:
     """The smallest gap that was found in an area, where, and what it may be wrong by."""
     subject = ask.subject
-    points = [area.points(ask.rng, 24, subject.is_integer), area.center[None]]
+    points = [area.points(ask.rng, 24, subject.limits), area.center[None]]
     if not subject.is_integer:
         points.append(area.lowest(lambda x: _label_gaps(ask, label, subject(x)), ask.rng))
     points = np.concatenate(points)
@@ -333,7 +334,7 @@ def decide(ask: Ask) -> None:
     """A random property of the outputs on a box, with thresholds near values that are reached."""
     subject = ask.subject
     (area,) = areas(ask, "box", 1)
-    points = area.points(ask.rng, 16, subject.is_integer)
+    points = area.points(ask.rng, 16, subject.limits)
     if not len(points) or not np.isfinite(judged(subject, points)).all():
         return
     formula = properties.drawn(ask.rng, judged(subject, points[:4]).astype(np.float64))
