@@ -91,6 +91,14 @@ class Condensable:
         raise NotImplementedError
 
 
+def with_bias(outputs, bias, data_format: str | None):
+    """`outputs + bias`, along the channels."""
+    if data_format != "channels_first":
+        return ops.add(outputs, bias)  # may be one operation with what is before it
+    # Keras's `add` would take the last axis where that is as long as the bias.
+    return outputs + ops.reshape(bias, (-1, *[1] * (len(outputs.shape) - 2)))
+
+
 class ConstrainedKernel(LipschitzLayer, Condensable):
     """Mixin, before a Keras layer with a `kernel`, that computes with the effective kernel.
 
@@ -194,14 +202,8 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         kernel = ops.cast(self.effective_kernel(), self.compute_dtype)
         outputs = self._apply_kernel(inputs, kernel)
         if self.bias is not None:
-            outputs = ops.add(outputs, ops.reshape(self.bias, self._bias_shape(outputs)))
+            outputs = with_bias(outputs, self.bias, getattr(self, "data_format", None))
         return outputs if self.activation is None else self.activation(outputs)
-
-    def _bias_shape(self, outputs) -> tuple:
-        shape = [1] * len(outputs.shape)
-        channels_first = getattr(self, "data_format", None) == "channels_first"
-        shape[1 if channels_first else -1] = -1
-        return tuple(shape)
 
     def set_klip_factor(self, klip_factor: float) -> None:
         """Sets the constant of the whole layer: an activation of this library is set to 1."""

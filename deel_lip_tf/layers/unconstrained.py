@@ -12,7 +12,7 @@ from deel_lip_tf.layers.arguments import (
     named,
     whole_number,
 )
-from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.base import Condensable, LipschitzLayer, with_bias
 from deel_lip_tf.layers.padding import (
     Amounts,
     extend,
@@ -96,6 +96,13 @@ class PadConv2D(CheckedArguments, Condensable, keras.layers.Conv2D):
             dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )
+
+    def call(self, inputs):
+        """Pads, convolves, adds the bias and applies the activation."""
+        outputs = self.convolution_op(inputs, self.kernel)
+        if self.bias is not None:
+            outputs = with_bias(outputs, self.bias, self.data_format)
+        return outputs if self.activation is None else self.activation(outputs)
 
     def compute_output_shape(self, input_shape):
         """Shape of the output, `(batch, rows, columns, filters)` with channels last."""

@@ -13,7 +13,7 @@ import keras
 from keras import tree
 
 from deel_lip_tf import _keras
-from deel_lip_tf.semantics import integers
+from deel_lip_tf.semantics import integers, sums
 
 __all__ = ["UNREADABLE", "Call", "Graph", "Value", "float_types", "graph_of", "is_readable"]
 
@@ -206,7 +206,7 @@ def _refusal(call: Call) -> str | None:
         return "it is not connected to the inputs of the model"
     if (name := _keras.replaced_method(call.operation)) is not None:
         return f"its method `{name}` was replaced on the instance"
-    return _mode(call) or integers.refusal(call)
+    return _mode(call) or integers.refusal(call) or sums.refusal(call)
 
 
 def _mode(call: Call) -> str | None:

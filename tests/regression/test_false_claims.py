@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import deel_lip_tf as lip
 from deel_lip_tf import verify
 from deel_lip_tf.bounds import lipschitz_bound
 from deel_lip_tf.certificate_metrics import Certificate_Multiclass
@@ -301,6 +302,59 @@ def test_a_replaced_call_is_seen_by_a_model_that_was_verified_before():
     model.layers[0].call = lambda x, training=None: 100.0 * x
     with pytest.raises(ValueError, match="was replaced"):
         verify.bounds(model, verify.box(point, point))
+
+
+# --- sums that Keras does not broadcast ----------------------------------------------------------
+
+
+MISPLACED = {
+    "Add": lambda x: layers.Add()([x, x[:, :, :1]]),
+    "Average": lambda x: layers.Average()([x, x[:, :, :1]]),
+    "x + y": lambda x: x + x[:, :, :1],
+    "x + c": lambda x: x + np.array([[[1.0], [-3.0]]], "float32"),
+}
+
+
+@pytest.mark.parametrize("name", MISPLACED)
+def test_an_operand_that_keras_takes_for_a_bias_is_refused(name):
+    """It is added along the last axis, for a batch of one sample."""
+    x = keras.Input((2, 2))
+    model = keras.Model(x, layers.Flatten()(MISPLACED[name](x)))
+    point = np.array([[[1.0, 2.0], [3.0, 4.0]]], "float32")
+    with pytest.raises(ValueError, match="another axis"):
+        verify.bounds(model, verify.box(point, point))
+    with pytest.raises(ValueError, match="another axis"):
+        lipschitz_bound(model)
+
+
+BROADCAST = {
+    "last": lambda x: layers.Add()([x, x[:, :1]]),
+    "number": lambda x: x + 1.0,
+    "vector": lambda x: x + np.array([1.0, -3.0], "float32"),
+    "larger": lambda x: layers.Add()([x[:, :1], x]),
+}
+
+
+@pytest.mark.parametrize("name", BROADCAST)
+def test_operands_that_keras_broadcasts_are_bounded(name):
+    x = keras.Input((2, 2))
+    model = keras.Model(x, layers.Flatten()(BROADCAST[name](x)))
+    for count in (1, 3):
+        points = np.random.default_rng(0).normal(size=(count, 2, 2)).astype("float32")
+        found = verify.bounds(model, verify.box(points, points))
+        assert found.lower == pytest.approx(output(model, points), abs=1e-5)
+
+
+@pytest.mark.parametrize("cls", [lip.layers.SpectralConv2D, lip.layers.PadConv2D])
+def test_a_bias_is_added_to_the_channels(cls):
+    """Also where images are as wide as there are filters, which Keras's own layers mistake."""
+    layer = cls(4, 3, data_format="channels_first", bias_initializer="random_normal")
+    x = np.random.default_rng(0).normal(size=(2, 2, 6, 4)).astype("float32")
+    with_bias = np.asarray(layer(x))
+    bias = np.array(layer.bias)
+    layer.bias.assign(np.zeros(4))
+    expected = np.asarray(layer(x)) + bias[:, None, None]
+    assert with_bias == pytest.approx(expected, abs=1e-5)
 
 
 # --- the program itself is wrong ----------------------------------------------------------------

@@ -1,0 +1,64 @@
+"""Sums that Keras computes otherwise than by broadcasting.
+
+On TensorFlow `keras.ops.add(a, b)` takes b for a bias where one of its axes alone is longer than 1
+and as long as the last or the second axis of a. It is then added along that one, wherever its own
+axis stands; of a tensor, where it comes in a batch of one sample.
+"""
+
+import keras
+import numpy as np
+from keras import layers
+
+__all__ = ["refusal"]
+
+
+def refusal(call) -> str | None:
+    """Why a call of a `semantics.graph.Call` may add an operand along another axis than its own."""
+    if keras.backend.backend() != "tensorflow" or not _adds(call.operation):
+        return None
+    total: tuple = ()
+    for number, shape in enumerate(_shapes(call)):
+        if number and _is_misplaced(total, shape):
+            return (
+                f"Keras may add its operand of shape {shape} along another axis, of the same size: "
+                "bring the operands to one shape first, by `keras.ops.broadcast_to` or by copies"
+            )
+        total = _broadcast(total, shape)
+    return None
+
+
+def _adds(operation) -> bool:
+    is_operation = type(operation).__module__.startswith("keras.src.ops.")
+    return type(operation) in (layers.Add, layers.Average) or (
+        is_operation and type(operation).__name__ == "Add"
+    )
+
+
+def _shapes(call) -> list[tuple]:
+    """Of the operands in the order in which they are added, for a batch of one sample."""
+    if isinstance(call.operation, layers.Layer):
+        operands = call.inputs
+    else:
+        operands = [*call.args, *call.kwargs.values()][:2]
+    return [
+        (1, *operand.shape[1:]) if hasattr(operand, "integers") else np.shape(operand)
+        for operand in operands
+    ]
+
+
+def _is_misplaced(first: tuple, second: tuple) -> bool:
+    long = [axis for axis, size in enumerate(second) if size != 1]
+    if len(long) != 1 or len(first) < 2:
+        return False
+    last, own, size = len(first) - 1, long[0] + len(first) - len(second), second[long[0]]
+    if size is None:  # it may be that of the last axis, or of the second one
+        return own != last and (first[-1] != 1 or own != 1)
+    if size not in (first[1], first[-1]):
+        return False
+    return own != (last if first[-1] == size else 1)
+
+
+def _broadcast(first: tuple, second: tuple) -> tuple:
+    rank = max(len(first), len(second))
+    padded = [(1,) * (rank - len(shape)) + shape for shape in (first, second)]
+    return tuple(b if a == 1 else a for a, b in zip(*padded, strict=True))
