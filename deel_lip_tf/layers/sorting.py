@@ -163,21 +163,12 @@ def _sort_neighbours(x):
 
     width = _row_width(tuple(x.shape))
     is_even = tf.tile([[True, False]], (1, width // 2))
-
-    @tf.custom_gradient
-    def sort(x):
-        rows = tf.reshape(x, (-1, width))
-        following = tf.concat([rows[:, 1:], rows[:, :1]], axis=1)
-        preceding = tf.concat([rows[:, -1:], rows[:, :-1]], axis=1)
-        outputs = tf.where(is_even, tf.minimum(rows, following), tf.maximum(rows, preceding))
-
-        def gradient(upstream):
-            first, second = _parts(x)
-            return _exchanged(_exchange_parts, upstream, first > second)
-
-        return tf.reshape(outputs, ops.shape(x)), gradient
-
-    return sort(x)
+    rows = tf.reshape(x, (-1, width))
+    following = tf.concat([rows[:, 1:], rows[:, :1]], axis=1)
+    preceding = tf.concat([rows[:, -1:], rows[:, :-1]], axis=1)
+    # At ties TensorFlow's gradient of either goes to the first operand: to the number itself.
+    outputs = tf.where(is_even, tf.minimum(rows, following), tf.maximum(rows, preceding))
+    return tf.reshape(outputs, ops.shape(x))
 
 
 def _row_width(shape: tuple) -> int:
