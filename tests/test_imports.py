@@ -29,6 +29,7 @@ ALLOWED = {
     "callbacks": {"normalizers", "losses"},
     "layers": {"normalizers", "constraints", "initializers", "regularizers"},
     "semantics": LAYERS | {"_keras"},
+    "formats": LAYERS | {"semantics", "_keras"},
     "model": PROOFS - {"model"},
     "bounds": PROOFS,
     "certificates": PROOFS | {"bounds"},
@@ -37,7 +38,7 @@ ALLOWED = {
     "compute_layer_sv": {"normalizers", "layers", "bounds"},
     "utils": {"normalizers", "losses", "model"},
     "quickstart": PROOFS | {"_arguments", "bounds", "certificates", "losses"},
-    "verify": PROOFS | {"_arguments", "bounds", "certificates"},
+    "verify": PROOFS | {"_arguments", "bounds", "certificates", "formats"},
     "hunt": PROOFS | {"_arguments", "bounds", "certificates", "quickstart"},
     "__main__": {"_arguments", "quickstart", "hunt", "verify"},
 }

@@ -71,9 +71,9 @@ def _property(path: str):
 def _model(path: str):
     import keras
 
-    from deel_lip_tf.verify.keras2_files import load_h5
-    from deel_lip_tf.verify.onnx_import import from_onnx
-    from deel_lip_tf.verify.saved_model import from_saved_model
+    from deel_lip_tf.formats.keras2_files import load_h5
+    from deel_lip_tf.formats.onnx.read import from_onnx
+    from deel_lip_tf.formats.saved_model.read import from_saved_model
 
     if Path(path).is_dir():
         return from_saved_model(path)

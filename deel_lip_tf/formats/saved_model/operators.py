@@ -8,10 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.layers.activations import FullSort, GroupSort2
-from deel_lip_tf.verify.onnx_graph import Node
-from deel_lip_tf.verify.onnx_walk import Walk
-from deel_lip_tf.verify.saved_model_shapes import (
+from deel_lip_tf.formats.onnx.graph import Node
+from deel_lip_tf.formats.onnx.walk import Walk
+from deel_lip_tf.formats.saved_model.shapes import (
     concatenated,
     expanded,
     padded,
@@ -21,8 +20,8 @@ from deel_lip_tf.verify.saved_model_shapes import (
     squeezed,
     transposed,
 )
-from deel_lip_tf.verify.saved_model_values import Value
-from deel_lip_tf.verify.saved_model_windows import (
+from deel_lip_tf.formats.saved_model.values import Value
+from deel_lip_tf.formats.saved_model.windows import (
     average_pooling,
     batch_to_space,
     convolution,
@@ -31,6 +30,7 @@ from deel_lip_tf.verify.saved_model_windows import (
     space_to_batch,
     transposed_convolution,
 )
+from deel_lip_tf.layers.activations import FullSort, GroupSort2
 
 __all__ = ["OPERATORS"]
 
@@ -274,4 +274,4 @@ OPERATORS: dict[str, Callable[[Walk, Node], Value]] = {
     "TopKV2": _largest_of_last,
     "Transpose": transposed,
 }
-"""By type; "Gelu", "Silu" and "Sorted..." are made by `saved_model_patterns`."""
+"""By type; "Gelu", "Silu" and "Sorted..." are made by `patterns`."""

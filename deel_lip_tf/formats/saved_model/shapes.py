@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.verify.onnx_graph import Node
-from deel_lip_tf.verify.onnx_walk import Walk
-from deel_lip_tf.verify.saved_model_graph import BATCH
-from deel_lip_tf.verify.saved_model_values import Value
+from deel_lip_tf.formats.onnx.graph import Node
+from deel_lip_tf.formats.onnx.walk import Walk
+from deel_lip_tf.formats.saved_model.graph import BATCH
+from deel_lip_tf.formats.saved_model.values import Value
 
 __all__ = [
     "concatenated",

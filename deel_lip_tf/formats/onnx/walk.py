@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf.verify.onnx_graph import Node, Refused
+from deel_lip_tf.formats.onnx.graph import Node, Refused
 
 __all__ = ["Value", "Walk", "called"]
 

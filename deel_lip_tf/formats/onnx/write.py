@@ -11,10 +11,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from deel_lip_tf.formats.onnx.layers import ACTIVATIONS, LAYERS, Emitted, Unsupported
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.semantics.ends import final_call, normalized_by
 from deel_lip_tf.semantics.graph import Call, Graph, graph_of, is_readable
-from deel_lip_tf.verify.onnx_layers import ACTIVATIONS, LAYERS, Emitted, Unsupported
 
 __all__ = ["to_onnx"]
 

@@ -2,9 +2,9 @@
 
 import keras
 
-from deel_lip_tf.verify import onnx_graph
-from deel_lip_tf.verify.onnx_operators import OPERATORS, rule_of
-from deel_lip_tf.verify.onnx_walk import Value, Walk, called
+from deel_lip_tf.formats.onnx.graph import read
+from deel_lip_tf.formats.onnx.operators import OPERATORS, rule_of
+from deel_lip_tf.formats.onnx.walk import Value, Walk, called
 
 __all__ = ["from_onnx"]
 
@@ -16,8 +16,8 @@ def from_onnx(model) -> keras.Model:
     batch; channels come first where ONNX has them first. An input of one axis, such as `(5,)`, has
     no batch: it is one sample, and the model takes a batch of them. `Dropout` is the identity, and
     batch normalization uses its stored statistics; both are refused in training mode. Constants are
-    those of the file, none is rounded. Operators: those of `onnx_operators.OPERATORS`; arithmetic
-    with constants, and sums, differences, maxima and minima of tensors.
+    those of the file, none is rounded. Operators: those of `formats.onnx.operators.OPERATORS`;
+    arithmetic with constants, and sums, differences, maxima and minima of tensors.
 
     Args:
         model: path of a file, or an `onnx.ModelProto`, of one input and one output.
@@ -32,7 +32,7 @@ def from_onnx(model) -> keras.Model:
             operators that are not supported (all are named), or an operator with arguments that
             are not (it is named).
     """
-    graph = onnx_graph.read(model, {*OPERATORS, "Constant"})
+    graph = read(model, {*OPERATORS, "Constant"})
     inputs = keras.Input(graph.shape, dtype=graph.dtype, name="input")
     given = Value(inputs, has_batch=graph.has_batch)
     walk = Walk(graph.dtype, graph.constants, {graph.input: given}, graph.version)

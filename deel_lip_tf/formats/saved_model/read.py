@@ -4,11 +4,11 @@ from pathlib import Path
 
 import keras
 
-from deel_lip_tf.verify.onnx_walk import Walk, called
-from deel_lip_tf.verify.saved_model_graph import read
-from deel_lip_tf.verify.saved_model_operators import OPERATORS
-from deel_lip_tf.verify.saved_model_patterns import with_activations_recognized
-from deel_lip_tf.verify.saved_model_values import Value
+from deel_lip_tf.formats.onnx.walk import Walk, called
+from deel_lip_tf.formats.saved_model.graph import read
+from deel_lip_tf.formats.saved_model.operators import OPERATORS
+from deel_lip_tf.formats.saved_model.patterns import with_activations_recognized
+from deel_lip_tf.formats.saved_model.values import Value
 
 __all__ = ["from_saved_model"]
 
@@ -20,9 +20,9 @@ def from_saved_model(path: str | Path, signature: str = "serving_default") -> ke
     Variables have the values they were saved with, and what does not depend on the input, such as
     the effective kernels of constrained layers, is computed once, by TensorFlow in the graph's own
     type: these numbers are the constants that the signature computes with, and claims about the
-    model are about them. Operators: those
-    of `saved_model_operators.OPERATORS`; arithmetic with constants, and sums, differences, maxima
-    and minima of tensors. No Python code of the model is needed, and none is run.
+    model are about them. Operators: those of `formats.saved_model.operators.OPERATORS`; arithmetic
+    with constants, and sums, differences, maxima and minima of tensors. No Python code of the
+    model is needed, and none is run.
 
     Args:
         path: of the folder, as `model.export` writes it.

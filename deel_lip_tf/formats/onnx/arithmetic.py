@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.verify.onnx_graph import Node
-from deel_lip_tf.verify.onnx_walk import Value, Walk
+from deel_lip_tf.formats.onnx.graph import Node
+from deel_lip_tf.formats.onnx.walk import Value, Walk
 
 __all__ = ["arithmetic", "divided", "gemm", "matmul", "merged", "scaled_by", "shifted_by"]
 
@@ -25,7 +25,7 @@ def _dense(walk: Walk, value: Value, kernel: np.ndarray, bias: np.ndarray | None
 
 
 def matmul(walk: Walk, node: Node) -> Value:
-    """`MatMul` by a constant matrix, with the bias that `onnx_graph` has found behind it."""
+    """`MatMul` by a constant matrix, with the bias that `graph` has found behind it."""
     kernel = walk.numbers(node, 1)
     if kernel.ndim != 2:
         raise node.refuse("a matrix as its second input", kernel.shape)

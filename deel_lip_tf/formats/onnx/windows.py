@@ -5,8 +5,8 @@ import math
 import keras
 import numpy as np
 
-from deel_lip_tf.verify.onnx_graph import Node
-from deel_lip_tf.verify.onnx_walk import Value, Walk
+from deel_lip_tf.formats.onnx.graph import Node
+from deel_lip_tf.formats.onnx.walk import Value, Walk
 
 __all__ = [
     "AVERAGE",

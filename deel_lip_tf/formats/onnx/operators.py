@@ -7,7 +7,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from deel_lip_tf.verify.onnx_arithmetic import (
+from deel_lip_tf.formats.onnx.arithmetic import (
     arithmetic,
     divided,
     gemm,
@@ -16,9 +16,9 @@ from deel_lip_tf.verify.onnx_arithmetic import (
     scaled_by,
     shifted_by,
 )
-from deel_lip_tf.verify.onnx_graph import Node
-from deel_lip_tf.verify.onnx_walk import Value, Walk
-from deel_lip_tf.verify.onnx_windows import (
+from deel_lip_tf.formats.onnx.graph import Node
+from deel_lip_tf.formats.onnx.walk import Value, Walk
+from deel_lip_tf.formats.onnx.windows import (
     AVERAGE,
     GLOBAL_AVERAGE,
     GLOBAL_MAXIMUM,

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from deel_lip_tf.verify.onnx_graph import Node
-from deel_lip_tf.verify.saved_model_graph import Graph
+from deel_lip_tf.formats.onnx.graph import Node
+from deel_lip_tf.formats.saved_model.graph import Graph
 
 __all__ = ["with_activations_recognized"]
 

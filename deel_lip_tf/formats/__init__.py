@@ -1,0 +1,1 @@
+"""Files of models, a folder or module for each format."""
