@@ -11,8 +11,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.formats.onnx.graph import Node
-from deel_lip_tf.formats.onnx.walk import Value, Walk
+from deel_lip_tf.formats.nodes import Node
+from deel_lip_tf.formats.onnx.values import Value
+from deel_lip_tf.formats.walk import Walk
 
 __all__ = ["arithmetic", "divided", "gemm", "matmul", "merged", "scaled_by", "shifted_by"]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
+from deel_lip_tf.formats.nodes import Node
 from deel_lip_tf.formats.onnx.arithmetic import (
     arithmetic,
     divided,
@@ -16,8 +17,7 @@ from deel_lip_tf.formats.onnx.arithmetic import (
     scaled_by,
     shifted_by,
 )
-from deel_lip_tf.formats.onnx.graph import Node
-from deel_lip_tf.formats.onnx.walk import Value, Walk
+from deel_lip_tf.formats.onnx.values import Value
 from deel_lip_tf.formats.onnx.windows import (
     AVERAGE,
     GLOBAL_AVERAGE,
@@ -28,6 +28,7 @@ from deel_lip_tf.formats.onnx.windows import (
     pad,
     pooling,
 )
+from deel_lip_tf.formats.walk import Walk
 
 __all__ = ["OPERATORS", "rule_of"]
 

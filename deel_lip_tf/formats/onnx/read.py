@@ -4,7 +4,8 @@ import keras
 
 from deel_lip_tf.formats.onnx.graph import read
 from deel_lip_tf.formats.onnx.operators import OPERATORS, rule_of
-from deel_lip_tf.formats.onnx.walk import Value, Walk, called
+from deel_lip_tf.formats.onnx.values import Value
+from deel_lip_tf.formats.walk import Walk, called
 
 __all__ = ["from_onnx"]
 

@@ -5,8 +5,9 @@ import math
 import keras
 import numpy as np
 
-from deel_lip_tf.formats.onnx.graph import Node
-from deel_lip_tf.formats.onnx.walk import Value, Walk
+from deel_lip_tf.formats.nodes import Node
+from deel_lip_tf.formats.onnx.values import Value
+from deel_lip_tf.formats.walk import Walk
 
 __all__ = [
     "AVERAGE",

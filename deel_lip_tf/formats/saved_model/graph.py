@@ -18,7 +18,7 @@ from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 
-from deel_lip_tf.formats.onnx.graph import Node
+from deel_lip_tf.formats.nodes import Node
 
 __all__ = ["BATCH", "Graph", "read"]
 

@@ -8,8 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.formats.onnx.graph import Node
-from deel_lip_tf.formats.onnx.walk import Walk
+from deel_lip_tf.formats.nodes import Node
 from deel_lip_tf.formats.saved_model.shapes import (
     concatenated,
     expanded,
@@ -30,6 +29,7 @@ from deel_lip_tf.formats.saved_model.windows import (
     space_to_batch,
     transposed_convolution,
 )
+from deel_lip_tf.formats.walk import Walk
 from deel_lip_tf.layers.activations import FullSort, GroupSort2
 
 __all__ = ["OPERATORS"]

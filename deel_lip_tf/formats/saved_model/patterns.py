@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from deel_lip_tf.formats.onnx.graph import Node
+from deel_lip_tf.formats.nodes import Node
 from deel_lip_tf.formats.saved_model.graph import Graph
 
 __all__ = ["with_activations_recognized"]

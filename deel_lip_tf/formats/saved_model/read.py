@@ -4,11 +4,11 @@ from pathlib import Path
 
 import keras
 
-from deel_lip_tf.formats.onnx.walk import Walk, called
 from deel_lip_tf.formats.saved_model.graph import read
 from deel_lip_tf.formats.saved_model.operators import OPERATORS
 from deel_lip_tf.formats.saved_model.patterns import with_activations_recognized
 from deel_lip_tf.formats.saved_model.values import Value
+from deel_lip_tf.formats.walk import Walk, called
 
 __all__ = ["from_saved_model"]
 

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.formats.onnx.graph import Node
-from deel_lip_tf.formats.onnx.walk import Walk
+from deel_lip_tf.formats.nodes import Node
 from deel_lip_tf.formats.saved_model.graph import BATCH
 from deel_lip_tf.formats.saved_model.values import Value
+from deel_lip_tf.formats.walk import Walk
 
 __all__ = [
     "concatenated",

@@ -7,10 +7,10 @@ from functools import partial
 import keras
 import numpy as np
 
-from deel_lip_tf.formats.onnx.graph import Node
-from deel_lip_tf.formats.onnx.walk import Walk
+from deel_lip_tf.formats.nodes import Node
 from deel_lip_tf.formats.saved_model.graph import BATCH
 from deel_lip_tf.formats.saved_model.values import Blocks, Value
+from deel_lip_tf.formats.walk import Walk
 
 __all__ = [
     "average_pooling",
