@@ -25,9 +25,7 @@ hard_tanh, sparse_sigmoid, sparse_plus, soft_shrink, tanh_shrink and clip, sums 
 constants, and every layer of this library. A final softmax is left out.
 """
 
-from deel_lip_tf.formats.onnx.read import from_onnx
-from deel_lip_tf.formats.onnx.write import to_onnx
-from deel_lip_tf.formats.saved_model.read import from_saved_model
+from deel_lip_tf.formats import from_onnx, from_saved_model, to_onnx
 from deel_lip_tf.verify.attack import falsify
 from deel_lip_tf.verify.decision import Decision, decide
 from deel_lip_tf.verify.domain import Domain, ball, box

@@ -69,28 +69,19 @@ def _property(path: str):
 
 
 def _model(path: str):
-    import keras
+    from deel_lip_tf.formats import NotLoaded, reader_of
 
-    from deel_lip_tf.formats.keras2_files import load_h5
-    from deel_lip_tf.formats.onnx.read import from_onnx
-    from deel_lip_tf.formats.saved_model.read import from_saved_model
-
-    if Path(path).is_dir():
-        return from_saved_model(path)
-    _check_file("MODEL", path)
-    suffix = Path(path).suffix.lower()
-    if suffix == ".onnx":
-        return from_onnx(path)
-    if suffix not in (".keras", ".h5", ".hdf5"):
+    if not Path(path).is_dir():
+        _check_file("MODEL", path)
+    reader = reader_of(path)
+    if reader is None:
         raise BadInput(
             "MODEL must be a .keras, .h5 or .onnx file, or the folder of a SavedModel. "
             f"Received: {path!r}."
         )
     try:
-        if suffix == ".keras":
-            return keras.models.load_model(path, compile=False)
-        return load_h5(path)
-    except (ValueError, TypeError, OSError, KeyError) as error:
+        return reader(path)
+    except NotLoaded as error:
         raise BadInput(f"MODEL {path!r} cannot be loaded: {error}") from error
 
 
