@@ -42,7 +42,7 @@ def add_parser(commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     # Heavy, and only this command needs them.
     from deel_lip_tf.verify.decision import decide
-    from deel_lip_tf.verify.vnnlib import counterexample
+    from deel_lip_tf.verify.specification.vnnlib import counterexample
 
     try:
         question = _property(options.property)
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _property(path: str):
-    from deel_lip_tf.verify.vnnlib import read_vnnlib
+    from deel_lip_tf.verify.specification.vnnlib import read_vnnlib
 
     _check_file("PROPERTY", path)
     try:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify.coefficients import Coefficients, add, identity
-from deel_lip_tf.verify.interval import INFINITY, Interval, intersect, step
 from deel_lip_tf.verify.program import Affine, Elementwise, Norm, Program, ancestors
-from deel_lip_tf.verify.region import Region, concretize
-from deel_lip_tf.verify.relaxations import Lines, lines, norm_lines
+from deel_lip_tf.verify.propagation.coefficients import Coefficients, add, identity
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, step
+from deel_lip_tf.verify.propagation.region import Region, concretize
+from deel_lip_tf.verify.propagation.relaxations import Lines, lines, norm_lines
 
 __all__ = ["LinearBound", "Relaxation", "backward", "lower_bound", "refine", "relax"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from deel_lip_tf.verify.program import Affine, Convolution
-from deel_lip_tf.verify.relaxations import Lines
+from deel_lip_tf.verify.propagation.relaxations import Lines
 
 __all__ = ["Coefficients", "Dense", "Windows", "add", "identity"]
 

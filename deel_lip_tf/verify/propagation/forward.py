@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify.backward import backward, relax
-from deel_lip_tf.verify.coefficients import Dense
-from deel_lip_tf.verify.interval import INFINITY, Interval, intersect, step
 from deel_lip_tf.verify.program import Affine, Node, Norm, Program
-from deel_lip_tf.verify.region import Region, concretize, concretize_exactly
-from deel_lip_tf.verify.relaxations import Lines
+from deel_lip_tf.verify.propagation.backward import backward, relax
+from deel_lip_tf.verify.propagation.coefficients import Dense
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, step
+from deel_lip_tf.verify.propagation.region import Region, concretize, concretize_exactly
+from deel_lip_tf.verify.propagation.relaxations import Lines
 
 __all__ = ["Band", "forward", "forward_lower_bound"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from deel_lip_tf.verify.program import Affine, Elementwise, Node, Program
-from deel_lip_tf.verify.relaxations import image, norm_image
+from deel_lip_tf.verify.propagation.relaxations import image, norm_image
 
 INFINITY = np.float64(np.inf)
 

@@ -22,12 +22,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from deel_lip_tf.verify.backward import LinearBound, Relaxation, backward, lower_bound
-from deel_lip_tf.verify.coefficients import Dense, add
-from deel_lip_tf.verify.interval import INFINITY, Interval
 from deel_lip_tf.verify.program import Elementwise, Program, ancestors
-from deel_lip_tf.verify.region import Region, concretize_exactly
-from deel_lip_tf.verify.relaxations import Activation, Lines, offsets
+from deel_lip_tf.verify.propagation.backward import LinearBound, Relaxation, backward, lower_bound
+from deel_lip_tf.verify.propagation.coefficients import Dense, add
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval
+from deel_lip_tf.verify.propagation.region import Region, concretize_exactly
+from deel_lip_tf.verify.propagation.relaxations import Activation, Lines, offsets
 
 __all__ = [
     "STEPS",

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from deel_lip_tf.bounds.graph import GraphWalk
 from deel_lip_tf.layers.base import LipschitzLayer
-from deel_lip_tf.verify.backward import backward, lower_bound
-from deel_lip_tf.verify.coefficients import Coefficients, identity
-from deel_lip_tf.verify.interval import INFINITY, Interval, intersect, point
 from deel_lip_tf.verify.program import Affine, Program
-from deel_lip_tf.verify.region import Region
+from deel_lip_tf.verify.propagation.backward import backward, lower_bound
+from deel_lip_tf.verify.propagation.coefficients import Coefficients, identity
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, point
+from deel_lip_tf.verify.propagation.region import Region
 
 __all__ = ["constants", "has_small_constants", "lipschitz_lower_bound", "prepare", "tightening"]
 

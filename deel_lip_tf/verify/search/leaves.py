@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify import alpha
-from deel_lip_tf.verify.alpha import Free, Questions
-from deel_lip_tf.verify.backward import Relaxation, relax
-from deel_lip_tf.verify.coefficients import Dense
 from deel_lip_tf.verify.graphs import traced
-from deel_lip_tf.verify.interval import Interval
 from deel_lip_tf.verify.program import Program
-from deel_lip_tf.verify.region import Region
+from deel_lip_tf.verify.propagation import alpha
+from deel_lip_tf.verify.propagation.alpha import Free, Questions
+from deel_lip_tf.verify.propagation.backward import Relaxation, relax
+from deel_lip_tf.verify.propagation.coefficients import Dense
+from deel_lip_tf.verify.propagation.interval import Interval
+from deel_lip_tf.verify.propagation.region import Region
 
 __all__ = ["Leaves", "Solved", "neurons", "optimized", "solver"]
 

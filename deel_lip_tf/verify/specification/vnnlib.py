@@ -22,7 +22,7 @@ import numpy as np
 from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.domain import Domain, ball
-from deel_lip_tf.verify.property import Inequality, Linear, Property, property_of
+from deel_lip_tf.verify.specification.property import Inequality, Linear, Property, property_of
 
 __all__ = ["counterexample", "read_vnnlib", "to_vnnlib"]
 

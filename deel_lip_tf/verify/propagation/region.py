@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify.coefficients import Coefficients, Dense
 from deel_lip_tf.verify.domain import Domain
-from deel_lip_tf.verify.interval import Interval, interval
+from deel_lip_tf.verify.propagation.coefficients import Coefficients, Dense
+from deel_lip_tf.verify.propagation.interval import Interval, interval
 
 __all__ = ["Region", "concretize", "concretize_exactly"]
 
