@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deel_lip_tf.quickstart.report import Attacked
+from deel_lip_tf.cli.quickstart.report import Attacked
 
 CURVE_POINTS = 200
 ROWS = 6

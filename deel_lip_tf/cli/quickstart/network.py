@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deel_lip_tf.quickstart.data import Dataset
+from deel_lip_tf.cli.quickstart.data import Dataset
 
 DEFAULT_LOSS = "CategoricalHinge"
 LOSS_ARGUMENTS = {

@@ -2,9 +2,9 @@
 
 import argparse
 
-from deel_lip_tf._arguments import LARGEST_SEED, whole_number
-from deel_lip_tf.quickstart import job
-from deel_lip_tf.quickstart.network import DEFAULT_EPOCHS, DEFAULT_LOSS, LOSS_ARGUMENTS
+from deel_lip_tf.cli.arguments import LARGEST_SEED, whole_number
+from deel_lip_tf.cli.quickstart import job
+from deel_lip_tf.cli.quickstart.network import DEFAULT_EPOCHS, DEFAULT_LOSS, LOSS_ARGUMENTS
 
 
 def add_parser(commands) -> None:

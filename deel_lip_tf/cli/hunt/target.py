@@ -8,7 +8,7 @@ import numpy as np
 from deel_lip_tf.bounds import lipschitz_bound
 from deel_lip_tf.bounds.rounding import UNITS
 from deel_lip_tf.certificates import Certificates, certify, class_divisors
-from deel_lip_tf.hunt.referee import Referee
+from deel_lip_tf.cli.hunt.referee import Referee
 from deel_lip_tf.layers.base import LipschitzLayer
 
 __all__ = ["POLICIES", "Finding", "Promise", "Target", "under_policy"]

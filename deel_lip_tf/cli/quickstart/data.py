@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deel_lip_tf._arguments import BadInput, require_extra
+from deel_lip_tf.cli.arguments import BadInput, require_extra
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 SPLIT_SEED = 0

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
-from deel_lip_tf._arguments import (
+from deel_lip_tf.cli.arguments import (
     FAILURE,
     INTERRUPTED,
     SUCCESS,
     require_extra,
     writable_folder,
 )
-from deel_lip_tf.quickstart import attacks, data, export, figures, network, report
-from deel_lip_tf.quickstart.checks import require_tensorflow
+from deel_lip_tf.cli.quickstart import attacks, data, export, figures, network, report
+from deel_lip_tf.cli.quickstart.checks import require_tensorflow
 
 ATTACKED_IMAGES = 500
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deel_lip_tf.quickstart.attacks import Attack
-from deel_lip_tf.quickstart.export import Comparison
+from deel_lip_tf.cli.quickstart.attacks import Attack
+from deel_lip_tf.cli.quickstart.export import Comparison
 
 RADII = (0.05, 0.1, 36 / 255, 0.25, 0.5, 1.0)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from deel_lip_tf._arguments import FAILURE, SUCCESS, BadInput, writable_folder
-from deel_lip_tf.hunt.inputs import random_samples
-from deel_lip_tf.hunt.searches import RARE, SEARCHES, Outcome, has_foolbox
-from deel_lip_tf.hunt.target import POLICIES, Finding, Target, under_policy
+from deel_lip_tf.cli.arguments import FAILURE, SUCCESS, BadInput, writable_folder
+from deel_lip_tf.cli.hunt.inputs import random_samples
+from deel_lip_tf.cli.hunt.searches import RARE, SEARCHES, Outcome, has_foolbox
+from deel_lip_tf.cli.hunt.target import POLICIES, Finding, Target, under_policy
 
 __all__ = ["Report", "hunt", "run"]
 
@@ -183,7 +183,7 @@ def _samples(model: keras.Model, source: str | None, rng) -> np.ndarray:
     shape = tuple(model.input_shape[1:])
     if source is None:
         return random_samples(shape, SAMPLES, rng)
-    from deel_lip_tf.quickstart import data
+    from deel_lip_tf.cli.quickstart import data
 
     dataset = data.load(source)
     images = dataset.x_test[rng.permutation(len(dataset.x_test))[:SAMPLES]]

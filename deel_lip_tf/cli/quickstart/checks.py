@@ -1,6 +1,6 @@
 """Which Keras backend the job runs on: told before training, in one line."""
 
-from deel_lip_tf._arguments import BadInput
+from deel_lip_tf.cli.arguments import BadInput
 
 
 def require_tensorflow() -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deel_lip_tf._arguments import BadInput, positive_number
+from deel_lip_tf.cli.arguments import BadInput, positive_number
 
 UNSAT, SAT, UNKNOWN = 0, 10, 20
 EXIT_CODES = {"unsat": UNSAT, "sat": SAT, "unknown": UNKNOWN}

@@ -17,12 +17,12 @@ import numpy as np
 from deel_lip_tf.bounds.graph import GraphWalk
 from deel_lip_tf.certificates import certify
 from deel_lip_tf.certificates.guard import call_ratios
-from deel_lip_tf.hunt.descent import most_expanded, steepest_in_ball
-from deel_lip_tf.hunt.inputs import extreme_inputs, random_starts
-from deel_lip_tf.hunt.referee import Referee, distance
-from deel_lip_tf.hunt.target import Finding, Target
+from deel_lip_tf.cli.hunt.descent import most_expanded, steepest_in_ball
+from deel_lip_tf.cli.hunt.inputs import extreme_inputs, random_starts
+from deel_lip_tf.cli.hunt.referee import Referee, distance
+from deel_lip_tf.cli.hunt.target import Finding, Target
+from deel_lip_tf.cli.quickstart.attacks import run_attacks
 from deel_lip_tf.model import vanillaModel
-from deel_lip_tf.quickstart.attacks import run_attacks
 
 __all__ = ["RARE", "SEARCHES", "Outcome", "has_foolbox"]
 

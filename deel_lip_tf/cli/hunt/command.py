@@ -2,7 +2,7 @@
 
 import argparse
 
-from deel_lip_tf._arguments import LARGEST_SEED, positive_number, whole_number
+from deel_lip_tf.cli.arguments import LARGEST_SEED, positive_number, whole_number
 
 
 def add_parser(commands) -> None:
@@ -46,6 +46,6 @@ def add_parser(commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from deel_lip_tf.hunt import job
+    from deel_lip_tf.cli.hunt import job
 
     return job.run(options.model, options.data, options.minutes, options.out, options.seed)
