@@ -19,7 +19,7 @@ import networks as nets
 import numpy as np
 
 import deel_lip_tf as lip
-from deel_lip_tf.quickstart.data import load
+from deel_lip_tf.cli.quickstart.data import load
 
 DEFAULT_DATA = Path(__file__).parents[1] / ".." / "shared" / "data" / "mnist_10k.npz"
 BATCH_SIZE = 256

@@ -9,7 +9,7 @@ and the formal verification of any Keras classifier (`lip.verify`).
 
 import importlib
 
-from deel_lip_tf._command import load_backend_quietly
+from deel_lip_tf.cli.quiet import load_backend_quietly
 
 load_backend_quietly()  # before the first import of Keras
 

@@ -9,10 +9,10 @@ made all the same). ``verify`` answers by 0 unsat, 10 sat, 20 unknown.
 import sys
 
 from deel_lip_tf import __version__
-from deel_lip_tf._arguments import BAD_INPUT, INTERRUPTED, PROGRAM, BadInput, Parser
-from deel_lip_tf.hunt import command as hunt
-from deel_lip_tf.quickstart import command as quickstart
-from deel_lip_tf.verify import command as verify
+from deel_lip_tf.cli import verify
+from deel_lip_tf.cli.arguments import BAD_INPUT, INTERRUPTED, PROGRAM, BadInput, Parser
+from deel_lip_tf.cli.hunt import command as hunt
+from deel_lip_tf.cli.quickstart import command as quickstart
 
 # Each adds its own options, and says by `set_defaults(run=...)` what runs them.
 COMMANDS = (quickstart, hunt, verify)

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import deel_lip_tf as lip
-from deel_lip_tf.quickstart.data import load
+from deel_lip_tf.cli.quickstart.data import load
 
 source = sys.argv[1] if len(sys.argv) > 1 else "mnist"
 epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 10

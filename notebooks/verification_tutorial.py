@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf import verify
-from deel_lip_tf.quickstart.data import load
+from deel_lip_tf.cli.quickstart.data import load
 from deel_lip_tf.verify import decomon, figures
 
 source = sys.argv[1] if len(sys.argv) > 1 else "mnist"

@@ -8,10 +8,10 @@ import deel_lip_tf as lip
 from deel_lip_tf import certificates
 from deel_lip_tf.__main__ import main
 from deel_lip_tf.bounds import graph
-from deel_lip_tf.hunt import job, searches
-from deel_lip_tf.hunt.inputs import extreme_inputs
-from deel_lip_tf.hunt.referee import Referee, distance
-from deel_lip_tf.hunt.target import Finding, Target, under_policy
+from deel_lip_tf.cli.hunt import job, searches
+from deel_lip_tf.cli.hunt.inputs import extreme_inputs
+from deel_lip_tf.cli.hunt.referee import Referee, distance
+from deel_lip_tf.cli.hunt.target import Finding, Target, under_policy
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the hunt differentiates with TensorFlow"
@@ -121,7 +121,7 @@ def test_a_radius_that_is_too_large_is_found(monkeypatch):
         found = honest(*arguments, **keywords)
         return type(found)(**{**found.__dict__, "radius": 3 * found.radius})
 
-    from deel_lip_tf.hunt import target
+    from deel_lip_tf.cli.hunt import target
 
     model = network()
     rng = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def test_a_flip_by_rounding_refutes_the_float32_claim_alone(monkeypatch):
     assert hunt(model, x, rounds=2).findings == []
     # The same radius claimed for the float32 program is refuted.
     real = certificates.certify(model, x)
-    from deel_lip_tf.hunt import target
+    from deel_lip_tf.cli.hunt import target
 
     monkeypatch.setattr(target, "certify", lambda *a, **k: real)
     rng = np.random.default_rng(0)

@@ -12,12 +12,10 @@ import deel_lip_tf
 
 PACKAGE = Path(deel_lip_tf.__file__).parent
 
-# Each room with the rooms it may import, besides itself and `_registration`.
+# Each room with the rooms it may import, besides itself and `_registration`. Each command is one.
 LAYERS = {"normalizers", "constraints", "initializers", "regularizers", "layers"}
 PROOFS = LAYERS | {"model", "semantics", "_keras"}
 ALLOWED = {
-    "_arguments": set(),
-    "_command": set(),
     "_registration": set(),
     "_keras": set(),
     "normalizers": set(),
@@ -29,6 +27,7 @@ ALLOWED = {
     "callbacks": {"normalizers", "losses"},
     "layers": {"normalizers", "constraints", "initializers", "regularizers"},
     "semantics": LAYERS | {"_keras"},
+    "formats": LAYERS | {"semantics", "_keras"},
     "model": PROOFS - {"model"},
     "bounds": PROOFS,
     "certificates": PROOFS | {"bounds"},
@@ -36,11 +35,20 @@ ALLOWED = {
     "activations": {"layers"},
     "compute_layer_sv": {"normalizers", "layers", "bounds"},
     "utils": {"normalizers", "losses", "model"},
-    "quickstart": PROOFS | {"_arguments", "bounds", "certificates", "losses"},
-    "verify": PROOFS | {"_arguments", "bounds", "certificates"},
-    "hunt": PROOFS | {"_arguments", "bounds", "certificates", "quickstart"},
-    "__main__": {"_arguments", "quickstart", "hunt", "verify"},
+    "verify": PROOFS | {"bounds", "certificates", "formats"},
+    "cli": set(),
+    "cli.arguments": set(),
+    "cli.quiet": set(),
+    "cli.quickstart": PROOFS | {"cli.arguments", "bounds", "certificates", "losses"},
+    "cli.hunt": PROOFS | {"cli.arguments", "bounds", "certificates", "cli.quickstart"},
+    "cli.verify": {"cli.arguments", "formats", "verify"},
+    "__main__": {"cli.arguments", "cli.quickstart", "cli.hunt", "cli.verify"},
 }
+
+
+def room_at(parts):
+    """The room of a module, given as the parts of its name below the package."""
+    return ".".join(parts[:2]) if parts[0] == "cli" else parts[0]
 
 
 def rooms_imported(source):
@@ -52,7 +60,7 @@ def rooms_imported(source):
             assert node.level == 0, "imports inside the package are written in full"
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     parts = [name.split(".") for name in names]
-    return {part[1] for part in parts if part[0] == "deel_lip_tf" and len(part) > 1}
+    return {room_at(part[1:]) for part in parts if part[0] == "deel_lip_tf" and len(part) > 1}
 
 
 def forbidden(room, source):
@@ -60,7 +68,8 @@ def forbidden(room, source):
 
 
 def room_of(module):
-    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    parts = module.relative_to(PACKAGE).with_suffix("").parts
+    return room_at([part for part in parts if part != "__init__"])
 
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
@@ -80,6 +89,9 @@ def test_arrows_point_one_way(module):
         ("losses", "from deel_lip_tf import layers as l, metrics", {"layers", "metrics"}),
         ("normalizers", "from deel_lip_tf.layers.base import LipschitzLayer", {"layers"}),
         ("bounds", "from deel_lip_tf.certificates import certify", {"certificates"}),
+        ("verify", "from deel_lip_tf.cli.arguments import BadInput", {"cli.arguments"}),
+        ("formats", "from deel_lip_tf.verify.program import Builder", {"verify"}),
+        ("cli.quickstart", "from deel_lip_tf.cli import hunt", {"cli.hunt"}),
         ("model", "from deel_lip_tf.layers import known", set()),
     ],
 )

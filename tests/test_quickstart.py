@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from deel_lip_tf._arguments import BadInput
 from deel_lip_tf.bounds import lipschitz_bound
-from deel_lip_tf.quickstart import attacks, data, export, figures, network, report
+from deel_lip_tf.cli.arguments import BadInput
+from deel_lip_tf.cli.quickstart import attacks, data, export, figures, network, report
 from quickstart_inputs import arrays, run_in_process, saved
 
 pytestmark = pytest.mark.usefixtures("unoptimized_graphs")

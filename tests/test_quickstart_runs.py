@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import keras
 import pytest
 
-from deel_lip_tf.quickstart import network
+from deel_lip_tf.cli.quickstart import network
 from quickstart_inputs import arrays, run_in_process, saved
 
 pytestmark = pytest.mark.usefixtures("unoptimized_graphs")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from deel_lip_tf import verify
-from deel_lip_tf.verify import command, decomon, figures
+from deel_lip_tf.cli.verify import EXIT_CODES
+from deel_lip_tf.verify import decomon, figures
 from deel_lip_tf.verify.methods import METHODS
 from sources import SOURCE, WITHOUT_SOURCE
 
@@ -43,7 +44,7 @@ def test_the_tables_of_the_page_are_complete():
         assert f"| `{method}` |" in PAGE
     for name in decomon.__all__:
         assert name == "Converted" or f"`{name}`" in PAGE or f"decomon.{name}(" in PAGE
-    for name, code in command.EXIT_CODES.items():
+    for name, code in EXIT_CODES.items():
         assert f"| {code} | `{name}`" in PAGE
 
 

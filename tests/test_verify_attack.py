@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from deel_lip_tf.verify import ball, box
-from deel_lip_tf.verify.attack import Claims, falsify, search
+from deel_lip_tf.verify.search.attack import Claims, falsify, search
 
 NORMS = {"linf": np.inf, "l2": 2, "l1": 1}
 

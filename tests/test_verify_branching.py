@@ -10,12 +10,13 @@ from keras import layers
 
 from deel_lip_tf import verify
 from deel_lip_tf.layers import GroupSort2
-from deel_lip_tf.verify import alpha, branching, leaves
 from deel_lip_tf.verify.arguments import program_of
-from deel_lip_tf.verify.coefficients import Dense
-from deel_lip_tf.verify.interval import Interval
 from deel_lip_tf.verify.methods import domains_and_intervals
-from deel_lip_tf.verify.region import Region
+from deel_lip_tf.verify.propagation import alpha
+from deel_lip_tf.verify.propagation.coefficients import Dense
+from deel_lip_tf.verify.propagation.interval import Interval
+from deel_lip_tf.verify.propagation.region import Region
+from deel_lip_tf.verify.search import branching, leaves
 
 linprog = pytest.importorskip("scipy.optimize").linprog
 

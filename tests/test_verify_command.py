@@ -10,9 +10,9 @@ import pytest
 from keras import layers
 
 from deel_lip_tf import __main__ as command_line
-from deel_lip_tf.verify.command import EXIT_CODES
-from deel_lip_tf.verify.keras2_files import load_h5
-from deel_lip_tf.verify.vnnlib import to_vnnlib
+from deel_lip_tf.cli.verify import EXIT_CODES
+from deel_lip_tf.formats.keras2_files import load_h5
+from deel_lip_tf.verify.specification.vnnlib import to_vnnlib
 
 ASK = """
 (declare-const X_0 Real) (declare-const X_1 Real)
@@ -26,7 +26,7 @@ ASK = """
 def folder(tmp_path_factory):
     """A model of which `Y_0 = 2 relu(X_0 + X_1)`, so from 0 to 4 on the box, in all formats."""
     pytest.importorskip("onnx", reason="needs the verify extra")
-    from deel_lip_tf.verify.onnx_export import to_onnx
+    from deel_lip_tf.formats.onnx.write import to_onnx
 
     folder = tmp_path_factory.mktemp("verify")
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1, "relu"), layers.Dense(2)])

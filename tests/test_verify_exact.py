@@ -12,7 +12,8 @@ from keras import layers
 import oracles
 import verify_cases
 from deel_lip_tf import verify
-from deel_lip_tf.verify import alpha, branching
+from deel_lip_tf.verify.propagation import alpha
+from deel_lip_tf.verify.search import branching
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from keras import layers, ops
 
 from deel_lip_tf import verify
 from deel_lip_tf.layers import LipResidual
-from deel_lip_tf.verify.property import rounded
+from deel_lip_tf.verify.specification.property import rounded
 
 
 @pytest.fixture(autouse=True)

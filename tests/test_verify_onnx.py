@@ -12,9 +12,9 @@ import deel_lip_tf as lip
 
 onnx = pytest.importorskip("onnx", reason="needs the verify extra")
 
+from deel_lip_tf.formats.onnx.read import from_onnx  # noqa: E402
+from deel_lip_tf.formats.onnx.write import to_onnx  # noqa: E402
 from deel_lip_tf.verify import robustness  # noqa: E402
-from deel_lip_tf.verify.onnx_export import to_onnx  # noqa: E402
-from deel_lip_tf.verify.onnx_import import from_onnx  # noqa: E402
 from onnx_oracles import CLOSE, outputs_of  # noqa: E402
 from stacks import layer, net  # noqa: E402
 

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from deel_lip_tf.bounds import lipschitz_bound  # noqa: E402
 from deel_lip_tf.certificates import certify  # noqa: E402
+from deel_lip_tf.formats.onnx.read import from_onnx  # noqa: E402
 from deel_lip_tf.verify import ball, decide, read_vnnlib, robustness  # noqa: E402
-from deel_lip_tf.verify.onnx_import import from_onnx  # noqa: E402
 from onnx_oracles import CLOSE, outputs_of  # noqa: E402
 
 

@@ -12,7 +12,8 @@ import verify_cases
 from deel_lip_tf import layers as lip
 from deel_lip_tf.bounds import kernels, operations
 from deel_lip_tf.layers import known
-from deel_lip_tf.verify import comparators, robustness
+from deel_lip_tf.semantics.sorting import sorting_network
+from deel_lip_tf.verify import robustness
 from deel_lip_tf.verify.activations import FUNCTIONS
 from deel_lip_tf.verify.layer_rules import LAYERS
 from deel_lip_tf.verify.lowering import lower
@@ -191,7 +192,7 @@ def test_open_sizes_are_those_of_the_samples():
 @pytest.mark.parametrize("size", range(2, 12))
 def test_sorting_networks_sort(size):
     x = np.random.default_rng(0).permuted(np.tile(np.arange(size), (500, 1)), axis=1)
-    for pairs in comparators.sorting_network(size):
+    for pairs in sorting_network(size):
         assert len({i for pair in pairs for i in pair}) == 2 * len(pairs)
         for i, j in pairs:
             x[:, [i, j]] = np.sort(x[:, [i, j]], axis=1)

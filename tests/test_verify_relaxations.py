@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from deel_lip_tf.verify import activations
 from deel_lip_tf.verify.activations import FUNCTIONS, gelu
-from deel_lip_tf.verify.relaxations import (
+from deel_lip_tf.verify.propagation.relaxations import (
     image,
     lines,
     norm_image,

@@ -14,7 +14,7 @@ import verify_cases
 from deel_lip_tf import layers as lip
 from deel_lip_tf import verify
 from deel_lip_tf.verify.arguments import program_of
-from deel_lip_tf.verify.lipschitz import constants
+from deel_lip_tf.verify.propagation.lipschitz import constants
 
 
 @pytest.fixture(autouse=True)
@@ -259,7 +259,9 @@ def test_proven_constants_make_relaxations_tighter(monkeypatch):
     rows = [[1.0, -1.0, 0.0]]
     tight = verify.bounds(model, domain, rows, "crown").lower
     by_constant = verify.bounds(model, domain, rows, "lipschitz").lower
-    monkeypatch.setattr("deel_lip_tf.verify.lipschitz.has_small_constants", lambda program: False)
+    monkeypatch.setattr(
+        "deel_lip_tf.verify.propagation.lipschitz.has_small_constants", lambda program: False
+    )
     program_of(model).compiled.clear()
     alone = verify.bounds(model, domain, rows, "crown").lower
     assert (tight >= alone - 1e-9).all() and (tight > alone + 1e-6).any()
@@ -337,7 +339,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
     model, x = classifier(shape=(6, 6, 1)), images(3, (6, 6, 1))
     domain = verify.ball(x, 0.05)
     whole = verify.bounds(model, domain)
-    monkeypatch.setattr("deel_lip_tf.verify.backward._MEMORY", 300)
+    monkeypatch.setattr("deel_lip_tf.verify.propagation.backward._MEMORY", 300)
     monkeypatch.setattr("deel_lip_tf.verify.methods._ENTRIES", 300)
     program_of(model).compiled.clear()
     parts = verify.bounds(model, domain)

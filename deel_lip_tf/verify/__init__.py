@@ -25,16 +25,14 @@ hard_tanh, sparse_sigmoid, sparse_plus, soft_shrink, tanh_shrink and clip, sums 
 constants, and every layer of this library. A final softmax is left out.
 """
 
-from deel_lip_tf.verify.attack import falsify
+from deel_lip_tf.formats import from_onnx, from_saved_model, to_onnx
 from deel_lip_tf.verify.decision import Decision, decide
 from deel_lip_tf.verify.domain import Domain, ball, box
 from deel_lip_tf.verify.methods import METHODS
-from deel_lip_tf.verify.onnx_export import to_onnx
-from deel_lip_tf.verify.onnx_import import from_onnx
 from deel_lip_tf.verify.queries import Bounds, bounds, certified_radius
 from deel_lip_tf.verify.robustness import Robustness, prove, robustness
-from deel_lip_tf.verify.saved_model import from_saved_model
-from deel_lip_tf.verify.vnnlib import counterexample, read_vnnlib, to_vnnlib
+from deel_lip_tf.verify.search.attack import falsify
+from deel_lip_tf.verify.specification.vnnlib import counterexample, read_vnnlib, to_vnnlib
 
 __all__ = [
     "METHODS",

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import activations
 
-from deel_lip_tf.verify.relaxations import Activation, solved
+from deel_lip_tf.verify.propagation.relaxations import Activation, solved
 
 __all__ = [
     "FUNCTIONS",

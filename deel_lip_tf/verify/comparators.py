@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf.semantics.sorting import sorting_network
 from deel_lip_tf.verify.activations import relu
 from deel_lip_tf.verify.program import Builder, Hull
 
@@ -148,24 +149,6 @@ def _stage_rule(pairs, size: int):
         return tuple(exchange(x) for x in intervals[0])
 
     return rule
-
-
-def sorting_network(size: int) -> list[list[tuple[int, int]]]:
-    """Batcher's odd-even merge sort: stages of disjoint pairs `i < j`, smaller to the left."""
-    stages, p = [], 1
-    while p < size:
-        k = p
-        while k >= 1:
-            pairs = [
-                (i + j, i + j + k)
-                for j in range(k % p, size - k, 2 * k)
-                for i in range(min(k, size - j - k))
-                if (i + j) // (2 * p) == (i + j + k) // (2 * p)
-            ]
-            stages += [pairs] if pairs else []
-            k //= 2
-        p *= 2
-    return stages
 
 
 def positive_and_negative(builder: Builder, index: int) -> int:

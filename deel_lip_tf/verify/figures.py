@@ -18,10 +18,10 @@ from deel_lip_tf.verify.arguments import (
     predicted_labels,
     program_of,
 )
-from deel_lip_tf.verify.attack import falsify
 from deel_lip_tf.verify.domain import ball
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, UNKNOWN, robustness
+from deel_lip_tf.verify.search.attack import falsify
 
 __all__ = ["COLOURS", "Curves", "curve_figure", "status_figure", "verified_curves"]
 

@@ -12,16 +12,23 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify import alpha, leaves, lipschitz
-from deel_lip_tf.verify.alpha import free_nodes
-from deel_lip_tf.verify.backward import Relaxation, backward, footprint, lower_bound, refine
-from deel_lip_tf.verify.coefficients import Dense
 from deel_lip_tf.verify.domain import Domain
-from deel_lip_tf.verify.forward import forward, forward_lower_bound
 from deel_lip_tf.verify.graphs import traced
-from deel_lip_tf.verify.interval import INFINITY, Interval, point, propagate
 from deel_lip_tf.verify.program import Program
-from deel_lip_tf.verify.region import Region, concretize_exactly
+from deel_lip_tf.verify.propagation import alpha, lipschitz
+from deel_lip_tf.verify.propagation.alpha import free_nodes
+from deel_lip_tf.verify.propagation.backward import (
+    Relaxation,
+    backward,
+    footprint,
+    lower_bound,
+    refine,
+)
+from deel_lip_tf.verify.propagation.coefficients import Dense
+from deel_lip_tf.verify.propagation.forward import forward, forward_lower_bound
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, point, propagate
+from deel_lip_tf.verify.propagation.region import Region, concretize_exactly
+from deel_lip_tf.verify.search import leaves
 
 __all__ = [
     "METHODS",

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from deel_lip_tf.semantics.graph import Value
 from deel_lip_tf.verify import activations, comparators
-from deel_lip_tf.verify.relaxations import Activation
+from deel_lip_tf.verify.propagation.relaxations import Activation
 from deel_lip_tf.verify.rule_helpers import Unsupported
 
 __all__ = ["lower"]

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from deel_lip_tf.bounds.rounding import gamma
 from deel_lip_tf.semantics.graph import Call as GraphCall
-from deel_lip_tf.verify.relaxations import Activation
+from deel_lip_tf.verify.propagation.relaxations import Activation
 
 __all__ = [
     "Affine",

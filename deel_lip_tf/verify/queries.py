@@ -16,12 +16,12 @@ from deel_lip_tf.verify.arguments import (
     predicted_labels,
     program_of,
 )
-from deel_lip_tf.verify.branching import branch_and_bound, default_time, prepare
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
 from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.robustness import BRANCHING, stages_of
+from deel_lip_tf.verify.search.branching import branch_and_bound, default_time, prepare
 
 __all__ = ["Bounds", "bounds", "certified_radius"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf.verify import attack, guard, lipschitz
+from deel_lip_tf.verify import guard
 from deel_lip_tf.verify.arguments import (
     check_classifier,
     check_method,
@@ -19,10 +19,12 @@ from deel_lip_tf.verify.arguments import (
     predicted_labels,
     program_of,
 )
-from deel_lip_tf.verify.branching import branch_and_bound, default_time, prepare
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
 from deel_lip_tf.verify.program import Program
+from deel_lip_tf.verify.propagation import lipschitz
+from deel_lip_tf.verify.search import attack
+from deel_lip_tf.verify.search.branching import branch_and_bound, default_time, prepare
 
 __all__ = [
     "BRANCHING",

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify import alpha, branching
+from deel_lip_tf.verify.propagation import alpha
+from deel_lip_tf.verify.search import branching
 
 from . import claims, exports, files, questions, subjects
 from .tally import Tally

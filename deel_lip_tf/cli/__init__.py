@@ -1,0 +1,1 @@
+"""The commands of ``python -m deel_lip_tf``, and what they share."""

@@ -1,0 +1,51 @@
+"""The command `hunt`: its options."""
+
+import argparse
+
+from deel_lip_tf.cli.arguments import LARGEST_SEED, positive_number, whole_number
+
+
+def add_parser(commands) -> None:
+    """Adds the command to argparse's subparsers."""
+    hunt = commands.add_parser(
+        "hunt",
+        help="search for a certificate of a saved model that is false",
+        description="Searches for an input that refutes what is proved of a saved classifier: its "
+        "Lipschitz constant, the promises of its layers, its certified radii.",
+        epilog="Exit codes: 0 nothing was refuted; 1 a claim is false, and a file in --out shows "
+        "it; 2 bad input; 130 stopped by Ctrl-C.",
+        allow_abbrev=False,
+    )
+    hunt.add_argument("model", metavar="MODEL.keras", help="a saved classifier that returns logits")
+    hunt.add_argument(
+        "--data",
+        metavar="digits|mnist|cifar10|FILE.npz",
+        help="images to certify, as for quickstart (default: random numbers in [0, 1])",
+    )
+    hunt.add_argument(
+        "--minutes",
+        type=positive_number,
+        default=1.0,
+        metavar="M",
+        help="how long to search; every search runs once at least (default: %(default)g)",
+    )
+    hunt.add_argument(
+        "--out",
+        default="hunt-output",
+        metavar="DIR",
+        help="folder for what is found; created if something is (default: %(default)s)",
+    )
+    hunt.add_argument(
+        "--seed",
+        type=whole_number(0, LARGEST_SEED),
+        default=0,
+        metavar="N",
+        help="makes a run repeatable, up to its length (default: %(default)s)",
+    )
+    hunt.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from deel_lip_tf.cli.hunt import job
+
+    return job.run(options.model, options.data, options.minutes, options.out, options.seed)

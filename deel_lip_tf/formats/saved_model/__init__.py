@@ -1,0 +1,1 @@
+"""Models in TensorFlow's SavedModel format: `read.from_saved_model`."""

@@ -1,0 +1,350 @@
+"""A signature of a SavedModel as a list of operators and constants; nothing here knows Keras.
+
+What depends on no input is computed by TensorFlow, and so is what depends on its shape alone, for
+several sizes of the batch.
+"""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager import context as tf_context
+from tensorflow.python.eager.polymorphic_function import atomic_function
+from tensorflow.python.framework import op_def_registry
+from tensorflow.python.framework.convert_to_constants import (
+    convert_variables_to_constants_v2,
+)
+
+from deel_lip_tf.formats.nodes import Node
+
+__all__ = ["BATCH", "Graph", "read"]
+
+BATCH = -(2**40)
+"""Times the batch: `BATCH * 3` stands for three times the batch in an array of sizes."""
+
+_BATCH_SIZES = (2, 3, 5)
+_OF_SHAPES = ("Shape", "Size", "Rank")
+# Sums are missing: products and choices make every size a number, or a number times the batch.
+_OF_SIZES = (
+    "Cast",
+    "ConcatV2",
+    "ExpandDims",
+    "GatherV2",
+    "Identity",
+    "Mul",
+    "Pack",
+    "Prod",
+    "Reshape",
+    "Squeeze",
+    "StridedSlice",
+)
+# Operators that are told the shape of their result, the batch with it.
+_TOLD_SIZES = ("Conv2DBackpropInput", "Reshape")
+_CHANGES = ("Assign", "ResourceApply", "ResourceScatter")
+_CALLS = ("Case", "If", "PartitionedCall", "StatefulPartitionedCall", "While")
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What there is to compute.
+
+    Attributes:
+        nodes: the operators that the output needs, in order; identities are left out.
+        constants: arrays by name, and sizes, where `BATCH` stands for the batch.
+        input: name of the input.
+        shape: of one sample.
+        dtype: "float32" or "float64".
+        output: name of the output.
+        batch_size: 1 where the input has one sample, else `None`.
+        measured: names of tensors whose shapes are constants here: the operators they need count
+            too, since those of others may make shapes that depend on values.
+    """
+
+    nodes: list[Node]
+    constants: dict[str, np.ndarray]
+    input: str
+    shape: tuple[int, ...]
+    dtype: str
+    output: str
+    batch_size: int | None
+    measured: frozenset[str] = frozenset()
+
+    def raise_for_unknown(self, supported: set[str]) -> None:
+        """Raises one error that names all operators that are not supported."""
+        unknown = {}
+        for node in self.nodes:
+            if node.kind not in supported:
+                unknown.setdefault(node.kind, []).append(node.name)
+        if unknown:
+            listed = "; ".join(f"{k} ({', '.join(map(repr, at))})" for k, at in unknown.items())
+            raise ValueError(
+                f"These TensorFlow operators are not supported: {listed}. Supported are: "
+                f"{', '.join(sorted(supported))}. Rewrite the network with these, or "
+                "give the Keras model itself."
+            )
+
+    def needed(self, nodes: Iterable[Node]) -> "Graph":
+        """The graph of those of `nodes`, in order, that the output and the shapes depend on."""
+        wanted, kept = {self.output, *self.measured}, []
+        for node in reversed(list(nodes)):
+            if node.output in wanted or any(n.startswith(f"{node.output}:") for n in wanted):
+                kept.append(node)
+                wanted.update(node.inputs)
+        return replace(self, nodes=kept[::-1])
+
+
+def read(path: str | Path, signature: str) -> Graph:
+    """Reads the function of a signature.
+
+    Raises:
+        ValueError: no SavedModel, no such signature, several inputs or outputs, or an input of
+            unknown shape or of another type than a float.
+    """
+    loaded = _loaded(path)  # it holds the variables, which functions alone do not
+    function = _function(loaded, path, signature)
+    shape, dtype = _only_input(function, signature)
+    try:
+        _raise_for_changes(function.graph.as_graph_def(), signature)
+        return _graph(function, shape, dtype)
+    except tf.errors.OpError as error:
+        reason = " ".join(str(error.message).split())
+        raise ValueError(
+            f"The signature {signature!r} of {str(path)!r} cannot be evaluated: {reason}"
+        ) from error
+
+
+def _graph(function, shape: list, dtype: str) -> Graph:
+    with _forgotten_functions():
+        frozen = _frozen(function)
+        definition = frozen.graph.as_graph_def()
+        if not _unmark_compiled(definition):
+            return _Reader(frozen).graph(shape, dtype)
+    with _forgotten_functions():
+        whole = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(definition, name=""), [])
+        ends = ([tensor.name for tensor in side] for side in (frozen.inputs, frozen.outputs))
+        return _Reader(_frozen(whole.prune(*ends))).graph(shape, dtype)
+
+
+def _frozen(function):
+    return convert_variables_to_constants_v2(
+        function, lower_control_flow=False, aggressive_inlining=True
+    )
+
+
+@contextlib.contextmanager
+def _forgotten_functions():
+    """Removes what freezing registers: it gives the same names to parts of the next function."""
+    context = tf_context.context()
+    before = context.list_function_names()
+    try:
+        yield
+    finally:
+        # Those that are counted are removed with the last object that refers to them.
+        counted = {name.decode() for _, name in atomic_function.RUNTIME_FUNCTION_REFS}
+        for name in context.list_function_names() - before - counted:
+            while context.has_function(name):  # as often as it was registered
+                context.remove_function(name)
+
+
+def _unmark_compiled(definition) -> bool:
+    """Whether calls were found that XLA compiles, which may be dissolved like the others now.
+
+    Keras makes such calls of its grouped convolutions. The functions get new names: those of the
+    old ones are registered.
+    """
+    functions = definition.library.function
+    nodes = [*definition.node, *(node for function in functions for node in function.node_def)]
+    marked = {f.signature.name: f for f in functions if "_XlaMustCompile" in f.attr}
+    for name, function in marked.items():
+        function.signature.name = f"{name}_unmarked"
+    calls = [node for node in nodes if "f" in node.attr and node.attr["f"].func.name in marked]
+    for call in calls:
+        call.attr["f"].func.name += "_unmarked"
+    for one in (*marked.values(), *calls):
+        for name in ("_XlaMustCompile", "_noinline"):
+            one.attr.pop(name, None)
+    return bool(marked)
+
+
+def _loaded(path: str | Path):
+    if not Path(path).is_dir():
+        raise ValueError(f"`path` must be the folder of a SavedModel. Received: {str(path)!r}.")
+    try:
+        return tf.saved_model.load(str(path))
+    except (OSError, ValueError, RuntimeError, KeyError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{str(path)!r} is not a SavedModel: {reason}") from error
+
+
+def _function(loaded, path: str | Path, signature: str):
+    known = sorted(getattr(loaded, "signatures", {}))
+    if signature not in known:
+        raise ValueError(
+            f"`signature` must be one of the SavedModel {str(path)!r}, which has {known}. "
+            f"Received: {signature!r}."
+        )
+    function = loaded.signatures[signature]
+    outputs = sorted(function.structured_outputs)
+    if len(outputs) != 1:
+        raise ValueError(f"The signature {signature!r} must have one output. Received: {outputs}.")
+    return function
+
+
+def _only_input(function, signature: str) -> tuple[list[int | None], str]:
+    """The shape, with the batch, and the type."""
+    specs = tf.nest.flatten(function.structured_input_signature)
+    specs = [spec for spec in specs if isinstance(spec, tf.TensorSpec)]
+    if len(specs) != 1:
+        names = [spec.name for spec in specs]
+        raise ValueError(f"The signature {signature!r} must have one input. Received: {names}.")
+    shape = specs[0].shape.as_list() if specs[0].shape.rank is not None else []
+    if len(shape) < 2 or shape[0] not in (None, 1) or not all(shape[1:]):
+        raise ValueError(
+            f"The input of the signature {signature!r} must have an open batch axis, or one of "
+            f"size 1, and then axes of known size. Received: {specs[0].shape}."
+        )
+    if specs[0].dtype not in (tf.float32, tf.float64):
+        raise ValueError(
+            f"The input of the signature {signature!r} must be float32 or float64. "
+            f"Received: {specs[0].dtype.name}."
+        )
+    return shape, specs[0].dtype.name
+
+
+def _raise_for_changes(definition, signature: str) -> None:
+    """Refuses variables that do not stay as they were saved."""
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    names = sorted({node.op for node in nodes if node.op.startswith(_CHANGES)})
+    if names:
+        raise ValueError(
+            f"The signature {signature!r} must leave its variables as they are. Received: "
+            f"{', '.join(names)}. Export the model as it is at inference."
+        )
+
+
+class _Reader:
+    """Tells what depends on the input, on its shape, or on nothing."""
+
+    def __init__(self, frozen):
+        self._frozen = frozen
+        self._operations = {op.name: op for op in frozen.graph.get_operations()}
+        self._definition = frozen.graph.as_graph_def()
+        self._alias: dict[str, str] = {}
+        self._constant: set[str] = set()
+        self._sizes: dict[str, frozenset[str]] = {}  # with the tensors that were measured
+        self._has_impure_functions = any(
+            _is_stateful(node.op)
+            for function in self._definition.library.function
+            for node in function.node_def
+        )
+
+    def graph(self, shape: list[int | None], dtype: str) -> Graph:
+        """The graph between the input and the output."""
+        nodes = [node for node in map(self._classified, self._definition.node) if node is not None]
+        entry, exit_ = (_plain(t[0].name) for t in (self._frozen.inputs, self._frozen.outputs))
+        output = self._alias.get(exit_, exit_)
+        graph = Graph([], {}, entry, tuple(shape[1:]), dtype, output, shape[0])
+        nodes, counted = [node for node in nodes if node.output != entry], -1
+        while len(graph.nodes) > counted:
+            counted, graph = len(graph.nodes), graph.needed(nodes)
+            used = {name for node in graph.nodes for name in node.inputs}
+            graph = replace(graph, measured=graph.measured.union(*map(self._measured, used)))
+        graph = replace(graph, constants=self._evaluated(used, shape, dtype))
+        for node in graph.nodes:
+            sizes = [graph.constants.get(name, np.zeros(0)) for name in node.inputs]
+            if node.kind not in _TOLD_SIZES and any(
+                s.dtype.kind == "i" and (s <= BATCH).any() for s in sizes
+            ):
+                raise node.refuse(
+                    "numbers that do not depend on the size of the batch", node.inputs
+                )
+        return graph
+
+    def _measured(self, name: str) -> frozenset[str]:
+        return self._sizes.get(name.partition(":")[0], frozenset())
+
+    def _classified(self, definition) -> Node | None:
+        """The operator, or `None` where it need not become a layer."""
+        names = [_plain(name) for name in definition.input if not name.startswith("^")]
+        inputs = [self._alias.get(name, name) for name in names]
+        kind, name = definition.op, definition.name
+        owners = [i.partition(":")[0] for i in inputs]
+        if kind != "Placeholder" and self._is_pure(kind) and self._constant.issuperset(owners):
+            self._constant.add(name)
+            return None
+        if kind in _OF_SHAPES:
+            self._sizes[name] = self._measured(inputs[0]) or frozenset(inputs)
+            return None
+        if kind in _OF_SIZES and all(i in self._constant or i in self._sizes for i in owners):
+            self._sizes[name] = frozenset().union(*map(self._measured, inputs))
+            return None
+        if kind in ("Identity", "IdentityN", "StopGradient", "PreventGradient", "Snapshot"):
+            self._alias.update({f"{name}:{i}": source for i, source in enumerate(inputs)})
+            self._alias[name] = inputs[0]
+            return None
+        attributes = {key: _decoded(value) for key, value in definition.attr.items()}
+        return Node(kind, _readable(name), inputs, name, attributes)
+
+    def _is_pure(self, kind: str) -> bool:
+        """Whether the operator has no state and draws no random numbers."""
+        return not self._has_impure_functions if kind in _CALLS else not _is_stateful(kind)
+
+    def _evaluated(self, used: set[str], shape: list, dtype: str) -> dict[str, np.ndarray]:
+        known = self._constant.union(self._sizes)
+        names = sorted(name for name in used if name.partition(":")[0] in known)
+        if not names:
+            return {}
+        tensors = [
+            self._operations[name.partition(":")[0]].outputs[int(name.partition(":")[2] or 0)]
+            for name in names
+        ]
+        function = self._frozen.prune(self._frozen.inputs[0], tensors)
+        batches = _BATCH_SIZES if shape[0] is None else (shape[0],)
+        results = [function(tf.zeros([n, *shape[1:]], dtype)) for n in batches]
+        return {
+            name: _merged(name, [tensor.numpy() for tensor in of_name], batches)
+            for name, *of_name in zip(names, *results, strict=True)
+        }
+
+
+def _merged(name: str, results: list[np.ndarray], batches: tuple[int, ...]) -> np.ndarray:
+    """An array that is the same for all batches, or sizes of which some grow with the batch."""
+    first = results[0]
+    if all(np.array_equal(first, other, equal_nan=first.dtype.kind == "f") for other in results):
+        return first
+    is_sizes = first.dtype.kind == "i" and all(r.shape == first.shape for r in results)
+    times = first // batches[0]
+    grows = [r == times * n for r, n in zip(results, batches, strict=True)] if is_sizes else []
+    fixed = [r == first for r in results] if is_sizes else []
+    if not is_sizes or not (np.all(grows, axis=0) | np.all(fixed, axis=0)).all():
+        raise ValueError(
+            f"{_readable(name)!r} depends on the size of the batch in a way that is not supported: "
+            "a sample's outputs must not depend on how many samples there are."
+        )
+    return np.where(np.all(fixed, axis=0), first, times.astype(np.int64) * BATCH)
+
+
+def _is_stateful(kind: str) -> bool:
+    definition = op_def_registry.get(kind)
+    return definition is not None and definition.is_stateful and kind not in _CALLS
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without the number of its operator's first output."""
+    return name.removesuffix(":0")
+
+
+def _readable(name: str) -> str:
+    """Without the names of the functions that were inlined."""
+    return name.rpartition("PartitionedCall/")[2]
+
+
+def _decoded(attribute):
+    kind = attribute.WhichOneof("value")
+    value = getattr(attribute, kind) if kind else None
+    if kind == "list":
+        return list(value.i)
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -1,0 +1,46 @@
+"""Feed-forward classifiers in TensorFlow's SavedModel format as Keras models."""
+
+from pathlib import Path
+
+import keras
+
+from deel_lip_tf.formats.saved_model.graph import read
+from deel_lip_tf.formats.saved_model.operators import OPERATORS
+from deel_lip_tf.formats.saved_model.patterns import with_activations_recognized
+from deel_lip_tf.formats.saved_model.values import Value
+from deel_lip_tf.formats.walk import Walk, called
+
+__all__ = ["from_saved_model"]
+
+
+def from_saved_model(path: str | Path, signature: str = "serving_default") -> keras.Model:
+    """Builds the Keras model that computes what a signature of a SavedModel computes.
+
+    The layers that were exported are gone; the model is made of the operators that they ran.
+    Variables have the values they were saved with, and what does not depend on the input, such as
+    the effective kernels of constrained layers, is computed once, by TensorFlow in the graph's own
+    type: these numbers are the constants that the signature computes with, and claims about the
+    model are about them. Operators: those of `formats.saved_model.operators.OPERATORS`; arithmetic
+    with constants, and sums, differences, maxima and minima of tensors. No Python code of the
+    model is needed, and none is run.
+
+    Args:
+        path: of the folder, as `model.export` writes it.
+        signature: name of the function to read, of one input and one output.
+
+    Returns:
+        A functional model with the weights in it, of the type of the signature's input.
+
+    Raises:
+        ValueError: a folder that holds no SavedModel, no such signature, several inputs or
+            outputs, an unknown shape, operators that are not supported (all are named), or
+            arguments that are not.
+    """
+    graph = with_activations_recognized(read(path, signature))
+    graph.raise_for_unknown(set(OPERATORS))
+    inputs = keras.Input(graph.shape, dtype=graph.dtype, name="input")
+    known = {graph.input: Value(inputs, batch_size=graph.batch_size)}
+    walk = Walk(graph.dtype, graph.constants, known)
+    for node in graph.nodes:
+        walk.put(node.output, called(OPERATORS[node.kind], walk, node))
+    return keras.Model(inputs, walk.tensor(graph.output).samples(), name="from_saved_model")

@@ -1,0 +1,90 @@
+"""Tensors and constants while the operators of a file become calls of Keras layers."""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from deel_lip_tf.formats.nodes import Node, Refused
+
+__all__ = ["Walk", "called"]
+
+Value = TypeVar("Value")
+"""What stands for a tensor of the file: each format has its own."""
+
+
+class Walk(Generic[Value]):
+    """What is known while a graph is walked through.
+
+    Args:
+        dtype: in which to compute.
+        constants: arrays by name.
+        values: the input, by name.
+        version: of the operators, where it matters.
+    """
+
+    def __init__(
+        self,
+        dtype: str,
+        constants: dict[str, np.ndarray],
+        values: dict[str, Value],
+        version: int | None = None,
+    ):
+        self.dtype, self.version = dtype, version
+        self._constants = constants
+        self._values = dict(values)
+
+    def put(self, name: str, value: Value) -> None:
+        """Keeps a tensor that was computed."""
+        self._values[name] = value
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor is known without the input."""
+        return name in self._constants
+
+    def is_computed(self, name: str) -> bool:
+        """Whether a tensor is the input, or was computed from it."""
+        return name in self._values
+
+    def tensor(self, name: str) -> Value:
+        """A tensor that was computed."""
+        if name not in self._values:
+            raise ValueError(
+                f"The tensor {name!r} does not depend on the input, or is not computed before it "
+                "is used: this is no feed-forward classifier."
+            )
+        return self._values[name]
+
+    def constant(self, node: Node, position: int, default=None) -> np.ndarray:
+        """An input that must be constant; `default` where it was left out."""
+        name = node.inputs[position] if position < len(node.inputs) else ""
+        if not name and default is not None:
+            return np.asarray(default)
+        if name not in self._constants:
+            raise node.refuse(f"a constant as input {position}", name)
+        return self._constants[name]
+
+    def numbers(self, node: Node, position: int, default=None) -> np.ndarray:
+        """A constant to compute with, in the type of the input, which must hold it exactly."""
+        given = self.constant(node, position, default)
+        kept = given.astype(self.dtype)
+        if not np.array_equal(kept, given, equal_nan=True):
+            raise node.refuse(f"constants of the input's type {self.dtype}", given.dtype.name)
+        return kept
+
+
+def called(rule: Callable, walk: Walk, node: Node):
+    """The output of an operator by its rule.
+
+    Raises:
+        ValueError: its arguments have no rule, here or in Keras; the message names the operator.
+    """
+    try:
+        return rule(walk, node)
+    except Refused:
+        raise
+    except KeyError as error:
+        raise node.refuse(f"the attribute {error}", sorted(node.attributes)) from error
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"The operator {node.label} cannot be read: {reason}") from error

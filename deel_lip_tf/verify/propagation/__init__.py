@@ -1,0 +1,1 @@
+"""Bounds of what a network computes on a domain: intervals, linear bounds, constants."""

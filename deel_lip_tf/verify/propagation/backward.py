@@ -1,0 +1,226 @@
+"""Backward linear bounds (CROWN): rows of an output as linear functions of the input.
+
+`backward` is pure: rows in, lines of the activations in, linear functions out. From the node of the
+rows to the input, an affine map is passed by its adjoint, and an activation by its lines, a
+positive coefficient by the one below and a negative one by the one above (Zhang et al. 2018,
+arXiv:1811.00866). Every row is a lower bound; an upper bound is the lower bound of the negated row.
+
+The constants hold for exact arithmetic: at every node the rounding of its coefficients is bounded
+by `roundoff * |coefficients| @ magnitude` with the sound magnitude of the node's values, and
+subtracted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from deel_lip_tf.verify.program import Affine, Elementwise, Norm, Program, ancestors
+from deel_lip_tf.verify.propagation.coefficients import Coefficients, add, identity
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, step
+from deel_lip_tf.verify.propagation.region import Region, concretize
+from deel_lip_tf.verify.propagation.relaxations import Lines, lines, norm_lines
+
+__all__ = ["LinearBound", "Relaxation", "backward", "lower_bound", "refine", "relax"]
+
+_MEMORY = 2**25
+"""Entries of the largest tensor that is made at once."""
+
+
+class LinearBound(NamedTuple):
+    """`row >= sum(coefficients of a node @ node) + constant`, for each sample and row.
+
+    Attributes:
+        coefficients: by node; of the input alone where every activation had lines.
+        constant: (batch or 1, rows).
+    """
+
+    coefficients: dict[int, Coefficients]
+    constant: tf.Tensor
+
+
+class Relaxation(NamedTuple):
+    """What is known of the nodes of a program on a domain.
+
+    Attributes:
+        intervals: of all nodes, in their order.
+        lines: of the nodes that are not affine.
+    """
+
+    intervals: list[Interval]
+    lines: dict[int, Lines]
+
+
+def backward(
+    program: Program,
+    rows: Mapping[int, Coefficients],
+    all_lines: Mapping[int, Lines],
+    intervals: Sequence[Interval],
+) -> LinearBound:
+    """Linear lower bounds of rows of coefficients.
+
+    Args:
+        program: the graph.
+        rows: coefficients by node; their sum is bounded.
+        all_lines: of the activations to pass; the rows stop at an activation without lines, and at
+            the input.
+        intervals: sound ones of all nodes up to the last of `rows`.
+
+    Returns:
+        The coefficients of the nodes where the rows stopped, and the constants.
+    """
+    pending, stopped, constant = dict(rows), {}, tf.zeros([1, 1], tf.float64)
+    for index in range(max(pending), -1, -1):
+        if (coefficients := pending.pop(index, None)) is None:
+            continue
+        node = program.nodes[index]
+        if isinstance(node, Affine):
+            parts, added = _through(program, node, coefficients, intervals[index])
+        elif index in all_lines:
+            parent = intervals[node.parents[0]]
+            parts, added = _relaxed(program, coefficients, all_lines[index], parent)
+        else:
+            stopped[index] = coefficients
+            continue
+        constant = constant + added
+        for parent, part in zip(node.parents, parts, strict=True):
+            pending[parent] = add(pending.get(parent), part)
+    return LinearBound(stopped, constant)
+
+
+def _through(program: Program, node: Affine, coefficients: Coefficients, interval: Interval):
+    constant = -program.roundoff * coefficients.absolute_dot(interval.magnitude)
+    if node.bias is not None:
+        constant = constant + coefficients.dot(node.bias)
+    return coefficients.through(node, program.shapes(node.parents)), constant
+
+
+def _relaxed(program: Program, coefficients: Coefficients, node_lines: Lines, parent: Interval):
+    part, constant = coefficients.relaxed(node_lines)
+    steepest = tf.maximum(tf.abs(node_lines.lower_slope), tf.abs(node_lines.upper_slope))
+    farthest = tf.maximum(tf.abs(node_lines.lower_offset), tf.abs(node_lines.upper_offset))
+    magnitude = steepest * parent.magnitude
+    if len(magnitude.shape) != len(farthest.shape):
+        magnitude = tf.reduce_sum(magnitude, axis=-1)
+    rounding = program.roundoff * coefficients.absolute_dot(magnitude + farthest)
+    return [part], constant - rounding
+
+
+def lower_bound(
+    program: Program, bound: LinearBound, intervals: Sequence[Interval], region: Region
+) -> tf.Tensor:
+    """Numbers (batch, rows) that linear bounds do not fall below on the domain.
+
+    The input ranges over the region, any other node where rows stopped over its interval.
+    """
+    total = bound.constant
+    for index, coefficients in bound.coefficients.items():
+        own = region if index == 0 else Region.of_interval(intervals[index])
+        total = total + concretize(coefficients, own, program.roundoff)
+    return tf.where(tf.math.is_nan(total), -INFINITY, total)
+
+
+def relax(program: Program, index: int, intervals: Sequence[Interval]) -> Lines:
+    """The default lines of a node that is not affine, for the interval of its parent."""
+    node = program.nodes[index]
+    parent = intervals[node.parents[0]]
+    if isinstance(node, Norm):
+        return norm_lines(parent.lower, parent.upper)
+    return lines(node.activation, parent.lower, parent.upper)
+
+
+def refine(
+    program: Program,
+    region: Region,
+    tighten: Callable[[int, Interval], Interval] | None = None,
+    backward_through: bool = True,
+) -> Relaxation:
+    """Intervals of all nodes, those before an activation by backward bounds, and all lines.
+
+    Args:
+        program: the graph.
+        region: of the inputs.
+        tighten: takes the position of a node and its interval, and returns a better one.
+        backward_through: `False` for intervals by interval propagation alone.
+    """
+    needed = {program.nodes[index].parents[0] for index in program.nonlinear()}
+    result = Relaxation([Region.interval(region)], {})
+    for index, node in enumerate(program.nodes[1:], 1):
+        if isinstance(node, Elementwise | Norm):
+            result.lines[index] = relax(program, index, result.intervals)
+        result.intervals.append(step(program, node, result.intervals))
+        if backward_through and index in needed and not _is_exact(program, index, region):
+            low, high = _both_bounds(program, index, result, region)
+            result.intervals[index] = intersect(result.intervals[index], low, high)
+        if tighten is not None:
+            result.intervals[index] = tighten(index, result.intervals[index])
+    return result
+
+
+def _is_exact(program: Program, index: int, region: Region) -> bool:
+    """Whether interval propagation cannot be improved: one affine map of a box."""
+    return program.nodes[index].parents == (0,) and not region.is_ball
+
+
+def _both_bounds(program: Program, index: int, relaxation: Relaxation, region: Region):
+    """Backward bounds of all entries of a node, below and above, in blocks of rows."""
+    shape = program.nodes[index].shape
+    as_windows = starts_as_windows(program, index)
+    count = shape[2] if as_windows else int(np.prod(shape))
+    block = min(count, max(1, _MEMORY * count // footprint(program, index)))
+
+    def bounds_of(start):
+        rows = {index: identity(shape, start + tf.range(block), as_windows)}
+        bound = backward(program, rows, relaxation.lines, relaxation.intervals)
+        lowest = lower_bound(program, bound, relaxation.intervals, region)
+        places = int(np.prod(shape[:2])) if as_windows else 1
+        return tf.reshape(lowest, [tf.shape(lowest)[0], places, 2, block])
+
+    if block == count:
+        found = bounds_of(0)
+    else:
+        starts = tf.range(0, count, block)
+        parts = tf.map_fn(bounds_of, starts, fn_output_signature=tf.float64, parallel_iterations=1)
+        found = tf.concat(tf.unstack(parts, num=-(-count // block)), axis=-1)[..., :count]
+    batch = tf.shape(found)[0]
+    return tuple(tf.reshape(x, [batch, *shape]) for x in (found[:, :, 0], -found[:, :, 1]))
+
+
+def starts_as_windows(program: Program, index: int) -> bool:
+    """Whether the entries of a node depend on windows of an image."""
+    node = program.nodes[index]
+    if not isinstance(node, Affine) or len(node.shape) != 3:
+        return False
+    if node.is_diagonal:
+        return starts_as_windows(program, node.parents[0])
+    return node.convolution is not None
+
+
+def footprint(program: Program, index: int) -> int:
+    """Entries, for one sample, of the largest tensor of coefficients of all rows of a node."""
+    shape = program.nodes[index].shape
+    sizes = [int(np.prod(program.nodes[i].shape)) for i in ancestors(program, index)]
+    rows = 2 * int(np.prod(shape))
+    if not starts_as_windows(program, index):
+        return rows * max(sizes)
+    return rows * min(max(sizes), _largest_window(program, index))
+
+
+def _largest_window(program: Program, index: int) -> int:
+    """Entries of the largest window on the way to the input, as far as there are any."""
+    window, largest = (1, 1), 1
+    while index:
+        node = program.nodes[index]
+        if len(node.parents) > 1 or isinstance(node, Norm):
+            return max(largest, max(int(np.prod(n.shape)) for n in program.nodes[:index]))
+        parent = program.nodes[node.parents[0]]
+        if isinstance(node, Affine) and not node.is_diagonal:
+            if node.convolution is None:
+                return max(largest, int(np.prod(parent.shape)))
+            kernel, strides = node.convolution.kernel.shape[:2], node.convolution.strides
+            axes = zip(window, strides, kernel, strict=True)
+            window = tuple((n - 1) * stride + k for n, stride, k in axes)
+        largest = max(largest, int(np.prod(window)) * parent.shape[-1])
+        index = node.parents[0]
+    return largest

@@ -1,0 +1,98 @@
+"""Interval bound propagation: every node between two numbers, from the input to the output.
+
+The bounds hold for exact arithmetic on the stored weights: each step is rounded outward by an
+a-priori bound, `roundoff * (|A| max(|l|, |u|) + |b|)`. What overflows, or is not a number, counts
+as unbounded.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from deel_lip_tf.verify.program import Affine, Elementwise, Node, Program
+from deel_lip_tf.verify.propagation.relaxations import image, norm_image
+
+INFINITY = np.float64(np.inf)
+
+__all__ = ["INFINITY", "Interval", "intersect", "point", "propagate", "step"]
+
+
+class Interval(NamedTuple):
+    """Bounds of a node for each sample, (batch, *shape).
+
+    `magnitude` is not below the largest absolute value, nor, for an affine node, below the sum of
+    the absolute values that are added up: what its rounding errors are measured by.
+    """
+
+    lower: tf.Tensor
+    upper: tf.Tensor
+    magnitude: tf.Tensor
+
+
+def interval(lower: tf.Tensor, upper: tf.Tensor) -> Interval:
+    """An interval with what is not a number replaced by infinity."""
+    lower = tf.where(tf.math.is_nan(lower), -INFINITY, lower)
+    upper = tf.where(tf.math.is_nan(upper), INFINITY, upper)
+    return Interval(lower, upper, tf.maximum(tf.abs(lower), tf.abs(upper)))
+
+
+def intersect(first: Interval, lower: tf.Tensor, upper: tf.Tensor) -> Interval:
+    """The numbers that lie in an interval and in a second one; both are sound."""
+    other = interval(lower, upper)
+    lower = tf.maximum(first.lower, other.lower)
+    upper = tf.minimum(first.upper, other.upper)
+    # Both are sound up to nothing at all, so that they can only miss each other where the domain
+    # is a point and both are rounded to the same number.
+    return Interval(tf.minimum(lower, upper), tf.maximum(lower, upper), first.magnitude)
+
+
+def propagate(
+    program: Program, lower: tf.Tensor, upper: tf.Tensor, roundoff: float | None = None
+) -> list[Interval]:
+    """Intervals of all nodes for a box of inputs (batch, *shape).
+
+    With `roundoff`, of a program whose sums are wrong by that share of what they add up, and its
+    activations by that share of their values and of 1.
+    """
+    intervals = [interval(lower, upper)]
+    for node in program.nodes[1:]:
+        found = step(program, node, intervals, roundoff)
+        if roundoff is not None and not isinstance(node, Affine):
+            moved = roundoff * (1.0 + found.magnitude)
+            found = interval(found.lower - moved, found.upper + moved)
+        intervals.append(found)
+    return intervals
+
+
+def point(program: Program, x: tf.Tensor) -> list[Interval]:
+    """Intervals of all nodes at a point: the value, and a bound on its rounding error."""
+    return propagate(program, x, x)
+
+
+def step(
+    program: Program, node: Node, intervals: Sequence[Interval], roundoff: float | None = None
+) -> Interval:
+    """The interval of one node, given those of the nodes before it."""
+    parents = [intervals[index] for index in node.parents]
+    if isinstance(node, Elementwise):
+        return interval(*image(node.activation, parents[0].lower, parents[0].upper))
+    if not isinstance(node, Affine):
+        return interval(*norm_image(parents[0].lower, parents[0].upper))
+    result = _affine(node, parents, program.roundoff if roundoff is None else roundoff)
+    if node.hull is None:
+        return result
+    sources = [intervals[index][:2] for index in node.hull.sources]
+    return intersect(result, *node.hull.rule(sources))
+
+
+def _affine(node: Affine, parents: Sequence[Interval], roundoff: float) -> Interval:
+    middle = node.linear([0.5 * p.lower + 0.5 * p.upper for p in parents])
+    reach = node.absolute([0.5 * p.upper - 0.5 * p.lower for p in parents])
+    # The sum of absolute values of all terms: of the middle, of the reach and of their rounding.
+    added = node.absolute([tf.maximum(tf.abs(p.lower), tf.abs(p.upper)) for p in parents])
+    if node.bias is not None:
+        middle, added = middle + node.bias, added + tf.abs(node.bias)
+    reach = reach + roundoff * added
+    return interval(middle - reach, middle + reach)._replace(magnitude=added)

@@ -1,0 +1,143 @@
+"""The domain inside a traced function, and the smallest value of a linear function on it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from deel_lip_tf.verify.domain import Domain
+from deel_lip_tf.verify.propagation.coefficients import Coefficients, Dense
+from deel_lip_tf.verify.propagation.interval import Interval, interval
+
+__all__ = ["Region", "concretize", "concretize_exactly"]
+
+_HALVINGS = 40
+_ROUND = 1.0 + 2.0**-40
+"""More than the rounding of half a sum, of a norm and of a product, relatively."""
+
+
+class Region(NamedTuple):
+    """A batch of domains.
+
+    Attributes:
+        lower: (batch, *shape).
+        upper: (batch, *shape).
+        center: (batch, *shape), of the ball.
+        radius: (batch,) of the ball.
+        norm: "l2", "l1", or `None` where the box is all.
+    """
+
+    lower: tf.Tensor
+    upper: tf.Tensor
+    center: tf.Tensor
+    radius: tf.Tensor
+    norm: str | None
+
+    @property
+    def is_ball(self) -> bool:
+        """Whether the box alone does not say all."""
+        return self.norm is not None
+
+    @classmethod
+    def of_domain(cls, domain: Domain) -> "Region":
+        """The tensors of a domain."""
+        parts = (domain.lower, domain.upper, domain.center, domain.radius)
+        tensors = (tf.constant(part, tf.float64) for part in parts)
+        return cls(*tensors, norm=domain.norm if domain.is_ball else None)
+
+    @classmethod
+    def of_interval(cls, node: Interval) -> "Region":
+        """The box of a node."""
+        return cls(node.lower, node.upper, node.lower, node.lower, None)
+
+    def interval(self) -> Interval:
+        """The box as an interval."""
+        return interval(self.lower, self.upper)
+
+
+def concretize(coefficients: Coefficients, region: Region, roundoff: float) -> tf.Tensor:
+    """(batch, rows) numbers that the rows do not fall below on the region.
+
+    On a box `a @ middle - |a| @ half width`, which is exact. On the part of a box in a ball the
+    better one of the box and of the ball, `a @ center - radius * dual norm of a`.
+    """
+    middle = 0.5 * region.lower + 0.5 * region.upper
+    reach = tf.maximum(region.upper - middle, middle - region.lower) * _ROUND
+    largest = tf.maximum(tf.abs(region.lower), tf.abs(region.upper))
+    in_box = coefficients.dot(middle) - coefficients.absolute_dot(reach + roundoff * largest)
+    if not region.is_ball:
+        return in_box
+    spread = region.radius[:, None] * coefficients.dual_norm(region.norm) * (_ROUND + roundoff)
+    rounding = roundoff * coefficients.absolute_dot(tf.abs(region.center))
+    return tf.maximum(in_box, coefficients.dot(region.center) - spread - rounding)
+
+
+def concretize_exactly(coefficients: Dense, region: Region, roundoff: float) -> tf.Tensor:
+    """As `concretize`; on the part of a box in a ball up to the rounding and a bisection.
+
+    With `t` the distance from the center along each axis, `r` its limit by the box on the side
+    where the row falls, and any `v >= 0`, weak duality bounds the fall of a row by
+
+        L2: v radius^2 + sum(max(|a| t - v t^2 for 0 <= t <= r))
+        L1: v radius + sum(max(|a| - v, 0) r)
+
+    The best `v` is found by bisection; the bound holds for whatever is found.
+    """
+    if not region.is_ball:
+        return concretize(coefficients, region, roundoff)
+    batch, size = tf.shape(region.center)[0], int(np.prod(coefficients.shape))
+
+    def flat(tensor):
+        return tf.reshape(tensor, [batch, 1, size])
+
+    values = tf.reshape(coefficients.values, [-1, tf.shape(coefficients.values)[1], size])
+    below = tf.maximum(region.center - region.lower, 0.0)
+    above = tf.maximum(region.upper - region.center, 0.0)
+    limit = tf.where(values > 0, flat(below), flat(above)) * _ROUND
+    steep, radius = tf.abs(values), region.radius[:, None]
+    fall = (_fall_l2 if region.norm == "l2" else _fall_l1)(steep, limit, radius)
+    rounding = roundoff * coefficients.absolute_dot(tf.abs(region.center))
+    exact = coefficients.dot(region.center) - fall * (_ROUND + 4.0 * roundoff) - rounding
+    return tf.maximum(exact, concretize(coefficients, region, roundoff))
+
+
+def _fall_l2(steep, limit, radius):
+    """Along each axis the best step is `|a| / (2 v)`, cut at the limit."""
+
+    def steps(v):
+        return tf.minimum(limit, tf.math.divide_no_nan(steep, 2.0 * v[..., None]))
+
+    # Without the box, the multiplier is |a| / (2 radius); the box only makes it smaller.
+    largest = tf.math.divide_no_nan(tf.norm(steep, axis=-1), 2.0 * radius)
+    v = _bisect(lambda v: tf.norm(steps(v), axis=-1) > radius, largest)
+    step = steps(v)
+    # Without a multiplier a step goes to its limit.
+    step = tf.where(v[..., None] > 0, step, limit)
+    return (
+        v * radius**2
+        + tf.reduce_sum(steep * step - v[..., None] * step**2, axis=-1)
+        + (2.0**-40 * tf.reduce_sum(steep * step, axis=-1))
+    )
+
+
+def _fall_l1(steep, limit, radius):
+    """Axes steeper than `v` go to their limit."""
+
+    def spent(v):
+        return tf.reduce_sum(tf.where(steep > v[..., None], limit, 0.0), axis=-1)
+
+    v = _bisect(lambda v: spent(v) > radius, tf.reduce_max(steep, axis=-1))
+    return v * radius + tf.reduce_sum(tf.nn.relu(steep - v[..., None]) * limit, axis=-1)
+
+
+def _bisect(too_small, largest):
+    """The smallest `v` in `[0, largest]`, from above, that is not too small."""
+    smallest = tf.zeros_like(largest)
+
+    def halve(low, high):
+        middle = 0.5 * (low + high)
+        up = too_small(middle)
+        return tf.where(up, middle, low), tf.where(up, high, middle)
+
+    _, v = tf.while_loop(lambda *_: True, halve, (smallest, largest), maximum_iterations=_HALVINGS)
+    return v

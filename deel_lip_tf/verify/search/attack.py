@@ -1,0 +1,302 @@
+"""Searches a domain for inputs that break a claim, and believes none that it has not replayed.
+
+A claim is broken where linear functions of the outputs are all negative: for another label, the
+one function `f_label - f_target`. The largest of them goes down along its gradient, from several
+starts, in two ways: towards the point of the domain where its linear approximation is smallest
+(Frank and Wolfe), and by normalised steps, signed in a box, that are projected back.
+
+A search in floating point proves nothing by itself. What is returned is a point that the model's
+input type can hold, that lies in the domain in float64, and whose outputs, computed by the model's
+own call at inference, break the claim by more than the noise of their last digits.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deel_lip_tf.semantics.ends import threshold
+from deel_lip_tf.semantics.graph import graph_of
+from deel_lip_tf.verify.arguments import configuration, output_values
+from deel_lip_tf.verify.domain import Domain
+from deel_lip_tf.verify.graphs import Kept, traced
+from deel_lip_tf.verify.search.attack_reach import Reach, column, inside
+
+__all__ = ["Claims", "falsify", "gradient_function", "search"]
+
+STEPS, RESTARTS = 40, 4
+_TARGETS = 9  # classes tried from the start, the nearest first
+_NEAREST = 3  # of them, tried again from random points
+_ROWS, _ENTRIES = 1024, 2**23  # of one batch of the search
+_FLOATS = ("float16", "float32", "float64")
+_FIRST_STEP, _LAST_STEP = 0.5, 0.01  # as parts of the half width, or of the radius
+_NOISE = 64.0  # last digits of the largest output: evaluations that differ by less are the same
+
+
+@dataclass(frozen=True, eq=False)
+class Claims:
+    """Conjunctions to satisfy: `weights @ outputs + offsets < 0` in every row.
+
+    Attributes:
+        sample: (m,) which sample of the domain each is about.
+        weights: (m, rows, outputs).
+        offsets: (m, rows).
+    """
+
+    sample: np.ndarray
+    weights: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def __getitem__(self, index) -> "Claims":
+        return Claims(self.sample[index], self.weights[index], self.offsets[index])
+
+    def values(self, outputs: np.ndarray) -> np.ndarray:
+        """(m,) the largest row for outputs (m, outputs), in float64; satisfied where negative."""
+        rows = np.einsum("mro,mo->mr", self.weights, np.asarray(outputs, np.float64))
+        return (rows + self.offsets).max(axis=1)
+
+
+def falsify(
+    model: keras.Model,
+    x,
+    labels,
+    domain: Domain,
+    seed: int = 0,
+    steps: int = STEPS,
+    restarts: int = RESTARTS,
+    time_limit: float | None = None,
+) -> np.ndarray:
+    """Searches, for each sample, an input of its domain that the model gives another label.
+
+    Args:
+        model: a model with one input and one output of shape (batch, classes); logits, or
+            probabilities of a softmax. Of a single output, label 1 says that it is positive, or
+            above 1/2 where a sigmoid makes it.
+        x: (n, ...) samples, of the model's input shape.
+        labels: (n,) integers, the labels that are claimed.
+        domain: the inputs that count, one set for each sample.
+        seed: of the random starts.
+        steps: of each descent.
+        restarts: number of random starts for each of the nearest classes, 0 for none.
+        time_limit: seconds after which no further descent begins.
+
+    Returns:
+        (n, ...) witnesses in the model's input type; NaN where none was found, and everywhere for
+        a model whose inputs are not float16, float32 or float64. Each lies in its
+        domain, and the model itself gives it another label: its score exceeds that of the claimed
+        one by more than 64 units in the last place. A tie is no witness.
+    """
+    labels = np.asarray(labels, np.int64)
+    found = _no_witnesses(model, np.shape(x))
+    if _input_type(model) not in _FLOATS:
+        return found
+    claims = _other_labels(labels, model.outputs[0].shape[-1])
+    gradient = gradient_function(model)
+    attempt = _Attempt(model, domain, gradient, seed, steps, time_limit)
+    attempt.shift = threshold(graph_of(model)) if model.outputs[0].shape[-1] == 1 else 0.0
+    values = np.full(len(claims), np.inf)
+    for stage in range(1 + restarts):
+        open_samples = np.isnan(found.reshape(len(found), -1)).any(axis=1)
+        chosen = _nearest(claims, values, open_samples, _NEAREST if stage else _TARGETS)
+        if not len(chosen) or attempt.is_over():
+            break
+        points, values[chosen] = attempt.descend(claims[chosen], stage)
+        for row in np.flatnonzero(values[chosen] < 0):
+            found[claims.sample[chosen[row]]] = points[row]
+    return found
+
+
+def search(
+    model: keras.Model,
+    domain: Domain,
+    claims: Claims,
+    seed: int = 0,
+    steps: int = STEPS,
+    restarts: int = RESTARTS,
+    time_limit: float | None = None,
+) -> np.ndarray:
+    """Searches, for each conjunction, an input of its domain that satisfies it.
+
+    Args:
+        model: a model with one input and one output.
+        domain: one set for each sample.
+        claims: conjunctions about the outputs as the model returns them.
+        seed: of the random starts.
+        steps: of each descent.
+        restarts: number of random starts.
+        time_limit: seconds after which no further descent begins.
+
+    Returns:
+        (m, ...) points in the model's input type that were replayed as those of `falsify`; NaN
+        where none was found.
+    """
+    found = _no_witnesses(model, (len(claims), *domain.lower.shape[1:]))
+    if _input_type(model) not in _FLOATS:
+        return found
+    gradient = gradient_function(model, drop_softmax=False)
+    attempt = _Attempt(model, domain, gradient, seed, steps, time_limit)
+    missing = np.arange(len(claims))
+    for stage in range(1 + restarts):
+        if not len(missing) or attempt.is_over():
+            break
+        points, values = attempt.descend(claims[missing], stage)
+        found[missing[values < 0]] = points[values < 0]
+        missing = missing[values >= 0]
+    return found
+
+
+def _other_labels(labels: np.ndarray, classes: int) -> Claims:
+    """For each sample and each other class, that its score is larger."""
+    if classes == 1:
+        weights = np.where(labels > 0, 1.0, -1.0).reshape(-1, 1, 1)
+        return Claims(np.arange(len(labels)), weights, np.zeros((len(labels), 1)))
+    pairs = [(i, j) for i, label in enumerate(labels) for j in range(classes) if j != label]
+    sample, target = np.array(pairs, np.int64).reshape(-1, 2).T
+    one_hot = np.eye(classes)
+    weights = one_hot[labels[sample]] - one_hot[target]
+    return Claims(sample, weights[:, None], np.zeros((len(sample), 1)))
+
+
+def _nearest(claims: Claims, values: np.ndarray, wanted: np.ndarray, count: int) -> np.ndarray:
+    """For each wanted sample, its claims of smallest value, at most `count`."""
+    order = np.lexsort((values, claims.sample))
+    order = order[wanted[claims.sample[order]]]
+    _, first = np.unique(claims.sample[order], return_index=True)
+    sizes = np.diff([*first, len(order)])
+    rank = np.arange(len(order)) - np.repeat(first, sizes)
+    return order[rank < count]
+
+
+def _input_type(model: keras.Model) -> str:
+    return keras.backend.standardize_dtype(model.inputs[0].dtype)
+
+
+def _no_witnesses(model: keras.Model, shape) -> np.ndarray:
+    dtype = _input_type(model)
+    return np.full(shape, np.nan, dtype if dtype in _FLOATS else np.float64)
+
+
+class _Attempt:
+    """One search: the model as a graph, the domain in its input type, and the clock."""
+
+    def __init__(self, model, domain: Domain, gradient, seed, steps, time_limit):
+        self._model, self._domain, self._steps = model, domain, steps
+        self._random = np.random.default_rng(seed)
+        self._end = math.inf if time_limit is None else time.monotonic() + time_limit
+        self._type = np.dtype(_input_type(model))
+        self._set = inside(domain, self._type)
+        self._gradient = gradient
+        self.shift = 0.0  # subtracted from the outputs before they are judged
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def descend(self, claims: Claims, stage: int) -> tuple[np.ndarray, np.ndarray]:
+        """Points (m, ...) and the values (m,) of the claims there; infinite where no witness.
+
+        Values that are negative are of points that were replayed.
+        """
+        points, values = [], []
+        shape = self._domain.lower.shape[1:]
+        size = max(1, min(_ROWS, _ENTRIES // math.prod(shape)))
+        for begin in range(0, len(claims), size):
+            part = claims[begin : begin + size]
+            if self.is_over():
+                points.append(np.zeros((len(part), *shape), self._type))
+                values.append(np.full(len(part), np.inf))
+                continue
+            reached = self._descend(part, stage)
+            points.append(reached[0])
+            values.append(self._replayed(part, *reached))
+        return np.concatenate(points), np.concatenate(values)
+
+    def _descend(self, claims: Claims, stage: int) -> tuple[np.ndarray, np.ndarray]:
+        region = self._set.of(claims.sample)
+        x = best = self._start(region, stage)
+        lowest = np.full(len(claims), np.inf)
+        weights = tf.constant(claims.weights, tf.float32)
+        offsets = tf.constant(claims.offsets, tf.float32)
+        for step in range(self._steps):
+            value, gradient = self._gradient(x, weights, offsets)
+            is_lower = value.numpy() < lowest
+            lowest = np.where(is_lower, value, lowest)
+            best = tf.where(column(is_lower, x), x, best)
+            length = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / self._steps)
+            is_vertex = stage % 2 == 0
+            x = region.towards(x, gradient, length, is_vertex and step == 0, is_vertex)
+            if (lowest < 0).all() and step > self._steps // 4:
+                break
+        return best.numpy(), lowest
+
+    def _start(self, region: Reach, stage: int) -> tf.Tensor:
+        if stage == 0:
+            return region.project(region.center)
+        share = self._random.random(region.lower.shape)
+        # Half of the starts at corners, where the extremes of a piecewise linear function are.
+        share = np.round(share) if stage % 2 else share
+        return region.project(region.lower + tf.constant(share, region.lower.dtype) * region.width)
+
+    def _replayed(self, claims: Claims, points: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """`values`, with those of witnesses checked, and infinite where the check fails."""
+        rows = np.flatnonzero(values < 0)
+        if not len(rows):
+            return values
+        checked = values.copy()
+        outputs = output_values(self._model, points[rows]) - self.shift
+        largest = np.abs(outputs).max(axis=1).astype(np.float64) + self.shift
+        noise = _NOISE * np.finfo(outputs.dtype).eps * largest
+        exact = claims[rows].values(outputs) + noise * np.abs(claims[rows].weights).sum(-1).max(-1)
+        inside = self._domain[claims.sample[rows]].contains(points[rows])
+        is_witness = (exact < 0) & inside & np.isfinite(outputs).all(axis=1)
+        checked[rows] = np.where(is_witness, exact, np.inf)
+        return checked
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """The gradient of claims; it holds the model whose variables the graph reads."""
+
+    model: keras.Model
+    graph: Callable
+
+    def __call__(self, x, weights, offsets) -> tuple[tf.Tensor, tf.Tensor]:
+        """`(value (m,), gradient like x)` of claims, each at a point."""
+        return self.graph(x, weights, offsets)
+
+
+_GRADIENTS = Kept(4)
+
+
+def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Gradient:
+    """`(x, weights, offsets)` to `(value (m,), gradient like x)`, for all batches.
+
+    It is traced once for a model, and follows its weights. With `drop_softmax`, a final softmax is
+    left out: Keras hands on the logits it was computed from, and their gradient does not vanish
+    where a probability is 1.
+    """
+    config = configuration(model)
+    # While it is kept the model lives, and no other one has its number.
+    key = None if config is None else (id(model), config, drop_softmax)
+    return _GRADIENTS.get(key, lambda: _traced_gradient(model, drop_softmax))
+
+
+def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Gradient:
+    def gradient(x, weights, offsets):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = model(x, training=False)
+            outputs = getattr(outputs, "_keras_logits", outputs) if drop_softmax else outputs
+            rows = tf.einsum("mro,mo->mr", weights, tf.cast(outputs, tf.float32)) + offsets
+            value = tf.reduce_max(rows, axis=1)
+        return value, tape.gradient(value, x, unconnected_gradients="zero")
+
+    point = (None, *model.inputs[0].shape[1:])
+    shapes = [(point, _input_type(model)), ((None,) * 3, tf.float32), ((None,) * 2, tf.float32)]
+    return Gradient(model, traced(gradient, shapes))
