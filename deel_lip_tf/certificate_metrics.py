@@ -41,7 +41,7 @@ class _Certified(keras.metrics.Mean):
             )
         super().__init__(name=name, dtype=dtype)
         # weak: a metric must not keep its model alive, nor lead Keras's saving in a circle
-        self._model = None
+        self._model: weakref.ref | None = None
         if model is not None:
             self.attach(model)
 

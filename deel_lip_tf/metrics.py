@@ -280,7 +280,7 @@ class _EpochKR(keras.metrics.Metric):
         if num_classes is not None:
             num_classes = whole_number("num_classes", num_classes)
         self.num_classes = num_classes
-        self._columns = None
+        self._columns: int | None = None
         if num_classes is not None:
             self._create(num_classes)
 
@@ -291,12 +291,12 @@ class _EpochKR(keras.metrics.Metric):
         self._columns = columns
 
     def _require(self, columns: int | None) -> None:
-        if columns is None and self._columns is None:
-            raise ValueError(
-                "The number of columns of `y_pred` is unknown: give `num_classes`. Received: "
-                "num_classes=None."
-            )
         if self._columns is None:
+            if columns is None:
+                raise ValueError(
+                    "The number of columns of `y_pred` is unknown: give `num_classes`. Received: "
+                    "num_classes=None."
+                )
             self._create(columns)
         elif columns not in (None, self._columns):
             raise ValueError(

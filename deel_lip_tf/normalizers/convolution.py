@@ -23,12 +23,17 @@ def padding_amounts(
     `"same"` follows TensorFlow: as many outputs as `ceil(size / stride)`, the odd zero at the end.
     `"causal"` (of sequences) puts zeros in front only. The extending paddings add
     `kernel_size - 1` in all, whatever the stride; neither depends on `size`.
+
+    Raises:
+        ValueError: `size` is None with `"same"`.
     """
     if padding == "valid":
         return 0, 0
     if padding == "causal":
         return kernel_size - 1, 0
     if padding == "same":
+        if size is None:
+            raise ValueError('`size` must be known with padding="same". Received: size=None.')
         total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
         return total // 2, total - total // 2
     return (kernel_size - 1) // 2, kernel_size // 2

@@ -78,7 +78,12 @@ class Spectral:
 
         Args:
             matrix: as for `project`, in at least float32.
+
+        Raises:
+            ValueError: singular values are to stay apart (`is_retracting` says whether they are).
         """
+        if self.eps_bjorck is None:
+            raise ValueError("`retract` needs a number. Received: eps_bjorck=None.")
         return retracted(matrix, self.eps_bjorck, self.maxiter_bjorck)
 
     def _unit_norm(self, matrix):

@@ -145,8 +145,8 @@ def _cast(call) -> Range | None:
 def _operands(call) -> list[Range] | None:
     """The ranges of two operands, where none is a constant that is not an integer."""
     values = [*call.args, *call.kwargs.values()][:2]
-    found = [_range_of(value) for value in values]
-    return None if len(found) != 2 or None in found else found
+    found = [limits for value in values if (limits := _range_of(value)) is not None]
+    return found if len(found) == 2 else None
 
 
 def _range_of(operand) -> Range | None:
