@@ -361,8 +361,16 @@ class KR(_EpochKR):
 class MulticlassKR(_EpochKR):
     """Exact `mean_c(E[f_c | y = c] - E[f_c | y != c])` of all samples seen; one-hot labels.
 
-    What `losses.MulticlassKR` averages batch by batch when it is given as a metric. Arguments and
-    errors as `KR`.
+    What `losses.MulticlassKR` averages batch by batch when it is given as a metric.
+
+    Args:
+        num_classes: number of columns of the scores; taken from the first batch by default. Needed
+            by `stateless_update_state`, whose number of variables cannot grow.
+        name: name under which the value is reported.
+        dtype: dtype of the accumulators.
+
+    Raises:
+        ValueError: if shapes differ, or the number of columns changes between batches.
     """
 
     def __init__(

@@ -160,7 +160,12 @@ def evaluate_lip_const_gen(
 
 
 def l2_normalize(tensor, axis=None):
-    """`tensor / ||tensor||_2` over `axis`, and 0 where that norm is 0."""
+    """`tensor / ||tensor||_2` over `axis`, and 0 where that norm is 0.
+
+    Args:
+        tensor: numbers.
+        axis: an axis or several; all by default.
+    """
     tensor = ops.convert_to_tensor(numeric("tensor", tensor))
     return safe_divide(tensor, frobenius_norm(tensor, axis=axis, keepdims=True))
 

@@ -24,6 +24,12 @@ def padding_amounts(
     `"causal"` (of sequences) puts zeros in front only. The extending paddings add
     `kernel_size - 1` in all, whatever the stride; neither depends on `size`.
 
+    Args:
+        size: length of the axis; None, where it is not known, except with `"same"`.
+        kernel_size: of the kernel along this axis, with its dilation written out.
+        stride: along this axis.
+        padding: one of `PADDINGS`, or `"causal"`.
+
     Raises:
         ValueError: `size` is None with `"same"`.
     """
@@ -99,6 +105,11 @@ def transposed_max_duplication(size: int | None, kernel_size: int, stride: int) 
 
     An output element receives from at most `ceil(kernel_size / stride)` of the `size` inputs;
     cropping and `output_padding` can only lower it.
+
+    Args:
+        size: length of the input's axis; None where it is not known.
+        kernel_size: of the kernel along this axis.
+        stride: along this axis.
     """
     reach = -(-kernel_size // stride)
     return reach if size is None else min(reach, size)
