@@ -1,5 +1,6 @@
 """The networks and the sides that the benchmarks compare."""
 
+import math
 from dataclasses import dataclass
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 import deel_lip_tf as lip
 from deel_lip_tf import layers
 from deel_lip_tf.normalizers import Spectral
-from deel_lip_tf.normalizers.orthogonal import bjorck_cubics, cubics_for, divided_by_bound
+from deel_lip_tf.normalizers.orthogonal import bjorck_cubics, divided_by_bound, minimax_cubic
 
 PLAIN = {
     "conv": lambda filters: keras.layers.Conv2D(filters, 3, padding="same"),
@@ -101,7 +102,13 @@ class DifferentiatedMinimax(Spectral):
         """As many steps as the worst kernel needs."""
         from deel_lip_tf.normalizers import polar_factor
 
-        return polar_factor(matrix, cubics_for(self.eps_bjorck, 0.5, self.maxiter_bjorck))
+        # The last step, Björck's, squares the error: sqrt(2 eps / 3) before it is eps after it.
+        lower, upper, delta, cubics = 1e-4, 1.0, 1.0, []
+        while delta > math.sqrt(2 * self.eps_bjorck / 3):
+            *cubic, delta = minimax_cubic(lower, upper)
+            cubics.append(cubic)
+            lower, upper = 1 - delta, 1 + delta
+        return polar_factor(matrix, tuple(cubics[: self.maxiter_bjorck - 1]))
 
 
 @dataclass(frozen=True)

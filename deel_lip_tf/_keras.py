@@ -15,6 +15,9 @@ __all__ = [
     "flat_inputs",
     "flat_layers",
     "functional_of",
+    "is_autocast",
+    "is_of_keras",
+    "operation_name",
     "replaced_method",
     "sorted_nodes",
 ]
@@ -56,6 +59,22 @@ def replaced_method(operation) -> str | None:
         if name not in _WRAPPED and inspect.isfunction(getattr(type(operation), name, None)):
             return name
     return None
+
+
+def is_of_keras(operation) -> bool:
+    """Whether the class of a layer or an operation is one of Keras's own."""
+    return type(operation).__module__.startswith("keras.src.")
+
+
+def operation_name(operation) -> str:
+    """The name of the class of an operation of `keras.ops`; "" of anything else."""
+    is_operation = type(operation).__module__.startswith("keras.src.ops.")
+    return type(operation).__name__ if is_operation else ""
+
+
+def is_autocast(variable) -> bool:
+    """Whether Keras casts a variable of floats to the compute type of the layer that reads it."""
+    return getattr(variable, "_autocast", True)
 
 
 def sorted_nodes(outputs: list, known: set[int]) -> list[Node]:

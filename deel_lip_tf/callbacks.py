@@ -266,7 +266,7 @@ class MonitorCallback(_Configurable):
         self.what = what
         self.on_epoch = flag("on_epoch", on_epoch)
         self.on_batch = flag("on_batch", on_batch)
-        self._writer = None
+        self._writer: Any = None
         self._batches = 0
 
     def on_train_begin(self, logs=None):

@@ -41,7 +41,7 @@ class _Certified(keras.metrics.Mean):
             )
         super().__init__(name=name, dtype=dtype)
         # weak: a metric must not keep its model alive, nor lead Keras's saving in a circle
-        self._model = None
+        self._model: weakref.ref | None = None
         if model is not None:
             self.attach(model)
 
@@ -216,7 +216,14 @@ class Certificate_Binary(_Certified):
     A misclassified sample counts 0, another one `|f| / min(K ||w||, L)`, see
     `Certificate_Multiclass`. Labels `(B,)` or `(B, 1)`, positive or not.
 
-    Arguments and errors as `Certificate_Multiclass`; the model has one output, (batch, 1).
+    Args:
+        model: a built Sequential or functional model with one output of shape (batch, 1). It is
+            not stored with the metric: a loaded model of this library gives itself to it.
+        name: name under which the value is reported, with `val_` before it in validation.
+        dtype: dtype of the accumulators.
+
+    Raises:
+        TypeError, ValueError: as `Certificate_Multiclass`.
     """
 
     def __init__(

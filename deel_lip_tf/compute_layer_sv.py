@@ -152,10 +152,13 @@ def _input_shape(layer: keras.layers.Layer) -> Shape:
     return tuple(shape) if is_single else None
 
 
-def _spatial(layer, shape: Shape) -> tuple[int | None, ...]:
+def _spatial(layer, shape: Shape) -> tuple[int, ...] | None:
+    """The sizes of an image, or None where one of them is not known."""
     if shape is None:
-        return (None,)
-    return tuple(shape[1:-1] if layer.data_format == "channels_last" else shape[2:])
+        return None
+    sizes = shape[1:-1] if layer.data_format == "channels_last" else shape[2:]
+    known = tuple(size for size in sizes if size is not None)
+    return known if len(known) == len(sizes) else None
 
 
 def _dense(layer, shape: Shape) -> Extremes:
@@ -170,7 +173,7 @@ def _convolution(layer, shape: Shape) -> Extremes | Unknown:
 
 
 def _transposed(layer, shape: Shape) -> Extremes | Unknown:
-    if None in _spatial(layer, shape):
+    if _spatial(layer, shape) is None:
         return _UNKNOWN
     # The adjoint maps the layer's outputs to its inputs; Keras's layout is that of its kernel.
     sizes = _spatial(layer, layer.compute_output_shape(shape))
@@ -192,8 +195,8 @@ def _separable(layer, shape: Shape) -> Extremes | Unknown:
     return _operator(layer, np.expand_dims(composed, -3), _spatial(layer, shape))
 
 
-def _operator(layer, kernel: np.ndarray, sizes: tuple[int | None, ...]) -> Extremes | Unknown:
-    if None in sizes:
+def _operator(layer, kernel: np.ndarray, sizes: tuple[int, ...] | None) -> Extremes | Unknown:
+    if sizes is None:
         return _UNKNOWN
     rank = len(sizes)
     strides, dilation = _tuple(layer.strides, rank), _tuple(layer.dilation_rate, rank)
@@ -209,7 +212,7 @@ def _tuple(value, rank: int) -> tuple[int, ...]:
 
 def _average_pooling(layer, shape: Shape) -> Extremes | Unknown:
     sizes = _spatial(layer, shape)
-    if None in sizes:
+    if sizes is None:
         return _UNKNOWN
     # Pooling over several axes is the tensor product of its axes: singular values multiply.
     axes = zip(sizes, layer.pool_size, layer.strides, strict=True)
@@ -226,7 +229,7 @@ def _averages(size: int, pool: int, stride: int, padding: str) -> np.ndarray:
 
 
 def _global_average(layer, shape: Shape) -> Extremes | Unknown:
-    return _UNKNOWN if None in _spatial(layer, shape) else _known(layer, shape)
+    return _UNKNOWN if _spatial(layer, shape) is None else _known(layer, shape)
 
 
 def _max_pooling(layer, shape: Shape) -> Extremes | Unknown:

@@ -9,6 +9,7 @@ this library project their kernel where they use it, and keep their bound with a
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -28,7 +29,7 @@ from deel_lip_tf.normalizers import (
 class _Projection(keras.constraints.Constraint):
     """A constraint that projects the flattened kernel, (everything else, last axis)."""
 
-    parametrization = None
+    parametrization: Any = None
     k_coef_lip = 1.0
 
     def __call__(self, w):

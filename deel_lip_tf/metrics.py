@@ -280,7 +280,7 @@ class _EpochKR(keras.metrics.Metric):
         if num_classes is not None:
             num_classes = whole_number("num_classes", num_classes)
         self.num_classes = num_classes
-        self._columns = None
+        self._columns: int | None = None
         if num_classes is not None:
             self._create(num_classes)
 
@@ -291,12 +291,12 @@ class _EpochKR(keras.metrics.Metric):
         self._columns = columns
 
     def _require(self, columns: int | None) -> None:
-        if columns is None and self._columns is None:
-            raise ValueError(
-                "The number of columns of `y_pred` is unknown: give `num_classes`. Received: "
-                "num_classes=None."
-            )
         if self._columns is None:
+            if columns is None:
+                raise ValueError(
+                    "The number of columns of `y_pred` is unknown: give `num_classes`. Received: "
+                    "num_classes=None."
+                )
             self._create(columns)
         elif columns not in (None, self._columns):
             raise ValueError(
@@ -361,8 +361,16 @@ class KR(_EpochKR):
 class MulticlassKR(_EpochKR):
     """Exact `mean_c(E[f_c | y = c] - E[f_c | y != c])` of all samples seen; one-hot labels.
 
-    What `losses.MulticlassKR` averages batch by batch when it is given as a metric. Arguments and
-    errors as `KR`.
+    What `losses.MulticlassKR` averages batch by batch when it is given as a metric.
+
+    Args:
+        num_classes: number of columns of the scores; taken from the first batch by default. Needed
+            by `stateless_update_state`, whose number of variables cannot grow.
+        name: name under which the value is reported.
+        dtype: dtype of the accumulators.
+
+    Raises:
+        ValueError: if shapes differ, or the number of columns changes between batches.
     """
 
     def __init__(

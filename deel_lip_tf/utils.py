@@ -95,7 +95,7 @@ def evaluate_lip_const(
     seed = None if seed is None else whole_number("seed", seed, least=0)
     # One stream for each search: it finds the same whether or not others run before it.
     samples, noise, attack = np.random.default_rng(seed).spawn(3)
-    searches = {
+    searches: dict[str, Callable[..., float]] = {
         "jacobian_norm": _Jacobian(),
         "noise_norm": _Noise(
             whole_number("num_noisy_samples", num_noisy_samples),
@@ -160,7 +160,12 @@ def evaluate_lip_const_gen(
 
 
 def l2_normalize(tensor, axis=None):
-    """`tensor / ||tensor||_2` over `axis`, and 0 where that norm is 0."""
+    """`tensor / ||tensor||_2` over `axis`, and 0 where that norm is 0.
+
+    Args:
+        tensor: numbers.
+        axis: an axis or several; all by default.
+    """
     tensor = ops.convert_to_tensor(numeric("tensor", tensor))
     return safe_divide(tensor, frobenius_norm(tensor, axis=axis, keepdims=True))
 
@@ -313,7 +318,11 @@ def _jacobian(function: Function, sample: np.ndarray) -> np.ndarray:
         rows = np.eye(outputs, dtype=sample.dtype)[start : start + _ROWS]
         # Each copy of the sample is differentiated for an output of its own.
         copies = np.broadcast_to(sample, (len(rows), *sample.shape))
-        blocks.append(_gradient(lambda x, rows=rows: ops.sum(function(x) * rows), copies))
+
+        def weighted(x, rows=rows):
+            return ops.sum(function(x) * rows)
+
+        blocks.append(_gradient(weighted, copies))
     return np.concatenate(blocks).reshape(outputs, -1).astype(np.float64)
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from deel_lip_tf._keras import is_autocast
 from deel_lip_tf.bounds.float64 import computable
 from deel_lip_tf.semantics.state import copy_state
 
@@ -41,7 +42,7 @@ def _copied(layer: keras.layers.Layer) -> keras.layers.Layer:
 def as_computed_with(layer, weight) -> np.ndarray:
     """A weight as float64, rounded to the type the layer computes in where Keras does so."""
     # Keras rounds a variable to the compute type where it is read, unless `autocast` is off.
-    is_rounded = getattr(weight, "_autocast", True) and keras.backend.is_float_dtype(weight.dtype)
+    is_rounded = is_autocast(weight) and keras.backend.is_float_dtype(weight.dtype)
     value = ops.cast(weight, layer.compute_dtype) if is_rounded else ops.convert_to_tensor(weight)
     return np.asarray(ops.convert_to_numpy(value)).astype(np.float64)
 

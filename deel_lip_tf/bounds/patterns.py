@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from keras import activations, layers
 
+from deel_lip_tf._keras import operation_name
 from deel_lip_tf.bounds.convolutions import Convolution
 from deel_lip_tf.bounds.kernels import convolution_of, has_kernel
 from deel_lip_tf.bounds.layers import Unbounded, layer_bound
@@ -58,8 +59,7 @@ def find_patterns(calls: list[Call]) -> dict[Call, Pattern]:
 def _maker(value: Value, name: str) -> Call | None:
     """The call of a Keras operation of this name that made a value, or None."""
     operation = None if value.call is None else value.call.operation
-    is_operation = type(operation).__module__.startswith("keras.src.ops.")
-    return value.call if is_operation and type(operation).__name__ == name else None
+    return value.call if operation_name(operation) == name else None
 
 
 # --- roots of sums of squares ------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 from keras import layers
 
 from deel_lip_tf import layers as lip
+from deel_lip_tf._keras import operation_name
 from deel_lip_tf.layers import kinds
 from deel_lip_tf.normalizers.convolution import EXTENDING
 from deel_lip_tf.semantics.graph import Value
@@ -48,8 +49,8 @@ def _sources(tensor: Value, axis: int) -> list[Value]:
 
 
 def _keeps(operation, axis: int, rank: int) -> bool:
-    if type(operation).__module__.startswith("keras.src.ops."):
-        return type(operation).__name__ in _OPERATIONS
+    if name := operation_name(operation):
+        return name in _OPERATIONS
     rule = _RULES.get(type(operation))
     if rule is None or not rule(operation, axis, rank):
         return False

@@ -2,12 +2,14 @@
 
 import functools
 import inspect
+from typing import TYPE_CHECKING
 
 import keras
 
 from deel_lip_tf.normalizers.arguments import flag, number, whole_number
 
 __all__ = [
+    "BesideLayer",
     "CheckedArguments",
     "check_activation",
     "check_sizes",
@@ -43,7 +45,13 @@ _IN_KERAS = {
 """Arguments of deel-torchlip's layers and their names here; `None` for those there are none of."""
 
 
-class CheckedArguments:
+if TYPE_CHECKING:
+    from keras.layers import Layer as BesideLayer  # a mixin uses what the layer beside it has
+else:
+    BesideLayer = object
+
+
+class CheckedArguments(BesideLayer):
     """Mixin: errors about the arguments of a constructor name the class that was called."""
 
     def __new__(cls, *args, **kwargs):
@@ -71,12 +79,16 @@ def _check_call(cls: type, args: tuple, kwargs: dict) -> None:
             f"Received: {received}."
         )
     try:
-        inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+        _signature(cls).bind(None, *args, **kwargs)
     except TypeError as error:
         raise TypeError(
             f"{cls.__name__}: {error}. Its arguments are {', '.join(_named_arguments(cls))}. "
             f"Received: {args} and {kwargs}."
         ) from error
+
+
+def _signature(cls: type) -> inspect.Signature:
+    return inspect.signature(cls.__init__)  # type: ignore[misc]  # of this very class, no object's
 
 
 @functools.lru_cache(maxsize=256)
@@ -89,7 +101,7 @@ def _accepted(cls: type) -> frozenset[str]:
 
 
 def _named_arguments(cls: type) -> list[str]:
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    parameters = list(_signature(cls).parameters.values())[1:]
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [f"`{one.name}`" for one in parameters if one.kind not in kinds]
 

@@ -200,9 +200,10 @@ def _largest_column_sum(size: int, pool: int, stride: int) -> float:
 
 def _global_average(layer, input_shape):
     sizes = _spatial_sizes(layer, input_shape)
-    if sizes is None or None in sizes or 0 in sizes:
+    known = [size for size in sizes or () if size]
+    if sizes is None or len(known) < len(sizes):
         return 1.0
-    return _sqrt(1.0 / math.prod(sizes))
+    return _sqrt(1.0 / math.prod(known))
 
 
 def _spatial_sizes(layer, input_shape: Shape) -> Sequence[int | None] | None:
@@ -254,8 +255,10 @@ def broadcast_copies(layer, input_shape: Shape, *arguments: tuple) -> int | None
         return 1
     if input_shape is None and layer.built:
         input_shape = (layer.get_build_config() or {}).get("input_shape")
-    rank = None if input_shape is None else len(input_shape)
-    if rank is None or any(len(s) > rank or (len(s) == rank and s[0] != 1) for s in arguments):
+    if input_shape is None:
+        return None
+    rank = len(input_shape)
+    if any(len(s) > rank or (len(s) == rank and s[0] != 1) for s in arguments):
         return None
     padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in arguments]
     pairs = list(

@@ -91,7 +91,7 @@ class CountedGain(ConstrainedKernel):
 class PatchKernel(CountedGain):
     """Mixin of the convolutions: `activation(convolution(pad(x), effective_kernel) + bias)`."""
 
-    _paddings = PADDINGS
+    _paddings: tuple[str, ...] = PADDINGS
 
     def __init__(self, *args, kernel_size, strides, padding, **kwargs):
         padding = standardize_padding(padding, type(self).__name__, self._paddings)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import check_sizes, flag, number
+from deel_lip_tf.layers.arguments import BesideLayer, check_sizes, flag, number
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export, rescaled_export
 from deel_lip_tf.layers.padding import spatial_axes
 from deel_lip_tf.layers.window_norms import can_compile_norms, compiled_norms
@@ -99,7 +99,7 @@ class ScaledAveragePooling2D(_ScaledPooling2D):
         return rescaled_export(self, plain, self._factor)
 
 
-class _RootOfSquares:
+class _RootOfSquares(BesideLayer):
     """Mixin: the Euclidean norm, forward and gradient exact, gradient 0 at 0."""
 
     def __init__(self, *, eps_grad_sqrt: float = 1e-6, **kwargs):
@@ -278,7 +278,7 @@ class ScaledGlobalL2NormPooling2D(_RootOfSquares, _ScaledGlobalPooling2D):
         return safe_sqrt(squares) * self.k_coef_lip
 
 
-class _AdaptivePooling2D:
+class _AdaptivePooling2D(BesideLayer):
     """Mixin: the global poolings under the name and arguments of adaptive ones."""
 
     def __init__(self, output_size=(1, 1), data_format=None, k_coef_lip: float = 1.0, **kwargs):

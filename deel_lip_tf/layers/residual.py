@@ -46,7 +46,8 @@ class LipResidual(LipschitzLayer, keras.layers.Layer):
     def shares(self) -> tuple[float, float]:
         """`(a, 1 - a)` as Python floats, each times `k_coef_lip`."""
         share = self._share()
-        return tuple(self.k_coef_lip * float(ops.convert_to_numpy(s)) for s in (share, 1 - share))
+        first, second = (float(ops.convert_to_numpy(s)) for s in (share, 1 - share))
+        return self.k_coef_lip * first, self.k_coef_lip * second
 
     def _share(self):
         return ops.sigmoid(at_least_float32(ops.convert_to_tensor(self.alpha)))

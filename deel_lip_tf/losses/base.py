@@ -65,7 +65,7 @@ class ParametricLoss(keras.losses.Loss):
             reduction="sum_over_batch_size" if reduction == "auto" else reduction,
             dtype=keras.backend.result_type(wanted, "float32"),
         )
-        self.multi_gpu = None if multi_gpu is None else flag("multi_gpu", multi_gpu)
+        self.multi_gpu: Any = None if multi_gpu is None else flag("multi_gpu", multi_gpu)
         for key, value in parameters.items():
             variable = keras.Variable(
                 number(key, value), dtype=self.dtype, trainable=False, autocast=False, name=key

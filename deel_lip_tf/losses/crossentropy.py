@@ -45,7 +45,14 @@ class TauCategoricalCrossentropy(ParametricLoss):
 class TauSparseCategoricalCrossentropy(ParametricLoss):
     """`TauCategoricalCrossentropy` for class indices of shape `(B,)` or `(B, 1)`.
 
-    Arguments and errors as `TauCategoricalCrossentropy`.
+    Args:
+        tau: temperature, positive and finite: large for accuracy, small for robustness.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
+
+    Raises:
+        ValueError: if `tau` is not positive and finite.
     """
 
     def __init__(
@@ -67,8 +74,17 @@ class TauSparseCategoricalCrossentropy(ParametricLoss):
 class TauBinaryCrossentropy(ParametricLoss):
     """Binary cross-entropy `mean_c BCE([y > 0], sigmoid(tau f)) / tau`.
 
-    Labels in {0, 1} and {-1, +1} are both accepted. Arguments and errors as
-    `TauCategoricalCrossentropy`; `reduction=None` gives one value per sample, shape `(B,)`.
+    Labels in {0, 1} and {-1, +1} are both accepted; `reduction=None` gives one value per sample,
+    shape `(B,)`.
+
+    Args:
+        tau: temperature, positive and finite: large for accuracy, small for robustness.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
+
+    Raises:
+        ValueError: if `tau` is not positive and finite.
     """
 
     def __init__(

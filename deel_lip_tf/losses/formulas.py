@@ -70,7 +70,16 @@ def kr(
 
 
 def hinge_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Tensor:
-    """Hinge `mean_c relu(m/2 - s f)`: zero once every score is `m/2` on its side."""
+    """Hinge `mean_c relu(m/2 - s f)`: zero once every score is `m/2` on its side.
+
+    Args:
+        y_true: labels `(B,)`, `(B, 1)` or `(B, C)`; `s = +1` where they are positive, else -1.
+        y_pred: scores `f`, of the same shape.
+        min_margin: `m > 0`, the gap between the scores of the two classes.
+
+    Returns:
+        One value per sample, shape `(B,)`.
+    """
     min_margin = number_or_tensor("min_margin", min_margin)
     labels, scores = aligned(y_true, y_pred)
     sign = 2 * positives(labels) - 1
@@ -85,6 +94,15 @@ def multiclass_hinge(
     `mean_c w relu(m/2 - s f)` with `w = C - 1` on positives and 1 on negatives. With
     `soft_hinge_tau > 0`: `relu(m/2 - f_y) + sum_{j != y} p_j relu(m/2 + f_j)` where
     `p = softmax_{j != y}(soft_hinge_tau f)`, which looks at the most threatening classes.
+
+    Args:
+        y_true: one-hot labels `(B, C)`; positive entries are the class.
+        y_pred: scores `f`, of the same shape.
+        min_margin: `m > 0`, the gap between class logits.
+        soft_hinge_tau: sharpness of the weights of the negatives; 0 for equal ones.
+
+    Returns:
+        One value per sample, shape `(B,)`.
 
     Raises:
         ValueError: with a single column, where the weight `C - 1` of the positives would be 0; if
@@ -338,6 +356,9 @@ def alpha_from_torchlip(alpha: float) -> float:
     deel-torchlip minimises `(1 - a)(-KR) + a hinge`, this library `-KR + alpha hinge`, so
     `alpha = a / (1 - a)` and the losses differ by the factor `1 - a` only; `a = 1` gives infinity,
     the hinge alone in both.
+
+    Args:
+        alpha: deel-torchlip's, the weight of the hinge.
 
     Raises:
         TypeError: if `alpha` is not a number.

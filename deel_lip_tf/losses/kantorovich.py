@@ -47,7 +47,14 @@ class KR(ParametricLoss):
 
 @register
 class NegKR(ParametricLoss):
-    """`-KR`, the form to minimise; arguments as `KR`."""
+    """`-KR`, the form to minimise.
+
+    Args:
+        multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
+    """
 
     def __init__(
         self,
@@ -72,7 +79,11 @@ class MulticlassKR(ParametricLoss):
     and averages the values of the batches, which is not the KR of the epoch (class proportions and
     batch sizes vary). `deel_lip_tf.metrics.MulticlassKR` accumulates sums and counts and is exact.
 
-    Arguments as `KR`.
+    Args:
+        multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
+        reduction: see `ParametricLoss`.
+        name: name of the loss.
+        dtype: dtype of the computation.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class LearnedMargins(ParametricLoss):
 
     def __init__(self, name, reduction, dtype, multi_gpu=None, **parameters):
         super().__init__(name, reduction, dtype, multi_gpu, **parameters)
-        self._margins = None
+        self._margins: Any = None  # a variable, once the number of outputs is known
         self.check_parameter("max_margin", parameters["max_margin"])
 
     def check_parameter(self, name: str, value: float) -> None:

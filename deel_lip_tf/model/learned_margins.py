@@ -7,6 +7,7 @@ from keras import tree
 
 from deel_lip_tf._registration import register
 from deel_lip_tf.model.lipschitz import Model, Sequential
+from deel_lip_tf.model.loss_state import BesideModel
 
 
 def _checked(optim_margin) -> bool:
@@ -18,7 +19,7 @@ def _checked(optim_margin) -> bool:
     return optim_margin
 
 
-class _LearnsLoss:
+class _LearnsLoss(BesideModel):
     def compile(self, *args, **kwargs) -> None:
         """As in Keras, positional arguments included.
 

@@ -2,12 +2,18 @@
 
 import inspect
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import keras
 from keras import tree
 
+if TYPE_CHECKING:
+    from keras import Model as BesideModel  # a mixin uses what the model beside it has
+else:
+    BesideModel = object
 
-class LossState:
+
+class LossState(BesideModel):
     """Mixin of models: losses may have variables, and metrics may read the model.
 
     Everything goes by method names, so that a loss of the user's own takes part too. Of a loss:

@@ -5,14 +5,23 @@ from keras import ops
 
 
 def safe_divide(numerator, denominator):
-    """`numerator / denominator`, and 0 where the denominator is 0 (value and gradient)."""
+    """`numerator / denominator`, and 0 where the denominator is 0 (value and gradient).
+
+    Args:
+        numerator: tensor.
+        denominator: tensor of a shape that broadcasts with it.
+    """
     is_zero = ops.equal(denominator, 0)
     quotient = numerator / ops.where(is_zero, ops.ones_like(denominator), denominator)
     return ops.where(is_zero, ops.zeros_like(quotient), quotient)
 
 
 def safe_sqrt(x):
-    """The square root of `x >= 0`, exact, with gradient 0 instead of infinity at 0."""
+    """The square root of `x >= 0`, exact, with gradient 0 instead of infinity at 0.
+
+    Args:
+        x: tensor without negative entries.
+    """
     if keras.backend.is_keras_tensor(x):
         return _sqrt_in_plain_operations(x)
     return _sqrt_with_gradient(x)
@@ -39,7 +48,13 @@ def _sqrt_in_plain_operations(x):
 
 
 def frobenius_norm(x, axis=None, keepdims=False):
-    """`sqrt(sum(x**2))` over `axis`, with gradient 0 at 0."""
+    """`sqrt(sum(x**2))` over `axis`, with gradient 0 at 0.
+
+    Args:
+        x: tensor whose entries can be squared (see `unit_scale`).
+        axis: an axis or several; all by default.
+        keepdims: whether the axes stay, with size 1.
+    """
     return safe_sqrt(ops.sum(ops.square(x), axis=axis, keepdims=keepdims))
 
 

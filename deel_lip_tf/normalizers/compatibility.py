@@ -33,6 +33,9 @@ def set_stop_grad_spectral(value: bool) -> None:
     There it decides whether gradients pass through the vectors of the power iteration. Here the
     bound of the norm is a closed formula of the kernel, and its gradient is the exact one.
 
+    Args:
+        value: whether, in deel-lip, no gradient passes.
+
     Raises:
         TypeError: `value` is not a boolean.
     """
@@ -41,6 +44,9 @@ def set_stop_grad_spectral(value: bool) -> None:
 
 def set_swap_memory(value: bool) -> None:
     """Does nothing: there is no `tf.while_loop` here whose memory could be swapped.
+
+    Args:
+        value: whether, in deel-lip, memory is swapped.
 
     Raises:
         TypeError: `value` is not a boolean.

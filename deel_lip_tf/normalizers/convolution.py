@@ -23,12 +23,23 @@ def padding_amounts(
     `"same"` follows TensorFlow: as many outputs as `ceil(size / stride)`, the odd zero at the end.
     `"causal"` (of sequences) puts zeros in front only. The extending paddings add
     `kernel_size - 1` in all, whatever the stride; neither depends on `size`.
+
+    Args:
+        size: length of the axis; None, where it is not known, except with `"same"`.
+        kernel_size: of the kernel along this axis, with its dilation written out.
+        stride: along this axis.
+        padding: one of `PADDINGS`, or `"causal"`.
+
+    Raises:
+        ValueError: `size` is None with `"same"`.
     """
     if padding == "valid":
         return 0, 0
     if padding == "causal":
         return kernel_size - 1, 0
     if padding == "same":
+        if size is None:
+            raise ValueError('`size` must be known with padding="same". Received: size=None.')
         total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
         return total // 2, total - total // 2
     return (kernel_size - 1) // 2, kernel_size // 2
@@ -94,6 +105,11 @@ def transposed_max_duplication(size: int | None, kernel_size: int, stride: int) 
 
     An output element receives from at most `ceil(kernel_size / stride)` of the `size` inputs;
     cropping and `output_padding` can only lower it.
+
+    Args:
+        size: length of the input's axis; None where it is not known.
+        kernel_size: of the kernel along this axis.
+        stride: along this axis.
     """
     reach = -(-kernel_size // stride)
     return reach if size is None else min(reach, size)

@@ -84,7 +84,7 @@ class ConvolutionOperator:
         for at, tap in zip(self._positions, self._taps, strict=True):
             padded[:, at] += outputs @ tap.swapaxes(1, 2)
         folded = np.zeros((groups, points + 1, channels))
-        np.add.at(folded, (slice(None), self._sources), padded)
+        np.add.at(np.moveaxis(folded, 1, 0), self._sources, np.moveaxis(padded, 1, 0))
         return folded[:, :-1]
 
     def matrices(self) -> np.ndarray:
@@ -154,12 +154,11 @@ def extreme_singular_values(operator: ConvolutionOperator) -> Extremes:
     if inputs * outputs <= DENSE_ENTRIES * operator.groups:
         return dense_extremes(operator.matrices())
     work = 2 * operator.kernel.size * operator.output_shape[1]
-    forward, backward, shape = operator.apply, operator.adjoint, operator.input_shape
-    if inputs > outputs:
-        forward, backward, shape = backward, forward, operator.output_shape
     fewest, most = _LANCZOS_STEPS
-    steps = int(np.clip(_LANCZOS_WORK / work, fewest, most))
-    return lanczos_extremes(forward, backward, shape, min(steps, math.prod(shape)))
+    steps = min(int(np.clip(_LANCZOS_WORK / work, fewest, most)), inputs, outputs)
+    if inputs > outputs:
+        return lanczos_extremes(operator.adjoint, operator.apply, operator.output_shape, steps)
+    return lanczos_extremes(operator.apply, operator.adjoint, operator.input_shape, steps)
 
 
 def dense_extremes(matrices: np.ndarray) -> Extremes:
@@ -225,8 +224,10 @@ def lanczos_extremes(
     """
     right = np.random.default_rng(0).standard_normal(shape)
     right /= np.linalg.norm(right)
-    left, beta = 0.0, 0.0
-    alphas, betas, extremes, check = [], [], (math.inf, -math.inf), _FIRST_CHECK
+    left, beta = np.zeros(()), 0.0
+    alphas: list[float] = []
+    betas: list[float] = []
+    extremes, check = (math.inf, -math.inf), _FIRST_CHECK
     for step in range(1, steps + 1):
         left, alpha = _unit(forward(right) - beta * left)
         right, beta = _unit(backward(left) - alpha * right)

@@ -5,9 +5,6 @@ Björck's step is `a = 3/2, b = -1/2`; the minimax steps before it bring small s
 about twice as fast.
 """
 
-import math
-from functools import lru_cache
-
 from keras import ops
 
 from deel_lip_tf.normalizers.arithmetic import safe_divide, unit_scale
@@ -43,25 +40,6 @@ def minimax_cubic(lower, upper):
     return 6 * s / (peak + ends), -2 / (peak + ends), (peak - ends) / (peak + ends)
 
 
-@lru_cache(maxsize=64)
-def minimax_cubics(smallest: float, tolerance: float, maximum: int) -> tuple:
-    """Coefficients `(a, b)` of the cubics that bring `[smallest, 1]` closest to 1, step by step.
-
-    Args:
-        smallest: lower end of the first interval; the upper end is 1.
-        tolerance: stops once `delta` is at most this.
-        maximum: largest number of steps.
-    """
-    lower, upper, steps = smallest, 1.0, []
-    while len(steps) < maximum:
-        a, b, delta = minimax_cubic(lower, upper)
-        steps.append((a, b))
-        if delta <= tolerance:
-            break
-        lower, upper = 1 - delta, 1 + delta
-    return tuple(steps)
-
-
 def bjorck_cubics(beta: float, maximum: int) -> tuple:
     """Björck's steps `(1 + beta) x - beta x**3`, `maximum` times; `0 < beta <= 1/2`."""
     return ((1 + beta, -beta),) * maximum
@@ -76,7 +54,7 @@ def polar_factor(matrix, cubics: tuple):
 
     Args:
         matrix: tensor (..., rows, columns), any finite entries; each matrix by itself.
-        cubics: coefficients from `minimax_cubics` or `bjorck_cubics`.
+        cubics: coefficients `(a, b)` of each step, such as `bjorck_cubics`.
 
     Returns:
         A tensor of the same shape; the gradient is that of these very operations.
@@ -128,15 +106,3 @@ def _gram_polynomial(factor, cubics: tuple):
         if index + 1 < len(cubics):
             gram = ops.matmul(polynomial, ops.matmul(gram, polynomial))
     return product
-
-
-def cubics_for(eps: float, beta: float, maximum: int) -> tuple:
-    """The steps that deel-lip's arguments `eps_bjorck`, `beta_bjorck`, `maxiter_bjorck` ask for.
-
-    With `beta = 1/2` (Björck's own) the minimax steps serve, as many as reach `eps` and never more
-    than `maximum`; another `beta` is a wish for exactly that iteration.
-    """
-    if not math.isclose(beta, 0.5):
-        return bjorck_cubics(beta, maximum)
-    # The last step of Björck squares the error: sqrt(2 eps / 3) before it is eps after it.
-    return minimax_cubics(SMALLEST_RATIO, math.sqrt(2 * eps / 3), maximum - 1)

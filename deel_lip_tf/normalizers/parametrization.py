@@ -78,7 +78,12 @@ class Spectral:
 
         Args:
             matrix: as for `project`, in at least float32.
+
+        Raises:
+            ValueError: singular values are to stay apart (`is_retracting` says whether they are).
         """
+        if self.eps_bjorck is None:
+            raise ValueError("`retract` needs a number. Received: eps_bjorck=None.")
         return retracted(matrix, self.eps_bjorck, self.maxiter_bjorck)
 
     def _unit_norm(self, matrix):
@@ -94,6 +99,9 @@ class Frobenius:
 
     With `disjoint_neurons` each output is 1-Lipschitz by itself, all of them together are only
     `sqrt(outputs)`-Lipschitz. A zero column stays zero.
+
+    Attributes:
+        disjoint_neurons: norms of the columns, or of the matrix.
     """
 
     disjoint_neurons: bool = True
@@ -142,7 +150,11 @@ def at_least_float32(tensor):
 
 
 def flatten_kernel(kernel):
-    """The matrix (everything else, last axis) of a kernel."""
+    """The matrix (everything else, last axis) of a kernel.
+
+    Args:
+        kernel: tensor (*sizes, inputs, outputs).
+    """
     return ops.reshape(kernel, (-1, kernel.shape[-1]))
 
 
@@ -158,6 +170,10 @@ def depthwise_kernel(matrices, shape):
 
 def check_lipschitz_factor(k, name: str = "k_coef_lip") -> float:
     """`k` as a Python float.
+
+    Args:
+        k: the factor.
+        name: of the argument, for the message.
 
     Raises:
         TypeError: not a number.

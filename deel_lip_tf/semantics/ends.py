@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from deel_lip_tf._keras import is_of_keras
 from deel_lip_tf.layers import kinds
 from deel_lip_tf.semantics.graph import Call, Graph
 
@@ -40,8 +41,7 @@ def _final(operation) -> tuple[str, object]:
         return _final(activation)
     if activation is not None and activation is not keras.activations.linear:
         return getattr(activation, "__name__", ""), -1
-    is_keras = type(operation).__module__.startswith("keras.src.")
-    name = _OPERATIONS.get(type(operation).__name__, "") if is_keras else ""
+    name = _OPERATIONS.get(type(operation).__name__, "") if is_of_keras(operation) else ""
     return name, getattr(operation, "axis", -1)
 
 
@@ -60,7 +60,7 @@ def is_all_of(operation) -> bool:
     """Whether an operation computes nothing but its final function."""
     if isinstance(operation, layers.Layer):
         return type(operation) in (layers.Activation, layers.Softmax)
-    return type(operation).__module__.startswith("keras.src.")
+    return is_of_keras(operation)
 
 
 def threshold(graph: Graph) -> float:

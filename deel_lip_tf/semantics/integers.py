@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from deel_lip_tf._keras import operation_name
 from deel_lip_tf.layers import kinds
 
 __all__ = ["Range", "is_float", "is_within", "of_dtype", "refusal"]
@@ -49,10 +50,10 @@ def refusal(call) -> str | None:
     given = [value for value in call.inputs if value.integers]
     if not given:
         return _rounds(call)
-    if _name(call.operation) == "Where" or _is_float_layer(call.operation):
+    if operation_name(call.operation) == "Where" or _is_float_layer(call.operation):
         return None  # `Where` has no rule but in patterns, which look at its condition
     dtype, rule = _result_dtype(call), _rule(call.operation)
-    if is_float(dtype) and _name(call.operation) in _FLOAT_OPERATIONS:
+    if is_float(dtype) and operation_name(call.operation) in _FLOAT_OPERATIONS:
         return None
     limits = None if rule is None or len(given) < len(call.inputs) else rule(call)
     if limits is None:
@@ -68,12 +69,12 @@ def refusal(call) -> str | None:
 
 def _result_dtype(call) -> str:
     """The type in which a call computes, by the types of what it is really given."""
-    if _name(call.operation) == "Cast":
+    if operation_name(call.operation) == "Cast":
         return keras.backend.standardize_dtype(call.operation.dtype)
     types = [value.dtype for value in call.inputs]
-    if _name(call.operation) in ("TrueDivide", "Divide"):
+    if operation_name(call.operation) in ("TrueDivide", "Divide"):
         return keras.backend.result_type(*types, float)
-    if _name(call.operation) in _OPERANDS:
+    if operation_name(call.operation) in _OPERANDS:
         constants = [x for x in (*call.args, *call.kwargs.values()) if not hasattr(x, "integers")]
         types += [type(x) if isinstance(x, int | float) else np.asarray(x).dtype for x in constants]
     return keras.backend.result_type(*types)
@@ -115,13 +116,8 @@ def _is_float_layer(operation) -> bool:
     return type(operation) in _FLOAT_LAYERS or (is_dense and by_library)
 
 
-def _name(operation) -> str:
-    is_keras = type(operation).__module__.startswith("keras.src.ops.")
-    return type(operation).__name__ if is_keras else ""
-
-
 def _rule(operation) -> Callable[..., Range | None] | None:
-    return _LAYERS.get(type(operation)) or _OPERATIONS.get(_name(operation))
+    return _LAYERS.get(type(operation)) or _OPERATIONS.get(operation_name(operation))
 
 
 def _hull(values: Iterable[int]) -> Range:
@@ -145,8 +141,8 @@ def _cast(call) -> Range | None:
 def _operands(call) -> list[Range] | None:
     """The ranges of two operands, where none is a constant that is not an integer."""
     values = [*call.args, *call.kwargs.values()][:2]
-    found = [_range_of(value) for value in values]
-    return None if len(found) != 2 or None in found else found
+    found = [limits for value in values if (limits := _range_of(value)) is not None]
+    return found if len(found) == 2 else None
 
 
 def _range_of(operand) -> Range | None:

@@ -142,7 +142,18 @@ def prove(
     method: str = "auto",
     time_limit: float | None = None,
 ) -> Robustness:
-    """As `robustness`, on any domain: the label `y`, or what the model predicts at the centers."""
+    """As `robustness`, on any domain: the label `y`, or what the model predicts at the centers.
+
+    Args:
+        model: as for `robustness`.
+        domain: of `box` or `ball`.
+        y: labels: integers (n,) or (n, 1), one-hot rows, or `None` for what the model predicts.
+        method: "auto", or a name of `METHODS` or "branch-and-bound" for that one alone.
+        time_limit: seconds after which nothing further begins.
+
+    Raises:
+        TypeError, ValueError: as `robustness`.
+    """
     started = time.perf_counter()
     check_method(method, ("auto", *METHODS, BRANCHING))
     check_time_limit(time_limit)

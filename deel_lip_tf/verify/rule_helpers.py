@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from deel_lip_tf._keras import is_autocast
 from deel_lip_tf.bounds.layers import kernel_of
 
 __all__ = ["Unsupported", "effective_kernel", "stored"]
@@ -25,6 +26,5 @@ def effective_kernel(layer, name: str = "kernel") -> np.ndarray:
 
 def stored(layer, variable) -> np.ndarray:
     """A weight in float64, rounded to the type the layer computes in where Keras does so."""
-    is_rounded = getattr(variable, "_autocast", True)
-    value = keras.ops.cast(variable, layer.compute_dtype) if is_rounded else variable
+    value = keras.ops.cast(variable, layer.compute_dtype) if is_autocast(variable) else variable
     return np.asarray(keras.ops.convert_to_numpy(value)).astype(np.float64)

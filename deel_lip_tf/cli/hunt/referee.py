@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from deel_lip_tf._keras import is_autocast
 from deel_lip_tf.model import vanillaModel
 
 __all__ = ["Referee", "distance"]
@@ -104,6 +105,6 @@ def _with_float64(config):
 def _read(layer, weight) -> np.ndarray:
     """A weight as the layer reads it: rounded to the type it computes in."""
     value = weight
-    if getattr(weight, "_autocast", True) and keras.backend.is_float_dtype(weight.dtype):
+    if is_autocast(weight) and keras.backend.is_float_dtype(weight.dtype):
         value = keras.ops.cast(weight, layer.compute_dtype)
     return np.asarray(keras.ops.convert_to_numpy(value)).astype(np.float64)

@@ -244,7 +244,7 @@ def _flips(target: Target, semantics: str, chosen: np.ndarray, other: np.ndarray
     if semantics == "float32":
         # The claim is about real inputs too, but then about what they are rounded to.
         other = other.astype(np.float32).astype(np.float64)
-        outputs, slack = target.referee.executed(other), 0.0
+        outputs, slack = target.referee.executed(other), np.zeros(len(other))
     else:
         outputs, slack = target.referee.outputs(other), target.referee.slack(other)
     apart = distance(x, other)
