@@ -24,7 +24,7 @@ EXCEPTIONS = {
     "bounds/operations.py": "rules of operations, by the names that Keras gives their classes",
     "layers/xla.py": "no public name says whether XLA compiles what is being traced",
     "verify/operation_rules.py": "rules of operations, by the names that Keras gives their classes",
-    "verify/saved_model_graph.py": "a SavedModel is read without running it: its own registries",
+    "formats/saved_model/graph.py": "a SavedModel is read without running it: its own registries",
 }
 
 
@@ -57,12 +57,11 @@ def test_a_public_name_is_not(line):
 # when this was written has its number here, which may only fall.
 AT_A_GLANCE = 12
 CEILINGS = {
-    ".": 14,
     "bounds": 23,
     "certificates": 14,
     "layers": 20,
     "normalizers": 15,
-    "verify": 50,
+    "verify": 18,
 }
 
 

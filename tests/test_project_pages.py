@@ -58,7 +58,7 @@ def test_the_map_has_every_room():
     table = GUIDE.split("| room |")[1].split("\n\n")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == {
-        *ALLOWED,
+        *(room.split(".")[0] for room in ALLOWED),
         "_registration",
     }
 

@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
         hint = "install the extra with: pip install 'deel_lip_tf[verify]'"
         raise BadInput(f"{error}; {hint}") from error
     print(decision.status)
-    if decision.witness is not None:
+    if decision.witness is not None and decision.outputs is not None:
         print(counterexample(decision.witness, decision.outputs))
     return EXIT_CODES[decision.status]
 

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from deel_lip_tf._keras import operation_name
+
 __all__ = ["refusal"]
 
 
@@ -28,10 +30,7 @@ def refusal(call) -> str | None:
 
 
 def _adds(operation) -> bool:
-    is_operation = type(operation).__module__.startswith("keras.src.ops.")
-    return type(operation) in (layers.Add, layers.Average) or (
-        is_operation and type(operation).__name__ == "Add"
-    )
+    return type(operation) in (layers.Add, layers.Average) or operation_name(operation) == "Add"
 
 
 def _shapes(call) -> list[tuple]:
