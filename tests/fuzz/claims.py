@@ -158,6 +158,8 @@ def certify(ask: Ask) -> None:
             _check_sample(ask, name, x[i], values[i : i + 1], found, i)
             if running is not None and found.radius[i] > 0:
                 _check_running(ask, name, x[i], running[i : i + 1], found, i)
+                if i == 0:  # a sample by itself, not in a batch
+                    _check_running(ask, name, x[i], subject.run(x[:1]), found, i)
             _check_radius(ask, name, x[i], int(found.label[i]), float(found.radius[i]))
 
 
