@@ -17,7 +17,9 @@ def _step(name, function, value=None) -> Step:
 
 
 def _shift(draw: Draw, shape):
-    c, number = draw.one_of(draw.number(), draw.array(shape[-1])), draw.number()
+    partly = [n if draw.chance(0.5) else 1 for n in shape]
+    c = draw.one_of(draw.number(), draw.array(shape[-1]), draw.array(1, *partly))
+    number = draw.number()
     return draw.one_of(
         _step("x + c", lambda x: x + c), _step("c - x", lambda x: number - x),
         _step("x - c", lambda x: x - c), _step("-x", lambda x: -x),
@@ -142,7 +144,18 @@ def _split(draw: Draw, shape):
                  lambda x: np.split(x, where, axis=axis))  # fmt: skip
 
 
+def _broadcast(draw: Draw, shape):
+    """A tensor and one entry of it along some axis."""
+    axis = draw.size(1, len(shape))
+    key = (slice(None),) * axis + (slice(0, 1),)
+    kind, value = draw.one_of((layers.Add, np.add), (layers.Maximum, np.maximum))
+    layer = kind(dtype=draw.policy)
+    name = f"broadcast {kind.__name__}"
+    return Step(name, lambda x: layer([x, x[key]]), lambda x: value(x, x[key]), layer)
+
+
 ROWS = {
+    _broadcast: 0.7,
     _shift: 2, _scale: 2, _activation: 2, _leaky: 0.5, _limits: 1.5, _movement: 1.5,
     _selection: 1.5, _indexed: 0.5, _padding: 0.7, _sums: 0.7, _matrix: 1, _split: 1,
 }  # fmt: skip

@@ -240,6 +240,11 @@ def _check_status(ask: Ask, name, area: Area, label: int, found, i) -> None:
         _check_witness(ask, name, area, label, found.witness[i])
         return
     lowest, point, slack = _found_lowest(ask, area, label)
+    center = area.center[None]
+    running = _label_gaps(ask, label, ask.subject.run(center)).min(initial=np.inf)
+    if status == "robust" and running < -ask.subject.rounding(center):
+        ask.violated(f"{name} at the center", f"robust, label {label}, but the model itself has "
+                     f"the gap {running!r} at {short(center)}")  # fmt: skip
     if status == "robust" and lowest < -slack:
         ask.violated(name, f"robust, label {label} within {area.radius!r} of {short(area.center)}, "
                      f"but the gap is {lowest!r} at {short(point)}")  # fmt: skip

@@ -138,8 +138,13 @@ class Subject:
         outputs = self(points, seen)
         arrays = [array for found in seen.values() for array in found] + [outputs]
         largest = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
+        return self.unit * (1.0 + largest)
+
+    @property
+    def unit(self) -> float:
+        """Of the least exact of its policies, with room for what several layers add up."""
         units = {"mixed_bfloat16": 0.1, "mixed_float16": 0.03, "float32": 2e-3, "float64": 1e-6}
-        return max(units[policy] for policy in self.graph.draw.used) * (1.0 + largest)
+        return max(units[policy] for policy in self.graph.draw.used)
 
     def kinds(self) -> list[str]:
         return self.graph.kinds()
