@@ -2,7 +2,7 @@
 
 On TensorFlow `keras.ops.add(a, b)` takes b for a bias where one of its axes alone is longer than 1
 and as long as the last or the second axis of a. It is then added along that one, wherever its own
-axis stands; of a tensor, where it comes in a batch of one sample.
+axis stands: an axis of a sample, where that is alone in its batch, or the batch itself.
 """
 
 import keras
@@ -18,9 +18,11 @@ def refusal(call) -> str | None:
     """Why a call of a `semantics.graph.Call` may add an operand along another axis than its own."""
     if keras.backend.backend() != "tensorflow" or not _adds(call.operation):
         return None
-    total: tuple = ()
-    for number, shape in enumerate(_shapes(call)):
-        if number and _is_misplaced(total, shape):
+    total, *others = _shapes(call)
+    for shape in others:
+        # In a batch of one sample, and in one whose size is not known.
+        alone = tuple((size or 1) if axis == 0 else size for axis, size in enumerate(shape))
+        if _is_misplaced(total, alone) or (shape != total and _is_misplaced(total, shape)):
             return (
                 f"Keras may add its operand of shape {shape} along another axis, of the same size: "
                 "bring the operands to one shape first, by `keras.ops.broadcast_to` or by copies"
@@ -34,14 +36,13 @@ def _adds(operation) -> bool:
 
 
 def _shapes(call) -> list[tuple]:
-    """Of the operands in the order in which they are added, for a batch of one sample."""
+    """Of the operands, in the order in which they are added."""
     if isinstance(call.operation, layers.Layer):
         operands = call.inputs
     else:
         operands = [*call.args, *call.kwargs.values()][:2]
     return [
-        (1, *operand.shape[1:]) if hasattr(operand, "integers") else np.shape(operand)
-        for operand in operands
+        operand.shape if hasattr(operand, "integers") else np.shape(operand) for operand in operands
     ]
 
 

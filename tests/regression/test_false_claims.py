@@ -311,6 +311,7 @@ MISPLACED = {
     "Add": lambda x: layers.Add()([x, x[:, :, :1]]),
     "Average": lambda x: layers.Average()([x, x[:, :, :1]]),
     "x + y": lambda x: x + x[:, :, :1],
+    "one number of each sample": lambda x: x + x[:, :1, :1],
     "x + c": lambda x: x + np.array([[[1.0], [-3.0]]], "float32"),
 }
 
