@@ -24,14 +24,13 @@ from frozen_files import (
 from frozen_models import MODELS, objects
 from frozen_outputs import computed_apart
 from public_names import arguments_of, broken, surface
-from tolerances import SAME_BFLOAT16, SAME_FLOAT32
+from tolerances import SAME_BFLOAT16, SAME_FLOAT32, SOUND
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not a 1-Lipschitz layer")
 
-# A proof may round otherwise than it did, on another machine or after a change of its analysis.
-NO_LOOSER = 1 + 1e-12
-# What a certificate takes off for rounding errors is analyzed anew now and then.
-NO_SMALLER = 1 - 1e-9
+# Proofs are about the kernel that a constrained layer computes, in float32: its last bits depend on
+# how TensorFlow optimized the graphs that this process traced before (see `frozen_outputs`).
+NO_LOOSER, NO_LOOSER_IN_BFLOAT16 = SOUND, 1 + SAME_BFLOAT16["rtol"]
 
 
 def test_releases_are_frozen():
@@ -63,11 +62,12 @@ def test_bounds_get_tighter_and_not_too_tight(path):
     """`attained` is a quotient of differences that was measured in this norm."""
     model, stored = load(path), read(path.parents[1] / "bounds.json")[path.stem]
     parts = [layer for layer in model.layers if layer.name.startswith("row")] or [model]
+    factor = NO_LOOSER_IN_BFLOAT16 if "bfloat16" in path.stem else NO_LOOSER
     for norm, entries in stored.items():
         for part, entry in zip(parts, entries, strict=True):
             if entry is not None:
                 value = bounds.lipschitz_bound(part, norm).value
-                assert entry["attained"] <= value <= entry["bound"] * NO_LOOSER, (part.name, norm)
+                assert entry["attained"] <= value <= entry["bound"] * factor, (part.name, norm)
 
 
 @every_release
@@ -236,5 +236,6 @@ def test_certified_radii_get_no_smaller(release):
     found = certificates.certify(model, given["x"], given["y"])
     np.testing.assert_array_equal(found.label, stored["label"])
     np.testing.assert_array_equal(found.correct, stored["correct"])
-    np.testing.assert_allclose(found.margin, stored["margin"], rtol=1e-9, atol=1e-12)
-    assert (found.radius >= stored["radius"] * NO_SMALLER).all()
+    np.testing.assert_allclose(found.margin, stored["margin"], **SAME_FLOAT32)
+    # A margin moves with the kernels, and the radius with it.
+    assert (found.radius >= stored["radius"] - SAME_FLOAT32["atol"]).all()
