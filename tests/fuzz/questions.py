@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import Model
 
 from deel_lip_tf import verify
 from deel_lip_tf.layers.base import LipschitzLayer
@@ -172,7 +173,9 @@ def changed(ask: Ask) -> None:
         if step.kind in ("Normalization(set)", "Normalization(adapted)"):
             step.layer.finalize_state()
     for step in subject.graph.steps():
-        if isinstance(step.layer, LipschitzLayer) and ask.rng.random() < 0.3:
+        # A model carries a constant only if one of its layers does: it says so otherwise.
+        is_layer = isinstance(step.layer, LipschitzLayer) and not isinstance(step.layer, Model)
+        if is_layer and ask.rng.random() < 0.3:
             step.layer.set_klip_factor(float(ask.rng.choice([0.5, 1.5])))
     if ask.rng.random() < 0.5:
         set_weights(subject.graph, ask.rng)
