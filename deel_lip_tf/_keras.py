@@ -54,10 +54,15 @@ def functional_of(model: keras.Model) -> keras.Model | None:
 
 
 def replaced_method(operation) -> str | None:
-    """The name of a method that was replaced on the instance, such as `layer.call = f`, or None."""
-    for name in vars(operation):
-        if name not in _WRAPPED and inspect.isfunction(getattr(type(operation), name, None)):
-            return name
+    """The name of a method that was replaced on the instance, such as `layer.call = f`, or None.
+
+    Of a layer, or of one inside it: what a wrapper applies, an activation.
+    """
+    is_layer = isinstance(operation, keras.layers.Layer)
+    for part in flat_layers(operation) if is_layer else [operation]:
+        for name in vars(part):
+            if name not in _WRAPPED and inspect.isfunction(getattr(type(part), name, None)):
+                return name
     return None
 
 

@@ -76,7 +76,7 @@ class Guard:
             self._confirmed.append(np.ones(len(x), bool))
             return
         with np.errstate(invalid="ignore", over="ignore"):
-            distance = np.linalg.norm(own - logits, axis=1)
+            distance = np.nan_to_num(np.linalg.norm(own - logits, axis=1), nan=np.inf)
             agrees = distance <= allowed
         self._confirmed.append(agrees & (predicted(own) == predicted(logits)))
         # What overflows in float64 is certified by nobody.

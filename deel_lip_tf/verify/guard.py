@@ -73,7 +73,8 @@ def _differs(program: Program, x: np.ndarray, own: np.ndarray, unit: float) -> n
             center, allowed = _normalized(program.dropped, center), 2.0 * allowed + 64.0 * unit
             allowed = allowed + 64.0 * unit * np.linalg.norm(center, axis=1)
         distance = np.linalg.norm(own.astype(np.float64) - center, axis=1)
-    return ~(distance <= allowed) & np.isfinite(distance)
+    # What overflows in float64 is bounded by nothing; a model that overflows is another function.
+    return ~(distance <= allowed) & np.isfinite(allowed) & np.isfinite(center).all(axis=1)
 
 
 def _evaluated(program: Program, x: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -275,6 +275,22 @@ def replaced_on_a_model():
     return model
 
 
+def replaced_inside_a_wrapper():
+    inner = layers.Dense(2)
+    model = keras.Sequential(
+        [keras.Input((2,)), layers.Reshape((1, 2)), layers.TimeDistributed(inner), layers.Flatten()]
+    )
+    inner.call = lambda x, training=None: 100.0 * x
+    return model
+
+
+def replaced_on_an_activation():
+    activation = layers.ReLU()
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2, activation=activation)])
+    activation.call = lambda x: 100.0 * x
+    return model
+
+
 def nested_and_replaced():
     x, inner = keras.Input((2,)), keras.Sequential([keras.Input((2,)), layers.Dense(2)])
     inner.call = lambda x, training=None, mask=None: 100.0 * x
@@ -282,7 +298,15 @@ def nested_and_replaced():
 
 
 @pytest.mark.parametrize(
-    "make", [overridden_call, replaced_on_a_layer, replaced_on_a_model, nested_and_replaced]
+    "make",
+    [
+        overridden_call,
+        replaced_on_a_layer,
+        replaced_on_a_model,
+        replaced_inside_a_wrapper,
+        replaced_on_an_activation,
+        nested_and_replaced,
+    ],
 )
 def test_overridden_calls_are_refused(make, tmp_path):
     model, point = make(), np.ones((1, 2))
@@ -397,6 +421,22 @@ def test_a_program_that_differs_is_not_verified(monkeypatch, tmp_path):
     verify.to_vnnlib(path, model, x[0], label=0, eps=1e-4)
     with pytest.warns(RuntimeWarning):
         assert verify.decide(model, verify.read_vnnlib(path)).status == "unknown"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_program_without_numbers_is_not_believed(value, monkeypatch):
+    """As one that returns what was in memory before."""
+    model, x = keras.Sequential([keras.Input((4,)), layers.Dense(3)]), np.eye(4)
+    true = layers.Dense.call
+
+    def call(self, inputs, training=None):
+        return true(self, inputs) + (value if self.compute_dtype == "float32" else 0.0)
+
+    monkeypatch.setattr(layers.Dense, "call", call)
+    with pytest.warns(RuntimeWarning, match="dense"):
+        assert (certify(model, x).radius == 0).all()
+    with pytest.warns(RuntimeWarning, match="dense"):
+        assert np.isinf(verify.bounds(model, verify.ball(x, 1e-4)).lower).all()
 
 
 def test_certificates_never_contradict_the_model_at_the_sample():
