@@ -60,6 +60,8 @@ def replaced_method(operation) -> str | None:
     """
     is_layer = isinstance(operation, keras.layers.Layer)
     for part in flat_layers(operation) if is_layer else [operation]:
+        if isinstance(part, keras.Model):
+            continue  # it keeps what it is compiled with under such names, and is read by its graph
         for name in vars(part):
             if name not in _WRAPPED and inspect.isfunction(getattr(type(part), name, None)):
                 return name

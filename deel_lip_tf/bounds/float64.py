@@ -14,16 +14,8 @@ from deel_lip_tf.layers.unconstrained import PadConv2D
 __all__ = ["computable", "plain_of"]
 
 _SLIDING = (
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv3D,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-    layers.SeparableConv1D,
-    layers.SeparableConv2D,
-    layers.Conv1DTranspose,
-    layers.Conv2DTranspose,
-    layers.Conv3DTranspose,
+    *kinds.CONVOLUTIONS,
+    *kinds.TRANSPOSED_CONVOLUTIONS,
     PadConv2D,
     *kinds.MAX_POOLINGS,
     *kinds.AVERAGE_POOLINGS,

@@ -119,13 +119,7 @@ _ALONG_FEATURES = (
     lip.Householder,
 )
 _WINDOWS = (
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv3D,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-    layers.SeparableConv1D,
-    layers.SeparableConv2D,
+    *kinds.CONVOLUTIONS,
     lip.PadConv2D,
     lip.SpectralConv1D,
     lip.SpectralConv2D,
@@ -134,13 +128,12 @@ _WINDOWS = (
     *kinds.MAX_POOLINGS,
     *kinds.AVERAGE_POOLINGS,
 )
-_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 
 _RULES: dict[type, Callable[..., bool]] = {
     **dict.fromkeys((*_ELEMENTWISE, *_MERGES), _always),
     **dict.fromkeys(_ALONG_FEATURES, _beside_features),
     **dict.fromkeys(_WINDOWS, _sliding),
-    **dict.fromkeys(_TRANSPOSED, _transposed),
+    **dict.fromkeys(kinds.TRANSPOSED_CONVOLUTIONS, _transposed),
 }
 
 # A constant operand has the size 1 where that of the result is unknown: Keras would know any other.

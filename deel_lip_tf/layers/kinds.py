@@ -1,4 +1,4 @@
-"""Keras's layers without a kernel by what they do at inference: the lists behind every table.
+"""Keras's layers by what they do at inference: the lists behind every table.
 
 Each table that says something of a kind of layers takes its types from here, so that a layer that
 is added is known everywhere.
@@ -8,13 +8,30 @@ from keras import layers
 
 __all__ = [
     "AVERAGE_POOLINGS",
+    "CONVOLUTIONS",
     "GLOBAL_AVERAGES",
     "GLOBAL_MAXIMA",
     "IDENTITIES",
     "MAX_POOLINGS",
     "MOVES",
+    "TRANSPOSED_CONVOLUTIONS",
     "UP_SAMPLINGS",
 ]
+
+CONVOLUTIONS = (
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
+)
+TRANSPOSED_CONVOLUTIONS = (
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.Conv3DTranspose,
+)
 
 # Noise and dropout do nothing at inference.
 IDENTITIES = (

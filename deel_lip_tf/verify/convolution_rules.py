@@ -5,11 +5,12 @@ import tensorflow as tf
 from keras import ops
 
 from deel_lip_tf import layers as lip
+from deel_lip_tf.bounds.copies import as_computed_with
 from deel_lip_tf.layers.padding import fold
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
 from deel_lip_tf.verify.comparators import channels_last, last_if_first
 from deel_lip_tf.verify.program import Convolution
-from deel_lip_tf.verify.rule_helpers import Unsupported, effective_kernel, stored
+from deel_lip_tf.verify.rule_helpers import Unsupported, effective_kernel
 
 __all__ = ["convolution", "depthwise", "separable", "transposed"]
 
@@ -43,7 +44,7 @@ def separable(lowering, layer, inputs):
     second = effective_kernel(layer, "pointwise_kernel")
     index = _slid(lowering, layer, inputs[0], first, None, _depthwise)
     index = channels_last(lowering.builder, index, layer)
-    bias = None if layer.bias is None else stored(layer, layer.bias)
+    bias = None if layer.bias is None else as_computed_with(layer, layer.bias)
     index = lowering.builder.affine([index], lambda t, k: _full(t[0], k, 1, 1), second, bias)
     return last_if_first(lowering.builder, index, layer)
 
@@ -63,7 +64,7 @@ def _slid(lowering, layer, index: int, kernel: np.ndarray, bias, operation) -> i
     if rank == 2 and operation is _full:
         written_out = tf.constant(_written_out(kernel, dilation), tf.float64)
         geometry = Convolution(written_out, strides, tuple(before for before, _ in amounts))
-    bias = None if bias is None else stored(layer, bias)
+    bias = None if bias is None else as_computed_with(layer, bias)
     index = builder.affine([index], operator, kernel, bias, convolution=geometry)
     return last_if_first(builder, index, layer)
 
@@ -132,7 +133,7 @@ def transposed(lowering, layer, inputs):
         outputs = ops.conv_transpose(tensors[0], k, **arguments)
         return fold(outputs, amounts, layer.padding, "channels_last") if folds else outputs
 
-    bias = None if layer.bias is None else stored(layer, layer.bias)
+    bias = None if layer.bias is None else as_computed_with(layer, layer.bias)
     index = builder.affine([index], operator, kernel, bias)
     return last_if_first(builder, index, layer)
 

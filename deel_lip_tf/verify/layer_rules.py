@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from deel_lip_tf import layers as lip
+from deel_lip_tf.bounds.copies import as_computed_with
 from deel_lip_tf.bounds.kernels import linear_operators
 from deel_lip_tf.layers import kinds
 from deel_lip_tf.verify import activations, comparators
@@ -22,7 +23,7 @@ from deel_lip_tf.verify.convolution_rules import (
     separable,
     transposed,
 )
-from deel_lip_tf.verify.rule_helpers import Unsupported, effective_kernel, stored
+from deel_lip_tf.verify.rule_helpers import Unsupported, effective_kernel
 
 __all__ = ["LAYERS", "Unsupported"]
 
@@ -76,7 +77,7 @@ def _check_ranks(lowering, inputs) -> None:
 
 def _dense(lowering, layer, inputs):
     kernel = effective_kernel(layer)
-    bias = None if layer.bias is None else stored(layer, layer.bias)
+    bias = None if layer.bias is None else as_computed_with(layer, layer.bias)
     return lowering.builder.affine([_single(inputs)], _contracted, kernel, bias)
 
 
@@ -92,7 +93,7 @@ def _einsum_dense(lowering, layer, inputs):
         linear_operators(layer, (None, *lowering.builder.shape(index)))
     except ValueError as error:
         raise Unsupported(str(error)) from error
-    bias = None if layer.bias is None else stored(layer, layer.bias)
+    bias = None if layer.bias is None else as_computed_with(layer, layer.bias)
     return lowering.builder.affine(
         [index], lambda tensors, k: tf.einsum(layer.equation, tensors[0], k), kernel, bias
     )
@@ -208,7 +209,7 @@ def _times_constant(lowering, layer, index: int) -> int:
 
 
 def _prelu_lip(lowering, layer, inputs):
-    slopes = np.clip(stored(layer, layer.alpha), -1.0, 1.0)
+    slopes = np.clip(as_computed_with(layer, layer.alpha), -1.0, 1.0)
     index = lowering.builder.activation(_single(inputs), activations.prelu(slopes))
     return _times_constant(lowering, layer, index)
 
@@ -365,7 +366,7 @@ LAYERS: dict[type, Callable] = {
     layers.Activation: _activation_layer,
     layers.ReLU: _activated(_relu),
     layers.LeakyReLU: _activated(lambda layer: activations.relu(layer.negative_slope)),
-    layers.PReLU: _activated(lambda layer: activations.prelu(stored(layer, layer.alpha))),
+    layers.PReLU: _activated(lambda layer: activations.prelu(as_computed_with(layer, layer.alpha))),
     layers.ELU: _activated(lambda layer: activations.elu(layer.alpha)),
     layers.Softmax: _softmax,
     **dict.fromkeys(kinds.MAX_POOLINGS, _max_pooling),

@@ -1,12 +1,10 @@
 """What the rules share: their refusal, and weights as a layer computes with them."""
 
-import keras
 import numpy as np
 
-from deel_lip_tf._keras import is_autocast
 from deel_lip_tf.bounds.layers import kernel_of
 
-__all__ = ["Unsupported", "effective_kernel", "stored"]
+__all__ = ["Unsupported", "effective_kernel"]
 
 
 class Unsupported(ValueError):
@@ -22,9 +20,3 @@ def effective_kernel(layer, name: str = "kernel") -> np.ndarray:
     if not layer.built:
         raise Unsupported("it has no weights yet: build it, by `build(input_shape)` or by a call")
     return kernel_of(layer, name)
-
-
-def stored(layer, variable) -> np.ndarray:
-    """A weight in float64, rounded to the type the layer computes in where Keras does so."""
-    value = keras.ops.cast(variable, layer.compute_dtype) if is_autocast(variable) else variable
-    return np.asarray(keras.ops.convert_to_numpy(value)).astype(np.float64)
