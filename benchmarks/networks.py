@@ -119,7 +119,7 @@ class Unretracted(Spectral):
 
     def project(self, matrix):
         """The nearest orthogonal matrix, from wherever the optimizer has taken the kernel."""
-        from deel_lip_tf.normalizers.polar import nearest_orthogonal
+        from deel_lip_tf.normalizers.polar.factor import nearest_orthogonal
 
         return nearest_orthogonal(matrix, self.eps_bjorck, self.maxiter_bjorck)
 

@@ -8,8 +8,8 @@ import pytest
 from keras import layers, ops
 
 import deel_lip_tf as lip
-from deel_lip_tf.bounds.evaluation import ExactModel
-from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf.bounds.evaluation.model import ExactModel
+from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.certificates import certify
 
 KERNEL = np.random.default_rng(3).normal(size=(4, 3))

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import deel_lip_tf as lip
-from deel_lip_tf.bounds.evaluation import ExactModel
+from deel_lip_tf.bounds.evaluation.model import ExactModel
 from deel_lip_tf.certificates import certify
 from deel_lip_tf.certificates.local import LocalBounds
 from deel_lip_tf.certificates.pieces import pieces_of

@@ -9,8 +9,8 @@ from keras import layers, ops
 
 import deel_lip_tf as lip
 from deel_lip_tf import verify
-from deel_lip_tf.bounds.evaluation import ExactModel
-from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf.bounds.evaluation.model import ExactModel
+from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.certificates import certify
 
 pytestmark = pytest.mark.skipif(

@@ -8,7 +8,7 @@ from keras import layers as k
 from cases import IMAGE, PADDINGS, Case
 from deel_lip_tf import layers
 from deel_lip_tf.compute_layer_sv import compute_layer_sv, compute_model_sv
-from deel_lip_tf.normalizers import operator as operators
+from deel_lip_tf.estimates import operator as operators
 from oracles import conv2d, matrix_of, pad, singular_values
 from tolerances import SOUND
 

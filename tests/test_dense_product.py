@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from deel_lip_tf import layers
-from deel_lip_tf.normalizers import Spectral, dense_product
+from deel_lip_tf.normalizers import Spectral
+from deel_lip_tf.normalizers.polar import dense_product
 from tolerances import GRADIENT
 
 SHAPES = [(9, 6), (6, 9), (7, 7)]

@@ -22,7 +22,7 @@ INTERNALS = re.compile(
 )
 EXCEPTIONS = {
     "bounds/operations.py": "rules of operations, by the names that Keras gives their classes",
-    "layers/xla.py": "no public name says whether XLA compiles what is being traced",
+    "layers/compiled/xla.py": "no public name says whether XLA compiles what is being traced",
     "verify/operation_rules.py": "rules of operations, by the names that Keras gives their classes",
     "formats/saved_model/graph.py": "a SavedModel is read without running it: its own registries",
 }
@@ -57,11 +57,9 @@ def test_a_public_name_is_not(line):
 # when this was written has its number here, which may only fall.
 AT_A_GLANCE = 12
 CEILINGS = {
-    "bounds": 23,
     "certificates": 14,
-    "layers": 20,
-    "normalizers": 15,
-    "verify": 18,
+    "layers": 12,
+    "verify": 17,
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 import deel_lip_tf as lip
 from deel_lip_tf import certificates
 from deel_lip_tf.__main__ import main
-from deel_lip_tf.bounds import graph
+from deel_lip_tf.bounds import propagation as graph
 from deel_lip_tf.cli.hunt import job, searches
 from deel_lip_tf.cli.hunt.inputs import extreme_inputs
 from deel_lip_tf.cli.hunt.referee import Referee, distance
@@ -256,7 +256,7 @@ def test_the_referee_is_the_function_of_the_rounded_weights(policy, rng):
     x = rng.uniform(size=(4, 5, 5, 1))
     walk = graph.GraphWalk()
     walk.model(model)
-    from deel_lip_tf.bounds.evaluation import ExactModel
+    from deel_lip_tf.bounds.evaluation.model import ExactModel
 
     expected, _ = ExactModel(model, walk)(x)
     assert Referee(model).outputs(x) == pytest.approx(expected, rel=1e-9)

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 import oracles
 from deel_lip_tf import layers
-from deel_lip_tf.layers import sorting
-from deel_lip_tf.layers.xla import is_worth_compiling
+from deel_lip_tf.layers.compiled import sorting
+from deel_lip_tf.layers.compiled.xla import is_worth_compiling
 from deel_lip_tf.normalizers import Spectral
 from tolerances import GRADIENT, SOUND, TIGHT
 
@@ -111,7 +111,7 @@ def test_gradient_of_a_kernel_whose_squares_overflow():
 
 
 def test_one_trace_serves_all_small_kernels():
-    from deel_lip_tf.normalizers.branches import _traced
+    from deel_lip_tf.normalizers.polar.tf_graphs import _traced
 
     Spectral().project(tf.ones((9, 4)))
     before = _traced.cache_info().misses

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 import deel_lip_tf as lip
-from deel_lip_tf.layers import sorting
+from deel_lip_tf.layers.compiled import sorting
 from deel_lip_tf.verify import from_saved_model, robustness
 from deel_lip_tf.verify.lowering import lower
 from stacks import layer, net

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from deel_lip_tf import layers
-from deel_lip_tf.layers.window_norms import can_compile_norms
+from deel_lip_tf.layers.compiled.window_norms import can_compile_norms
 from tolerances import SAME_FLOAT32
 
 

@@ -1,12 +1,11 @@
 """Proofs: rigorous upper bounds on the Lipschitz constants of layers and of whole models.
 
-`lipschitz_bound(layer_or_model)` is the entry, `report(model)` the same for reading. `kernels`,
-`simple` and `operations` hold the tables of rules, `patterns` those for several calls together;
-`graph` walks through a model; `matrices`, `symbol`, `fourier`, `convolutions` and `operators` prove
-norms; `rounding` and `norms` hold the arithmetic that never rounds downward.
+`lipschitz_bound(layer_or_model)` is the entry, `report(model)` the same for reading. `propagation`
+walks through a model, `patterns` knows several calls together, `norms/` proves norms of linear
+operators, `evaluation/` computes a model in float64 and bounds the rounding.
 """
 
-from deel_lip_tf.bounds.graph import lipschitz_bound
+from deel_lip_tf.bounds.propagation import lipschitz_bound
 from deel_lip_tf.bounds.report import Report, report
 from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
 

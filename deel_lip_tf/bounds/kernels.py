@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from deel_lip_tf.bounds.operators import Convolution, Copies, Matrices, Operator, Sums
-from deel_lip_tf.layers.unconstrained import PadConv2D
+from deel_lip_tf.bounds.norms.operators import Convolution, Copies, Matrices, Operator, Sums
+from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices
 
 __all__ = ["convolution_of", "has_kernel", "kernel_of", "linear_operators"]

@@ -3,11 +3,11 @@
 import keras
 from keras import layers
 
+from deel_lip_tf._rounding import UNIT, product_up
 from deel_lip_tf.bounds.kernels import Shape, has_kernel, kernel_of, linear_operators
-from deel_lip_tf.bounds.norms import L2, Norm
-from deel_lip_tf.bounds.operators import Copies, Operator, Sums, operator_bound
-from deel_lip_tf.bounds.rounding import UNIT, product_up
+from deel_lip_tf.bounds.norms.operators import Copies, Operator, Sums, operator_bound
 from deel_lip_tf.bounds.simple import activation_bound, simple_bound
+from deel_lip_tf.semantics.norms import L2, Norm
 
 __all__ = ["Unbounded", "kernel_of", "layer_bound"]
 

@@ -12,14 +12,14 @@ import keras
 import numpy as np
 from keras import layers
 
+from deel_lip_tf._rounding import product_up, sum_up
 from deel_lip_tf.bounds.layers import Unbounded
-from deel_lip_tf.bounds.norms import L2, Norm
-from deel_lip_tf.bounds.operators import Copies, Matrices, operator_bound
-from deel_lip_tf.bounds.rounding import product_up, sum_up
+from deel_lip_tf.bounds.norms.operators import Copies, Matrices, operator_bound
 from deel_lip_tf.bounds.sizes import are_equal
 from deel_lip_tf.layers.known import activation_constant
 from deel_lip_tf.layers.residual import LipResidual
 from deel_lip_tf.semantics.graph import Call
+from deel_lip_tf.semantics.norms import L2, Norm
 
 __all__ = ["Merge", "merge_of", "merge_rule"]
 

@@ -17,14 +17,14 @@ import numpy as np
 from keras import activations, layers
 
 from deel_lip_tf._keras import operation_name
-from deel_lip_tf.bounds.convolutions import Convolution
+from deel_lip_tf._rounding import product_up, sqrt_up
 from deel_lip_tf.bounds.kernels import convolution_of, has_kernel
 from deel_lip_tf.bounds.layers import Unbounded, layer_bound
-from deel_lip_tf.bounds.norms import L2, Norm
-from deel_lip_tf.bounds.rounding import product_up, sqrt_up
+from deel_lip_tf.bounds.norms.convolution import Convolution
 from deel_lip_tf.layers.known import known_constant
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
 from deel_lip_tf.semantics.graph import Call, Value
+from deel_lip_tf.semantics.norms import L2, Norm
 
 __all__ = ["Pattern", "find_patterns"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.estimates import attack_estimate, jacobian_estimate
-from deel_lip_tf.bounds.evaluation import ExactModel
-from deel_lip_tf.bounds.graph import GraphWalk, lipschitz_bound
+from deel_lip_tf.bounds.evaluation.estimates import attack_estimate, jacobian_estimate
+from deel_lip_tf.bounds.evaluation.model import ExactModel
+from deel_lip_tf.bounds.propagation import GraphWalk, lipschitz_bound
 from deel_lip_tf.bounds.result import LipschitzBound
 from deel_lip_tf.model import vanillaModel
 from deel_lip_tf.semantics.graph import is_readable

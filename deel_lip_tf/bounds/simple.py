@@ -13,9 +13,9 @@ from keras import layers as keras_layers
 
 from deel_lip_tf import layers
 from deel_lip_tf.bounds.kernels import Shape
-from deel_lip_tf.bounds.norms import L1, L2, LINF, Norm
 from deel_lip_tf.layers import kinds
 from deel_lip_tf.layers.known import activation_constant, broadcast_copies, known_constant
+from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
 
 __all__ = ["activation_bound", "simple_bound"]
 

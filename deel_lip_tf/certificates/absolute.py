@@ -10,10 +10,10 @@ from dataclasses import replace
 import keras
 import numpy as np
 
+from deel_lip_tf._rounding import product_up
 from deel_lip_tf.bounds.kernels import linear_operators
 from deel_lip_tf.bounds.layers import Unbounded
-from deel_lip_tf.bounds.operators import Convolution, Matrices, Operator, Sums, operator_bound
-from deel_lip_tf.bounds.rounding import product_up
+from deel_lip_tf.bounds.norms.operators import Convolution, Matrices, Operator, Sums, operator_bound
 
 __all__ = ["absolute_sums"]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.evaluation import ExactModel
+from deel_lip_tf.bounds.evaluation.model import ExactModel
 from deel_lip_tf.certificates.execution import ExecutedModel
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
 from deel_lip_tf.certificates.guard import Guard

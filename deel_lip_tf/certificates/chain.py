@@ -13,9 +13,9 @@ from keras import layers as keras_layers
 from keras import ops
 
 from deel_lip_tf import layers
-from deel_lip_tf.bounds.evaluation import ExactModel, Traced
-from deel_lip_tf.bounds.float64 import computable, plain_of
-from deel_lip_tf.bounds.rounding import UNIT, gamma
+from deel_lip_tf._rounding import UNIT, gamma
+from deel_lip_tf.bounds.evaluation.layers import computable, plain_of
+from deel_lip_tf.bounds.evaluation.model import ExactModel, Traced
 from deel_lip_tf.certificates.pieces import Pieces, pieces_of
 from deel_lip_tf.layers import kinds
 from deel_lip_tf.layers.known import activation_constant

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.evaluation import Evaluation, ExactModel, Traced
-from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf.bounds.evaluation.model import Evaluation, ExactModel, Traced
 from deel_lip_tf.bounds.layers import Unbounded
+from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.certificates.radii import Evaluated
 from deel_lip_tf.certificates.roundings import UNIT, Rounding, check_operation, rounding_of
 from deel_lip_tf.semantics.graph import Call, Graph

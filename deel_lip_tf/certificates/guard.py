@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.evaluation import ExactModel, Traced
-from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf.bounds.evaluation.model import ExactModel, Traced
+from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.certificates.radii import predicted
 from deel_lip_tf.semantics.graph import Call
 

@@ -17,8 +17,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.bounds.evaluation import ExactModel, Traced
-from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf.bounds.evaluation.model import ExactModel, Traced
+from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.certificates.chain import Gate, Gradients, Linear, chain_of, steps_of
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii
 

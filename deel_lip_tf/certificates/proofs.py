@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf._rounding import gamma, norm_up, product_up, sqrt_up
 from deel_lip_tf.bounds.layers import kernel_of
-from deel_lip_tf.bounds.rounding import gamma, norm_up, product_up, sqrt_up
+from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.semantics.ends import final_call, final_function
 from deel_lip_tf.semantics.graph import Graph, graph_of, is_readable
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deel_lip_tf.bounds.rounding import gamma, sqrt_up
+from deel_lip_tf._rounding import gamma, sqrt_up
 
 __all__ = ["Evaluated", "Radii", "certified_radii", "predicted"]
 

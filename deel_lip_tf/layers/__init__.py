@@ -10,12 +10,14 @@ from deel_lip_tf.layers.activations import (
 )
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.centering import LayerCentering, ScaleBias
-from deel_lip_tf.layers.convolutional import (
+from deel_lip_tf.layers.convolution.direct import (
     FrobeniusConv2D,
     SpectralConv1D,
     SpectralConv2D,
     SpectralDepthwiseConv2D,
 )
+from deel_lip_tf.layers.convolution.transposed import SpectralConv2DTranspose
+from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.layers.dense import FrobeniusDense, SpectralDense
 from deel_lip_tf.layers.normalization import BatchCentering, BatchLipNorm
 from deel_lip_tf.layers.pooling import (
@@ -28,8 +30,6 @@ from deel_lip_tf.layers.pooling import (
 )
 from deel_lip_tf.layers.resampling import InvertibleDownSampling, InvertibleUpSampling
 from deel_lip_tf.layers.residual import LipResidual
-from deel_lip_tf.layers.transposed import SpectralConv2DTranspose
-from deel_lip_tf.layers.unconstrained import PadConv2D
 
 __all__ = [
     "BatchCentering",

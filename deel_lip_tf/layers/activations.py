@@ -15,8 +15,8 @@ from deel_lip_tf.layers.arguments import (
     whole_number,
 )
 from deel_lip_tf.layers.base import LipschitzLayer, rescaled_export
+from deel_lip_tf.layers.compiled.sorting import sort_pairs
 from deel_lip_tf.layers.copying import configuration
-from deel_lip_tf.layers.sorting import sort_pairs
 
 
 class _ChannelActivation(LipschitzLayer, keras.layers.Layer):

@@ -13,7 +13,7 @@ from deel_lip_tf.layers.arguments import (
     standardize_data_format,
 )
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export
-from deel_lip_tf.layers.padding import spatial_axes
+from deel_lip_tf.layers.convolution.padding import spatial_axes
 
 
 class Shifted(LipschitzLayer, keras.layers.Layer):

@@ -7,7 +7,7 @@ from deel_lip_tf._registration import register
 from deel_lip_tf.layers.arguments import flag, known_size
 from deel_lip_tf.layers.base import KERNEL_ARGUMENTS, NO_LORA, ConstrainedKernel
 from deel_lip_tf.normalizers import Frobenius, Spectral
-from deel_lip_tf.normalizers.dense_product import dense_product, is_worth_projecting
+from deel_lip_tf.normalizers.polar.dense_product import dense_product, is_worth_projecting
 
 
 class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):

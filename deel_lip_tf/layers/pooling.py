@@ -8,8 +8,8 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf.layers.arguments import BesideLayer, check_sizes, flag, number
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export, rescaled_export
-from deel_lip_tf.layers.padding import spatial_axes
-from deel_lip_tf.layers.window_norms import can_compile_norms, compiled_norms
+from deel_lip_tf.layers.compiled.window_norms import can_compile_norms, compiled_norms
+from deel_lip_tf.layers.convolution.padding import spatial_axes
 from deel_lip_tf.normalizers import safe_sqrt
 
 

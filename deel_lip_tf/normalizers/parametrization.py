@@ -9,7 +9,7 @@ from keras import backend, ops
 
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, unit_scale
 from deel_lip_tf.normalizers.orthogonal import bjorck_cubics, polar_factor
-from deel_lip_tf.normalizers.polar import nearest_orthogonal, retracted
+from deel_lip_tf.normalizers.polar.factor import nearest_orthogonal, retracted
 from deel_lip_tf.normalizers.spectral import spectral_norm_bound, squarings_for
 
 DEFAULT_EPS_SPECTRAL = 1e-3

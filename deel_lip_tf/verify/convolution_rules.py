@@ -5,8 +5,8 @@ import tensorflow as tf
 from keras import ops
 
 from deel_lip_tf import layers as lip
-from deel_lip_tf.bounds.copies import as_computed_with
-from deel_lip_tf.layers.padding import fold
+from deel_lip_tf.bounds.evaluation.copies import as_computed_with
+from deel_lip_tf.layers.convolution.padding import fold
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
 from deel_lip_tf.verify.comparators import channels_last, last_if_first
 from deel_lip_tf.verify.program import Convolution

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.bounds.rounding import UNITS
+from deel_lip_tf._rounding import UNITS
 from deel_lip_tf.certificates.guard import warn_of_difference
 from deel_lip_tf.semantics.graph import float_types, graph_of
 from deel_lip_tf.semantics.integers import is_within, of_dtype

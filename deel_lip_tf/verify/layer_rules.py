@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from deel_lip_tf import layers as lip
-from deel_lip_tf.bounds.copies import as_computed_with
+from deel_lip_tf.bounds.evaluation.copies import as_computed_with
 from deel_lip_tf.bounds.kernels import linear_operators
 from deel_lip_tf.layers import kinds
 from deel_lip_tf.verify import activations, comparators

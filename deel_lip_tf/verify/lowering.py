@@ -2,8 +2,8 @@
 
 import keras
 
-from deel_lip_tf.bounds.evaluation import ExactModel
-from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf.bounds.evaluation.model import ExactModel
+from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.semantics.ends import final_call, is_all_of, normalized_by
 from deel_lip_tf.semantics.graph import Call as GraphCall
 from deel_lip_tf.semantics.graph import Value, is_readable

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.bounds.rounding import gamma
+from deel_lip_tf._rounding import gamma
 from deel_lip_tf.semantics.graph import Call as GraphCall
 from deel_lip_tf.verify.propagation.relaxations import Activation
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.certificates import certify
 from deel_lip_tf.certificates.guard import call_ratios
 from deel_lip_tf.cli.hunt.descent import most_expanded, steepest_in_ball

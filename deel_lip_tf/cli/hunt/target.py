@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from deel_lip_tf._rounding import UNITS
 from deel_lip_tf.bounds import lipschitz_bound
-from deel_lip_tf.bounds.rounding import UNITS
 from deel_lip_tf.certificates import Certificates, certify, class_divisors
 from deel_lip_tf.cli.hunt.referee import Referee
 from deel_lip_tf.layers.base import LipschitzLayer

@@ -30,7 +30,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf.verify.arguments import check_classifier, program_of
-from deel_lip_tf.verify.decomon_labels import check_count, rows_of
+from deel_lip_tf.verify.decomon.labels import check_count, rows_of
 from deel_lip_tf.verify.domain import Domain, ball, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import lower_bounds

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.bounds.graph import GraphWalk
+from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.verify.program import Affine, Program
 from deel_lip_tf.verify.propagation.backward import backward, lower_bound

@@ -1,0 +1,1 @@
+"""Models in float64, with a bound on the rounding of what they give."""

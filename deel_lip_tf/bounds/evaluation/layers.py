@@ -1,0 +1,109 @@
+"""Layers in float64 as TensorFlow's CPU can compute them.
+
+It slides kernels in float64 only over images whose channels come last, and pools no volumes. What
+it has not got is computed by what it has: between two transpositions, or one plane at a time.
+"""
+
+import keras
+from keras import layers, ops
+
+from deel_lip_tf.layers import kinds
+from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
+from deel_lip_tf.layers.pooling import ScaledAveragePooling2D, ScaledL2NormPooling2D
+
+__all__ = ["computable", "plain_of"]
+
+_SLIDING = (
+    *kinds.CONVOLUTIONS,
+    *kinds.TRANSPOSED_CONVOLUTIONS,
+    PadConv2D,
+    *kinds.MAX_POOLINGS,
+    *kinds.AVERAGE_POOLINGS,
+    ScaledAveragePooling2D,
+    ScaledL2NormPooling2D,
+)
+
+
+def computable(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A layer of the same function that the CPU computes in float64: the layer itself if it does.
+
+    Args:
+        layer: a float64 layer, built if it has weights; its exact type decides.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return layer
+    if type(layer) in _SLIDING and layer.data_format == "channels_first":
+        return ChannelsLast(layer)
+    if type(layer) in _POOLS:
+        return PlaneByPlane(layer)
+    return layer
+
+
+def plain_of(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer that `computable` was given."""
+    return layer.plain if isinstance(layer, ChannelsLast | PlaneByPlane) else layer
+
+
+class ChannelsLast(keras.layers.Layer):
+    """A layer of channels first, computed with the channels last between two transpositions.
+
+    Attributes:
+        plain: the layer.
+        activation: its activation, applied where the channels are first again.
+    """
+
+    def __init__(self, plain: keras.layers.Layer):
+        super().__init__(name=plain.name, dtype="float64")
+        self.plain, self.activation = plain, getattr(plain, "activation", None)
+        config = {**plain.get_config(), "data_format": "channels_last"}
+        config |= {"activation": None} if "activation" in config else {}
+        twin = type(plain).from_config(config)
+        if plain.weights:
+            batch, channels, *sizes = plain.get_build_config()["input_shape"]
+            twin.build((batch, *sizes, channels))
+            # No weight has axes of the image: Keras's kernels end with their channels either way.
+            twin.set_weights(plain.get_weights())
+        self.twin = computable(twin)
+        self.built = True
+
+    @property
+    def kernel(self):
+        """The kernel of the layer."""
+        return self.plain.kernel
+
+    def call(self, inputs):
+        rank = len(inputs.shape)
+        outputs = self.twin(ops.transpose(inputs, (0, *range(2, rank), 1)))
+        outputs = ops.transpose(outputs, (0, rank - 1, *range(1, rank - 1)))
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+class PlaneByPlane(keras.layers.Layer):
+    """Pools volumes, channels last, over rows and columns and then over planes.
+
+    The largest of a box is the largest of the largest of its planes. What "same" averages over is
+    a box too, so that its mean is the mean of equally many entries in each of its planes.
+    """
+
+    def __init__(self, plain: keras.layers.Layer):
+        super().__init__(name=plain.name, dtype="float64")
+        self.plain = plain
+        self.built = True
+
+    def call(self, inputs):
+        _, planes, *sizes = inputs.shape
+        inside = self._pooled(ops.reshape(inputs, (-1, *sizes)), slice(1, 3))
+        rows, columns, channels = inside.shape[1:]
+        inside = ops.reshape(inside, (-1, planes, rows * columns, channels))
+        outputs = self._pooled(inside, slice(0, 1))
+        return ops.reshape(outputs, (-1, outputs.shape[1], rows, columns, channels))
+
+    def _pooled(self, images, axes: slice):
+        """Pools images over the axes of the volume that they show, with windows of 1 beside."""
+        size, strides = self.plain.pool_size[axes], self.plain.strides[axes]
+        size, strides = ((*pair, 1)[:2] for pair in (size, strides))
+        pool = _POOLS[type(self.plain)]
+        return pool(images, size, strides, self.plain.padding, data_format="channels_last")
+
+
+_POOLS = {layers.MaxPooling3D: ops.max_pool, layers.AveragePooling3D: ops.average_pool}

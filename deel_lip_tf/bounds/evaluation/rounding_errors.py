@@ -1,0 +1,154 @@
+"""What rounding adds to one call of a layer, in the Euclidean norm: a-priori bounds.
+
+`gamma(n)` times the sum of absolute values that the layer adds up, with the unit roundoff of
+float64 or, to say how far a running model may be, with that of another type.
+"""
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from deel_lip_tf._rounding import TINY, gamma
+from deel_lip_tf.bounds.evaluation.copies import as_computed_with, is_constrained
+from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
+from deel_lip_tf.layers.known import activation_constant
+
+__all__ = [
+    "FLUSHED",
+    "LOST_SQUARE",
+    "WRAPPERS",
+    "WRITTEN",
+    "Rounding",
+    "lost_squares",
+    "rounding_of",
+    "unwrapped",
+]
+
+# Twice the rounding of a number to float32.
+WRITTEN = 2.0**-22
+
+WRAPPERS = (keras.layers.TimeDistributed, keras.layers.SpectralNormalization)
+_SMOOTH = ("Tanh", "Sigmoid")
+_ARITHMETIC = (
+    keras.activations.linear,
+    keras.activations.relu,
+    keras.activations.relu6,
+    keras.activations.leaky_relu,
+)
+
+
+FLUSHED = 2.0**-120  # more than what is lost where float32 has no smaller numbers
+LOST_SQUARE = 1e-300  # and where a square in float64 has none
+
+
+class Rounding(NamedTuple):
+    """Bounds the rounding errors that one call adds, from the norms of its inputs and output."""
+
+    of_inputs: list[float]
+    of_output: float
+    absolute: float
+
+    def total(self, norms: list[np.ndarray], produced: np.ndarray) -> np.ndarray:
+        """(samples,) bounds, for norms of the inputs and of all outputs together."""
+        error = self.absolute + self.of_output * produced
+        for share, norm in zip(self.of_inputs, norms, strict=True):
+            error = error + share * norm
+        return error
+
+
+def rounding_of(
+    operation, constants, size: int, output_shape, written: float, roundoff: float
+) -> Rounding:
+    """The a-priori bound of one call on samples of `size` entries.
+
+    `written` is the share that a number in an argument may be wrong by; `roundoff` is that of the
+    arithmetic, as a multiple of float64's.
+    """
+    lost, square = (TINY, LOST_SQUARE) if roundoff == 1.0 else (FLUSHED, FLUSHED)
+    operation, _ = unwrapped(operation, None)
+    places = math.prod(output_shape[1:])
+    written = written if _has_written_number(operation) else 0.0
+    if not isinstance(operation, keras.layers.Layer):
+        # An `einsum` adds up to `size` products; their absolute values, up to sqrt(size) as much.
+        contracts = type(operation).__name__ == "Einsum"
+        unit = gamma(4 * size) * math.sqrt(size) if contracts else gamma(64)
+        unit = roundoff * unit + (0.0 if contracts else written)
+        around_one = unit * math.sqrt(places) * (type(operation).__name__ in _SMOOTH)
+        lost = lost * math.sqrt(places)
+        return Rounding([unit * constant for constant in constants], unit, around_one + lost)
+    state = [np.linalg.norm(as_computed_with(operation, w)) for w in _vectors(operation)]
+    state.append(float(_is_transcendental(operation)))
+    absolute = (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
+    of_inputs, terms = list(constants), size
+    if kernels := _kernels(operation):
+        # || |K| || <= ||K||_F sqrt(patches that share an element), counting copies at a border.
+        shared = math.prod(getattr(operation, "kernel_size", ()))
+        copies_pixels = is_constrained(operation) or isinstance(operation, PadConv2D)
+        shared = shared**2 if copies_pixels else shared
+        terms = sum(math.prod(kernel.shape[:-2]) * max(kernel.shape[-2:]) for kernel in kernels)
+        if isinstance(operation, keras.layers.EinsumDense):
+            shared, terms = size, size * terms  # axes may be summed without the kernel
+        norm = math.prod(float(np.linalg.norm(kernel)) for kernel in kernels)
+        slope = activation_constant(operation.activation)
+        of_inputs[0] += (1.0 + slope) * math.sqrt(shared) * norm
+    unit = roundoff * gamma(4 * terms + 128) + written
+    absolute = unit * absolute + lost * math.sqrt(places)
+    absolute += lost_squares(size, sum(constants), square)
+    return Rounding([unit * share for share in of_inputs], unit, absolute)
+
+
+def lost_squares(size: int, constant: float, lost: float) -> float:
+    """What the root of a sum of squares is wrong by where each square may lose `lost`."""
+    return math.sqrt(lost * size) * constant
+
+
+def _is_transcendental(operation) -> bool:
+    """Whether a layer, or its activation, computes exponentials."""
+    if isinstance(operation, keras.layers.ELU | keras.layers.Softmax):
+        return True
+    activation = getattr(operation, "activation", None)
+    if isinstance(activation, keras.layers.Layer):
+        return _is_transcendental(activation)
+    return activation not in (None, *_ARITHMETIC)
+
+
+def _has_written_number(operation) -> bool:
+    """Whether float32 has not got a number that is an argument, or a constant of the function."""
+    activation = getattr(operation, "activation", None)
+    if isinstance(activation, keras.layers.Layer):
+        return _has_written_number(activation)
+    if activation in (keras.activations.leaky_relu, keras.activations.gelu):
+        return True
+    if getattr(operation, "input_mean", None) is not None:
+        return True
+    names = ("negative_slope", "max_value", "scale", "offset")
+    numbers = [getattr(operation, name, None) for name in names]
+    arrays = [np.asarray(value, np.float64) for value in numbers if value is not None]
+    return any((array.astype(np.float32) != array).any() for array in arrays)
+
+
+def unwrapped(operation, shape) -> tuple:
+    """The layer that a wrapper applies, and the shape it applies it to."""
+    while type(operation) in WRAPPERS:
+        if shape is not None and type(operation) is keras.layers.TimeDistributed:
+            shape = (shape[0], *shape[2:])
+        operation = operation.layer
+    return operation, shape
+
+
+def _kernels(operation) -> list[np.ndarray]:
+    if is_constrained(operation):
+        effective = ops.cast(operation.effective_kernel(), operation.compute_dtype)
+        return [np.asarray(ops.convert_to_numpy(effective)).astype(np.float64)]
+    names = ("kernel", "depthwise_kernel", "pointwise_kernel")
+    found = [getattr(operation, name) for name in names if hasattr(operation, name)]
+    return [as_computed_with(operation, kernel) for kernel in found]
+
+
+def _vectors(operation) -> list:
+    kernels = ("kernel", "depthwise_kernel", "pointwise_kernel")
+    floats = [w for w in operation.weights if keras.backend.is_float_dtype(w.dtype)]
+    return [weight for weight in floats if weight.name not in kernels]

@@ -1,0 +1,1 @@
+"""Norms of linear operators, from above."""

@@ -1,0 +1,87 @@
+"""Linear operators that layers are made of, and their norms."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from deel_lip_tf._rounding import gamma
+from deel_lip_tf.bounds.norms.absolute_sums import absolute_sums_bound
+from deel_lip_tf.bounds.norms.convolution import Convolution, convolution_bound
+from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
+from deel_lip_tf.semantics.norms import L2, LINF, Norm
+
+__all__ = ["Convolution", "Copies", "Matrices", "Operator", "Sums", "operator_bound"]
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """A block-diagonal matrix that is applied to parts of the input, once or often.
+
+    Attributes:
+        blocks: (blocks, inputs, outputs) float64, finite.
+    """
+
+    blocks: np.ndarray
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Every entry of the output is one of the input, and none is there more than `count` times."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Every entry of the output is the sum of `count` entries of the input, each used once."""
+
+    count: int
+
+
+Operator = Matrices | Copies | Sums | Convolution
+
+
+def operator_bound(operator: Operator, norm: Norm = L2, budget: float = 1.0) -> tuple[float, str]:
+    """Bounds the operator norm from a p-norm to itself.
+
+    Returns:
+        `(bound, method)`; the method is empty for copies and sums.
+
+    Raises:
+        ValueError: if a kernel holds NaN or infinity.
+    """
+    if isinstance(operator, Copies):
+        return norm.copies(operator.count), ""
+    if isinstance(operator, Sums):
+        return norm.dual.copies(operator.count), ""
+    if isinstance(operator, Matrices):
+        return _matrices_bound(operator.blocks, norm)
+    if norm == L2:
+        return convolution_bound(operator, budget)
+    _check_finite(operator.kernel)
+    # The adjoint swaps rows and columns.
+    by_output = (norm == LINF) != operator.transposed
+    return absolute_sums_bound(operator, by_output), "sums of absolute values"
+
+
+def _matrices_bound(blocks: np.ndarray, norm: Norm) -> tuple[float, str]:
+    if norm == L2:
+        largest = max((spectral_norm_bound(block) for block in blocks), default=0.0)
+        return largest, "spectral norm of the kernel"
+    _check_finite(blocks)
+    # The layout is (inputs, outputs): a row of the operator is a column here.
+    axis = -2 if norm == LINF else -1
+    return _largest_sum(np.abs(blocks), axis), "sums of absolute values"
+
+
+def _largest_sum(absolute: np.ndarray, axis: int) -> float:
+    sums = absolute.sum(axis=axis)
+    terms = absolute.size // max(sums.size, 1)
+    largest = float(sums.max(initial=0.0))
+    return largest if terms < 2 else math.nextafter(largest * (1.0 + gamma(terms + 2)), math.inf)
+
+
+def _check_finite(kernel: np.ndarray) -> None:
+    if not np.isfinite(kernel).all():
+        raise ValueError("the kernel holds NaN or infinite values")

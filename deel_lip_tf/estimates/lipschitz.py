@@ -1,0 +1,405 @@
+"""Lower estimates of Lipschitz constants, searched for on data.
+
+Three ways to look for how much a model stretches a difference, none of which proves anything: the
+true constant may be larger. `deel_lip_tf.bounds.lipschitz_bound` bounds it from above; the two
+together say how tight the bound is.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from deel_lip_tf.losses.arguments import flag, number, numeric, whole_number
+from deel_lip_tf.model import vanillaModel
+from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
+
+__all__ = [
+    "evaluate_lip_const",
+    "evaluate_lip_const_gen",
+    "l2_normalize",
+]
+
+# Rows of a Jacobian that one backward pass computes.
+_ROWS = 256
+
+Function = Callable[[Any], Any]
+
+
+def evaluate_lip_const(
+    model: keras.Model,
+    x=None,
+    eps: float = 1e-4,
+    seed: int | None = None,
+    evaluation_type: str | Sequence[str] = "jacobian_norm",
+    disjoint_neurons: bool = False,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    expected_value: float | None = None,
+    num_noisy_samples: int = 10,
+    epsilon_noise: float = 1.0,
+    num_iterations: int = 100,
+    step_size: float = 1e-2,
+    double_attack: bool = False,
+) -> float:
+    """A lower estimate of the L2 Lipschitz constant of a model, at inference, from some samples.
+
+    The largest of what these searches find, each for every sample:
+
+    * `"jacobian_norm"`: the spectral norm of the Jacobian at the sample, by one backward pass for
+      each output: exact for a linear model.
+    * `"noise_norm"`: `||f(x + d) - f(x)|| / ||d||` for Gaussian `d`.
+    * `"attack"`: the same quotient for a `d` of norm `eps` that is driven uphill: each step gives
+      it the direction of the gradient of `||f(x + d) - f(x)||**2`, which is a power iteration where
+      the model is linear.
+
+    Sequential and functional models of layers of Keras and of this library are evaluated in
+    float64, so that the estimate exceeds the true constant by no more than float64 rounding; others
+    in their own precision, with `eps` raised to where their rounding matters little.
+
+    Args:
+        model: a model of one input and one output tensor, which is flattened.
+        x: samples (n, ...); `None` draws Gaussian ones of `input_shape`.
+        eps: norm of the perturbations of the attack.
+        seed: of the random numbers; `None` for other ones at each call.
+        evaluation_type: one of the three names, a list of them, or `"all"`.
+        disjoint_neurons: the largest constant of a single output instead of that of all jointly.
+        input_shape: shape (n, ...) of the samples to draw where `x` is `None`.
+        expected_value: raise if the estimate is above this.
+        num_noisy_samples: perturbations of each sample by noise.
+        epsilon_noise: standard deviation of the noise.
+        num_iterations: steps of the attack.
+        step_size: length of the steps of the samples, with `double_attack`.
+        double_attack: whether the attack also moves the samples, to where they are stretched more.
+
+    Returns:
+        The estimate. For an upper bound see `deel_lip_tf.bounds.lipschitz_bound`.
+
+    Raises:
+        TypeError: `model` is not a Keras model, or an argument not of its type.
+        ValueError: an unknown `evaluation_type`, neither `x` nor `input_shape`, samples that the
+            model does not take, several inputs or outputs, a number outside its range, or an
+            estimate above `expected_value`.
+    """
+    _check_model(model)
+    names = _standardize_types(evaluation_type)
+    if expected_value is not None:
+        expected_value = number("expected_value", expected_value)
+    disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
+    seed = None if seed is None else whole_number("seed", seed, least=0)
+    # One stream for each search: it finds the same whether or not others run before it.
+    samples, noise, attack = np.random.default_rng(seed).spawn(3)
+    searches: dict[str, Callable[..., float]] = {
+        "jacobian_norm": _Jacobian(),
+        "noise_norm": _Noise(
+            whole_number("num_noisy_samples", num_noisy_samples),
+            number("epsilon_noise", epsilon_noise),
+            noise,
+        ),
+        "attack": _Attack(
+            whole_number("num_iterations", num_iterations),
+            number("eps", eps),
+            number("step_size", step_size),
+            flag("double_attack", double_attack),
+            attack,
+        ),
+    }
+    x = _drawn(input_shape, samples) if x is None else np.asarray(x)
+    function, x = _flat_function(model, x)
+    largest = max(searches[name](function, x, disjoint_neurons) for name in names)
+    if expected_value is not None and not largest <= expected_value:
+        raise ValueError(
+            f"The Lipschitz constant of model {model.name!r} is at least {largest}, more than "
+            f"`expected_value`={expected_value}."
+        )
+    return largest
+
+
+def evaluate_lip_const_gen(
+    model: keras.Model,
+    generator: Iterable,
+    eps: float = 1e-4,
+    seed: int | None = None,
+    **kwargs,
+) -> float:
+    """`evaluate_lip_const` on the first batch of a generator.
+
+    Args:
+        model: as in `evaluate_lip_const`.
+        generator: an iterable of batches `x` or `(x, y, ...)`.
+        eps: as in `evaluate_lip_const`.
+        seed: likewise.
+        **kwargs: every other argument of `evaluate_lip_const`.
+
+    Returns:
+        The estimate, from below.
+
+    Raises:
+        TypeError: `generator` is not an iterable, and as `evaluate_lip_const`.
+        ValueError: an empty generator, and as `evaluate_lip_const`.
+    """
+    if not isinstance(generator, Iterable):
+        raise TypeError(
+            "`generator` must be an iterable of batches. Received: an object of type "
+            f"{type(generator).__name__}. For an array, call `evaluate_lip_const`."
+        )
+    batch = next(iter(generator), None)
+    if batch is None or (isinstance(batch, tuple | list) and not batch):
+        raise ValueError(
+            f"`generator` must yield at least one batch. Received: {batch!r} first. For samples "
+            "drawn at random, call `evaluate_lip_const` with `input_shape`."
+        )
+    x = batch[0] if isinstance(batch, tuple | list) else batch
+    return evaluate_lip_const(model, x, eps, seed, **kwargs)
+
+
+def l2_normalize(tensor, axis=None):
+    """`tensor / ||tensor||_2` over `axis`, and 0 where that norm is 0.
+
+    Args:
+        tensor: numbers.
+        axis: an axis or several; all by default.
+    """
+    tensor = ops.convert_to_tensor(numeric("tensor", tensor))
+    return safe_divide(tensor, frobenius_norm(tensor, axis=axis, keepdims=True))
+
+
+def _check_model(model) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model. Received: an object of type {type(model).__name__}. "
+            "For a layer, put it into a `Sequential`."
+        )
+    if isinstance(model, keras.Sequential | keras.Function) and model.built:
+        counts = len(model.inputs), len(model.outputs)
+        if counts != (1, 1):
+            raise ValueError(
+                "`model` must have one input and one output. Received: model "
+                f"{model.name!r} with {counts[0]} inputs and {counts[1]} outputs. Make a model of "
+                "one of them, or concatenate them."
+            )
+
+
+def _check_samples(model: keras.Model, x: np.ndarray) -> None:
+    if x.dtype.kind not in "biuf" or x.ndim < 2 or not x.size or not np.isfinite(x).all():
+        raise ValueError(
+            "`x` must hold at least one sample, of finite real numbers, with a batch axis. "
+            f"Received: shape {x.shape}, dtype {x.dtype}."
+        )
+    if isinstance(model, keras.Sequential | keras.Function) and model.built:
+        taken = tuple(model.inputs[0].shape)
+        pairs = zip(taken[1:], x.shape[1:], strict=False)
+        if len(taken) != x.ndim or any(one not in (None, other) for one, other in pairs):
+            raise ValueError(
+                f"`x` must hold samples that the model takes, shape {taken}. Received: shape "
+                f"{x.shape}."
+            )
+
+
+def _drawn(input_shape, rng: np.random.Generator) -> np.ndarray:
+    is_shape = isinstance(input_shape, list | tuple) and len(input_shape) > 1
+    if not (is_shape and all(isinstance(size, int) and size > 0 for size in input_shape)):
+        raise ValueError(
+            "`input_shape`, the shape (n, ...) of the samples to draw, is needed where `x` is "
+            f"None. Received: input_shape={input_shape!r}."
+        )
+    return rng.standard_normal(input_shape)
+
+
+def _standardize_types(evaluation_type) -> list[str]:
+    known = ["jacobian_norm", "noise_norm", "attack"]
+    is_list = isinstance(evaluation_type, list | tuple)
+    names = list(evaluation_type) if is_list else [evaluation_type]
+    if names == ["all"]:
+        return known
+    if not names or any(name not in known for name in names):
+        raise ValueError(
+            f'`evaluation_type` must be "all", one of {known} or a list of them. Received: '
+            f"{evaluation_type!r}."
+        )
+    return names
+
+
+@dataclass(frozen=True)
+class _Jacobian:
+    def __call__(self, function: Function, x: np.ndarray, disjoint: bool) -> float:
+        return max(_matrix_norm(_jacobian(function, sample), disjoint) for sample in x)
+
+
+@dataclass(frozen=True)
+class _Noise:
+    samples: int
+    deviation: float
+    rng: np.random.Generator
+
+    def __call__(self, function: Function, x: np.ndarray, disjoint: bool) -> float:
+        noises = [self.deviation * self.rng.standard_normal(x.shape) for _ in range(self.samples)]
+        return max(_largest_quotient(function, x, x + noise, disjoint) for noise in noises)
+
+
+@dataclass(frozen=True)
+class _Attack:
+    iterations: int
+    radius: float
+    step_size: float
+    moves_samples: bool
+    rng: np.random.Generator
+
+    def __call__(self, function: Function, x: np.ndarray, disjoint: bool) -> float:
+        # Below this the rounding of the outputs would pass for a difference.
+        floor = math.sqrt(np.finfo(x.dtype).eps) * np.maximum(_norms(x), 1.0)
+        radius = _column(np.maximum(self.radius, floor), x)
+        delta = radius * _directions(self.rng.standard_normal(x.shape))
+        largest = 0.0
+        for _ in range(self.iterations):
+            at = x
+
+            def stretched(d, at=at):
+                return _squared_stretch(function, ops.convert_to_tensor(at), d, disjoint)
+
+            uphill = _gradient(stretched, delta.astype(x.dtype))
+            delta = np.where(_column(_norms(uphill), x) > 0, radius * _directions(uphill), delta)
+            largest = max(largest, _largest_quotient(function, x, x + delta, disjoint))
+            if self.moves_samples:
+                x = self._moved(function, x, delta, disjoint)
+        return largest
+
+    def _moved(self, function: Function, x: np.ndarray, delta: np.ndarray, disjoint: bool):
+        fixed = ops.convert_to_tensor(delta.astype(x.dtype))
+        uphill = _gradient(lambda at: _squared_stretch(function, at, fixed, disjoint), x)
+        return (x + self.step_size * _directions(uphill)).astype(x.dtype)
+
+
+def _squared_stretch(function: Function, at, delta, disjoint: bool):
+    """Sum over the samples of `||f(x + d) - f(x)||**2`, or of its largest term if disjoint."""
+    squares = ops.square(function(at + delta) - function(at))
+    return ops.sum(ops.max(squares, axis=1) if disjoint else squares)
+
+
+def _largest_quotient(function: Function, x, moved, disjoint: bool) -> float:
+    moved = np.asarray(moved, dtype=x.dtype)
+    values = [np.asarray(ops.convert_to_numpy(function(a)), np.float64) for a in (moved, x)]
+    differences = np.abs(values[0] - values[1])
+    stretch = differences.max(axis=1) if disjoint else _norms(differences)
+    # The step that was made, not the one that was asked for: adding it to x rounds it.
+    steps = _norms(moved.astype(np.float64) - x.astype(np.float64))
+    return float((stretch[steps > 0] / steps[steps > 0]).max(initial=0.0))
+
+
+def _matrix_norm(matrix: np.ndarray, disjoint: bool) -> float:
+    return float(_norms(matrix).max() if disjoint else np.linalg.norm(matrix, 2))
+
+
+def _norms(array: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(np.reshape(array, (len(array), -1)).astype(np.float64), axis=1)
+
+
+def _column(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _directions(array: np.ndarray) -> np.ndarray:
+    """Each sample divided by its norm; zeros stay zeros."""
+    norms = _norms(array)
+    return array / _column(np.where(norms > 0, norms, 1.0), array)
+
+
+def _jacobian(function: Function, sample: np.ndarray) -> np.ndarray:
+    """(outputs, inputs) derivative at one sample, `_ROWS` rows for each backward pass."""
+    outputs = function(sample[None]).shape[-1]
+    blocks = []
+    for start in range(0, outputs, _ROWS):
+        rows = np.eye(outputs, dtype=sample.dtype)[start : start + _ROWS]
+        # Each copy of the sample is differentiated for an output of its own.
+        copies = np.broadcast_to(sample, (len(rows), *sample.shape))
+
+        def weighted(x, rows=rows):
+            return ops.sum(function(x) * rows)
+
+        blocks.append(_gradient(weighted, copies))
+    return np.concatenate(blocks).reshape(outputs, -1).astype(np.float64)
+
+
+def _gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+    """The gradient of a scalar function; Keras has no such operation of its own."""
+    tensor = ops.convert_to_tensor(x)
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            value = function(tensor)
+        return tape.gradient(value, tensor, unconnected_gradients="zero").numpy()
+    if backend == "jax":
+        import jax
+
+        return np.asarray(jax.grad(function)(tensor))
+    if backend == "torch":
+        tensor = tensor.detach().clone().requires_grad_()
+        function(tensor).backward()
+        return ops.convert_to_numpy(tensor.grad)
+    raise ValueError(
+        f"Gradients are known on the backends tensorflow, jax and torch. Received: {backend!r}."
+    )
+
+
+def _flat_function(model: keras.Model, x: np.ndarray) -> tuple[Function, np.ndarray]:
+    """`(function, x)`: a batch to its flattened outputs, and `x` in the type it is computed in."""
+    _check_samples(model, x)
+    copy = _in_float64(model)
+    model = copy or model
+    dtype = "float64" if copy is not None else getattr(model, "compute_dtype", "float32")
+
+    def function(batch):
+        outputs = model(ops.convert_to_tensor(batch), training=False)
+        return ops.reshape(outputs, (batch.shape[0], -1))
+
+    return function, x.astype(dtype if dtype in ("float32", "float64") else "float32")
+
+
+def _in_float64(model: keras.Model) -> keras.Model | None:
+    """A plain float64 copy of a model; `None` where it may not compute in float64."""
+    zero = ops.convert_to_tensor(0.0, dtype="float64")
+    has_float64 = keras.backend.standardize_dtype(zero.dtype) == "float64"
+    if not has_float64 or not _is_known(model):
+        return None
+    plain = vanillaModel(model)
+    copy = type(plain).from_config(_with_float64(plain.get_config()))
+    copy.set_weights(plain.get_weights())
+    for layer in copy._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it keeps tensors beside its weights
+    return copy
+
+
+def _is_known(layer) -> bool:
+    """Whether a layer, or a model of such layers, computes in the type its configuration says."""
+    if not type(layer).call.__module__.startswith(("keras.", "deel_lip_tf.")):
+        return False
+    if isinstance(layer, keras.Model):
+        has_graph = isinstance(layer, keras.Sequential | keras.Function) and layer.built
+        return has_graph and all(map(_is_known, layer.layers))
+    if isinstance(layer, keras.layers.Lambda):
+        return False  # its function may name types itself
+    activation = getattr(layer, "activation", None)
+    if isinstance(activation, keras.layers.Layer):
+        return _is_known(activation)
+    return activation is None or activation.__module__.startswith("keras.")
+
+
+_UNUSED = ("_initializer", "_regularizer", "_constraint")
+
+
+def _with_float64(config):
+    """A configuration in which every `dtype` is float64, for layers that are given weights."""
+    if isinstance(config, list | tuple):
+        return type(config)(_with_float64(item) for item in config)
+    if not isinstance(config, dict) or config.get("class_name") in ("__numpy__", "__tensor__"):
+        return config  # constants keep their type: they may be indices
+    kept = {key: None if key.endswith(_UNUSED) else value for key, value in config.items()}
+    return {k: "float64" if k == "dtype" else _with_float64(v) for k, v in kept.items()}

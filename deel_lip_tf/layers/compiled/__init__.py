@@ -1,0 +1,1 @@
+"""What layers give to TensorFlow's compiler in a form of its own."""

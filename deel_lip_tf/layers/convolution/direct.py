@@ -1,0 +1,242 @@
+"""Convolutions with a bounded kernel, of sequences and of images."""
+
+import keras
+from keras import ops
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.initializers import SpectralInitializer
+from deel_lip_tf.layers.arguments import whole_number
+from deel_lip_tf.layers.convolution.patches import (
+    NO_DILATION,
+    NO_GROUPS,
+    OF_CONVOLUTIONS,
+    PatchKernel,
+)
+from deel_lip_tf.normalizers import Spectral, UnitFrobenius
+from deel_lip_tf.normalizers.convolution import PADDINGS
+from deel_lip_tf.normalizers.parametrization import (
+    depthwise_kernel,
+    depthwise_matrices,
+)
+
+
+class _ConstrainedConv(PatchKernel):
+    """Mixin: convolutions from all channels to all filters."""
+
+    _positional = OF_CONVOLUTIONS
+    _refused = NO_GROUPS
+
+    def __init__(
+        self, filters: int, kernel_size, strides=1, padding: str = "same", *args, **kwargs
+    ):
+        super().__init__(
+            *args,
+            filters=whole_number("filters", filters),
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            **kwargs,
+        )
+
+
+class _ConstrainedConv1D(_ConstrainedConv, keras.layers.Conv1D):
+    """The family of convolutions of sequences."""
+
+    plain_class = keras.layers.Conv1D
+    _paddings = (*PADDINGS, "causal")
+
+
+class _ConstrainedConv2D(_ConstrainedConv, keras.layers.Conv2D):
+    """The family of convolutions of images."""
+
+    plain_class = keras.layers.Conv2D
+
+
+@register
+class SpectralConv2D(_ConstrainedConv2D):
+    """Convolution whose flattened kernel has all its singular values equal.
+
+    `y = activation(conv2d(pad(x), W) + bias)` where `W`, flattened to (patch, filters), is
+    `k_coef_lip / sqrt(m)` times the orthogonal matrix nearest to the raw kernel, and `m` is the
+    largest number of patches that share a pixel, counted for the padding, the strides and the size
+    the layer is built for. The layer is `k_coef_lip`-Lipschitz for any finite raw kernel, provided
+    that `activation` is 1-Lipschitz.
+
+    Args:
+        filters: number of channels of the output.
+        kernel_size: an integer or a pair.
+        strides: an integer or a pair.
+        padding: `"same"` or `"valid"` as in Keras, or `"circular"`, `"symmetric"`, `"reflect"`,
+            `"replicate"`, which extend the image by `(k - 1) // 2` pixels in front and `k // 2`
+            behind, so that stride 1 keeps its size.
+        activation: as in `keras.layers.Conv2D`; a layer such as `GroupSort2()` is fine.
+        use_bias: whether to add a bias.
+        kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        k_coef_lip: the Lipschitz constant, 1 by default.
+        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
+        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: likewise.
+        maxiter_spectral: likewise.
+        maxiter_bjorck: likewise.
+        *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
+        **kwargs: every other argument of `keras.layers.Conv2D`, except dilation, groups, LoRA and
+            quantization.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`.
+
+    Raises:
+        ValueError: dilation, groups, LoRA, quantization or an unknown padding; an input of a size
+            whose bound is larger than the one the layer was built for.
+
+    Source: the reshaped kernel of Cisse et al., 2017, arXiv:1704.08847; the count of patches in
+    place of the average of Serrurier et al., 2021, arXiv:2006.06520, which is not an upper bound.
+    """
+
+    parametrization_class = Spectral
+
+
+@register
+class FrobeniusConv2D(_ConstrainedConv2D):
+    """Convolution whose kernel is divided by its Frobenius norm.
+
+    `W = k_coef_lip / sqrt(m) * kernel / ||kernel||_F` with `m` as in `SpectralConv2D`; the layer
+    is `k_coef_lip`-Lipschitz, and usually much less.
+
+    Args:
+        filters: number of channels of the output.
+        kernel_size: an integer or a pair.
+        strides: an integer or a pair.
+        padding: as in `SpectralConv2D`.
+        activation: as in `keras.layers.Conv2D`.
+        use_bias: whether to add a bias.
+        kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        k_coef_lip: the Lipschitz constant, 1 by default.
+        *args: as in `SpectralConv2D`.
+        **kwargs: as in `SpectralConv2D`.
+
+    Raises:
+        ValueError: as in `SpectralConv2D`.
+    """
+
+    parametrization_class = UnitFrobenius
+
+
+@register
+class SpectralConv1D(_ConstrainedConv1D):
+    """Convolution of sequences whose flattened kernel has all its singular values equal.
+
+    As `SpectralConv2D`, along one axis: `W`, flattened to (patch, filters), is
+    `k_coef_lip / sqrt(m)` times the orthogonal matrix nearest to the raw kernel, and `m` is the
+    largest number of patches that share a time step. `k_coef_lip`-Lipschitz for any finite raw
+    kernel, provided that `activation` is 1-Lipschitz.
+
+    Args:
+        filters: number of channels of the output.
+        kernel_size: an integer.
+        strides: an integer.
+        padding: as in `SpectralConv2D`, or `"causal"`: zeros before the sequence only, so that an
+            output sees nothing later than its own time step.
+        activation: as in `keras.layers.Conv1D`; a layer such as `GroupSort2()` is fine.
+        use_bias: whether to add a bias.
+        kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        k_coef_lip: the Lipschitz constant, 1 by default.
+        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
+        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: likewise.
+        maxiter_spectral: likewise.
+        maxiter_bjorck: likewise.
+        *args: the arguments of `keras.layers.Conv1D` after `padding`, in their order.
+        **kwargs: every other argument of `keras.layers.Conv1D`, except dilation, groups, LoRA and
+            quantization.
+
+    Input shape: `(batch, steps, channels)`, or channels first by `data_format`.
+
+    Raises:
+        ValueError: as in `SpectralConv2D`.
+    """
+
+    parametrization_class = Spectral
+
+
+@register
+class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
+    """Convolution of each channel by itself, each with singular values that are all equal.
+
+    The operator is block-diagonal, one block for each channel of the input, so that its norm is
+    the largest of the blocks'. The kernel of each channel, flattened to (patch, multiplier), is
+    replaced by `k_coef_lip / sqrt(m)` times the orthogonal matrix nearest to it, `m` as in
+    `SpectralConv2D`. `k_coef_lip`-Lipschitz for any finite raw kernel, provided that `activation`
+    is 1-Lipschitz.
+
+    Args:
+        kernel_size: an integer or a pair.
+        strides: an integer, the same along both axes.
+        padding: as in `SpectralConv2D`.
+        depth_multiplier: number of outputs of each channel.
+        activation: as in `keras.layers.DepthwiseConv2D`; a layer such as `GroupSort2()` is fine.
+        use_bias: whether to add a bias.
+        depthwise_initializer: of the raw kernel; default
+            `SpectralInitializer(depthwise=True)`.
+        k_coef_lip: the Lipschitz constant, 1 by default.
+        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
+        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: likewise.
+        maxiter_spectral: likewise.
+        maxiter_bjorck: likewise.
+        *args: the arguments of `keras.layers.DepthwiseConv2D` after `depth_multiplier`, in their
+            order.
+        **kwargs: every other argument of `keras.layers.DepthwiseConv2D`, except dilation.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`. Output
+    channel `c * depth_multiplier + i` is the i-th one of channel c.
+
+    Raises:
+        ValueError: dilation, an unknown padding, strides that differ; an input of a size whose
+            bound is larger than the one the layer was built for.
+    """
+
+    plain_class = keras.layers.DepthwiseConv2D
+    parametrization_class = Spectral
+    _kernel_argument = "depthwise"
+    _positional = tuple(
+        name.replace("kernel", "depthwise") for name in OF_CONVOLUTIONS if name != "groups"
+    )
+    _refused = NO_DILATION
+
+    def __init__(
+        self,
+        kernel_size,
+        strides=1,
+        padding: str = "same",
+        depth_multiplier: int = 1,
+        *args,
+        **kwargs,
+    ):
+        super().__init__(
+            *args,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            depth_multiplier=whole_number("depth_multiplier", depth_multiplier),
+            **kwargs,
+        )
+        if len(set(self.strides)) > 1:
+            raise ValueError(
+                "`strides` of SpectralDepthwiseConv2D must be the same along both axes: not every "
+                f"backend has others. Received: strides={strides}. Use SpectralConv2D."
+            )
+
+    @staticmethod
+    def _operation(inputs, kernel, **kwargs):
+        return ops.depthwise_conv(inputs, kernel, **kwargs)
+
+    def _output_channels(self, input_shape: tuple) -> int:
+        return self.depth_multiplier * self._get_input_channel(input_shape)
+
+    @staticmethod
+    def _default_initializer():
+        return SpectralInitializer(depthwise=True)
+
+    @staticmethod
+    def _on_matrices(function, kernel):
+        return depthwise_kernel(function(depthwise_matrices(kernel)), kernel.shape)

@@ -1,0 +1,161 @@
+"""Transposed convolutions with a bounded kernel."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from deel_lip_tf._registration import register
+from deel_lip_tf.layers.arguments import whole_number
+from deel_lip_tf.layers.base import LipschitzLayer, build_activation, exported_weights
+from deel_lip_tf.layers.convolution.padding import fold, standardize_padding
+from deel_lip_tf.layers.convolution.patches import NO_DILATION, OF_CONVOLUTIONS, CountedGain
+from deel_lip_tf.normalizers import Spectral, max_duplication, transposed_max_duplication
+from deel_lip_tf.normalizers.convolution import EXTENDING
+
+
+class _ConstrainedConvTranspose(CountedGain):
+    """Mixin: the adjoints of the convolutions with the same kernel.
+
+    The kernel (*sizes, filters, inputs) is that of the adjoint convolution from `filters` to
+    `inputs` channels, so its last axis is the one to flatten around here too.
+    """
+
+    _positional = tuple(name for name in OF_CONVOLUTIONS if name != "groups")
+    _refused = NO_DILATION
+
+    def __init__(
+        self, filters: int, kernel_size, strides=1, padding: str = "same", *args, **kwargs
+    ):
+        padding = standardize_padding(padding, type(self).__name__)
+        output_padding = kwargs.get("output_padding")
+        if padding in EXTENDING and output_padding is not None:
+            raise ValueError(
+                f"`output_padding` of {type(self).__name__} must be None with padding={padding!r}: "
+                f"the output has `strides` times the size of the input. Received: output_padding="
+                f'{output_padding}. Leave it out, or use padding="same".'
+            )
+        super().__init__(
+            *args,
+            filters=whole_number("filters", filters),
+            kernel_size=kernel_size,
+            strides=strides,
+            padding="valid" if padding in EXTENDING else padding,
+            **kwargs,
+        )
+        self.padding = padding
+
+    def _axis_counts(self, sizes: tuple) -> tuple:
+        axes = list(zip(sizes, self.kernel_size, self.strides, strict=True))
+        if self.padding not in EXTENDING:
+            return tuple(transposed_max_duplication(*axis) for axis in axes)
+        return tuple(
+            max_duplication(None if size is None else size * stride, k, stride, self.padding)
+            for size, k, stride in axes
+        )
+
+    @property
+    def _keras_arguments(self) -> dict:
+        """Padding of the operation; one that copies is folded back afterwards."""
+        if self.padding not in EXTENDING:
+            return {"padding": self.padding, "output_padding": self.output_padding}
+        return {"padding": "valid", "output_padding": tuple(s - 1 for s in self.strides)}
+
+    def _apply_kernel(self, inputs, kernel):
+        self._check_size(inputs.shape)
+        outputs = ops.conv_transpose(
+            inputs,
+            kernel,
+            strides=self.strides,
+            data_format=self.data_format,
+            **self._keras_arguments,
+        )
+        if self.padding not in EXTENDING:
+            return outputs
+        return fold(outputs, self._amounts, self.padding, self.data_format)
+
+    def compute_output_shape(self, input_shape):
+        """Shape of the output, `(batch, *sizes, filters)` with channels last."""
+        if self.padding not in EXTENDING:
+            return super().compute_output_shape(input_shape)
+        pairs = zip(self._sizes(input_shape), self.strides, strict=True)
+        sizes = [None if size is None else size * stride for size, stride in pairs]
+        return self._shape_of(sizes, input_shape, self.filters)
+
+    def vanilla_export(self) -> keras.layers.Layer:
+        """A `keras.layers.Conv2DTranspose`, of the same name, with the effective kernel.
+
+        For the paddings Keras has not got, a small Keras model of the same name that adds the
+        border where it belongs, and bias and activation after; built for unknown sizes, the layer
+        is copied.
+        """
+        if self.padding not in EXTENDING:
+            return super().vanilla_export()
+        if not self.built or None in self._sizes(self._built_shape):
+            return LipschitzLayer.vanilla_export(self)
+        config = {**self._plain_config(), **self._keras_arguments}
+        plain = self.plain_class.from_config({**config, "use_bias": False, "activation": None})
+        inputs = keras.Input(self._built_shape[1:], dtype=self.compute_dtype)
+        outputs = fold(plain(inputs), self._amounts, self.padding, self.data_format)
+        plain.set_weights([ops.convert_to_numpy(self.effective_kernel())])
+        return keras.Model(inputs, self._shift_and_activate(outputs, config), name=self.name)
+
+    def _shift_and_activate(self, tensor, config: dict):
+        """Bias and activation by a Keras layer, a convolution with one 1 for each channel."""
+        if self.bias is None and self.activation is keras.activations.linear:
+            return tensor
+        names = ("use_bias", "activation", "data_format", "dtype")
+        chosen = {name: config[name] for name in names}
+        config = {**chosen, "kernel_size": 1, "name": f"{self.name}_bias"}
+        layer = keras.layers.DepthwiseConv2D.from_config(config)
+        build_activation(layer, tensor.shape)
+        outputs = layer(tensor)
+        layer.set_weights([np.ones(layer.kernel.shape), *exported_weights(self, None)])
+        return outputs
+
+
+class _ConstrainedConv2DTranspose(_ConstrainedConvTranspose, keras.layers.Conv2DTranspose):
+    """The family of transposed convolutions of images."""
+
+    plain_class = keras.layers.Conv2DTranspose
+
+
+@register
+class SpectralConv2DTranspose(_ConstrainedConv2DTranspose):
+    """Transposed convolution whose flattened kernel has all its singular values equal.
+
+    The adjoint of a `SpectralConv2D`-like convolution: the kernel (rows, columns, filters, inputs)
+    is flattened to (rows * columns * filters, inputs), and the gain is `1 / sqrt(m)` with `m` the
+    largest number of contributions that one output pixel receives. `k_coef_lip`-Lipschitz for any
+    finite raw kernel, provided that `activation` is 1-Lipschitz.
+
+    Args:
+        filters: number of channels of the output.
+        kernel_size: an integer or a pair.
+        strides: an integer or a pair.
+        padding: `"same"` or `"valid"` as in Keras, or `"circular"`, `"symmetric"`, `"reflect"`,
+            `"replicate"`: the adjoint of the convolution of an image of `strides` times the size
+            with that padding. What falls beyond the border is added to the pixel that the padding
+            would have copied there; for `"circular"` it goes round.
+        activation: as in `keras.layers.Conv2DTranspose`.
+        use_bias: whether to add a bias.
+        kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        k_coef_lip: the Lipschitz constant, 1 by default.
+        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
+        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: likewise.
+        maxiter_spectral: likewise.
+        maxiter_bjorck: likewise.
+        *args: `data_format`, `dilation_rate`, `activation` and so on, in deel-lip's order, which is
+            that of `keras.layers.Conv2D` without `groups`.
+        **kwargs: every other argument of `keras.layers.Conv2DTranspose` (`output_padding`
+            included, with `"same"` and `"valid"`), except dilation.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`. The output
+    has `strides` times as many rows and columns, except where Keras says otherwise for `"valid"`
+    and `output_padding`.
+
+    Raises:
+        ValueError: dilation, an unknown padding, `output_padding` with a padding that copies.
+    """
+
+    parametrization_class = Spectral

@@ -1,0 +1,106 @@
+"""The product of a batch and an orthogonal kernel, whose gradient is projected through the batch.
+
+The gradient of the kernel is the tangent projection of `X'D`, of inputs `X` and upstream gradients
+`D`. With fewer samples than rows and columns, it is cheaper to project the factors of that product
+than the product: no matrix of the size of the kernel is multiplied by another one.
+"""
+
+import keras
+from keras import ops
+
+from deel_lip_tf.normalizers.arithmetic import frobenius_norm
+from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
+from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, transposed
+from deel_lip_tf.normalizers.polar.tf_graphs import usually
+from deel_lip_tf.normalizers.spectral import unit_roundoff
+
+
+def is_worth_projecting(kernel) -> bool:
+    """Whether a kernel (rows, columns) is large enough for `dense_product`: with TensorFlow only.
+
+    The other backends want a gradient with respect to the effective kernel, too, which is what is
+    to be avoided.
+    """
+    return keras.backend.backend() == "tensorflow" and min(kernel.shape) >= SMALLEST_SPLIT
+
+
+def dense_product(inputs, effective, kernel, gain: float, eps: float):
+    """`inputs @ effective`, with the gradient of `kernel` that goes through `effective`.
+
+    Args:
+        inputs: `X` (..., rows).
+        effective: `gain * Q` (rows, columns) with `Q` the polar factor of `kernel`.
+        kernel: `W`; it is the one that gets a gradient, and not `effective`.
+        gain: positive.
+        eps: as for `nearest_orthogonal`: a kernel whose singular values are equal up to a tenth of
+            it is taken for orthogonal.
+    """
+    import tensorflow as tf
+
+    rows, columns = kernel.shape
+    smaller = min(rows, columns)
+    # ||W - cQ|| = ||W'W - c**2 I|| / 2c, here relative to ||W||; what rounding leaves is no less.
+    accepted = max(eps / 10 / (2 * smaller**0.5), 8 * unit_roundoff(kernel))
+
+    @tf.custom_gradient
+    def product(inputs, effective, kernel):
+        outputs = tf.matmul(inputs, effective)
+
+        def gradient(upstream):
+            to_inputs = tf.matmul(upstream, effective, transpose_b=True)
+            batch = (inputs, outputs, to_inputs, upstream)
+            is_orthogonal, scale = _as_multiple(kernel, effective, accepted)
+            is_small = tf.shape(inputs)[0] < smaller
+            to_kernel = usually(
+                tf.logical_and(is_orthogonal, is_small),
+                lambda *_: _projected_factors(*batch, effective, gain) / scale,
+                _projected_product,
+                inputs,
+                upstream,
+                effective,
+                kernel,
+                is_orthogonal,
+                scale,
+                settings=(rows < columns, gain),
+            )
+            to_kernel.set_shape((rows, columns))
+            return to_inputs, None, to_kernel
+
+        return outputs, gradient
+
+    flat = product(tf.reshape(inputs, (-1, rows)), effective, kernel)
+    return ops.reshape(flat, (*ops.shape(inputs)[:-1], columns))
+
+
+def _as_multiple(kernel, effective, accepted: float) -> tuple:
+    """Whether `W` is a multiple of `Q`, and of which."""
+    norm = frobenius_norm(kernel)
+    distance = frobenius_norm(kernel / norm - effective / frobenius_norm(effective))
+    return distance <= accepted, norm / min(kernel.shape) ** 0.5
+
+
+def _projected_factors(inputs, outputs, to_inputs, upstream, effective, gain: float):
+    """`U - Q sym(Q'U)`, or `U - sym(UQ')Q` of a wide kernel, for `U = gain X'D`."""
+    rows, columns = effective.shape
+    half = 0.5 / gain
+    if rows >= columns:
+        left = gain * inputs - half * ops.matmul(outputs, transposed(effective))
+        main = ops.matmul(transposed(left), upstream)
+    else:
+        right = gain * upstream - half * ops.matmul(to_inputs, effective)
+        main = ops.matmul(transposed(inputs), right)
+    return main - half * ops.matmul(transposed(to_inputs), outputs)
+
+
+def _projected_product(
+    inputs, upstream, effective, kernel, is_orthogonal, scale, is_wide: bool, gain: float
+):
+    """The gradient from the product itself, wherever the kernel is."""
+    through, factor = gain * ops.matmul(transposed(inputs), upstream), effective / gain
+    tensors = [transposed(x) if is_wide else x for x in (kernel, factor, through)]
+    result = ops.cond(
+        is_orthogonal,
+        lambda: tangent_projection(*tensors[1:]) / scale,
+        lambda: differential_adjoint(*tensors),
+    )
+    return transposed(result) if is_wide else result

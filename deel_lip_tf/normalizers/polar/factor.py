@@ -1,0 +1,141 @@
+"""The orthogonal matrix nearest to a kernel, its exact gradient, and the way back after an update.
+
+A kernel that an update has moved off the manifold of orthogonal matrices is brought back by one
+polynomial. One that is on it needs nothing but a Gram matrix, which proves that it is.
+"""
+
+from keras import ops
+
+from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
+from deel_lip_tf.normalizers.orthogonal import vector_factor
+from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
+from deel_lip_tf.normalizers.polar.inverse_root import LARGEST_RADIUS, inverse_root
+from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, symmetric_product, transposed
+from deel_lip_tf.normalizers.polar.steps import (
+    Goal,
+    Iterate,
+    Task,
+    is_moderate,
+    made_more_orthogonal,
+    measured,
+    orthogonalised,
+    rounding_of,
+)
+from deel_lip_tf.normalizers.polar.tf_graphs import as_graph, usually
+
+
+def nearest_orthogonal(matrix, eps: float, maximum: int):
+    """The polar factor of `matrix`: all singular values in `[1 - eps, 1]`, the same directions.
+
+    The norm of the result is at most 1 for every finite matrix: it is divided by a bound in the
+    end. The gradient is that of the polar factor, not of the iterations: with `W = Q H`,
+    `Q'Q = I`, and `U` the upstream gradient, it is `Q S + (I - QQ') U H**-1` where the
+    skew-symmetric `S` solves `HS + SH = Q'U - U'Q`; on the manifold, where `H = cI`, that is the
+    tangent projection `(U - Q sym(Q'U)) / c`.
+
+    Args:
+        matrix: tensor (..., rows, columns), any finite entries; each matrix by itself.
+        eps: how far below 1 a singular value may end. Reached where the smallest singular value is
+            at least 1e-4 of the largest; nearer to a singular kernel a direction is brought closer
+            to 1 but not all the way. A kernel whose singular values are equal up to a tenth of
+            `eps` is taken for orthogonal as it is, and so is its gradient.
+        maximum: largest number of steps.
+
+    Returns:
+        A tensor of the same shape.
+
+    Source: Higham, Functions of Matrices, 2008, chapter 8 (the polar factor and its conditioning);
+    Bjorck and Bowie, 1971 (the series); Grishina et al., 2025, arXiv:2506.10935 (the cubics).
+    """
+    return _for_tall(_polar_factor, matrix, eps, maximum)
+
+
+def retracted(matrix, eps: float, maximum: int):
+    """`matrix` moved onto the manifold, near enough for `nearest_orthogonal` to leave it there.
+
+    For a kernel after each of its updates: its gradient is a tangent projection from then on, and
+    needs no Lyapunov equation. Cheaper than `nearest_orthogonal`, and has no gradient of use.
+
+    Args:
+        matrix: as for `nearest_orthogonal`.
+        eps: likewise.
+        maximum: likewise.
+    """
+    return _for_tall(_retracted, matrix, eps, maximum)
+
+
+def _for_tall(function, matrix, eps: float, maximum: int):
+    """`function(matrix, task)`, of the transposed matrix where that has fewer columns."""
+    rows, columns = matrix.shape[-2:]
+    if rows < columns:
+        return transposed(_for_tall(function, transposed(matrix), eps, maximum))
+    if columns == 1:
+        return vector_factor(matrix)
+    return as_graph(function, matrix, Task(eps, maximum, columns >= SMALLEST_SPLIT))
+
+
+def _retracted(matrix, task: Task):
+    start = measured(matrix, task)
+    relative = safe_divide(start.error, start.center)
+    square = symmetric_product(relative, relative, task.is_large)
+    # ||R||_2 <= ||R**2||_F ** (1/2)
+    radius = ops.sqrt(frobenius_norm(square, axis=(-2, -1), keepdims=True))
+    is_near = ops.all((radius <= LARGEST_RADIUS) & is_moderate(start))
+
+    def one_step(*_):
+        polynomial = inverse_root(relative, square, radius, task.is_large)
+        # By as much as the polynomial may exceed the root: the norm is at most 1, here too.
+        return ops.matmul(matrix, polynomial) * (ops.rsqrt(start.center) * (1 - 5e-5))
+
+    return usually(is_near, one_step, _many_steps, *start, rounding_of(matrix), settings=(task,))
+
+
+def _polar_factor(matrix, task: Task):
+    accepted = ops.maximum(ops.cast(task.eps / 10, matrix.dtype), rounding_of(matrix))
+
+    @ops.custom_gradient
+    def factor(matrix):
+        # TensorFlow lets what the gradient needs out of the function that is traced, and takes its
+        # gradient, times 0, too: in vain, and not a number where a kernel overflows.
+        matrix = ops.stop_gradient(matrix)
+        start = measured(matrix, task)
+        center = start.center
+        is_orthogonal = (start.radius <= accepted * center) & is_moderate(start)
+        is_orthogonal = ops.all(is_orthogonal)
+        outputs = usually(
+            is_orthogonal,
+            _one_step,
+            _many_steps,
+            *start,
+            accepted,
+            settings=(task,),
+        )
+
+        def gradient(*arguments, upstream=None):
+            # TensorFlow passes the upstream gradient by name, the others by position.
+            upstream = arguments[0] if upstream is None else upstream
+            return usually(
+                is_orthogonal,
+                lambda _, factor, upstream: tangent_projection(factor, upstream) / ops.sqrt(center),
+                differential_adjoint,
+                matrix,
+                outputs,
+                upstream,
+            )
+
+        return outputs, gradient
+
+    return factor(matrix)
+
+
+def _one_step(*arguments):
+    return made_more_orthogonal(*_start_and_goal(*arguments))
+
+
+def _many_steps(*arguments):
+    return orthogonalised(*_start_and_goal(*arguments))
+
+
+def _start_and_goal(*arguments) -> tuple[Iterate, Goal]:
+    *start, accepted, task = arguments
+    return Iterate(*start), Goal(accepted, rounding_of(start[0]), task)

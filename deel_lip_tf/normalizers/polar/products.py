@@ -1,0 +1,69 @@
+"""Products of matrices that are known to be symmetric, for little more than half their price."""
+
+from keras import ops
+
+from deel_lip_tf.normalizers.polar.tf_graphs import shared
+
+# Below this many columns one product is faster than its parts.
+SMALLEST_SPLIT = 384
+_BLOCKS = 4
+
+
+def transposed(matrix):
+    """The matrices in the last two axes, transposed."""
+    return ops.swapaxes(matrix, -1, -2)
+
+
+def size(tensor, axis: int):
+    """The length of an axis as a scalar of the type of `tensor`, known now or when it runs."""
+    return ops.cast(ops.shape(tensor)[axis], tensor.dtype)
+
+
+def identity_like(square):
+    """The identity (n, n) of the size of the matrices `square` (..., n, n)."""
+    return ops.eye(ops.shape(square)[-1], dtype=square.dtype)
+
+
+def gram(matrix, is_large: bool):
+    """`X' X` of `matrix` (..., rows, columns); see `symmetric_product`."""
+    return symmetric_product(transposed(matrix), matrix, is_large)
+
+
+def symmetric_product(left, right, is_large: bool):
+    """`left @ right`, (..., n, rows) by (..., rows, n), where the product is symmetric.
+
+    No TensorFlow kernel exploits the symmetry, so the blocks on and above the diagonal are
+    computed and the others copied: 5/8 of the operations with 4 x 4 blocks.
+
+    Args:
+        left: the first factor.
+        right: the second one.
+        is_large: whether to do so, which pays from `SMALLEST_SPLIT` columns on; the shape may not
+            be known yet.
+    """
+    if not is_large:
+        return ops.matmul(left, right)
+    return shared(_from_blocks, left, right)
+
+
+def _from_blocks(left, right):
+    columns = ops.shape(right)[-1]
+    starts = [columns * i // _BLOCKS for i in range(_BLOCKS + 1)]
+    # The strip of block row i, from the diagonal on to the right.
+    strips = [
+        ops.matmul(left[..., start:stop, :], right[..., :, start:])
+        for start, stop in zip(starts, starts[1:], strict=False)
+    ]
+    rows = []
+    for i, strip in enumerate(strips):
+        below = [
+            transposed(strips[j][..., :, starts[i] - starts[j] : starts[i + 1] - starts[j]])
+            for j in range(i)
+        ]
+        rows.append(ops.concatenate([*below, strip], axis=-1) if below else strip)
+    return ops.concatenate(rows, axis=-2)
+
+
+def symmetric_part(matrix):
+    """`(M + M') / 2`."""
+    return 0.5 * (matrix + transposed(matrix))
