@@ -27,8 +27,8 @@ from keras import layers
 
 import deel_lip_tf as lip
 from deel_lip_tf import verify
+from deel_lip_tf.semantics.ir.lowering import lower_model
 from deel_lip_tf.verify.arguments import margin_rows
-from deel_lip_tf.verify.lowering import lower
 from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.propagation import lipschitz
 
@@ -112,7 +112,7 @@ class Table:
 
     def method(self, method: str, program=None, name: str | None = None) -> None:
         """One pass, of a function that was traced before."""
-        program = program or lower(self._model)
+        program = program or lower_model(self._model)
         domains = [verify.ball(self._x, eps, self._norm) for eps in self._epsilons]
         lower_bounds(program, method, domains[0][:1], self._rows[:1])
         counts, seconds = [], []

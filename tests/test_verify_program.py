@@ -12,25 +12,27 @@ import verify_cases
 from deel_lip_tf import layers as lip
 from deel_lip_tf.bounds import kernels, operations
 from deel_lip_tf.layers import known
-from deel_lip_tf.semantics.sorting import sorting_network
+from deel_lip_tf.semantics.ir.arrays import NUMPY
+from deel_lip_tf.semantics.ir.elementwise import FUNCTIONS
+from deel_lip_tf.semantics.ir.layer_rules import LAYERS
+from deel_lip_tf.semantics.ir.lowering import lower_model
+from deel_lip_tf.semantics.ir.program import Affine
+from deel_lip_tf.semantics.ir.sorting import sorting_network
 from deel_lip_tf.verify import robustness
-from deel_lip_tf.verify.activations import FUNCTIONS
-from deel_lip_tf.verify.layer_rules import LAYERS
-from deel_lip_tf.verify.lowering import lower
-from deel_lip_tf.verify.program import Affine
+from deel_lip_tf.verify.tensorflow import TENSORFLOW, evaluate
 
 SAME_FLOAT64 = dict(rtol=1e-11, atol=1e-11)
 
 
 def output(program, x):
-    return np.asarray(program.evaluate(tf.constant(x))[program.output])
+    return np.asarray(evaluate(program, tf.constant(x))[program.output])
 
 
 @pytest.mark.parametrize("row", verify_cases.ROWS, ids=str)
 def test_the_program_computes_what_the_model_computes(row):
     model = row.model()
     x = np.random.default_rng(0).normal(size=(3, *row.shape))
-    np.testing.assert_allclose(output(lower(model), x), row.outputs(model, x), **SAME_FLOAT64)
+    np.testing.assert_allclose(output(lower_model(model), x), row.outputs(model, x), **SAME_FLOAT64)
 
 
 @pytest.mark.parametrize(
@@ -47,39 +49,76 @@ def test_pooling_in_space_has_a_rule_in_float64(pooling):
     model = keras.Sequential([keras.Input((4, 5, 3, 2)), pooling()])
     x = np.random.default_rng(0).normal(size=(2, 4, 5, 3, 2))
     expected = np.asarray(model(x.astype("float32")))
-    np.testing.assert_allclose(output(lower(model), x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(output(lower_model(model), x), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("row", verify_cases.ROWS[::5], ids=str)
-def test_the_adjoint_is_the_transpose(row):
-    program, rng = lower(row.model()), np.random.default_rng(0)
-    for node in program.nodes:
-        if isinstance(node, Affine):
-            shapes = program.shapes(node.parents)
-            x = [rng.normal(size=(2, *shape)) for shape in shapes]
-            y = rng.normal(size=(2, *node.shape))
-            back = node.adjoint(tf.constant(y), shapes)
-            forth = np.asarray(node.linear([tf.constant(part) for part in x]))
-            expected = sum((np.asarray(a) * b).sum() for a, b in zip(back, x, strict=True))
-            np.testing.assert_allclose((forth * y).sum(), expected, rtol=1e-10)
+INTERPRETERS = {"numpy": (NUMPY, np.asarray), "tensorflow": (TENSORFLOW, tf.constant)}
 
 
-@pytest.mark.parametrize("row", verify_cases.ROWS[::5], ids=str)
-def test_absolute_maps_have_absolute_coefficients(row):
-    program = lower(row.model())
-    for node in program.nodes:
-        if isinstance(node, Affine) and len(node.parents) == 1:
-            (shape,) = program.shapes(node.parents)
-            eye = tf.reshape(tf.eye(int(np.prod(shape)), dtype=tf.float64), (-1, *shape))
-            matrix = np.asarray(node.linear([eye]))
-            absolute = np.asarray(node.absolute([eye]))
-            assert (absolute >= np.abs(matrix) * (1 - 1e-12)).all()
+def affine_nodes(row):
+    program = lower_model(row.model())
+    return [(n, program.shapes(n.parents)) for n in program.nodes if isinstance(n, Affine)]
+
+
+@pytest.mark.parametrize("name", list(INTERPRETERS))
+@pytest.mark.parametrize("row", verify_cases.ROWS, ids=str)
+def test_the_adjoint_is_the_transpose(row, name):
+    (arrays, tensor), rng = INTERPRETERS[name], np.random.default_rng(0)
+    for node, shapes in affine_nodes(row):
+        x = [rng.normal(size=(2, *shape)) for shape in shapes]
+        y = rng.normal(size=(2, *node.shape))
+        forth = np.asarray(node.map.apply(arrays, list(map(tensor, x))))
+        back = node.map.adjoint(arrays, tensor(y), shapes)
+        assert [part.shape for part in back] == [part.shape for part in x]
+        expected = sum((np.asarray(a) * b).sum() for a, b in zip(back, x, strict=True))
+        np.testing.assert_allclose((forth * y).sum(), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("row", verify_cases.ROWS, ids=str)
+def test_both_interpreters_apply_the_same_maps(row):
+    rng = np.random.default_rng(0)
+    for node, shapes in affine_nodes(row):
+        x = [rng.normal(size=(2, *shape)) for shape in shapes]
+        for method in (node.map.apply, node.map.absolute):
+            found = np.asarray(method(TENSORFLOW, list(map(tf.constant, x))))
+            assert found.shape[1:] == node.shape
+            np.testing.assert_allclose(method(NUMPY, x), found, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", list(INTERPRETERS))
+@pytest.mark.parametrize("row", verify_cases.ROWS[::2], ids=str)
+def test_absolute_maps_have_absolute_coefficients(row, name):
+    """With respect to each parent, entry by entry of the matrix."""
+    arrays, tensor = INTERPRETERS[name]
+    for node, shapes in affine_nodes(row):
+        for position, shape in enumerate(shapes):
+            eye = np.eye(int(np.prod(shape))).reshape(-1, *shape)
+            x = [np.zeros((len(eye), *other)) for other in shapes]
+            x[position] = eye
+            x = list(map(tensor, x))
+            matrix = np.abs(np.asarray(node.map.apply(arrays, x)))
+            absolute = np.asarray(node.map.absolute(arrays, x))
+            assert (absolute >= matrix * (1 - 1e-12)).all()
+            np.testing.assert_allclose(absolute, matrix, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("row", verify_cases.ROWS, ids=str)
+def test_exact_maps_only_move_entries(row):
+    rng = np.random.default_rng(0)
+    for node, shapes in affine_nodes(row):
+        if node.is_exact:
+            x = [rng.normal(size=(1, *shape)) for shape in shapes]
+            found = np.asarray(node.map.apply(NUMPY, x)).ravel()
+            given = np.concatenate([part.ravel() for part in x])
+            moved = found[found != 0.0]
+            assert np.isin(moved, given).all()
+            assert np.unique(moved).size == moved.size
 
 
 def test_lowering_leaves_the_model_alone():
     model = verify_cases.own(verify_cases.cases.CONVOLUTIONS[0]).model()
     before, config = [w.numpy().copy() for w in model.weights], model.to_json()
-    lower(model)
+    lower_model(model)
     assert all((w.numpy() == b).all() for w, b in zip(model.weights, before, strict=True))
     assert model.to_json() == config
 
@@ -112,7 +151,7 @@ def test_a_final_softmax_is_left_out(name):
     model = keras.Model(x, ENDS[name](x))
     verify_cases.randomize(model)
     points = np.random.default_rng(0).normal(size=(5, 4))
-    logits = output(lower(model), points)
+    logits = output(lower_model(model), points)
     normalized = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = np.asarray(model(points))
     expected = np.exp(expected) if name == "log" else expected
@@ -124,7 +163,7 @@ def test_the_sigmoid_of_one_output_is_left_out():
     x = keras.Input((4,), dtype="float64")
     model = keras.Model(x, dense(1, activation="sigmoid")(x))
     points = np.random.default_rng(0).normal(size=(5, 4))
-    logits = output(lower(model), points)
+    logits = output(lower_model(model), points)
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), np.asarray(model(points)), rtol=1e-10)
 
 
@@ -139,7 +178,7 @@ def test_what_has_no_rule_is_named_all_at_once():
     y = layers.ReLU(threshold=1.0, name="fifth")(inner(y))
     model = keras.Model(x, layers.Multiply(name="sixth")([y, y]))
     with pytest.raises(ValueError, match="cannot be verified") as error:
-        lower(model)
+        lower_model(model)
     for name in ("first", "second", "third", "in/fourth", "fifth", "sixth"):
         assert f"{name!r}" in str(error.value)
     assert "softmax" in str(error.value).lower()
@@ -167,26 +206,26 @@ REFUSED = {
 def test_what_has_no_sound_rule_is_refused(name):
     x = keras.Input((4,))
     with pytest.raises(ValueError, match="cannot be verified"):
-        lower(keras.Model(x, REFUSED[name](x)))
+        lower_model(keras.Model(x, REFUSED[name](x)))
 
 
 def test_models_that_are_no_graph_of_one_input_are_refused():
     x, y = keras.Input((4,)), keras.Input((4,))
     with pytest.raises(ValueError, match="2 inputs"):
-        lower(keras.Model([x, y], layers.Add()([x, y])))
+        lower_model(keras.Model([x, y], layers.Add()([x, y])))
     with pytest.raises(ValueError, match="2 outputs"):
-        lower(keras.Model(x, [layers.Dense(2)(x), layers.Dense(3)(x)]))
+        lower_model(keras.Model(x, [layers.Dense(2)(x), layers.Dense(3)(x)]))
     with pytest.raises(TypeError, match="Keras model"):
-        lower(layers.Dense(3))
+        lower_model(layers.Dense(3))
     with pytest.raises(ValueError, match="built"):
-        lower(keras.Sequential([layers.Dense(3)]))
+        lower_model(keras.Sequential([layers.Dense(3)]))
     with pytest.raises(ValueError, match="known sizes"):
-        lower(keras.Sequential([keras.Input((None, 3)), layers.Conv1D(2, 2)]))
+        lower_model(keras.Sequential([keras.Input((None, 3)), layers.Conv1D(2, 2)]))
 
 
 def test_open_sizes_are_those_of_the_samples():
     model = keras.Sequential([keras.Input((None, 3)), layers.Conv1D(2, 2), layers.Flatten()])
-    assert lower(model, (5, 3)).outputs == 8
+    assert lower_model(model, (5, 3)).outputs == 8
 
 
 @pytest.mark.parametrize("size", range(2, 12))
@@ -202,7 +241,7 @@ def test_sorting_networks_sort(size):
 def test_channels_first_needs_no_gpu():
     case = dict(filters=3, kernel_size=3, padding="same", data_format="channels_first")
     x = keras.Input((2, 5, 4), dtype="float64")
-    program = lower(keras.Model(x, lip.SpectralConv2D(dtype="float64", **case)(x)))
+    program = lower_model(keras.Model(x, lip.SpectralConv2D(dtype="float64", **case)(x)))
     assert program.nodes[program.output].shape == (3, 5, 4)
 
 
@@ -211,7 +250,7 @@ def test_lower_precision_is_verified_with_the_rounded_kernel():
     model = keras.Model(x, layers.Dense(3, dtype="mixed_bfloat16")(x))
     kernel = model.layers[1].kernel
     rounded = np.asarray(ops.convert_to_numpy(ops.cast(ops.cast(kernel, "bfloat16"), "float64")))
-    np.testing.assert_array_equal(output(lower(model), np.eye(4)), rounded)
+    np.testing.assert_array_equal(output(lower_model(model), np.eye(4)), rounded)
     assert robustness(model, np.full((1, 4), 0.5), None, 0.01).status[0] in ("robust", "unknown")
 
 
@@ -242,7 +281,7 @@ def test_arguments_without_a_rule_are_named(operation, reason):
     inputs = keras.Input((6,), dtype="float64")
     model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(operation(inputs))))
     with pytest.raises(ValueError, match=f"cannot be verified.*{reason}"):
-        lower(model)
+        lower_model(model)
 
 
 def model_of_six():

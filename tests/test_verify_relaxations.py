@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deel_lip_tf.verify import activations
-from deel_lip_tf.verify.activations import FUNCTIONS, gelu
+from deel_lip_tf.semantics.ir import elementwise
+from deel_lip_tf.semantics.ir.elementwise import FUNCTIONS, gelu
+from deel_lip_tf.verify.activations import activation_of
 from deel_lip_tf.verify.propagation.relaxations import (
     image,
     lines,
@@ -42,19 +43,19 @@ def keras_function(name):
 
 
 CASES = {
-    "relu": (activations.relu(), leaky(0.0)),
+    "relu": (elementwise.relu(), leaky(0.0)),
     "relu6": (keras_function("relu6"), lambda x: np.clip(x, 0, 6)),
     "capped leaky relu": (
-        activations.relu(0.3, 2.0),
+        elementwise.relu(0.3, 2.0),
         lambda x: np.clip(x, 0, 2) + 0.3 * np.minimum(x, 0),
     ),
-    "leaky_relu": (activations.relu(0.25), leaky(0.25)),
-    "steep leaky_relu": (activations.relu(2.5), leaky(2.5)),
-    "abs": (activations.relu(-1.0), np.abs),
-    "prelu": (activations.prelu(np.array([-1.5])), leaky(-1.5)),
+    "leaky_relu": (elementwise.relu(0.25), leaky(0.25)),
+    "steep leaky_relu": (elementwise.relu(2.5), leaky(2.5)),
+    "abs": (elementwise.relu(-1.0), np.abs),
+    "prelu": (elementwise.prelu(np.array([-1.5])), leaky(-1.5)),
     "elu": (keras_function("elu"), elu),
-    "elu of 2": (activations.elu(2.0), lambda x: elu(x, 2.0)),
-    "elu of -1": (activations.elu(-1.0), lambda x: elu(x, -1.0)),
+    "elu of 2": (elementwise.elu(2.0), lambda x: elu(x, 2.0)),
+    "elu of -1": (elementwise.elu(-1.0), lambda x: elu(x, -1.0)),
     "selu": (
         keras_function("selu"),
         lambda x: elu(x, 1.6732632423543772848, 1.0507009873554804934),
@@ -70,13 +71,13 @@ CASES = {
     "hard_sigmoid": (keras_function("hard_sigmoid"), lambda x: np.clip(x / 6 + 0.5, 0, 1)),
 }
 CASES |= {
-    "clip": (activations.clip(-0.4, 1.3), lambda x: np.clip(x, -0.4, 1.3)),
+    "clip": (elementwise.clip(-0.4, 1.3), lambda x: np.clip(x, -0.4, 1.3)),
     "hard_tanh": (keras_function("hard_tanh"), lambda x: np.clip(x, -1, 1)),
     "soft_shrink": (
         keras_function("soft_shrink"),
         lambda x: np.sign(x) * np.maximum(np.abs(x) - 0.5, 0),
     ),
-    "soft_shrink of 0": (activations.soft_shrink(0.0), lambda x: x),
+    "soft_shrink of 0": (elementwise.soft_shrink(0.0), lambda x: x),
     "sparse_sigmoid": (keras_function("sparse_sigmoid"), lambda x: np.clip((x + 1) / 2, 0, 1)),
     "sparse_plus": (
         keras_function("sparse_plus"),
@@ -85,16 +86,17 @@ CASES |= {
     "hard_silu": (keras_function("hard_silu"), lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
     "celu": (keras_function("celu"), elu),
     "celu of 0.3": (
-        activations.celu(0.3),
+        elementwise.celu(0.3),
         lambda x: np.where(x > 0, x, 0.3 * np.expm1(np.minimum(x, 0) / 0.3)),
     ),
     "squareplus": (keras_function("squareplus"), lambda x: (x + np.sqrt(x**2 + 4)) / 2),
-    "squareplus of 0": (activations.squareplus(0.0), leaky(0.0)),
-    "squareplus of 0.01": (activations.squareplus(0.01), lambda x: (x + np.sqrt(x**2 + 0.01)) / 2),
+    "squareplus of 0": (elementwise.squareplus(0.0), leaky(0.0)),
+    "squareplus of 0.01": (elementwise.squareplus(0.01), lambda x: (x + np.sqrt(x**2 + 0.01)) / 2),
     "log_sigmoid": (keras_function("log_sigmoid"), lambda x: -np.logaddexp(-x, 0)),
     "tanh_shrink": (keras_function("tanh_shrink"), lambda x: x - np.tanh(x)),
     "mish": (keras_function("mish"), lambda x: x * np.tanh(np.logaddexp(x, 0))),
 }
+CASES = {name: (activation_of(one), function) for name, (one, function) in CASES.items()}
 everywhere = pytest.mark.parametrize("name", list(CASES))
 
 
@@ -183,7 +185,9 @@ def test_no_parallel_or_tangent_line_is_closer(name):
 )
 def test_relu_has_the_lines_of_the_textbook(low, high, expected):
     found = lines(
-        activations.relu(), tf.constant([low], tf.float64), tf.constant([high], tf.float64)
+        activation_of(elementwise.relu()),
+        tf.constant([low], tf.float64),
+        tf.constant([high], tf.float64),
     )
     np.testing.assert_allclose([float(part[0]) for part in found], expected, atol=1e-12)
 

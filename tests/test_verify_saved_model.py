@@ -11,8 +11,8 @@ from keras import layers
 
 import deel_lip_tf as lip
 from deel_lip_tf.layers.compiled import sorting
+from deel_lip_tf.semantics.ir.lowering import lower_model
 from deel_lip_tf.verify import from_saved_model, robustness
-from deel_lip_tf.verify.lowering import lower
 from stacks import layer, net
 from verify_cases import randomize
 
@@ -130,7 +130,7 @@ def test_the_same_numbers(name, tmp_path, rng):
     again = from_saved_model(path)
     assert again.input_shape == model.input_shape and np.ptp(expected, axis=0).max() > 1e-3
     np.testing.assert_allclose(again.predict_on_batch(x), expected, **CLOSE)
-    lower(again)  # raises where a part has no rule
+    lower_model(again)  # raises where a part has no rule
 
 
 @pytest.mark.slow

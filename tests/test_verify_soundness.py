@@ -8,16 +8,16 @@ from keras import layers
 
 import verify_cases
 from deel_lip_tf import verify
-from deel_lip_tf.verify import activations
+from deel_lip_tf.semantics.ir import elementwise
+from deel_lip_tf.semantics.ir.layer_rules import LAYERS
 from deel_lip_tf.verify.arguments import program_of
-from deel_lip_tf.verify.layer_rules import LAYERS
 from deel_lip_tf.verify.propagation import alpha
 from deel_lip_tf.verify.search import branching
 
 POINTS = 4500  # of each of two samples, for each of more than a hundred rows
 STARTS, STEPS = 4, 8
 LEAVES = 40  # of branch and bound: the rows themselves, and their halves
-FUNCTIONS = np.concatenate([np.eye(3), [[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]]])
+OBJECTIVES = np.concatenate([np.eye(3), [[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]]])
 
 
 # Where Keras rounds an argument, the model is not the function that the bounds are about.
@@ -78,27 +78,27 @@ def descended(model, domain):
 
 
 def ends(model, domain, count):
-    """Smallest and largest of `FUNCTIONS` found on each domain, (n, functions)."""
+    """Smallest and largest of `OBJECTIVES` found on each domain, (n, functions)."""
     x = np.concatenate([verify_cases.points(domain, count), descended(model, domain)])
     assert all(domain.contains(point).all() for point in x[::100])
-    found = values(model, x) @ FUNCTIONS.T
+    found = values(model, x) @ OBJECTIVES.T
     assert found[..., 0].size >= count * len(domain)
     return found.min(axis=0), found.max(axis=0)
 
 
 def check(model, domain, method, least, most):
-    found = verify.bounds(model, domain, FUNCTIONS, method)
+    found = verify.bounds(model, domain, OBJECTIVES, method)
     hold(found.lower, found.upper, method, least, most)
 
 
 def check_search(model, domain, least, most):
     """Branch and bound, and before any split "alpha-crown", of which it is the first step."""
-    rows = np.concatenate([FUNCTIONS, -FUNCTIONS])
+    rows = np.concatenate([OBJECTIVES, -OBJECTIVES])
     rows = np.broadcast_to(rows, (len(domain), *rows.shape))
     options = {"target": None, "most_leaves": LEAVES}
     found = branching.branch_and_bound(program_of(model), domain, rows, **options)
     for bounds in (found.whole, found.lower):
-        low, high = bounds[:, : len(FUNCTIONS)], -bounds[:, len(FUNCTIONS) :]
+        low, high = bounds[:, : len(OBJECTIVES)], -bounds[:, len(OBJECTIVES) :]
         hold(low, high, "branch-and-bound", least, most)
 
 
@@ -135,7 +135,7 @@ def test_every_layer_and_activation_is_in_the_table():
     missing = set(LAYERS) - {type(part) for part in used} - elsewhere
     assert not missing, "a rule without a row is checked by nothing"
     functions = {getattr(part, "activation", None) for part in used}
-    missing = {f for f in activations.FUNCTIONS if f.__module__.startswith("keras.src.activations")}
+    missing = {f for f in elementwise.FUNCTIONS if f.__module__.startswith("keras.src.activations")}
     assert not missing - functions
 
 

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
 from deel_lip_tf.bounds.norms.operators import Convolution, Copies, Matrices, Operator, Sums
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices
+from deel_lip_tf.semantics.copies import kernel_of
 
 __all__ = ["convolution_of", "has_kernel", "kernel_of", "linear_operators"]
 
@@ -31,14 +32,6 @@ def linear_operators(layer: keras.layers.Layer, input_shape: Shape) -> list[Oper
         ValueError: if an argument of the layer has no rule.
     """
     return _rule(layer)(layer, input_shape)
-
-
-def kernel_of(layer, name: str = "kernel") -> np.ndarray:
-    """The kernel the forward pass multiplies with, as float64: rounded to the compute type."""
-    is_constrained = hasattr(type(layer), "effective_kernel")
-    kernel = layer.effective_kernel() if is_constrained else getattr(layer, name)
-    rounded = ops.convert_to_numpy(ops.cast(kernel, layer.compute_dtype))
-    return np.asarray(rounded).astype(np.float64)
 
 
 def convolution_of(layer, input_shape: Shape) -> Convolution | None:

@@ -14,11 +14,11 @@ from keras import ops
 
 from deel_lip_tf import layers
 from deel_lip_tf._rounding import UNIT, gamma
-from deel_lip_tf.bounds.evaluation.layers import computable, plain_of
 from deel_lip_tf.bounds.evaluation.model import ExactModel, Traced
 from deel_lip_tf.certificates.pieces import Pieces, pieces_of
 from deel_lip_tf.layers import kinds
 from deel_lip_tf.layers.known import activation_constant
+from deel_lip_tf.semantics.float64 import computable, plain_of
 from deel_lip_tf.semantics.graph import Call, Graph
 
 __all__ = ["Gate", "Gradients", "Linear", "chain_of", "steps_of"]

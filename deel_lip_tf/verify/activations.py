@@ -1,29 +1,16 @@
-"""The table of activations that can be bounded between lines, and how a model names them."""
+"""The formulas of functions of one number that can be bounded between lines, in TensorFlow."""
 
 import math
 from collections.abc import Callable
 
-import keras
 import numpy as np
 import tensorflow as tf
-from keras import activations
 
+from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.verify.propagation.relaxations import Activation, solved
 
-__all__ = [
-    "FUNCTIONS",
-    "celu",
-    "clip",
-    "elu",
-    "gelu",
-    "hard_sigmoid",
-    "prelu",
-    "relu",
-    "soft_shrink",
-    "squareplus",
-]
+__all__ = ["FORMULAS", "activation_of"]
 
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 _ROOT_OF_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
 # Constants of functions are those that TensorFlow computes with, float32 whatever the type of the
 # tensor; arguments count as they are written, which it holds in float32 too.
@@ -31,12 +18,12 @@ _ROOT_OF_HALF = float(np.float32(math.sqrt(0.5)))
 _CUBIC = float(np.float32(0.044715))
 
 
-def relu(negative_slope: float = 0.0, max_value: float | None = None) -> Activation:
-    """`x` between 0 and `max_value`, constant above, `negative_slope x` below 0."""
-    negative_slope = float(negative_slope)
-    ceiling = math.inf if max_value is None else float(max_value)
-    if ceiling < 0:
-        raise ValueError(f"`max_value` must not be negative. Received: {max_value}.")
+def activation_of(function: Function) -> Activation:
+    """The formula of a function, with its kinks and the points of a given slope."""
+    return FORMULAS[function.name](*function.arguments)
+
+
+def _relu(negative_slope: float, ceiling: float) -> Activation:
 
     def value(x):
         above = tf.minimum(tf.nn.relu(x), ceiling) if ceiling < math.inf else tf.nn.relu(x)
@@ -48,14 +35,12 @@ def relu(negative_slope: float = 0.0, max_value: float | None = None) -> Activat
     return Activation("relu", value, (smallest, largest), kinks)
 
 
-def prelu(slopes: np.ndarray) -> Activation:
-    """`x` above 0, `slopes x` below; `slopes` broadcasts against the tensor without its batch."""
+def _prelu(slopes: np.ndarray) -> Activation:
     slopes = tf.constant(slopes, tf.float64)
     return Activation("prelu", lambda x: tf.nn.relu(x) + slopes * tf.minimum(x, 0.0), kinks=(0.0,))
 
 
-def hard_sigmoid() -> Activation:
-    """`x / 6 + 1 / 2`, cut off at 0 and at 1."""
+def _hard_sigmoid() -> Activation:
     return Activation(
         "hard_sigmoid",
         lambda x: tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0),
@@ -64,33 +49,17 @@ def hard_sigmoid() -> Activation:
     )
 
 
-def clip(low: float, high: float) -> Activation:
-    """`x` cut off at `low` and at `high`."""
+def _clip(low: float, high: float) -> Activation:
     ends = (low, high)
     return Activation("clip", lambda x: tf.clip_by_value(x, low, high), ends, ends)
 
 
-def soft_shrink(threshold: float = 0.5) -> Activation:
-    """`x` moved towards 0 by `threshold`, and 0 where it would pass it.
-
-    Raises:
-        ValueError: the function jumps, as it does with a negative threshold.
-    """
-    if not threshold >= 0:
-        raise ValueError(f"`threshold` must not be negative. Received: {threshold}.")
+def _soft_shrink(threshold: float) -> Activation:
     kinks = (-threshold, threshold)
     return Activation("soft_shrink", lambda x: x - tf.clip_by_value(x, *kinks), kinks=kinks)
 
 
-def celu(alpha: float = 1.0) -> Activation:
-    """`x` above 0, `alpha (exp(x / alpha) - 1)` below.
-
-    Raises:
-        ValueError: `alpha` is not positive.
-    """
-    if not alpha > 0:
-        raise ValueError(f"`alpha` must be positive. Received: {alpha}.")
-
+def _celu(alpha: float) -> Activation:
     def value(x):
         return tf.nn.relu(x) + alpha * tf.math.expm1(tf.minimum(x, 0.0) / alpha)
 
@@ -100,15 +69,7 @@ def celu(alpha: float = 1.0) -> Activation:
     return Activation("celu", value, (-alpha * (1.0 + 1e-12), math.inf), (0.0,), critical)
 
 
-def squareplus(b: float = 4.0) -> Activation:
-    """`(x + sqrt(x**2 + b)) / 2`.
-
-    Raises:
-        ValueError: `b` is negative.
-    """
-    if not b >= 0:
-        raise ValueError(f"`b` must not be negative. Received: {b}.")
-
+def _squareplus(b: float) -> Activation:
     def value(x):
         # Of negative numbers as of positive ones, without cancellation.
         size = tf.abs(x)
@@ -121,9 +82,7 @@ def squareplus(b: float = 4.0) -> Activation:
     return Activation("squareplus", value, (0.0, math.inf), (0.0,), critical)
 
 
-def elu(alpha: float = 1.0, scale: float = 1.0) -> Activation:
-    """`scale x` above 0, `scale alpha (exp(x) - 1)` below."""
-
+def _elu(alpha: float, scale: float) -> Activation:
     def value(x):
         return scale * (tf.nn.relu(x) + alpha * tf.math.expm1(tf.minimum(x, 0.0)))
 
@@ -134,8 +93,7 @@ def elu(alpha: float = 1.0, scale: float = 1.0) -> Activation:
     return Activation("elu", value, limits, (0.0,), critical)
 
 
-def gelu(approximate: bool = False) -> Activation:
-    """`x Phi(x)`, exactly or by the usual formula with a hyperbolic tangent."""
+def _gelu(approximate: bool) -> Activation:
     value, derivative = _GELU[approximate]
     # The derivative bends where its own derivative changes sign, symmetrically about 0.
     return Activation(
@@ -224,79 +182,80 @@ def _softsign(x):
     return x / (1.0 + tf.abs(x))
 
 
-SIGMOID = Activation("sigmoid", tf.sigmoid, (0.0, 1.0), (), _sigmoid_critical)
-TANH = Activation("tanh", tf.tanh, (-1.0, 1.0), (), _tanh_critical)
-SOFTSIGN = Activation("softsign", _softsign, (-1.0, 1.0), (), _softsign_critical)
-SOFTPLUS = Activation("softplus", tf.math.softplus, (0.0, math.inf), (), _softplus_critical)
-EXPONENTIAL = Activation(
+_SIGMOID = Activation("sigmoid", tf.sigmoid, (0.0, 1.0), (), _sigmoid_critical)
+_TANH = Activation("tanh", tf.tanh, (-1.0, 1.0), (), _tanh_critical)
+_SOFTSIGN = Activation("softsign", _softsign, (-1.0, 1.0), (), _softsign_critical)
+_SOFTPLUS = Activation("softplus", tf.math.softplus, (0.0, math.inf), (), _softplus_critical)
+_EXPONENTIAL = Activation(
     "exponential", tf.exp, (0.0, math.inf), (), lambda slope, lower, upper: [tf.math.log(slope)]
 )
-SILU = Activation(
+_SILU = Activation(
     "silu",
     lambda x: x * tf.sigmoid(x),
     (-0.2785, math.inf),
     (),
     solved(_silu_derivative, _BENDS["silu"]),
 )
-MISH = Activation(
+_MISH = Activation(
     "mish",
     lambda x: x * tf.tanh(tf.math.softplus(x)),
     (-0.3089, math.inf),
     (),
     solved(_mish_derivative, _BENDS["mish"]),
 )
-LOG_SIGMOID = Activation(
+_LOG_SIGMOID = Activation(
     "log_sigmoid", tf.math.log_sigmoid, (-math.inf, 0.0), (), _log_sigmoid_critical
 )
-TANH_SHRINK = Activation("tanh_shrink", lambda x: x - tf.tanh(x), critical=_tanh_shrink_critical)
+_TANH_SHRINK = Activation("tanh_shrink", lambda x: x - tf.tanh(x), critical=_tanh_shrink_critical)
 # Parabolas between straight pieces: 2 a x + b = slope is solved for x.
-SPARSE_PLUS = Activation(
+_SPARSE_PLUS = Activation(
     "sparse_plus",
     lambda x: tf.nn.relu(x - 1.0) + 0.25 * tf.clip_by_value(x + 1.0, 0.0, 2.0) ** 2,
     (0.0, math.inf),
     (-1.0, 1.0),
     lambda slope, lower, upper: [2.0 * slope - 1.0],
 )
-HARD_SILU = Activation(
+_HARD_SILU = Activation(
     "hard_silu",
     lambda x: x * tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0),
     (-0.375 * (1.0 + 1e-12), math.inf),
     (-3.0, 3.0),
     lambda slope, lower, upper: [3.0 * slope - 1.5],
 )
-SPARSE_SIGMOID = Activation(
+_SPARSE_SIGMOID = Activation(
     "sparse_sigmoid",
     lambda x: tf.clip_by_value(0.5 * (x + 1.0), 0.0, 1.0),
     (0.0, 1.0),
     (-1.0, 1.0),
 )
 
-FUNCTIONS: dict[Callable, Callable[[], Activation]] = {
-    activations.relu: relu,
-    activations.relu6: lambda: relu(max_value=6.0),
-    activations.leaky_relu: lambda: relu(negative_slope=0.2),
-    activations.elu: elu,
-    activations.selu: lambda: elu(_SELU_ALPHA, _SELU_SCALE),
-    activations.gelu: gelu,
-    activations.silu: lambda: SILU,
-    activations.sigmoid: lambda: SIGMOID,
-    activations.tanh: lambda: TANH,
-    activations.softplus: lambda: SOFTPLUS,
-    activations.softsign: lambda: SOFTSIGN,
-    activations.exponential: lambda: EXPONENTIAL,
-    activations.hard_sigmoid: hard_sigmoid,
-    activations.hard_tanh: lambda: clip(-1.0, 1.0),
-    activations.hard_silu: lambda: HARD_SILU,
-    activations.celu: celu,
-    activations.mish: lambda: MISH,
-    activations.log_sigmoid: lambda: LOG_SIGMOID,
-    activations.soft_shrink: soft_shrink,
-    activations.sparse_plus: lambda: SPARSE_PLUS,
-    activations.sparse_sigmoid: lambda: SPARSE_SIGMOID,
-    activations.squareplus: squareplus,
-    activations.tanh_shrink: lambda: TANH_SHRINK,
-    keras.ops.relu: relu,
-    keras.ops.tanh: lambda: TANH,
-    keras.ops.sigmoid: lambda: SIGMOID,
+_PARAMETRIC: dict[str, Callable[..., Activation]] = {
+    "relu": _relu,
+    "prelu": _prelu,
+    "hard_sigmoid": _hard_sigmoid,
+    "clip": _clip,
+    "soft_shrink": _soft_shrink,
+    "celu": _celu,
+    "squareplus": _squareplus,
+    "elu": _elu,
+    "gelu": _gelu,
 }
-"""By Keras's function, with its default arguments."""
+_PLAIN = (
+    *(
+        _SIGMOID,
+        _TANH,
+        _SOFTSIGN,
+        _SOFTPLUS,
+        _EXPONENTIAL,
+        _SILU,
+        _MISH,
+        _LOG_SIGMOID,
+        _TANH_SHRINK,
+    ),
+    *(_SPARSE_PLUS, _HARD_SILU, _SPARSE_SIGMOID),
+)
+FORMULAS: dict[str, Callable[..., Activation]] = {
+    **_PARAMETRIC,
+    **{one.name: lambda one=one: one for one in _PLAIN},
+}
+"""By the name of the function; each takes its arguments."""

@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from deel_lip_tf.semantics.graph import graph_of, is_readable
+from deel_lip_tf.semantics.ir.lowering import lower_model
+from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.semantics.state import state_of
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.graphs import Kept
-from deel_lip_tf.verify.lowering import lower
-from deel_lip_tf.verify.program import Program
 
 __all__ = [
     "check_method",
@@ -36,7 +36,7 @@ def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> 
     Raises:
         TypeError, ValueError: as in `lower`.
     """
-    return _KEPT.get(_digest(model, input_shape), lambda: lower(model, input_shape))
+    return _KEPT.get(_digest(model, input_shape), lambda: lower_model(model, input_shape))
 
 
 def configuration(model) -> str | None:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.graphs import traced
-from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.propagation import alpha, lipschitz
 from deel_lip_tf.verify.propagation.alpha import free_nodes
 from deel_lip_tf.verify.propagation.backward import (

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.arguments import (
     check_classifier,
     check_method,
@@ -19,7 +20,6 @@ from deel_lip_tf.verify.arguments import (
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
-from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.robustness import BRANCHING, stages_of
 from deel_lip_tf.verify.search.branching import branch_and_bound, default_time, prepare
 

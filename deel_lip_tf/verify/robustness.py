@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify import guard
 from deel_lip_tf.verify.arguments import (
     check_classifier,
@@ -21,7 +22,6 @@ from deel_lip_tf.verify.arguments import (
 )
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
-from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.propagation import lipschitz
 from deel_lip_tf.verify.search import attack
 from deel_lip_tf.verify.search.branching import branch_and_bound, default_time, prepare

@@ -16,7 +16,6 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._rounding import UNIT, UNITS, gamma, product_up
-from deel_lip_tf.bounds.evaluation.copies import in_float64, is_constrained
 from deel_lip_tf.bounds.evaluation.rounding_errors import (
     FLUSHED,
     LOST_SQUARE,
@@ -30,6 +29,7 @@ from deel_lip_tf.bounds.evaluation.rounding_errors import (
 from deel_lip_tf.bounds.operations import merge_rule
 from deel_lip_tf.bounds.patterns import Pattern, find_patterns
 from deel_lip_tf.bounds.propagation import GraphWalk
+from deel_lip_tf.semantics.copies import in_float64, is_constrained
 from deel_lip_tf.semantics.graph import Call, Graph, float_types, graph_of
 from deel_lip_tf.semantics.norms import L2
 

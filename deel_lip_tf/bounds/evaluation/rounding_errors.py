@@ -12,9 +12,9 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._rounding import TINY, gamma
-from deel_lip_tf.bounds.evaluation.copies import as_computed_with, is_constrained
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.layers.known import activation_constant
+from deel_lip_tf.semantics.copies import as_computed_with, is_constrained
 
 __all__ = [
     "FLUSHED",

@@ -12,7 +12,7 @@ import numpy as np
 from keras import activations, config, layers, ops
 
 from deel_lip_tf import layers as lip
-from deel_lip_tf.semantics.sorting import sorting_network
+from deel_lip_tf.semantics.ir.sorting import sorting_network
 
 __all__ = ["ACTIVATIONS", "LAYERS", "Emitted", "Unsupported"]
 

@@ -29,13 +29,14 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.arguments import check_classifier, program_of
 from deel_lip_tf.verify.decomon.labels import check_count, rows_of
 from deel_lip_tf.verify.domain import Domain, ball, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import lower_bounds
-from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.search.attack import Claims, search
+from deel_lip_tf.verify.tensorflow import evaluate
 
 __all__ = [
     "Converted",
@@ -392,5 +393,5 @@ def _rows(converted: Converted, source, target, samples: int) -> np.ndarray:
 
 def _values(program: Program, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """(n, rows) values of linear functions of the outputs at points, in float64."""
-    outputs = program.evaluate(points)[program.output].numpy().reshape(len(points), -1)
+    outputs = evaluate(program, points)[program.output].numpy().reshape(len(points), -1)
     return np.einsum("nrc,nc->nr", rows, outputs)

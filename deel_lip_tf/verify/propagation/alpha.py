@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from deel_lip_tf.verify.program import Elementwise, Program, ancestors
+from deel_lip_tf.semantics.ir.program import Elementwise, Program, ancestors
+from deel_lip_tf.verify.activations import activation_of
 from deel_lip_tf.verify.propagation.backward import LinearBound, Relaxation, backward, lower_bound
 from deel_lip_tf.verify.propagation.coefficients import Dense, add
 from deel_lip_tf.verify.propagation.interval import INFINITY, Interval
@@ -103,8 +104,8 @@ def free_nodes(program: Program) -> tuple[int, ...]:
         for index, node in enumerate(program.nodes)
         if index in on_the_way
         and isinstance(node, Elementwise)
-        and not node.activation.is_smooth
-        and len(node.activation.kinks) == 1
+        and not activation_of(node.function).is_smooth
+        and len(activation_of(node.function).kinks) == 1
     )
 
 
@@ -130,7 +131,10 @@ def flat_of(program: Program, parts: dict[int, tf.Tensor], count: tf.Tensor) -> 
 def kinks_of(program: Program, intervals: Sequence[Interval]) -> dict[int, Kink]:
     """The pieces of the activations of `free_nodes`."""
     nodes = {index: program.nodes[index] for index in free_nodes(program)}
-    return {i: _kink(node.activation, intervals[node.parents[0]]) for i, node in nodes.items()}
+    return {
+        i: _kink(activation_of(node.function), intervals[node.parents[0]])
+        for i, node in nodes.items()
+    }
 
 
 def _kink(activation: Activation, interval: Interval) -> Kink:
@@ -157,7 +161,9 @@ def free_lines(program: Program, questions: Questions, shares: tf.Tensor) -> dic
         slope, is_convex = left + share * (right - left), right > left
         low = tf.where(inside & is_convex, slope, kept.lower_slope)
         high = tf.where(inside & ~is_convex, slope, kept.upper_slope)
-        below, above = offsets(node.activation, interval.lower, interval.upper, low, high)
+        below, above = offsets(
+            activation_of(node.function), interval.lower, interval.upper, low, high
+        )
         result[index] = Lines(low, below, high, above)
     return result
 

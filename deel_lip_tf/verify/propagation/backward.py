@@ -16,13 +16,24 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify.program import Affine, Elementwise, Norm, Program, ancestors
-from deel_lip_tf.verify.propagation.coefficients import Coefficients, add, identity
+from deel_lip_tf.semantics.ir.primitives import Diagonal, Scale
+from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Norm, Program, ancestors
+from deel_lip_tf.verify.activations import activation_of
+from deel_lip_tf.verify.propagation.coefficients import (
+    Coefficients,
+    add,
+    grown_window,
+    identity,
+    is_windowed,
+)
 from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, step
 from deel_lip_tf.verify.propagation.region import Region, concretize
 from deel_lip_tf.verify.propagation.relaxations import Lines, lines, norm_lines
+from deel_lip_tf.verify.tensorflow import bias_of
 
 __all__ = ["LinearBound", "Relaxation", "backward", "lower_bound", "refine", "relax"]
+
+_ENTRYWISE = (Diagonal, Scale)
 
 _MEMORY = 2**25
 """Entries of the largest tensor that is made at once."""
@@ -90,9 +101,11 @@ def backward(
 
 
 def _through(program: Program, node: Affine, coefficients: Coefficients, interval: Interval):
-    constant = -program.roundoff * coefficients.absolute_dot(interval.magnitude)
+    constant = tf.zeros([1, 1], tf.float64)
+    if not node.is_exact:
+        constant -= program.roundoff * coefficients.absolute_dot(interval.magnitude)
     if node.bias is not None:
-        constant = constant + coefficients.dot(node.bias)
+        constant += coefficients.dot(bias_of(node))
     return coefficients.through(node, program.shapes(node.parents)), constant
 
 
@@ -127,7 +140,7 @@ def relax(program: Program, index: int, intervals: Sequence[Interval]) -> Lines:
     parent = intervals[node.parents[0]]
     if isinstance(node, Norm):
         return norm_lines(parent.lower, parent.upper)
-    return lines(node.activation, parent.lower, parent.upper)
+    return lines(activation_of(node.function), parent.lower, parent.upper)
 
 
 def refine(
@@ -192,9 +205,9 @@ def starts_as_windows(program: Program, index: int) -> bool:
     node = program.nodes[index]
     if not isinstance(node, Affine) or len(node.shape) != 3:
         return False
-    if node.is_diagonal:
+    if isinstance(node.map, _ENTRYWISE):
         return starts_as_windows(program, node.parents[0])
-    return node.convolution is not None
+    return is_windowed(node)
 
 
 def footprint(program: Program, index: int) -> int:
@@ -215,12 +228,10 @@ def _largest_window(program: Program, index: int) -> int:
         if len(node.parents) > 1 or isinstance(node, Norm):
             return max(largest, max(int(np.prod(n.shape)) for n in program.nodes[:index]))
         parent = program.nodes[node.parents[0]]
-        if isinstance(node, Affine) and not node.is_diagonal:
-            if node.convolution is None:
+        if isinstance(node, Affine) and not isinstance(node.map, _ENTRYWISE):
+            if not is_windowed(node):
                 return max(largest, int(np.prod(parent.shape)))
-            kernel, strides = node.convolution.kernel.shape[:2], node.convolution.strides
-            axes = zip(window, strides, kernel, strict=True)
-            window = tuple((n - 1) * stride + k for n, stride, k in axes)
+            window = grown_window(node.map, window)
         largest = max(largest, int(np.prod(window)) * parent.shape[-1])
         index = node.parents[0]
     return largest

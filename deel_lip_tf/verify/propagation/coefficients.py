@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify.program import Affine, Convolution
+from deel_lip_tf.semantics.ir.primitives import Conv, Diagonal, Scale
+from deel_lip_tf.semantics.ir.program import Affine
 from deel_lip_tf.verify.propagation.relaxations import Lines
+from deel_lip_tf.verify.tensorflow import adjoint, constant
 
 __all__ = ["Coefficients", "Dense", "Windows", "add", "identity"]
 
@@ -71,7 +73,7 @@ class Dense:
 
     def through(self, node: Affine, shapes: Sequence[Shape]) -> list["Dense"]:
         """Rows of the parents of an affine node."""
-        parts = node.adjoint(tf.reshape(self.values, [-1, *self.shape]), shapes)
+        parts = adjoint(node, tf.reshape(self.values, [-1, *self.shape]), shapes)
         return [
             Dense(_with_rows(part, self.values, shape), shape, self.is_shared)
             for part, shape in zip(parts, shapes, strict=True)
@@ -217,32 +219,35 @@ class Windows:
 
     def through(self, node: Affine, shapes: Sequence[Shape]) -> list["Windows | Dense"]:
         """Rows of the parents of an affine node; as windows where it is a convolution."""
-        if node.is_diagonal:
-            scale = self._gathered(node.coefficients)[:, :, None]
+        if isinstance(node.map, Scale):
+            return [replace(self, values=self.values * node.map.factor)]
+        if isinstance(node.map, Diagonal):
+            scale = self._gathered(constant(node.map.scale))[:, :, None]
             values = self.values * scale
             return [replace(self, values=values, shape=shapes[0], is_uniform=False)]
-        if node.convolution is None:
+        if not is_windowed(node):
             return self.dense().through(node, shapes)
-        sizes = grown_window(node.convolution, self.window)
+        sizes = grown_window(node.map, self.window)
         if all(size >= n for size, n in zip(sizes, shapes[0], strict=False)):
             return self.dense().through(node, shapes)
-        return [self._masked()._spread(node.convolution, sizes, shapes[0])]
+        return [self._masked()._spread(node.map, sizes, shapes[0])]
 
-    def _spread(self, convolution: Convolution, sizes: tuple[int, int], shape: Shape) -> "Windows":
+    def _spread(self, convolution: Conv, sizes: tuple[int, int], shape: Shape) -> "Windows":
         """The transposed convolution of each window by itself."""
-        size, kernel, strides = tf.shape(self.values), convolution.kernel, convolution.strides
+        size, strides = tf.shape(self.values), convolution.strides
+        kernel = constant(convolution.written_out)
         count = size[0] * size[1] * size[2]
         windows = tf.reshape(self.values, [count, *self.window, self.shape[2]])
         outputs = tf.nn.conv2d_transpose(
             windows, kernel, [count, *sizes, shape[2]], strides, "VALID"
         )
-        axes = zip(self.offset, strides, convolution.before, strict=True)
+        axes = zip(self.offset, strides, convolution.pads, strict=True)
         return replace(
             self,
             values=tf.reshape(outputs, [size[0], size[1], size[2], *sizes, shape[2]]),
             shape=shape,
             stride=tuple(a * b for a, b in zip(self.stride, strides, strict=True)),
-            offset=tuple(offset * stride - before for offset, stride, before in axes),
+            offset=tuple(offset * stride - before for offset, stride, (before, _) in axes),
         )
 
     def dense(self) -> Dense:
@@ -266,9 +271,17 @@ class Windows:
 Coefficients = Dense | Windows
 
 
-def grown_window(convolution: Convolution, window: tuple[int, int]) -> tuple[int, int]:
+def is_windowed(node: Affine) -> bool:
+    """Whether a node is a convolution of an image, in which all channels meet."""
+    linear = node.map
+    if not isinstance(linear, Conv) or linear.transposed:
+        return False
+    return len(linear.sizes) == 2 and (linear.kernel.shape[-3] == 1 or linear.kernel.shape[-2] > 1)
+
+
+def grown_window(convolution: Conv, window: tuple[int, int]) -> tuple[int, int]:
     """Size of the window of its input that a window of the output of a convolution reads."""
-    kernel = convolution.kernel.shape[:2]
+    kernel = convolution.written_out.shape[:2]
     axes = zip(window, convolution.strides, kernel, strict=True)
     return tuple((n - 1) * stride + k for n, stride, k in axes)
 

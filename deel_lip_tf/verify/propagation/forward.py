@@ -7,17 +7,19 @@ coefficient for each entry of the input and of the node, which suits small input
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify.program import Affine, Node, Norm, Program
+from deel_lip_tf.semantics.ir.program import Affine, Node, Norm, Program
 from deel_lip_tf.verify.propagation.backward import backward, relax
 from deel_lip_tf.verify.propagation.coefficients import Dense
 from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, step
 from deel_lip_tf.verify.propagation.region import Region, concretize, concretize_exactly
 from deel_lip_tf.verify.propagation.relaxations import Lines
+from deel_lip_tf.verify.tensorflow import absolute, bias_of, linear
 
 __all__ = ["Band", "forward", "forward_lower_bound"]
 
@@ -112,15 +114,15 @@ def _affine(
         flat = [tf.reshape(x, [-1, *s]) for x, s in zip(tensors, shapes, strict=True)]
         return tf.reshape(function(flat), [-1, entries, *node.shape])
 
-    middle = along_entries(node.linear, [p.middle for p in parents])
-    reach = along_entries(node.absolute, [p.reach for p in parents])
+    middle = along_entries(partial(linear, node), [p.middle for p in parents])
+    reach = along_entries(partial(absolute, node), [p.reach for p in parents])
     offset, slack = (
-        node.linear([p.offset for p in parents]),
-        node.absolute([p.slack for p in parents]),
+        linear(node, [p.offset for p in parents]),
+        absolute(node, [p.slack for p in parents]),
     )
-    added = node.absolute([_magnitude(p, region) for p in parents])
+    added = absolute(node, [_magnitude(p, region) for p in parents])
     if node.bias is not None:
-        offset, added = offset + node.bias, added + tf.abs(node.bias)
+        offset, added = offset + bias_of(node), added + tf.abs(bias_of(node))
     return Band(middle, reach, offset, slack + 2.0 * program.roundoff * added)
 
 

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify.program import Affine, Elementwise, Node, Program
+from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Program
+from deel_lip_tf.verify.activations import activation_of
 from deel_lip_tf.verify.propagation.relaxations import image, norm_image
+from deel_lip_tf.verify.tensorflow import TENSORFLOW, absolute, bias_of, linear
 
 INFINITY = np.float64(np.inf)
 
@@ -77,22 +79,26 @@ def step(
     """The interval of one node, given those of the nodes before it."""
     parents = [intervals[index] for index in node.parents]
     if isinstance(node, Elementwise):
-        return interval(*image(node.activation, parents[0].lower, parents[0].upper))
+        return interval(*image(activation_of(node.function), parents[0].lower, parents[0].upper))
     if not isinstance(node, Affine):
         return interval(*norm_image(parents[0].lower, parents[0].upper))
     result = _affine(node, parents, program.roundoff if roundoff is None else roundoff)
-    if node.hull is None:
+    if node.interval is None:
         return result
-    sources = [intervals[index][:2] for index in node.hull.sources]
-    return intersect(result, *node.hull.rule(sources))
+    sources = [intervals[index][:2] for index in node.interval.sources]
+    return intersect(result, *node.interval.bounds(TENSORFLOW, sources))
 
 
 def _affine(node: Affine, parents: Sequence[Interval], roundoff: float) -> Interval:
-    middle = node.linear([0.5 * p.lower + 0.5 * p.upper for p in parents])
-    reach = node.absolute([0.5 * p.upper - 0.5 * p.lower for p in parents])
+    if node.is_exact:
+        # Entries are moved: their ends move along, and nothing is rounded.
+        moved = (linear(node, [p[end] for p in parents]) for end in range(3))
+        return Interval(*moved)
+    middle = linear(node, [0.5 * p.lower + 0.5 * p.upper for p in parents])
+    reach = absolute(node, [0.5 * p.upper - 0.5 * p.lower for p in parents])
     # The sum of absolute values of all terms: of the middle, of the reach and of their rounding.
-    added = node.absolute([tf.maximum(tf.abs(p.lower), tf.abs(p.upper)) for p in parents])
+    added = absolute(node, [tf.maximum(tf.abs(p.lower), tf.abs(p.upper)) for p in parents])
     if node.bias is not None:
-        middle, added = middle + node.bias, added + tf.abs(node.bias)
+        middle, added = middle + bias_of(node), added + tf.abs(bias_of(node))
     reach = reach + roundoff * added
     return interval(middle - reach, middle + reach)._replace(magnitude=added)

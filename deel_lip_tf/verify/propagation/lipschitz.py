@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.layers.base import LipschitzLayer
-from deel_lip_tf.verify.program import Affine, Program
+from deel_lip_tf.semantics.ir.program import Affine, Program
 from deel_lip_tf.verify.propagation.backward import backward, lower_bound
 from deel_lip_tf.verify.propagation.coefficients import Coefficients, identity
 from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, point

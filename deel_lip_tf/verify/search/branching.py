@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.methods import domains_and_intervals, lower_bounds
-from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.propagation.alpha import free_nodes
 from deel_lip_tf.verify.search import leaves
 

@@ -10,14 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf.semantics.ir.program import Program
+from deel_lip_tf.verify.activations import activation_of
 from deel_lip_tf.verify.graphs import traced
-from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.propagation import alpha
 from deel_lip_tf.verify.propagation.alpha import Free, Questions
 from deel_lip_tf.verify.propagation.backward import Relaxation, relax
 from deel_lip_tf.verify.propagation.coefficients import Dense
 from deel_lip_tf.verify.propagation.interval import Interval
 from deel_lip_tf.verify.propagation.region import Region
+from deel_lip_tf.verify.tensorflow import evaluate
 
 __all__ = ["Leaves", "Solved", "neurons", "optimized", "solver"]
 
@@ -142,7 +144,7 @@ def _branched(program: Program, intervals: list[Interval], splits: tf.Tensor) ->
     intervals = list(intervals)
     for index, side in alpha.parts_of(program, splits).items():
         node = program.nodes[index]
-        (parent,), (kink,) = node.parents, node.activation.kinks
+        (parent,), (kink,) = node.parents, activation_of(node.function).kinks
         own = intervals[parent]
         lower = tf.where(side > 0, tf.maximum(own.lower, kink), own.lower)
         upper = tf.where(side < 0, tf.minimum(own.upper, kink), own.upper)
@@ -163,7 +165,7 @@ def _solve(program: Program, questions: Questions, splits, free: Free, weights, 
     value, slopes, weights, lines = alpha.evaluate(program, questions, best)
     choice = _chosen(program, questions, lines, weights)
     points = _lowest_points(questions.region, slopes)
-    outputs = program.evaluate(points)[program.output]
+    outputs = evaluate(program, points)[program.output]
     products = questions.rows.values[:, 0] * outputs
     reached = tf.reduce_sum(products, axis=list(range(1, len(outputs.shape))))
     small = [tf.cast(part, tf.float32) for part in best]
@@ -183,9 +185,8 @@ def _chosen(program: Program, questions: Questions, lines, weights) -> tf.Tensor
         interval, line = questions.relaxation.intervals[node.parents[0]], lines[index]
         inside, left, right = questions.kinks[index]
         ends = [tf.where(inside, end, 0.0) for end in interval[:2]]
-        places = [
-            (p, node.activation.value(p)) for p in (*ends, node.activation.kinks[0] + 0.0 * ends[0])
-        ]
+        activation = activation_of(node.function)
+        places = [(p, activation.value(p)) for p in (*ends, activation.kinks[0] + 0.0 * ends[0])]
         above = [line.upper_slope * p + line.upper_offset - value for p, value in places]
         below = [value - line.lower_slope * p - line.lower_offset for p, value in places]
         above, below = (tf.reduce_max(tf.stack(gap), axis=0) for gap in (above, below))

@@ -1,23 +1,24 @@
-"""From a Keras model to a program: the walk, and the refusal of everything without a rule."""
+"""From a Keras model to a program: the walk, and the names of everything without a rule."""
 
 import keras
+import numpy as np
 
-from deel_lip_tf.bounds.evaluation.model import ExactModel
-from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.semantics.ends import final_call, is_all_of, normalized_by
+from deel_lip_tf.semantics.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.graph import Call as GraphCall
-from deel_lip_tf.semantics.graph import Value, is_readable
-from deel_lip_tf.verify import operation_rules
-from deel_lip_tf.verify.activations import FUNCTIONS
-from deel_lip_tf.verify.layer_rules import LAYERS, Unsupported
-from deel_lip_tf.verify.program import Builder, Call, Program
+from deel_lip_tf.semantics.graph import Value, graph_of, is_readable
+from deel_lip_tf.semantics.ir import operation_rules
+from deel_lip_tf.semantics.ir.elementwise import FUNCTIONS
+from deel_lip_tf.semantics.ir.layer_rules import LAYERS
+from deel_lip_tf.semantics.ir.primitives import Pick
+from deel_lip_tf.semantics.ir.program import Builder, Call, Program
 
-__all__ = ["lower"]
+__all__ = ["lower_model"]
 
 _SOFTMAX = ("softmax", "log_softmax")
 
 
-def lower(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Program:
+def lower_model(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Program:
     """Lowers a model to a program that computes the same function in float64.
 
     The program holds the weights as stored, rounded to the type the layers compute in; of a
@@ -53,7 +54,7 @@ def lower(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Pro
         )
     lowering = _Lowering(model, shape)
     output = lowering.run()
-    lowering.raise_if_refused()
+    lowering.raise_if_unsupported()
     builder = lowering.builder
     return Program(tuple(builder.nodes), output, tuple(lowering.calls), lowering.dropped)
 
@@ -87,16 +88,12 @@ class _Lowering:
         self.builder = Builder(shape)
         self.calls: list[Call] = []
         self.dropped: str | None = None
-        self._exact = ExactModel(model, GraphWalk())
-        self._refused: list[str] = []
-
-    def copy(self, layer: keras.layers.Layer) -> keras.layers.Layer:
-        """A float64 copy of a layer, with the weights it computes with."""
-        return self._exact.copy(layer)
+        self._graph = graph_of(model)
+        self._unsupported: list[str] = []
 
     def run(self) -> int:
         """Lowers the calls of the model; returns the node of its output."""
-        graph = self._exact.graph
+        graph = self._graph
         known, last = {graph.inputs[0]: 0}, final_call(graph)
         for call in graph.calls:
             drop = call is last and self._is_dropped(call)
@@ -107,10 +104,10 @@ class _Lowering:
     def _call(self, call: GraphCall, inputs: list[int], drop: bool) -> list[int]:
         try:
             if call.refusal is not None:
-                raise Unsupported(call.refusal)
+                raise UnsupportedLayerError(call.refusal)
             outputs = [self._lower(call, inputs, drop)]
-        except Unsupported as error:
-            self._refuse(call, str(error))
+        except UnsupportedLayerError as error:
+            self._add_unsupported(call, str(error))
             return [self._placeholder(value) for value in call.outputs]
         if not drop:
             self.calls.append(Call(call, tuple(inputs), tuple(outputs)))
@@ -119,22 +116,24 @@ class _Lowering:
     def _lower(self, call: GraphCall, inputs: list[int], drop: bool) -> int:
         operation = call.operation
         if len(call.outputs) != 1:
-            raise Unsupported("no rule is known for several outputs")
+            raise UnsupportedLayerError("no rule is known for several outputs")
         if drop and is_all_of(operation):
             return inputs[0]
         if not isinstance(operation, keras.layers.Layer):
-            return operation_rules.lower(self, call, inputs)
+            return operation_rules.lower_operation(self, call, inputs)
         return self.layer(operation, inputs, with_activation=not drop)
 
     def layer(self, layer, inputs: list[int], with_activation: bool = True) -> int:
         """Lowers one layer, its activation included, by the rule of its exact type."""
         if getattr(layer, "quantization_mode", None) is not None:
-            raise Unsupported("it is quantized")
+            raise UnsupportedLayerError("it is quantized")
         if getattr(layer, "lora_enabled", False):
-            raise Unsupported("LoRA weights are not merged into its kernel: save and reload it")
+            raise UnsupportedLayerError(
+                "LoRA weights are not merged into its kernel: save and reload it"
+            )
         rule = LAYERS.get(type(layer))
         if rule is None:
-            raise Unsupported("no rule is known for this type")
+            raise UnsupportedLayerError("no rule is known for this type")
         output = rule(self, layer, inputs)
         activation = getattr(layer, "activation", None) if with_activation else None
         return self.activate(output, activation)
@@ -152,8 +151,8 @@ class _Lowering:
         if make is None:
             name = getattr(activation, "__name__", type(activation).__name__)
             place = "; it may only end the model" if name in _SOFTMAX else ""
-            raise Unsupported(f"no rule is known for its activation {name!r}{place}")
-        return self.builder.activation(index, make())
+            raise UnsupportedLayerError(f"no rule is known for its activation {name!r}{place}")
+        return self.builder.function(index, make())
 
     def _is_dropped(self, call: GraphCall) -> bool:
         """Whether the final call normalizes logits to probabilities of the same order."""
@@ -164,23 +163,19 @@ class _Lowering:
     def _placeholder(self, value: Value) -> int:
         """Stands for a refused output, so that the walk finds what else has no rule."""
         shape = tuple(1 if size is None else size for size in value.shape[1:])
-        return self.builder.affine([0], lambda tensors, _: _zeros(tensors[0], shape))
+        return self.builder.affine(0, Pick(np.full(shape, -1)))
 
-    def _refuse(self, call: GraphCall, reason: str) -> None:
+    def _add_unsupported(self, call: GraphCall, reason: str) -> None:
         text = f"{call.name!r} ({type(call.operation).__name__}: {reason})"
-        if text not in self._refused:
-            self._refused.append(text)
+        if text not in self._unsupported:
+            self._unsupported.append(text)
 
-    def raise_if_refused(self) -> None:
+    def raise_if_unsupported(self) -> None:
         """Raises one error that names everything without a rule."""
-        if self._refused:
+        if self._unsupported:
             raise ValueError(
                 "`model` cannot be verified; no linear relaxation is known for: "
-                + "; ".join(self._refused)
+                + "; ".join(self._unsupported)
                 + ". Replace each of them by layers of the list in `deel_lip_tf.verify`, or verify "
                 "the part of the model without them."
             )
-
-
-def _zeros(tensor, shape):
-    return keras.ops.zeros((keras.ops.shape(tensor)[0], *shape), dtype="float64")

@@ -5,15 +5,36 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._keras import is_autocast
-from deel_lip_tf.bounds.evaluation.layers import computable
+from deel_lip_tf.semantics.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.float64 import computable
 from deel_lip_tf.semantics.state import copy_state
 
-__all__ = ["as_computed_with", "in_float64", "is_constrained"]
+__all__ = ["as_computed_with", "effective_kernel", "in_float64", "is_constrained", "kernel_of"]
 
 
 def is_constrained(layer) -> bool:
     """Whether a layer computes with another kernel than it stores."""
     return hasattr(type(layer), "effective_kernel")
+
+
+def kernel_of(layer, name: str = "kernel") -> np.ndarray:
+    """The kernel the forward pass multiplies with, as float64: rounded to the compute type."""
+    kernel = layer.effective_kernel() if is_constrained(layer) else getattr(layer, name)
+    rounded = ops.convert_to_numpy(ops.cast(kernel, layer.compute_dtype))
+    return np.asarray(rounded).astype(np.float64)
+
+
+def effective_kernel(layer, name: str = "kernel") -> np.ndarray:
+    """The kernel of the forward pass in float64.
+
+    Raises:
+        UnsupportedLayerError: the layer is not built.
+    """
+    if not layer.built:
+        raise UnsupportedLayerError(
+            "it has no weights yet: build it, by `build(input_shape)` or by a call"
+        )
+    return kernel_of(layer, name)
 
 
 def in_float64(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -9,23 +9,41 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers
 
 from deel_lip_tf import layers as lip
-from deel_lip_tf.bounds.evaluation.copies import as_computed_with
 from deel_lip_tf.bounds.kernels import linear_operators
 from deel_lip_tf.layers import kinds
-from deel_lip_tf.verify import activations, comparators
-from deel_lip_tf.verify.convolution_rules import (
+from deel_lip_tf.normalizers import padding_amounts
+from deel_lip_tf.semantics.copies import as_computed_with, effective_kernel, in_float64
+from deel_lip_tf.semantics.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.ir import decompositions, elementwise
+from deel_lip_tf.semantics.ir.convolution_rules import (
     convolution,
     depthwise,
     separable,
     transposed,
 )
-from deel_lip_tf.verify.rule_helpers import Unsupported, effective_kernel
+from deel_lip_tf.semantics.ir.moves import move_of
+from deel_lip_tf.semantics.ir.primitives import (
+    AxisProducts,
+    Centering,
+    Concatenate,
+    Einsum,
+    Gather,
+    MatMul,
+)
 
-__all__ = ["LAYERS", "Unsupported"]
+__all__ = ["LAYERS"]
+
+
+def average_matrix(size: int, pool: int, stride: int, padding: str) -> np.ndarray:
+    """(size, outputs) matrix of the means of windows of an axis; what is beyond does not count."""
+    before, after = padding_amounts(size, pool, stride, padding)
+    starts = np.arange((size + before + after - pool) // stride + 1) * stride - before
+    places = np.arange(size)[:, None]
+    inside = (places >= starts) & (places < starts + pool)
+    return inside / inside.sum(axis=0)
 
 
 def _identity(lowering, layer, inputs):
@@ -34,57 +52,112 @@ def _identity(lowering, layer, inputs):
 
 def _single(inputs: list[int]) -> int:
     if len(inputs) != 1:
-        raise Unsupported("no rule is known for several inputs")
+        raise UnsupportedLayerError("no rule is known for several inputs")
     return inputs[0]
 
 
 def _moved(lowering, layer, inputs):
-    """A layer that moves, copies or averages entries: its float64 copy is the map."""
-    copy = lowering.copy(layer)
-    return lowering.builder.affine([_single(inputs)], lambda tensors, _: copy(tensors[0]))
+    """A layer that moves, copies or drops entries: what it does to their numbers says how."""
+    index, copy = _single(inputs), in_float64(layer)
+    move = move_of(copy, lowering.builder.shape(index))
+    if move is None:
+        raise UnsupportedLayerError("it does more than move entries")
+    return lowering.builder.affine(index, move)
 
 
-def _joined(lowering, layer, inputs):
-    """A layer of several inputs that adds, averages or concatenates them."""
-    axis = getattr(layer, "axis", -1)
-    rank = len(lowering.builder.shape(inputs[0])) + 1
-    if isinstance(axis, int) and axis % rank == 0:
-        raise Unsupported("it joins samples along the batch axis")
+def _exchanged(lowering, layer, inputs):
+    """Space for channels, or back, times the constant."""
+    twin = type(layer).from_config({**layer.get_config(), "k_coef_lip": 1.0})
+    return _times_constant(lowering, layer, _moved(lowering, twin, inputs))
+
+
+def _average_pooling(lowering, layer, inputs):
+    return _averaged(lowering, layer, inputs)
+
+
+def _scaled_average_pooling(lowering, layer, inputs):
+    factor = layer.k_coef_lip * math.sqrt(math.prod(layer.pool_size))
+    return _averaged(lowering, layer, inputs, factor)
+
+
+def _averaged(lowering, layer, inputs, factor: float = 1.0) -> int:
+    """Means of windows, of the places that are inside."""
+    builder = lowering.builder
+    index = decompositions.channels_last(builder, _single(inputs), layer)
+    axes = zip(builder.shape(index), layer.pool_size, layer.strides, strict=False)
+    matrices = [average_matrix(*axis, layer.padding) for axis in axes]
+    matrices[0] = factor * matrices[0]
+    index = builder.affine(index, AxisProducts((*matrices, None)))
+    return decompositions.last_if_first(builder, index, layer)
+
+
+def _global_average(lowering, layer, inputs):
+    return _globally_averaged(lowering, layer, inputs, 1.0)
+
+
+def _scaled_global_average(lowering, layer, inputs):
+    return _globally_averaged(lowering, layer, inputs, layer.k_coef_lip, root=True)
+
+
+def _globally_averaged(lowering, layer, inputs, factor: float, root: bool = False) -> int:
+    builder, index = lowering.builder, _single(inputs)
+    index = decompositions.channels_last(builder, index, layer)
+    *sizes, channels = builder.shape(index)
+    pixels = math.prod(sizes)
+    share = factor / (math.sqrt(pixels) if root else pixels)
+    matrices = [np.ones((size, 1)) for size in sizes]
+    matrices[0] = share * matrices[0]
+    index = builder.affine(index, AxisProducts((*matrices, None)))
+    index = decompositions.reshaped(builder, index, (channels,))
+    return decompositions.kept_axes(builder, index, layer)
+
+
+def _added(lowering, layer, inputs):
     _check_ranks(lowering, inputs)
-    copy = lowering.copy(layer)
-    return lowering.builder.affine(inputs, lambda tensors, _: copy(list(tensors)))
+    return decompositions.combined(lowering.builder, inputs, [1.0] * len(inputs))
+
+
+def _mean_of(lowering, layer, inputs):
+    _check_ranks(lowering, inputs)
+    return decompositions.combined(lowering.builder, inputs, [1.0 / len(inputs)] * len(inputs))
+
+
+def _concatenated(lowering, layer, inputs):
+    return concatenated(lowering.builder, inputs, layer.axis)
+
+
+def concatenated(builder, inputs: list[int], axis: int | None) -> int:
+    """Nodes side by side along an axis, counted with the batch axis."""
+    rank = len(builder.shape(inputs[0])) + 1
+    if axis is None or axis % rank == 0:
+        raise UnsupportedLayerError("it joins samples along the batch axis")
+    return builder.affine(inputs, Concatenate(axis % rank))
 
 
 def _subtracted(lowering, layer, inputs):
     _check_ranks(lowering, inputs)
-    return comparators.combined(lowering.builder, inputs, [1.0, -1.0])
+    return decompositions.combined(lowering.builder, inputs, [1.0, -1.0])
 
 
 def _largest(lowering, layer, inputs):
     _check_ranks(lowering, inputs)
-    return comparators.extreme_of(lowering.builder, inputs, sign=1.0)
+    return decompositions.extreme_of(lowering.builder, inputs, sign=1.0)
 
 
 def _smallest(lowering, layer, inputs):
     _check_ranks(lowering, inputs)
-    return comparators.extreme_of(lowering.builder, inputs, sign=-1.0)
+    return decompositions.extreme_of(lowering.builder, inputs, sign=-1.0)
 
 
 def _check_ranks(lowering, inputs) -> None:
     if len({len(lowering.builder.shape(index)) for index in inputs}) > 1:
-        raise Unsupported("inputs of different ranks are broadcast: reshape them first")
+        raise UnsupportedLayerError("inputs of different ranks are broadcast: reshape them first")
 
 
 def _dense(lowering, layer, inputs):
     kernel = effective_kernel(layer)
     bias = None if layer.bias is None else as_computed_with(layer, layer.bias)
-    return lowering.builder.affine([_single(inputs)], _contracted, kernel, bias)
-
-
-def _contracted(tensors, kernel):
-    if len(tensors[0].shape) == 2:
-        return tf.matmul(tensors[0], kernel)
-    return tf.tensordot(tensors[0], kernel, axes=1)
+    return lowering.builder.affine(_single(inputs), MatMul(kernel), bias)
 
 
 def _einsum_dense(lowering, layer, inputs):
@@ -92,11 +165,9 @@ def _einsum_dense(lowering, layer, inputs):
     try:
         linear_operators(layer, (None, *lowering.builder.shape(index)))
     except ValueError as error:
-        raise Unsupported(str(error)) from error
+        raise UnsupportedLayerError(str(error)) from error
     bias = None if layer.bias is None else as_computed_with(layer, layer.bias)
-    return lowering.builder.affine(
-        [index], lambda tensors, k: tf.einsum(layer.equation, tensors[0], k), kernel, bias
-    )
+    return lowering.builder.affine(index, Einsum(layer.equation, kernel), bias)
 
 
 def _rescaling(lowering, layer, inputs):
@@ -108,7 +179,7 @@ def _rescaling(lowering, layer, inputs):
 
 def _normalization(lowering, layer, inputs):
     if not layer.built or layer.variance is None:
-        raise Unsupported("it has no statistics yet: call `adapt`, or build it")
+        raise UnsupportedLayerError("it has no statistics yet: call `adapt`, or build it")
     mean = _statistics(layer, layer.input_mean, layer.mean)
     variance = _statistics(layer, layer.input_variance, layer.variance)
     deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
@@ -153,54 +224,63 @@ def _activated(make: Callable) -> Callable:
     """The rule of a layer that is one activation."""
 
     def rule(lowering, layer, inputs):
-        return lowering.builder.activation(_single(inputs), make(layer))
+        return lowering.builder.function(_single(inputs), make(layer))
 
     return rule
 
 
 def _relu(layer):
     if layer.threshold != 0:
-        raise Unsupported("its function jumps at `threshold`")
-    return activations.relu(layer.negative_slope or 0.0, layer.max_value)
+        raise UnsupportedLayerError("its function jumps at `threshold`")
+    return elementwise.relu(layer.negative_slope or 0.0, layer.max_value)
 
 
 def _softmax(lowering, layer, inputs):
-    raise Unsupported("it may only end the model, along its last axis")
+    raise UnsupportedLayerError("it may only end the model, along its last axis")
 
 
 def _max_pooling(lowering, layer, inputs):
-    windows = comparators.pooling_windows(lowering.builder, _single(inputs), layer)
-    return comparators.last_if_first(
-        lowering.builder, comparators.maximum_of_last(lowering.builder, windows), layer
+    windows = decompositions.pooling_windows(lowering.builder, _single(inputs), layer)
+    return decompositions.last_if_first(
+        lowering.builder, decompositions.maximum_of_last(lowering.builder, windows), layer
     )
 
 
 def _global_max_pooling(lowering, layer, inputs):
-    windows = comparators.global_windows(lowering.builder, _single(inputs), layer)
-    pooled = comparators.maximum_of_last(lowering.builder, windows)
-    return comparators.kept_axes(lowering.builder, pooled, layer)
+    windows = decompositions.global_windows(lowering.builder, _single(inputs), layer)
+    pooled = decompositions.maximum_of_last(lowering.builder, windows)
+    return decompositions.kept_axes(lowering.builder, pooled, layer)
 
 
 def _group_sort(lowering, layer, inputs):
-    builder, index = lowering.builder, comparators.channels_last(lowering.builder, inputs[0], layer)
+    builder, index = (
+        lowering.builder,
+        decompositions.channels_last(lowering.builder, inputs[0], layer),
+    )
     channels = builder.shape(index)[-1]
     size = channels if getattr(layer, "n", None) is None else min(layer.n, channels)
-    index = comparators.sorted_groups(builder, index, size)
-    return _times_constant(lowering, layer, comparators.last_if_first(builder, index, layer))
+    index = decompositions.sorted_groups(builder, index, size)
+    return _times_constant(lowering, layer, decompositions.last_if_first(builder, index, layer))
 
 
 def _max_min(lowering, layer, inputs):
-    builder, index = lowering.builder, comparators.channels_last(lowering.builder, inputs[0], layer)
-    index = comparators.positive_and_negative(builder, index)
-    return _times_constant(lowering, layer, comparators.last_if_first(builder, index, layer))
+    builder, index = (
+        lowering.builder,
+        decompositions.channels_last(lowering.builder, inputs[0], layer),
+    )
+    index = decompositions.positive_and_negative(builder, index)
+    return _times_constant(lowering, layer, decompositions.last_if_first(builder, index, layer))
 
 
 def _householder(lowering, layer, inputs):
-    builder, index = lowering.builder, comparators.channels_last(lowering.builder, inputs[0], layer)
+    builder, index = (
+        lowering.builder,
+        decompositions.channels_last(lowering.builder, inputs[0], layer),
+    )
     theta = np.asarray(keras.ops.convert_to_numpy(layer.theta), np.float64)
     normal = np.stack([np.sin(theta / 2), -np.cos(theta / 2)])
-    index = comparators.reflected(builder, index, normal)
-    return _times_constant(lowering, layer, comparators.last_if_first(builder, index, layer))
+    index = decompositions.reflected(builder, index, normal)
+    return _times_constant(lowering, layer, decompositions.last_if_first(builder, index, layer))
 
 
 def _times_constant(lowering, layer, index: int) -> int:
@@ -210,20 +290,20 @@ def _times_constant(lowering, layer, index: int) -> int:
 
 def _prelu_lip(lowering, layer, inputs):
     slopes = np.clip(as_computed_with(layer, layer.alpha), -1.0, 1.0)
-    index = lowering.builder.activation(_single(inputs), activations.prelu(slopes))
+    index = lowering.builder.function(_single(inputs), elementwise.prelu(slopes))
     return _times_constant(lowering, layer, index)
 
 
 def _norm_pooling(lowering, layer, inputs):
-    windows = comparators.pooling_windows(lowering.builder, _single(inputs), layer)
+    windows = decompositions.pooling_windows(lowering.builder, _single(inputs), layer)
     pooled = lowering.builder.norm(windows)
-    pooled = comparators.last_if_first(lowering.builder, pooled, layer)
+    pooled = decompositions.last_if_first(lowering.builder, pooled, layer)
     return _times_constant(lowering, layer, pooled)
 
 
 def _global_norm_pooling(lowering, layer, inputs):
-    windows = comparators.global_windows(lowering.builder, _single(inputs), layer)
-    pooled = comparators.kept_axes(lowering.builder, lowering.builder.norm(windows), layer)
+    windows = decompositions.global_windows(lowering.builder, _single(inputs), layer)
+    pooled = decompositions.kept_axes(lowering.builder, lowering.builder.norm(windows), layer)
     return _times_constant(lowering, layer, pooled)
 
 
@@ -263,13 +343,8 @@ def _layer_centering(lowering, layer, inputs):
     axes = layer.axis
     if axes is None:
         axes = range(1, rank - 1) if layer.data_format == "channels_last" else range(2, rank)
-    axes = [axes] if isinstance(axes, int) else list(axes)
-
-    def operator(tensors, k):
-        return tensors[0] * k[0] + tf.reduce_mean(tensors[0], axes, keepdims=True) * k[1]
-
-    signs = layer.k_coef_lip * np.array([1.0, -1.0])
-    centred = lowering.builder.affine([_single(inputs)], operator, signs)
+    axes = tuple(axis % rank for axis in ([axes] if isinstance(axes, int) else axes))
+    centred = lowering.builder.affine(_single(inputs), Centering(axes, layer.k_coef_lip))
     return _shifted(lowering, layer, centred, 1.0)
 
 
@@ -277,7 +352,7 @@ def _residual(lowering, layer, inputs):
     alpha = float(keras.ops.convert_to_numpy(layer.alpha))
     # 1 - share would keep few digits of a small difference.
     shares = [layer.k_coef_lip * _sigmoid(alpha), layer.k_coef_lip * _sigmoid(-alpha)]
-    return comparators.combined(lowering.builder, inputs, shares)
+    return decompositions.combined(lowering.builder, inputs, shares)
 
 
 def _sigmoid(x: float) -> float:
@@ -286,7 +361,7 @@ def _sigmoid(x: float) -> float:
 
 def _up_sampling(lowering, layer, inputs):
     if getattr(layer, "interpolation", "nearest") != "nearest":
-        raise Unsupported("only nearest interpolation has a rule")
+        raise UnsupportedLayerError("only nearest interpolation has a rule")
     return _moved(lowering, layer, inputs)
 
 
@@ -301,31 +376,21 @@ def _at_each_step(lowering, wrapper, inputs):
     _check_same_type(wrapper)
     builder, index = lowering.builder, _single(inputs)
 
-    def step(i: int) -> int:
-        one = builder.affine([index], lambda tensors, _: tensors[0][:, i])
-        return lowering.layer(wrapper.layer, [one])
-
-    steps = [step(i) for i in range(builder.shape(index)[0])]
-    return builder.affine(steps, lambda tensors, _: tf.stack(tensors, axis=1))
+    shape, steps = builder.shape(index), []
+    for i in range(shape[0]):
+        one = builder.affine(index, Gather((np.array([i]), *[None] * (len(shape) - 1))))
+        one = decompositions.reshaped(builder, one, shape[1:])
+        result = lowering.layer(wrapper.layer, [one])
+        steps.append(decompositions.reshaped(builder, result, (1, *builder.shape(result))))
+    return builder.affine(steps, Concatenate(1))
 
 
 def _check_same_type(wrapper) -> None:
     # The wrapper calls it without the change of type that a call of its own would make.
     if wrapper.layer.compute_dtype != wrapper.compute_dtype:
-        raise Unsupported("its layer computes in another type than the wrapper")
+        raise UnsupportedLayerError("its layer computes in another type than the wrapper")
 
 
-_MOVING = (
-    *kinds.MOVES,
-    layers.RepeatVector,
-    *kinds.AVERAGE_POOLINGS,
-    *kinds.GLOBAL_AVERAGES,
-    lip.InvertibleDownSampling,
-    lip.InvertibleUpSampling,
-    lip.ScaledAveragePooling2D,
-    lip.ScaledGlobalAveragePooling2D,
-    lip.ScaledAdaptiveAveragePooling2D,
-)
 _CONVOLUTIONS = (
     layers.Conv1D,
     layers.Conv2D,
@@ -338,7 +403,14 @@ _CONVOLUTIONS = (
 
 LAYERS: dict[type, Callable] = {
     **dict.fromkeys(kinds.IDENTITIES, _identity),
-    **dict.fromkeys(_MOVING, _moved),
+    **dict.fromkeys((*kinds.MOVES, layers.RepeatVector), _moved),
+    **dict.fromkeys(kinds.AVERAGE_POOLINGS, _average_pooling),
+    **dict.fromkeys(kinds.GLOBAL_AVERAGES, _global_average),
+    lip.InvertibleDownSampling: _exchanged,
+    lip.InvertibleUpSampling: _exchanged,
+    lip.ScaledAveragePooling2D: _scaled_average_pooling,
+    lip.ScaledGlobalAveragePooling2D: _scaled_global_average,
+    lip.ScaledAdaptiveAveragePooling2D: _scaled_global_average,
     **dict.fromkeys(_CONVOLUTIONS, convolution),
     layers.Dense: _dense,
     lip.SpectralDense: _dense,
@@ -357,17 +429,17 @@ LAYERS: dict[type, Callable] = {
     layers.Rescaling: _rescaling,
     layers.Normalization: _normalization,
     layers.BatchNormalization: _batch_normalization,
-    layers.Add: _joined,
-    layers.Average: _joined,
-    layers.Concatenate: _joined,
+    layers.Add: _added,
+    layers.Average: _mean_of,
+    layers.Concatenate: _concatenated,
     layers.Subtract: _subtracted,
     layers.Maximum: _largest,
     layers.Minimum: _smallest,
     layers.Activation: _activation_layer,
     layers.ReLU: _activated(_relu),
-    layers.LeakyReLU: _activated(lambda layer: activations.relu(layer.negative_slope)),
-    layers.PReLU: _activated(lambda layer: activations.prelu(as_computed_with(layer, layer.alpha))),
-    layers.ELU: _activated(lambda layer: activations.elu(layer.alpha)),
+    layers.LeakyReLU: _activated(lambda layer: elementwise.relu(layer.negative_slope)),
+    layers.PReLU: _activated(lambda layer: elementwise.prelu(as_computed_with(layer, layer.alpha))),
+    layers.ELU: _activated(lambda layer: elementwise.elu(layer.alpha)),
     layers.Softmax: _softmax,
     **dict.fromkeys(kinds.MAX_POOLINGS, _max_pooling),
     **dict.fromkeys(kinds.GLOBAL_MAXIMA, _global_max_pooling),

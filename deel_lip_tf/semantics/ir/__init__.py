@@ -1,0 +1,1 @@
+"""The intermediate representation that analyses read: typed primitives, and programs of them."""

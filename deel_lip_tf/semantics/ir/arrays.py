@@ -1,0 +1,127 @@
+"""The interpreter of the primitives in NumPy: for what is small, and to compare with."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["NUMPY", "NumPy"]
+
+Shape = tuple[int, ...]
+
+
+class NumPy:
+    """`primitives.Arrays` of `numpy.ndarray`, in float64.
+
+    Args:
+        is_absolute: whether coefficients are their absolute values.
+    """
+
+    def __init__(self, is_absolute: bool = False):
+        self._is_absolute = is_absolute
+
+    @property
+    def absolute(self) -> "NumPy":
+        """The interpreter of absolute values."""
+        return _ABSOLUTE
+
+    def coefficients(self, array: np.ndarray) -> np.ndarray:
+        """The array, or its absolute values."""
+        return np.abs(array) if self._is_absolute else array
+
+    def reshape(self, x: np.ndarray, shape: Shape) -> np.ndarray:
+        """(batch, ...) to (batch, *shape)."""
+        return x.reshape(len(x), *shape)
+
+    def transpose(self, x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+        """As `numpy.transpose`."""
+        return x.transpose(axes)
+
+    def take(self, x: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:
+        """As `numpy.take`."""
+        return np.take(x, indices, axis)
+
+    def pad(self, x: np.ndarray, amounts: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Zeros before and after each axis."""
+        return np.pad(x, amounts)
+
+    def scatter(self, x: np.ndarray, indices: np.ndarray, size: int, axis: int) -> np.ndarray:
+        """The adjoint of `take`."""
+        result = np.zeros((*x.shape[:axis], size, *x.shape[axis + 1 :]))
+        np.add.at(result, (*[slice(None)] * axis, indices), x)
+        return result
+
+    def concatenate(self, tensors: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        """As `numpy.concatenate`."""
+        return np.concatenate(tensors, axis)
+
+    def matmul(self, x: np.ndarray, matrix: np.ndarray, transposed: bool = False) -> np.ndarray:
+        """`x @ matrix`, or `x @ matrix.T`."""
+        return x @ (matrix.T if transposed else matrix)
+
+    def einsum(self, equation: str, *tensors: np.ndarray) -> np.ndarray:
+        """As `numpy.einsum`."""
+        return np.einsum(equation, *tensors, optimize=True)
+
+    def sum(self, x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+        """The sum over some axes, which stay with size 1."""
+        return x.sum(axis=tuple(axes), keepdims=True)
+
+    def conv(self, x: np.ndarray, kernel: np.ndarray, strides: Shape, dilation: Shape):
+        """A product of all windows with the kernel."""
+        *sizes, groups, inputs, outputs = kernel.shape
+        windows = _windows(x, sizes, strides, dilation)
+        *rest, _, taps = windows.shape
+        windows = windows.reshape(*rest, groups, inputs * taps)
+        # (inputs, taps, outputs), as the windows are laid out.
+        matrices = np.moveaxis(kernel.reshape(taps, groups, inputs, outputs), 0, 2)
+        products = np.matmul(
+            windows[..., None, :], matrices.reshape(groups, inputs * taps, outputs)
+        )
+        return products.reshape(*rest, groups * outputs)
+
+    def conv_adjoint(
+        self, y: np.ndarray, kernel: np.ndarray, strides: Shape, dilation: Shape, sizes: Shape
+    ) -> np.ndarray:
+        """The windows that each output gives back, added up."""
+        *taps, groups, inputs, outputs = kernel.shape
+        image = np.zeros((len(y), *sizes, groups * inputs))
+        counts = y.shape[1:-1]
+        y = y.reshape(*y.shape[:-1], groups, outputs)
+        for tap in np.ndindex(*taps):
+            given = np.einsum("...go,gio->...gi", y, kernel[tap]).reshape(*y.shape[:-2], -1)
+            starts = [t * rate for t, rate in zip(tap, dilation, strict=True)]
+            places = zip(starts, counts, strides, strict=True)
+            slices = [slice(a, a + (n - 1) * step + 1, step) for a, n, step in places]
+            image[(slice(None), *slices)] += given
+        return image
+
+    def maximum(self, x: np.ndarray, y: Any) -> np.ndarray:
+        """As `numpy.maximum`."""
+        return np.maximum(x, y)
+
+    def minimum(self, x: np.ndarray, y: Any) -> np.ndarray:
+        """As `numpy.minimum`."""
+        return np.minimum(x, y)
+
+    def sort(self, x: np.ndarray) -> np.ndarray:
+        """The last axis in ascending order."""
+        return np.sort(x, axis=-1)
+
+    def where(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """As `numpy.where`."""
+        return np.where(condition, x, y)
+
+
+def _windows(x: np.ndarray, sizes, strides: Shape, dilation: Shape) -> np.ndarray:
+    """(batch, *places, channels, taps) views of an image (batch, *sizes, channels)."""
+    reach = [(k - 1) * rate + 1 for k, rate in zip(sizes, dilation, strict=True)]
+    axes = tuple(range(1, x.ndim - 1))
+    views = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
+    views = views[(slice(None), *(slice(None, None, step) for step in strides))]
+    views = views[(..., *(slice(None, None, rate) for rate in dilation))]
+    return views.reshape(*views.shape[: x.ndim], math.prod(sizes))
+
+
+NUMPY, _ABSOLUTE = NumPy(), NumPy(is_absolute=True)

@@ -1,0 +1,189 @@
+"""Maxima, sorting and reflections: each is a few ReLUs of differences, between affine maps.
+
+`max(a, b) = b + relu(a - b)` and `min(a, b) = a - relu(a - b)`. What one ReLU cannot know is kept
+as an interval rule of the output.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from deel_lip_tf.normalizers import padding_amounts
+from deel_lip_tf.semantics.ir.elementwise import relu
+from deel_lip_tf.semantics.ir.intervals import (
+    Exchanged,
+    Extreme,
+    IntervalRule,
+    PairMaxima,
+    PositiveParts,
+    Sorted,
+)
+from deel_lip_tf.semantics.ir.primitives import (
+    Blocks,
+    MatMul,
+    Pick,
+    Reshape,
+    Scale,
+    Sum,
+    Transpose,
+)
+from deel_lip_tf.semantics.ir.program import Builder
+from deel_lip_tf.semantics.ir.sorting import sorting_network
+
+__all__ = [
+    "channels_last",
+    "combined",
+    "extreme_of",
+    "global_windows",
+    "kept_axes",
+    "last_if_first",
+    "maximum_of_last",
+    "pooling_windows",
+    "positive_and_negative",
+    "reflected",
+    "reshaped",
+    "sorted_groups",
+]
+
+
+def combined(
+    builder: Builder,
+    parents: Sequence[int],
+    weights: Sequence[float],
+    interval: IntervalRule | None = None,
+) -> int:
+    """The weighted sum of some nodes, which broadcast."""
+    return builder.affine(parents, Sum(tuple(map(Scale, weights))), interval=interval)
+
+
+def extreme_of(builder: Builder, parents: Sequence[int], sign: float) -> int:
+    """The entrywise maximum (`sign` 1) or minimum (-1) of some nodes, which broadcast."""
+    extreme = parents[0]
+    for parent in parents[1:]:
+        surplus = combined(builder, [parent, extreme], [sign, -sign])
+        positive = builder.function(surplus, relu())
+        rule = Extreme((extreme, parent), sign)
+        extreme = combined(builder, [extreme, positive], [1.0, sign], rule)
+    return extreme
+
+
+def maximum_of_last(builder: Builder, index: int) -> int:
+    """The maximum over the last axis, by rounds in which pairs are compared."""
+    while (size := builder.shape(index)[-1]) > 1:
+        half = size // 2
+        eye = np.eye(size)
+        # One entry is left over where their number is odd.
+        first, others = eye[:, :half], eye[:, half:]
+        surplus = builder.affine(index, MatMul(first - others[:, :half]))
+        positive = builder.function(surplus, relu())
+        linear = Sum((MatMul(others), MatMul(np.eye(half, size - half))))
+        index = builder.affine([index, positive], linear, interval=PairMaxima((index,)))
+    return reshaped(builder, index, builder.shape(index)[:-1])
+
+
+def sorted_groups(builder: Builder, index: int, size: int) -> int:
+    """Sorts consecutive groups of the last axis in ascending order, by a network of comparators."""
+    if size == 1:
+        return index
+    shape = builder.shape(index)
+    index = reshaped(builder, index, (*shape[:-1], shape[-1] // size, size))
+    start, stages = index, sorting_network(size)
+    for position, pairs in enumerate(stages):
+        low, high = (np.eye(size)[:, list(side)] for side in zip(*pairs, strict=True))
+        positive = builder.function(builder.affine(index, MatMul(low - high)), relu())
+        is_last = position + 1 == len(stages)
+        rule = Sorted((start,)) if is_last else Exchanged((index,), tuple(pairs))
+        linear = Sum((Scale(), MatMul((high - low).T)))
+        index = builder.affine([index, positive], linear, interval=rule)
+    return reshaped(builder, index, shape)
+
+
+def positive_and_negative(builder: Builder, index: int) -> int:
+    """`relu(x)` and `relu(-x)` along the last axis, by one ReLU: `relu(-x) = relu(x) - x`."""
+    positive = builder.function(index, relu())
+    ones = np.ones(builder.shape(index)[-1])
+    linear = Sum(
+        (Blocks(np.stack([0.0 * ones, -ones])[None]), Blocks(np.stack([ones, ones])[None]))
+    )
+    return builder.affine([index, positive], linear, interval=PositiveParts((index,)))
+
+
+def reflected(builder: Builder, index: int, normal: np.ndarray) -> int:
+    """Pairs of channels `z` to `z - 2 relu(n . z) n`: one ReLU on one linear form.
+
+    Args:
+        builder: takes the nodes.
+        index: node with the channels last; channel i pairs with channel i + half.
+        normal: (2, half) unit vectors.
+    """
+    positive = builder.function(builder.affine(index, Blocks(normal[:, None])), relu())
+    linear = Sum((Scale(), Blocks(-2.0 * normal[None])))
+    return builder.affine([index, positive], linear)
+
+
+def pooling_windows(builder: Builder, index: int, layer) -> int:
+    """The windows of a pooling layer, (*outputs, channels, window), channels last.
+
+    Where a window reaches beyond a border, an entry inside takes the place of the missing one:
+    the largest of the window stays the same.
+    """
+    index = channels_last(builder, index, layer)
+    *sizes, channels = builder.shape(index)
+    axes = zip(sizes, layer.pool_size, layer.strides, strict=True)
+    taken = [_window_indices(*axis, layer.padding) for axis in axes]
+    # (outputs, window) along each axis, as positions in the flattened image.
+    grids = np.ix_(*[indices.ravel() for indices in taken], np.arange(channels))
+    flat = np.ravel_multi_index(grids, (*sizes, channels))
+    flat = flat.reshape([*(n for indices in taken for n in indices.shape), channels])
+    rank = len(sizes)
+    flat = flat.transpose([*range(0, 2 * rank, 2), 2 * rank, *range(1, 2 * rank, 2)])
+    counts = [len(indices) for indices in taken]
+    return builder.affine(index, Pick(flat.reshape(*counts, channels, -1)))
+
+
+def _window_indices(size: int, pool: int, stride: int, padding: str) -> np.ndarray:
+    """(outputs, pool) positions along one axis."""
+    before, after = padding_amounts(size, pool, stride, padding)
+    starts = np.arange((size + before + after - pool) // stride + 1) * stride - before
+    return np.clip(starts[:, None] + np.arange(pool), 0, size - 1)
+
+
+def global_windows(builder: Builder, index: int, layer) -> int:
+    """The whole image as one window, (channels, pixels)."""
+    index = channels_last(builder, index, layer)
+    *sizes, channels = builder.shape(index)
+    index = reshaped(builder, index, (math.prod(sizes), channels))
+    return builder.affine(index, Transpose((0, 2, 1)))
+
+
+def kept_axes(builder: Builder, index: int, layer) -> int:
+    """(channels,) with the spatial axes of size 1 that `keepdims` asks for."""
+    if not layer.keepdims:
+        return index
+    rank = layer.input_spec.ndim - 2 if layer.input_spec is not None else 2
+    channels = builder.shape(index)
+    ones = (1,) * rank
+    is_last = layer.data_format == "channels_last"
+    return reshaped(builder, index, (*ones, *channels) if is_last else (*channels, *ones))
+
+
+def reshaped(builder: Builder, index: int, shape: tuple[int, ...]) -> int:
+    """The same entries in another shape."""
+    return index if shape == builder.shape(index) else builder.affine(index, Reshape(tuple(shape)))
+
+
+def channels_last(builder: Builder, index: int, layer) -> int:
+    """The input of a layer with its channels last."""
+    if getattr(layer, "data_format", None) != "channels_first":
+        return index
+    rank = len(builder.shape(index))
+    return builder.affine(index, Transpose((0, *range(2, rank + 1), 1)))
+
+
+def last_if_first(builder: Builder, index: int, layer) -> int:
+    """Undoes `channels_last`."""
+    if getattr(layer, "data_format", None) != "channels_first":
+        return index
+    rank = len(builder.shape(index))
+    return builder.affine(index, Transpose((0, rank, *range(1, rank))))
