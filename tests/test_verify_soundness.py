@@ -13,6 +13,7 @@ from deel_lip_tf.semantics.ir.layer_rules import LAYERS
 from deel_lip_tf.verify.arguments import program_of
 from deel_lip_tf.verify.propagation import alpha
 from deel_lip_tf.verify.search import branching
+from deel_lip_tf.verify.tensorflow import evaluate
 
 POINTS = 4500  # of each of two samples, for each of more than a hundred rows
 STARTS, STEPS = 4, 8
@@ -71,7 +72,7 @@ def descended(model, domain):
         point = tf.constant(x.reshape(-1, *x.shape[2:]))
         with tf.GradientTape() as tape:
             tape.watch(point)
-            output = tf.reduce_sum(signs * program.evaluate(point)[program.output])
+            output = tf.reduce_sum(signs * evaluate(program, point)[program.output])
         slope = np.asarray(tape.gradient(output, point)).reshape(x.shape)
         x = verify_cases.project(domain, x - 0.5 * 0.7**step * width * np.sign(slope))
     return x

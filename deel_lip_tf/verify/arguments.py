@@ -34,8 +34,14 @@ def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> 
     A program is known by the model's configuration and a digest of all that its calls compute with.
 
     Raises:
-        TypeError, ValueError: as in `lower`.
+        TypeError, ValueError: as in `lower_model`; another backend than TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Verification needs Keras on TensorFlow. Received: the backend "
+            f"{keras.backend.backend()!r}. Save the model, and verify it in a process with "
+            "KERAS_BACKEND=tensorflow."
+        )
     return _KEPT.get(_digest(model, input_shape), lambda: lower_model(model, input_shape))
 
 

@@ -236,6 +236,9 @@ def _relu(layer):
 
 
 def _softmax(lowering, layer, inputs):
+    rank = len(lowering.builder.shape(_single(inputs))) + 1
+    if layer.axis in (-1, rank - 1):
+        return lowering.activate(inputs[0], keras.activations.softmax)
     raise UnsupportedLayerError("it may only end the model, along its last axis")
 
 

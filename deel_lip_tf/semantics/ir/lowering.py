@@ -15,10 +15,20 @@ from deel_lip_tf.semantics.ir.program import Builder, Call, Program
 
 __all__ = ["lower_model"]
 
+CANNOT_BE_VERIFIED = (
+    "`model` cannot be verified; no linear relaxation is known for: {}. Replace each of them by "
+    "layers of the list in `deel_lip_tf.verify`, or verify the part of the model without them."
+)
+
 _SOFTMAX = ("softmax", "log_softmax")
 
 
-def lower_model(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Program:
+def lower_model(
+    model: keras.Model,
+    input_shape: tuple[int, ...] | None = None,
+    sentence: str = CANNOT_BE_VERIFIED,
+    keeps_softmax: bool = False,
+) -> Program:
     """Lowers a model to a program that computes the same function in float64.
 
     The program holds the weights as stored, rounded to the type the layers compute in; of a
@@ -30,11 +40,13 @@ def lower_model(model: keras.Model, input_shape: tuple[int, ...] | None = None) 
     Args:
         model: a Sequential or functional model with one input and one output.
         input_shape: shape of one sample, where the model leaves sizes open.
+        sentence: what is said of layers without a rule, with their names in place of `{}`.
+        keeps_softmax: whether a softmax that is not the end is a node, which has no relaxation.
 
     Raises:
         TypeError: `model` is not a Keras model.
-        ValueError: several inputs or outputs, unknown sizes, another backend than TensorFlow, or
-            layers, activations or operations without a rule: all of them are named.
+        ValueError: several inputs or outputs, unknown sizes, or layers, activations or operations
+            without a rule: all of them are named.
     """
     _check_model(model)
     expected = tuple(model.inputs[0].shape[1:])
@@ -52,20 +64,15 @@ def lower_model(model: keras.Model, input_shape: tuple[int, ...] | None = None) 
             f"The input of `model` must have known sizes. Received: {shape}. Build it on an "
             "`Input` of the shape of your samples."
         )
-    lowering = _Lowering(model, shape)
+    lowering = _Lowering(model, shape, keeps_softmax)
     output = lowering.run()
-    lowering.raise_if_unsupported()
+    if lowering.unsupported:
+        raise UnsupportedLayerError(sentence.format("; ".join(lowering.unsupported)))
     builder = lowering.builder
     return Program(tuple(builder.nodes), output, tuple(lowering.calls), lowering.dropped)
 
 
 def _check_model(model) -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Verification needs Keras on TensorFlow. Received: the backend "
-            f"{keras.backend.backend()!r}. Save the model, and verify it in a process with "
-            "KERAS_BACKEND=tensorflow."
-        )
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
     if not is_readable(model):
@@ -84,12 +91,13 @@ def _check_model(model) -> None:
 class _Lowering:
     """Passes over a model: collects nodes, calls, and everything without a rule."""
 
-    def __init__(self, model: keras.Model, shape: tuple[int, ...]):
+    def __init__(self, model: keras.Model, shape: tuple[int, ...], keeps_softmax: bool):
         self.builder = Builder(shape)
         self.calls: list[Call] = []
         self.dropped: str | None = None
+        self.unsupported: list[str] = []
         self._graph = graph_of(model)
-        self._unsupported: list[str] = []
+        self._keeps_softmax = keeps_softmax
 
     def run(self) -> int:
         """Lowers the calls of the model; returns the node of its output."""
@@ -144,6 +152,8 @@ class _Lowering:
             return index
         if isinstance(activation, keras.layers.Layer):
             return self.layer(activation, [index])
+        if activation is keras.activations.softmax and self._keeps_softmax:
+            return self.builder.softmax(index)
         try:
             make = FUNCTIONS.get(activation)
         except TypeError:  # a callable object that cannot be hashed is nobody's known function
@@ -167,15 +177,5 @@ class _Lowering:
 
     def _add_unsupported(self, call: GraphCall, reason: str) -> None:
         text = f"{call.name!r} ({type(call.operation).__name__}: {reason})"
-        if text not in self._unsupported:
-            self._unsupported.append(text)
-
-    def raise_if_unsupported(self) -> None:
-        """Raises one error that names everything without a rule."""
-        if self._unsupported:
-            raise ValueError(
-                "`model` cannot be verified; no linear relaxation is known for: "
-                + "; ".join(self._unsupported)
-                + ". Replace each of them by layers of the list in `deel_lip_tf.verify`, or verify "
-                "the part of the model without them."
-            )
+        if text not in self.unsupported:
+            self.unsupported.append(text)

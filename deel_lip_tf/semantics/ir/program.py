@@ -26,6 +26,7 @@ __all__ = [
     "Node",
     "Norm",
     "Program",
+    "Softmax",
     "ancestors",
 ]
 
@@ -79,7 +80,15 @@ class Norm:
     shape: Shape
 
 
-Node = Input | Affine | Elementwise | Norm
+@dataclass(frozen=True, eq=False)
+class Softmax:
+    """The softmax over the last axis of the parent: where files are written, not where verified."""
+
+    parents: tuple[int]
+    shape: Shape
+
+
+Node = Input | Affine | Elementwise | Norm | Softmax
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +196,10 @@ class Builder:
     def norm(self, parent: int) -> int:
         """Appends the Euclidean norm over the last axis."""
         return self._append(Norm((parent,), self.shape(parent)[:-1]))
+
+    def softmax(self, parent: int) -> int:
+        """Appends a softmax over the last axis."""
+        return self._append(Softmax((parent,), self.shape(parent)))
 
     def _append(self, node: Node) -> int:
         self.nodes.append(node)
