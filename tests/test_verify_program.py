@@ -10,8 +10,8 @@ from keras import activations, layers, ops
 
 import verify_cases
 from deel_lip_tf import layers as lip
-from deel_lip_tf.bounds import kernels, operations
-from deel_lip_tf.layers import known
+from deel_lip_tf.semantics import functions
+from deel_lip_tf.semantics.rule import registered
 from deel_lip_tf.semantics.sorting import sorting_network
 from deel_lip_tf.verify import robustness
 from deel_lip_tf.verify.activations import FUNCTIONS
@@ -217,9 +217,14 @@ def test_lower_precision_is_verified_with_the_rounded_kernel():
 
 def test_what_has_a_constant_has_a_rule():
     """Except what may only end a model, and products, which have no constant either."""
-    assert set(known._ACTIVATIONS) - set(FUNCTIONS) == {activations.linear, activations.softmax}
-    types = {*known._RULES, *kernels._RULES, *operations._MERGES}
-    assert types - set(LAYERS) == {layers.Multiply, layers.Dot}
+    missing = set(functions.FUNCTIONS) - set(FUNCTIONS)
+    assert missing == {activations.linear, activations.softmax}
+    bounded = {
+        kind
+        for kind, rule in registered().items()
+        if isinstance(kind, type) and any(map(rule.knows, ("lipschitz", "operators", "merge")))
+    }
+    assert bounded - set(LAYERS) == {layers.Multiply, layers.Dot}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a layer computes with besides its weights."""
+"""What a layer computes with: its weights as it reads them, and what it keeps besides them."""
 
 import keras
 import numpy as np
@@ -6,11 +6,29 @@ from keras import layers, ops
 
 from deel_lip_tf._keras import flat_layers
 
-__all__ = ["copy_state", "state_of"]
+__all__ = ["as_float64", "copy_state", "is_constrained", "kernel_of", "state_of"]
 
 # Tensors that Keras makes of weights when it is told to, and computes with from then on: setting
 # the weights does not change them.
 _BESIDE_WEIGHTS: dict[type, tuple[str, ...]] = {layers.Normalization: ("mean", "variance")}
+
+
+def is_constrained(layer) -> bool:
+    """Whether a layer computes with another kernel than it stores."""
+    return hasattr(type(layer), "effective_kernel")
+
+
+def kernel_of(layer, name: str = "kernel") -> np.ndarray:
+    """The kernel the forward pass multiplies with, as float64: rounded to the compute type."""
+    kernel = layer.effective_kernel() if is_constrained(layer) else getattr(layer, name)
+    return as_float64(ops.cast(kernel, layer.compute_dtype))
+
+
+def as_float64(values) -> np.ndarray:
+    """A variable, a tensor or an array as NumPy's float64."""
+    if isinstance(values, keras.Variable) or ops.is_tensor(values):
+        values = ops.convert_to_numpy(values)
+    return np.asarray(values).astype(np.float64)
 
 
 def state_of(operation: keras.Operation) -> list[np.ndarray]:

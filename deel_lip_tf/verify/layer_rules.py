@@ -14,8 +14,8 @@ from keras import layers
 
 from deel_lip_tf import layers as lip
 from deel_lip_tf.bounds.evaluation.copies import as_computed_with
-from deel_lip_tf.bounds.kernels import linear_operators
-from deel_lip_tf.layers import kinds
+from deel_lip_tf.semantics.rule import kinds_of, rule_for
+from deel_lip_tf.semantics.rules import data_movement, identity, pooling
 from deel_lip_tf.verify import activations, comparators
 from deel_lip_tf.verify.convolution_rules import (
     convolution,
@@ -90,7 +90,7 @@ def _contracted(tensors, kernel):
 def _einsum_dense(lowering, layer, inputs):
     kernel, index = effective_kernel(layer), _single(inputs)
     try:
-        linear_operators(layer, (None, *lowering.builder.shape(index)))
+        rule_for(layer).operators(layer, (None, *lowering.builder.shape(index)))
     except ValueError as error:
         raise Unsupported(str(error)) from error
     bias = None if layer.bias is None else as_computed_with(layer, layer.bias)
@@ -316,10 +316,10 @@ def _check_same_type(wrapper) -> None:
 
 
 _MOVING = (
-    *kinds.MOVES,
+    *kinds_of(data_movement.DataMovement),
     layers.RepeatVector,
-    *kinds.AVERAGE_POOLINGS,
-    *kinds.GLOBAL_AVERAGES,
+    *kinds_of(pooling.AveragePooling),
+    *kinds_of(pooling.GlobalAverage),
     lip.InvertibleDownSampling,
     lip.InvertibleUpSampling,
     lip.ScaledAveragePooling2D,
@@ -337,7 +337,7 @@ _CONVOLUTIONS = (
 )
 
 LAYERS: dict[type, Callable] = {
-    **dict.fromkeys(kinds.IDENTITIES, _identity),
+    **dict.fromkeys(kinds_of(identity.Identity), _identity),
     **dict.fromkeys(_MOVING, _moved),
     **dict.fromkeys(_CONVOLUTIONS, convolution),
     layers.Dense: _dense,
@@ -353,7 +353,7 @@ LAYERS: dict[type, Callable] = {
     layers.Conv2DTranspose: transposed,
     layers.Conv3DTranspose: transposed,
     lip.SpectralConv2DTranspose: transposed,
-    **dict.fromkeys(kinds.UP_SAMPLINGS, _up_sampling),
+    **dict.fromkeys(kinds_of(data_movement.UpSampling), _up_sampling),
     layers.Rescaling: _rescaling,
     layers.Normalization: _normalization,
     layers.BatchNormalization: _batch_normalization,
@@ -369,8 +369,8 @@ LAYERS: dict[type, Callable] = {
     layers.PReLU: _activated(lambda layer: activations.prelu(as_computed_with(layer, layer.alpha))),
     layers.ELU: _activated(lambda layer: activations.elu(layer.alpha)),
     layers.Softmax: _softmax,
-    **dict.fromkeys(kinds.MAX_POOLINGS, _max_pooling),
-    **dict.fromkeys(kinds.GLOBAL_MAXIMA, _global_max_pooling),
+    **dict.fromkeys(kinds_of(pooling.MaxPooling), _max_pooling),
+    **dict.fromkeys(kinds_of(pooling.GlobalMaximum), _global_max_pooling),
     layers.TimeDistributed: _at_each_step,
     layers.SpectralNormalization: _wrapped,
     lip.GroupSort: _group_sort,

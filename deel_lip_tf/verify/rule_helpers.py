@@ -2,13 +2,10 @@
 
 import numpy as np
 
-from deel_lip_tf.bounds.layers import kernel_of
+from deel_lip_tf.errors import UnsupportedLayerError as Unsupported
+from deel_lip_tf.semantics.state import kernel_of
 
 __all__ = ["Unsupported", "effective_kernel"]
-
-
-class Unsupported(ValueError):
-    """A layer or operation has no rule; the message is the reason, without its name."""
 
 
 def effective_kernel(layer, name: str = "kernel") -> np.ndarray:

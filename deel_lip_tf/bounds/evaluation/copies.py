@@ -8,12 +8,7 @@ from deel_lip_tf._keras import is_autocast
 from deel_lip_tf.bounds.evaluation.layers import computable
 from deel_lip_tf.semantics.state import copy_state
 
-__all__ = ["as_computed_with", "in_float64", "is_constrained"]
-
-
-def is_constrained(layer) -> bool:
-    """Whether a layer computes with another kernel than it stores."""
-    return hasattr(type(layer), "effective_kernel")
+__all__ = ["as_computed_with", "in_float64"]
 
 
 def in_float64(layer: keras.layers.Layer) -> keras.layers.Layer:

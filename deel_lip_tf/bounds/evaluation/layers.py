@@ -7,21 +7,9 @@ it has not got is computed by what it has: between two transpositions, or one pl
 import keras
 from keras import layers, ops
 
-from deel_lip_tf.layers import kinds
-from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
-from deel_lip_tf.layers.pooling import ScaledAveragePooling2D, ScaledL2NormPooling2D
+from deel_lip_tf.semantics.rule import rule_for
 
 __all__ = ["computable", "plain_of"]
-
-_SLIDING = (
-    *kinds.CONVOLUTIONS,
-    *kinds.TRANSPOSED_CONVOLUTIONS,
-    PadConv2D,
-    *kinds.MAX_POOLINGS,
-    *kinds.AVERAGE_POOLINGS,
-    ScaledAveragePooling2D,
-    ScaledL2NormPooling2D,
-)
 
 
 def computable(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -32,7 +20,8 @@ def computable(layer: keras.layers.Layer) -> keras.layers.Layer:
     """
     if keras.backend.backend() != "tensorflow":
         return layer
-    if type(layer) in _SLIDING and layer.data_format == "channels_first":
+    known = rule_for(layer)
+    if known is not None and known.slides and layer.data_format == "channels_first":
         return ChannelsLast(layer)
     if type(layer) in _POOLS:
         return PlaneByPlane(layer)

@@ -1,0 +1,195 @@
+"""Layers that shift and scale entries by numbers that do not depend on the sample."""
+
+import math
+
+import keras
+import numpy as np
+from keras import layers
+
+from deel_lip_tf import layers as lip
+from deel_lip_tf._rounding import UP_FEW, argument_rounding, sqrt_outward
+from deel_lip_tf.semantics.norms import L2, Norm
+from deel_lip_tf.semantics.operators import Shape
+from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
+from deel_lip_tf.semantics.rule import Rule, rule
+from deel_lip_tf.semantics.sizes import is_beside_features
+from deel_lip_tf.semantics.state import as_float64
+
+__all__ = ["LayerCentering", "Scaling", "broadcast_norm"]
+
+_UNBUILT = "it is not built, and its arguments may broadcast its input: build it"
+
+
+class Scaling(Rule):
+    """`(x - mean) * scale + bias`, in any arrangement."""
+
+    gradient = "scale"
+
+    def rounding(self, layer, shapes):
+        return _of_affine(layer, shapes)
+
+
+@rule(layers.Rescaling)
+class Rescaling(Scaling):
+    """`x * scale + offset`."""
+
+    casts_integers = True
+
+    def lipschitz(self, layer, input_shape, norm):
+        scale = as_float64(layer.scale)
+        copies = broadcast_copies(layer, input_shape, scale.shape, np.shape(layer.offset))
+        return _broadcast(layer, np.max(np.abs(scale)), copies, norm)
+
+    def reason(self, layer):
+        return None if layer.built else _UNBUILT
+
+    def singular_values(self, layer, input_shape):
+        return _diagonal(layer.scale)
+
+
+@rule(layers.Normalization)
+class Normalization(Scaling):
+    """`(x - mean) / sqrt(variance)`, or its inverse; both divide or multiply by the same number."""
+
+    casts_integers = True
+
+    def lipschitz(self, layer, input_shape, norm):
+        if (scale := self._scale(layer)) is None:
+            return None
+        copies = broadcast_copies(layer, input_shape, layer.mean.shape, layer.variance.shape)
+        return _broadcast(layer, scale.max(), copies, norm)
+
+    def reason(self, layer):
+        return None if layer.built else _UNBUILT
+
+    def singular_values(self, layer, input_shape):
+        scale = self._scale(layer)
+        return None if scale is None else _diagonal(scale)
+
+    def _scale(self, layer) -> np.ndarray | None:
+        # Before `build` the statistics are not there.
+        if not layer.built or layer.variance is None:
+            return None
+        deviation = np.maximum(np.sqrt(as_float64(layer.variance)), keras.config.epsilon())
+        return deviation if layer.invert else 1.0 / deviation
+
+
+@rule(layers.BatchNormalization)
+class BatchNormalization(Scaling):
+    """`gamma * (x - mean) / sqrt(variance + epsilon) + beta` with its moving statistics."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        if (scale := self._scale(layer)) is None:
+            return None
+        # The layer computes in float32 at least, whatever its policy.
+        return float(np.max(np.abs(scale))) * argument_rounding("float32")
+
+    def singular_values(self, layer, input_shape):
+        scale = self._scale(layer)
+        return None if scale is None else _diagonal(scale)
+
+    def keeps_size(self, layer, axis, rank):
+        return is_beside_features(layer, axis, rank)
+
+    def _scale(self, layer) -> np.ndarray | None:
+        if not layer.built:
+            return None
+        factor = as_float64(layer.gamma) if layer.scale else 1.0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return factor / np.sqrt(as_float64(layer.moving_variance) + layer.epsilon)
+
+
+@rule(lip.ScaleBias, lip.BatchCentering)
+class Shifted(Scaling):
+    """`x - mean` or `scalar * x`, plus a bias, times `k_coef_lip`."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        return layer.lipschitz_constant()
+
+    def keeps_size(self, layer, axis, rank):
+        return is_beside_features(layer, axis, rank)
+
+
+@rule(lip.BatchLipNorm)
+class BatchLipNorm(Shifted):
+    """`x - mean`, over a deviation, plus a bias, times `k_coef_lip`."""
+
+    gradient = None
+
+
+@rule(lip.LayerCentering)
+class LayerCentering(Rule):
+    """`x - mean(x) + bias` over some axes, times `k_coef_lip`: a projection, scaled."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        constant = layer.lipschitz_constant()
+        # x - mean(x) over n entries: rows and columns have absolute sums 2 (1 - 1/n) < 2.
+        return constant if norm == L2 else 2.0 * constant
+
+    def rounding(self, layer, shapes):
+        offset = broadcast_norm(layer.bias, shapes)
+        return shapes.rounding(2.0 * gamma(math.prod(shapes.inputs) + 8), offset)
+
+    def singular_values(self, layer, input_shape):
+        return 0.0, layer.k_coef_lip  # the constants are mapped to 0
+
+
+def broadcast_norm(values, shapes: CallShapes) -> float:
+    """Bounds the norm of numbers that broadcast to the output of a call."""
+    if values is None:
+        return 0.0
+    largest = np.abs(as_float64(values)).max(initial=0.0)
+    return float(largest) * math.sqrt(math.prod(shapes.outputs))
+
+
+def broadcast_copies(layer, input_shape: Shape, *arguments: tuple) -> int | None:
+    """How often each entry of the input is copied where larger arguments broadcast it.
+
+    Args:
+        layer: asked for the shape it was built with where `input_shape` is None.
+        input_shape: with the batch axis.
+        *arguments: shapes of the arrays that the input is combined with, entry by entry.
+
+    Returns:
+        The number, or None where it is not known, or where the batch axis would be broadcast.
+    """
+    if all(math.prod(shape) == 1 for shape in arguments):
+        return 1
+    if input_shape is None and layer.built:
+        input_shape = (layer.get_build_config() or {}).get("input_shape")
+    if input_shape is None:
+        return None
+    rank = len(input_shape)
+    if any(len(s) > rank or (len(s) == rank and s[0] != 1) for s in arguments):
+        return None
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in arguments]
+    pairs = list(
+        zip(input_shape[1:], [max(axis) for axis in zip(*padded, strict=True)][1:], strict=True)
+    )
+    if any(size is None and wanted != 1 for size, wanted in pairs):
+        return None
+    return math.prod(wanted for size, wanted in pairs if size == 1)
+
+
+def _broadcast(layer, scale: float, copies: int | None, norm: Norm) -> float | None:
+    """The constant of a scale, where entries are copied before it."""
+    if copies is None:
+        return None
+    constant = float(scale * sqrt_outward(copies)) * argument_rounding(layer.compute_dtype)
+    if norm == L2 or copies == 1:
+        return constant
+    return constant / math.sqrt(copies) * norm.copies(copies) * UP_FEW
+
+
+def _of_affine(layer, shapes: CallShapes) -> Rounding:
+    shift = broadcast_norm(getattr(layer, "mean", None), shapes)
+    shift += broadcast_norm(getattr(layer, "moving_mean", None), shapes)
+    offset = (1.0 + shapes.constant) * shift
+    for name in ("bias", "beta", "offset"):
+        offset += broadcast_norm(getattr(layer, name, None), shapes)
+    return shapes.rounding(gamma(32), offset)
+
+
+def _diagonal(entries) -> tuple[float, float]:
+    absolute = np.abs(as_float64(entries))
+    return float(absolute.min()), float(absolute.max())
