@@ -74,8 +74,10 @@ def is_of_keras(operation) -> bool:
 
 
 def operation_name(operation) -> str:
-    """The name of the class of an operation of `keras.ops`; "" of anything else."""
-    is_operation = type(operation).__module__.startswith("keras.src.ops.")
+    """The name of the class of an operation of Keras that is not a layer; "" of anything else."""
+    is_operation = type(operation).__module__.startswith(
+        ("keras.src.ops.", "keras.src.activations.")
+    )
     return type(operation).__name__ if is_operation else ""
 
 

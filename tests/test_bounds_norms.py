@@ -11,10 +11,11 @@ import oracles
 from deel_lip_tf.bounds import lipschitz_bound
 from deel_lip_tf.bounds.norms import absolute_sums as sums
 from deel_lip_tf.bounds.norms import convolution as convolutions
-from deel_lip_tf.bounds.norms.convolution import Convolution, convolution_bound
+from deel_lip_tf.bounds.norms.convolution import convolution_bound
 from deel_lip_tf.bounds.norms.operators import operator_bound
 from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
 from deel_lip_tf.semantics.norms import L1, LINF
+from deel_lip_tf.semantics.operators import Convolution
 
 ORACLE = 1e-12  # relative rounding of numpy's singular values, for the sizes below
 ORACLE_UP = 1 + 1e-14  # of sums of a few dozen terms

@@ -18,10 +18,11 @@ from keras import layers, ops
 import oracles
 from deel_lip_tf import layers as lip
 from deel_lip_tf.bounds import lipschitz_bound
-from deel_lip_tf.bounds.norms.convolution import Convolution, convolution_bound
-from deel_lip_tf.bounds.norms.operators import Matrices, operator_bound
+from deel_lip_tf.bounds.norms.convolution import convolution_bound
+from deel_lip_tf.bounds.norms.operators import operator_bound
 from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
 from deel_lip_tf.semantics.norms import L1, L2, LINF
+from deel_lip_tf.semantics.operators import Convolution, Matrices
 
 ROUNDING = 1 + 1e-12  # of numpy's singular values and sums, for the sizes below
 

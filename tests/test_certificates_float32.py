@@ -15,7 +15,7 @@ import deel_lip_tf as lip
 from deel_lip_tf.certificates import certify
 from deel_lip_tf.certificates.execution import ExecutedModel
 from deel_lip_tf.certificates.proofs import prove
-from deel_lip_tf.certificates.roundings import UNIT
+from deel_lip_tf.semantics.rounding import UNIT
 
 IMAGE = (6, 6, 2)
 

@@ -9,8 +9,8 @@ import deel_lip_tf as lip
 from deel_lip_tf.bounds.evaluation.model import ExactModel
 from deel_lip_tf.certificates import certify
 from deel_lip_tf.certificates.local import LocalBounds
-from deel_lip_tf.certificates.pieces import pieces_of
 from deel_lip_tf.certificates.proofs import prove
+from deel_lip_tf.semantics.functions import pieces_of
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="local bounds differentiate with TensorFlow"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from keras import activations, layers
 
-from deel_lip_tf.layers.known import activation_constant, known_constant
+from deel_lip_tf.semantics.functions import activation_constant
+from deel_lip_tf.semantics.rule import lipschitz_constant
 
 TIGHT = 1e-6  # no constant of an elementwise function exceeds the true one by more than this share
 
@@ -82,8 +83,8 @@ def test_unknown_functions_and_subclasses():
             return 2 * super().call(inputs)
 
     assert activation_constant(lambda x: x) is None
-    assert known_constant(Doubled()) is None
-    assert known_constant(layers.Activation(lambda x: 3 * x)) is None
+    assert lipschitz_constant(Doubled()) is None
+    assert lipschitz_constant(layers.Activation(lambda x: 3 * x)) is None
     assert activation_constant(layers.LeakyReLU(3.0)) >= 3.0
     assert activation_constant(None) == 1.0
 
@@ -119,7 +120,7 @@ def test_affine_layers_against_their_matrix(layer, shape):
     copy = type(layer).from_config({**layer.get_config(), "dtype": "float64"})
     copy.build((None, *shape))
     norm = np.linalg.norm(matrix(copy, shape), 2)
-    known, generic = known_constant(copy, (None, *shape)), known_constant(copy)
+    known, generic = lipschitz_constant(copy, (None, *shape)), lipschitz_constant(copy)
     assert norm <= known * (1 + 1e-13)  # the rounding of the oracle
     assert known <= generic
     if not isinstance(layer, layers.AveragePooling1D | layers.AveragePooling2D):
@@ -130,11 +131,11 @@ def test_affine_layers_against_their_matrix(layer, shape):
 @pytest.mark.parametrize(("pool", "stride"), [(2, 1), (3, 1), (3, 2), (5, 2), (2, 3), (4, 4)])
 def test_average_pooling_of_unknown_size_covers_every_size(pool, stride, size):
     layer = layers.AveragePooling1D(pool, stride, padding="same", dtype="float64")
-    assert np.linalg.norm(matrix(layer, (size, 1)), 2) <= known_constant(layer) * (1 + 1e-13)
+    assert np.linalg.norm(matrix(layer, (size, 1)), 2) <= lipschitz_constant(layer) * (1 + 1e-13)
 
 
 def test_average_pooling_is_exact_without_overlap():
-    assert known_constant(layers.AveragePooling2D(2)) == pytest.approx(0.5, rel=1e-12)
+    assert lipschitz_constant(layers.AveragePooling2D(2)) == pytest.approx(0.5, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -144,18 +145,18 @@ def test_max_pooling_is_reached_by_one_pixel(pool, stride, expected):
     layer = layers.MaxPooling2D(pool, stride, dtype="float64")
     one_pixel = np.eye(49).reshape(49, 7, 7, 1)
     outputs = call(layer)(one_pixel).reshape(49, -1)
-    assert np.linalg.norm(outputs, axis=1).max() == known_constant(layer) == expected
+    assert np.linalg.norm(outputs, axis=1).max() == lipschitz_constant(layer) == expected
 
 
 def test_layers_whose_constant_depends_on_their_arguments():
-    assert known_constant(layers.ReLU(threshold=1.0)) is None
-    assert known_constant(layers.ReLU(negative_slope=0.5, max_value=6)) == 1.0
-    assert 2.0 <= known_constant(layers.ELU(alpha=2.0)) < 2.000001
-    assert known_constant(layers.UpSampling2D(2, interpolation="bilinear")) is None
-    assert known_constant(layers.Softmax(axis=0)) is None
-    assert known_constant(layers.Softmax(axis=-2)) is None
-    assert known_constant(layers.Softmax(axis=-2), (None, 3, 4)) == 0.5
-    assert known_constant(layers.Softmax(axis=-2), (None, 3)) is None
+    assert lipschitz_constant(layers.ReLU(threshold=1.0)) is None
+    assert lipschitz_constant(layers.ReLU(negative_slope=0.5, max_value=6)) == 1.0
+    assert 2.0 <= lipschitz_constant(layers.ELU(alpha=2.0)) < 2.000001
+    assert lipschitz_constant(layers.UpSampling2D(2, interpolation="bilinear")) is None
+    assert lipschitz_constant(layers.Softmax(axis=0)) is None
+    assert lipschitz_constant(layers.Softmax(axis=-2)) is None
+    assert lipschitz_constant(layers.Softmax(axis=-2), (None, 3, 4)) == 0.5
+    assert lipschitz_constant(layers.Softmax(axis=-2), (None, 3)) is None
 
 
 @pytest.mark.parametrize(
@@ -163,18 +164,18 @@ def test_layers_whose_constant_depends_on_their_arguments():
 )
 def test_layers_without_a_constant(layer):
     layer.build((None, 3, 4))
-    assert known_constant(layer) is None
+    assert lipschitz_constant(layer) is None
 
 
 def test_layers_with_state():
     batch = layers.BatchNormalization(epsilon=0.01)
     prelu = layers.PReLU()
-    assert known_constant(batch) is None
-    assert known_constant(prelu) is None
+    assert lipschitz_constant(batch) is None
+    assert lipschitz_constant(prelu) is None
     batch.build((None, 2))
     batch.set_weights(np.array([[-3.0, 1.0], [0.0, 0.0], [5.0, 5.0], [0.24, 0.99]]))
-    assert known_constant(batch) == pytest.approx(3.0 / 0.5, rel=1e-6)
-    assert known_constant(batch) >= np.abs(matrix(batch, (2,))).max()
+    assert lipschitz_constant(batch) == pytest.approx(3.0 / 0.5, rel=1e-6)
+    assert lipschitz_constant(batch) >= np.abs(matrix(batch, (2,))).max()
     prelu.build((None, 2))
     prelu.set_weights(np.array([[-2.5, 0.5]]))
-    assert known_constant(prelu) == pytest.approx(2.5, rel=1e-6)
+    assert lipschitz_constant(prelu) == pytest.approx(2.5, rel=1e-6)

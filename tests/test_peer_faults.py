@@ -16,8 +16,9 @@ from keras import layers, ops
 import oracles
 from deel_lip_tf import layers as lip
 from deel_lip_tf.bounds import lipschitz_bound
-from deel_lip_tf.bounds.norms.convolution import Convolution, convolution_bound
+from deel_lip_tf.bounds.norms.convolution import convolution_bound
 from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
+from deel_lip_tf.semantics.operators import Convolution
 from tolerances import SOUND
 
 ROUNDING = 1 + 1e-12

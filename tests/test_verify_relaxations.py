@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deel_lip_tf.semantics.functions import FUNCTIONS
 from deel_lip_tf.semantics.ir import elementwise
-from deel_lip_tf.semantics.ir.elementwise import FUNCTIONS, gelu
+from deel_lip_tf.semantics.ir.elementwise import gelu
 from deel_lip_tf.verify.activations import activation_of
 from deel_lip_tf.verify.propagation.relaxations import (
     image,
@@ -39,7 +40,7 @@ def tanh_gelu(x):
 
 
 def keras_function(name):
-    return next(make() for function, make in FUNCTIONS.items() if function.__name__ == name)
+    return next(row.function for one, row in FUNCTIONS.items() if one.__name__ == name)
 
 
 CASES = {

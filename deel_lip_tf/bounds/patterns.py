@@ -18,13 +18,13 @@ from keras import activations, layers
 
 from deel_lip_tf._keras import operation_name
 from deel_lip_tf._rounding import product_up, sqrt_up
-from deel_lip_tf.bounds.kernels import convolution_of, has_kernel
-from deel_lip_tf.bounds.layers import Unbounded, layer_bound
-from deel_lip_tf.bounds.norms.convolution import Convolution
-from deel_lip_tf.layers.known import known_constant
+from deel_lip_tf.bounds.layers import layer_bound
+from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
 from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.norms import L2, Norm
+from deel_lip_tf.semantics.operators import Convolution, spatial_sizes
+from deel_lip_tf.semantics.rule import lipschitz_constant, rule_for
 
 __all__ = ["Pattern", "find_patterns"]
 
@@ -113,7 +113,9 @@ def _sums_of_squares(tensor, inner: tuple) -> Pattern | None:
 
 def _root_bound(weight: float, norm: Norm, budget: float) -> tuple[float, str]:
     if norm != L2:
-        raise Unbounded(f"no {norm.name} constant is known for a root of sums of squares")
+        raise UnsupportedLayerError(
+            f"no {norm.name} constant is known for a root of sums of squares"
+        )
     return sqrt_up(weight), "root of sums of squares"
 
 
@@ -132,7 +134,7 @@ def _of_average(call) -> float | None:
     plain = pooling[len(shape)](
         operation.pool_size, operation.strides, operation.padding, operation.data_format
     )
-    constant = known_constant(plain, shape)
+    constant = lipschitz_constant(plain, shape)
     # The squared l2 constant of an average is the bound on its column sums.
     return None if constant is None else product_up(constant, constant)
 
@@ -223,7 +225,7 @@ def _folded_pattern(call, transposed, inner, matrices, convolution) -> Pattern |
         return None
     # The adjoint is exact where the convolution of the padded image has these many outputs.
     padded = [n + k - 1 for n, k in zip(sizes, convolution.kernel_size, strict=True)]
-    small = _spatial_sizes(transposed.operation, transposed.inputs[0].shape)
+    small = spatial_sizes(transposed.operation, transposed.inputs[0].shape)
     steps = zip(padded, convolution.kernel_size, convolution.strides, small, strict=True)
     if any((n - k) // s + 1 != m for n, k, s, m in steps):
         return None
@@ -241,13 +243,14 @@ def _letters(subscripts: str) -> tuple[str, str, str]:
 def _plain_convolution(call) -> Convolution | None:
     """The convolution of a built "valid" layer without dilation, called on one tensor."""
     operation = call.operation
-    if not isinstance(operation, layers.Layer) or not operation.built or not has_kernel(operation):
+    known = rule_for(operation) if isinstance(operation, layers.Layer) else None
+    if known is None or not known.slides or not operation.built:
         return None
     if getattr(operation, "padding", None) != "valid" or len(call.inputs) != 1:
         return None
-    convolution = convolution_of(operation, call.inputs[0].shape)
-    has_dilation = convolution is None or any(rate != 1 for rate in convolution.dilation)
-    return None if has_dilation else convolution
+    first, *others = known.operators(operation, call.inputs[0].shape) or [None]
+    is_plain = not others and isinstance(first, Convolution) and set(first.dilation) == {1}
+    return first if is_plain else None
 
 
 def _spatial_axis(layer, axis: int, rank: int) -> int | None:
@@ -259,13 +262,9 @@ def _spatial_axis(layer, axis: int, rank: int) -> int | None:
     return place if 0 <= place < rank - 2 else None
 
 
-def _spatial_sizes(layer, shape: tuple) -> tuple:
-    return tuple(shape[1:-1] if layer.data_format == "channels_last" else shape[2:])
-
-
 def _padding_of(layer, shape, sources: dict, convolution) -> tuple[str | None, tuple]:
     """The name of the padding that copies from these indices along each axis, and the sizes."""
-    sizes, kernel_size = _spatial_sizes(layer, shape), convolution.kernel_size
+    sizes, kernel_size = spatial_sizes(layer, shape), convolution.kernel_size
     if not sources or None in sizes:
         return None, sizes
     for padding in EXTENDING:

@@ -15,12 +15,16 @@ import numpy as np
 from keras import layers
 
 from deel_lip_tf._rounding import product_up
-from deel_lip_tf.bounds import operations
-from deel_lip_tf.bounds.layers import Unbounded, layer_bound
+from deel_lip_tf.bounds.layers import layer_bound
+from deel_lip_tf.bounds.merges import merge_of
 from deel_lip_tf.bounds.patterns import find_patterns
 from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
+from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.graph import UNREADABLE, Call, Graph, Value, graph_of, is_readable
 from deel_lip_tf.semantics.norms import L2, Norm, standardize_norm
+from deel_lip_tf.semantics.operators import Merge
+from deel_lip_tf.semantics.rule import rule_for
+from deel_lip_tf.semantics.rules.wrappers import Wrapper
 
 __all__ = ["GraphWalk", "lipschitz_bound"]
 
@@ -139,7 +143,7 @@ class GraphWalk:
             self._refuse(model, model.name, UNREADABLE)
             return math.nan
         known = self._run(graph_of(model))
-        return self._merged(operations.Merge([1.0] * len(known), True, ""), known).constant
+        return self._merged(Merge([1.0] * len(known), True, ""), known).constant
 
     def model(self, model: keras.Model) -> list[float]:
         """Constants of the outputs of a model, each with respect to its joint input."""
@@ -164,12 +168,13 @@ class GraphWalk:
 
     def layer(self, layer, input_shape, constant: float, prefix: str) -> float:
         """Constant after one layer with a single input."""
-        if type(layer) in _WRAPPERS:
-            return self._wrapped(layer, input_shape, constant, prefix)
+        if isinstance(known := rule_for(layer), Wrapper):
+            shape = known.inner_shape(input_shape)
+            return self._wrapped(layer, shape, constant, prefix)
         start, name = time.perf_counter(), prefix + layer.name
         try:
             value, method = self._layer_bound(layer, input_shape)
-        except Unbounded as error:
+        except UnsupportedLayerError as error:
             self._refuse(layer, name, str(error))
             return math.nan
         self._add(layer, name, value, method, start)
@@ -190,11 +195,9 @@ class GraphWalk:
             self.layer_bounds[key] = layer_bound(layer, input_shape, self._norm, self._budget)
         return self.layer_bounds[key]
 
-    def _wrapped(self, wrapper, input_shape, constant: float, prefix: str) -> float:
-        """A wrapper applies its layer to every step, or as it is at inference."""
-        inner, shape = wrapper.layer, input_shape
-        if type(wrapper) is layers.TimeDistributed and shape is not None:
-            shape = (shape[0], *shape[2:])
+    def _wrapped(self, wrapper, shape, constant: float, prefix: str) -> float:
+        """The layer inside a wrapper, which is applied to inputs of this shape."""
+        inner = wrapper.layer
         prefix = f"{prefix}{wrapper.name}/"
         # The wrapper calls it without the change of type that a call of its own would make.
         if isinstance(inner, keras.Model) or inner.compute_dtype != wrapper.compute_dtype:
@@ -225,7 +228,7 @@ class GraphWalk:
             for each in (*pattern.inner, call):
                 if isinstance(each.operation, layers.Layer):
                     self._layer_bound(each.operation, each.inputs[0].shape)
-        except Unbounded as error:
+        except UnsupportedLayerError as error:
             self._refuse(call.operation, call.name, str(error))
             return _Known(math.nan)
         self._add(call.operation, call.name, value, method, start)
@@ -234,8 +237,8 @@ class GraphWalk:
     def _call(self, call: Call, known: list[_Known]) -> list[_Known]:
         start, unknown = time.perf_counter(), [_Known(math.nan)] * len(call.outputs)
         try:
-            merge = operations.merge_of(call, self._norm)
-        except Unbounded as error:
+            merge = merge_of(call, self._norm)
+        except UnsupportedLayerError as error:
             self._refuse(call.operation, call.name, str(error))
             return unknown
         if merge is not None:
@@ -256,7 +259,7 @@ class GraphWalk:
             part = replace(part, relative=product_up(part.relative, value))
         return _Known(product_up(known.constant, value), part)
 
-    def _merged(self, merge: operations.Merge, known: list[_Known]) -> _Known:
+    def _merged(self, merge: Merge, known: list[_Known]) -> _Known:
         """The result of a merge: inputs that depend on different parts of a tensor vary apart."""
         total = merge.total([one.constant for one in known], self._norm)
         parts = [one.part for one in known]
@@ -291,9 +294,6 @@ class GraphWalk:
         text = f"{name!r} ({type(operation).__name__}: {reason})"
         if text not in self._refused:
             self._refused.append(text)
-
-
-_WRAPPERS = (layers.TimeDistributed, layers.SpectralNormalization)
 
 
 def _hidden(graph: Graph, patterns: dict) -> set[Call]:

@@ -9,47 +9,20 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from keras import layers as keras_layers
 from keras import ops
 
-from deel_lip_tf import layers
-from deel_lip_tf._rounding import UNIT, gamma
+from deel_lip_tf._rounding import UNIT, UP, gamma
 from deel_lip_tf.bounds.evaluation.model import ExactModel, Traced
-from deel_lip_tf.certificates.pieces import Pieces, pieces_of
-from deel_lip_tf.layers import kinds
-from deel_lip_tf.layers.known import activation_constant
 from deel_lip_tf.semantics.float64 import computable, plain_of
+from deel_lip_tf.semantics.functions import PiecewiseLinear, activation_constant, pieces_of
 from deel_lip_tf.semantics.graph import Call, Graph
+from deel_lip_tf.semantics.rule import Rule, rule_for
 
 __all__ = ["Gate", "Gradients", "Linear", "chain_of", "steps_of"]
 
 # More than the rounding of norms of up to 1e9 entries, of products of a few factors, and of
 # arguments to float32.
 _UP = 1.0 + 2.0**-20
-
-_KERNELS = (
-    keras_layers.Dense,
-    keras_layers.Conv1D,
-    keras_layers.Conv2D,
-    keras_layers.Conv3D,
-)
-_SCALES = (
-    keras_layers.Rescaling,
-    keras_layers.Normalization,
-    keras_layers.BatchNormalization,
-    layers.ScaleBias,
-    layers.BatchCentering,
-)
-# Linear maps without negative entries: copies, zeros and averages.
-_AVERAGES = (
-    *kinds.IDENTITIES,
-    *kinds.MOVES,
-    *kinds.UP_SAMPLINGS,
-    *kinds.AVERAGE_POOLINGS,
-    *kinds.GLOBAL_AVERAGES,
-    layers.ScaledAveragePooling2D,
-    layers.InvertibleDownSampling,
-)
 
 
 @dataclass
@@ -135,7 +108,7 @@ class Gate:
         entries: the same for each entry of the input.
     """
 
-    pieces: Pieces
+    pieces: PiecewiseLinear
     steepest: float
     constant: float
     entries: np.ndarray
@@ -172,30 +145,27 @@ def chain_of(graph: Graph) -> list[Call]:
     """
     value, calls = graph.outputs[0], []
     while (call := value.call) is not None and len(call.inputs) == len(call.outputs) == 1:
-        if not (_is_kernel(call.operation) or _is_straight(call.operation)):
+        if not (_is_linear(call.operation) or pieces_of(call.operation) is not None):
             break
         calls.append(call)
         (value,) = call.inputs
     return calls
 
 
-def _is_kernel(operation) -> bool:
-    """Whether it is a convolution or product that does not copy pixels, and then straight."""
-    by_library = type(operation).__module__.startswith("deel_lip_tf.layers.")
-    if type(operation) not in _KERNELS and not (
-        by_library and isinstance(operation, _KERNELS) and hasattr(operation, "effective_kernel")
-    ):
-        return False
+def _gradient(operation) -> str | None:
+    return (rule_for(operation) or Rule()).gradient
+
+
+def _is_linear(operation) -> bool:
+    """Whether it is linear: of kernels, one that copies no pixels, with straight pieces after."""
+    if _gradient(operation) != "kernel":
+        return _gradient(operation) is not None
     if getattr(operation, "groups", 1) != 1:
         return False  # TensorFlow has no gradient of grouped convolutions on a CPU
     pads = getattr(operation, "padding", "same") in ("same", "valid", "causal")
     activation = operation.activation
     is_linear = activation in (None, keras.activations.linear)
     return pads and (is_linear or pieces_of(activation) is not None)
-
-
-def _is_straight(operation) -> bool:
-    return type(operation) in (*_SCALES, *_AVERAGES) or pieces_of(operation) is not None
 
 
 def steps_of(
@@ -218,9 +188,9 @@ def steps_of(
         entries = np.full(shape, constant) if entries is None else entries
         linear, gate = None, None
         activation = layer
-        if type(layer) in (*_SCALES, *_AVERAGES) or _is_kernel(layer):
+        if _is_linear(layer):
             linear = _linear(call, shape, tuple(after.tensor.shape), constant, copies)
-            entries = _entries_after(linear, entries, after)
+            entries = _entries_after(linear, _gradient(layer), entries, after)
             activation = getattr(layer, "activation", None) if linear.rows is not None else None
         if activation not in (None, keras.activations.linear):
             pieces, steepest = pieces_of(activation), activation_constant(activation)
@@ -236,7 +206,7 @@ def _linear(
 ) -> Linear:
     layer = call.operation
     copy, rows = copies.copy(layer), None
-    if isinstance(layer, _KERNELS):
+    if _gradient(layer) == "kernel":
         copy.activation = keras.activations.linear
         rows = _row_norms(copy, shape)
     whole = copies.constants(call)
@@ -245,11 +215,13 @@ def _linear(
     return Linear(copy, _adjoint(copy, shape), constant, whole[0], share, rows)
 
 
-def _entries_after(linear: Linear, entries: np.ndarray, after: Traced) -> np.ndarray:
+def _entries_after(
+    linear: Linear, gradient: str | None, entries: np.ndarray, after: Traced
+) -> np.ndarray:
     """Constants of the entries of the output of a linear layer."""
     if linear.rows is not None:
         return linear.rows * linear.constant * _UP
-    if isinstance(linear.layer, _SCALES):
+    if gradient == "scale":
         ones = np.ones((1, *after.tensor.shape[1:]))
         return np.abs(linear.adjoint(ones)[0]) * entries * _UP
     # No entry is negative: the constants add up like the values.
@@ -291,4 +263,4 @@ def _numpy(tensor) -> np.ndarray:
 
 
 def _norm(rows: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(rows.reshape(len(rows), -1), axis=1) * (1.0 + 1e-12)
+    return np.linalg.norm(rows.reshape(len(rows), -1), axis=1) * UP

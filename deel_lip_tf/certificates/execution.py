@@ -16,17 +16,16 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from deel_lip_tf._rounding import UP
 from deel_lip_tf.bounds.evaluation.model import Evaluation, ExactModel, Traced
-from deel_lip_tf.bounds.layers import Unbounded
 from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.certificates.radii import Evaluated
-from deel_lip_tf.certificates.roundings import UNIT, Rounding, check_operation, rounding_of
+from deel_lip_tf.certificates.roundings import check_operation, rounding_of
+from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.graph import Call, Graph
+from deel_lip_tf.semantics.rounding import FLUSHED, UNIT, Rounding
 
 __all__ = ["ExecutedModel"]
-
-# More than the rounding in float64 of any quantity here, all of them sums of positive numbers.
-_UP = 1.0 + 1e-12
 
 
 class _Deviated(NamedTuple):
@@ -56,13 +55,13 @@ class ExecutedModel(ExactModel):
         self._reach = np.full(len(x), np.inf)
         value = self.evaluate_model(x)
         logits = np.asarray(keras.ops.convert_to_numpy(value.exact.tensor))
-        errors = (value.exact.error + value.at_sample) * _UP
+        errors = (value.exact.error + value.at_sample) * UP
         return Evaluated(logits, errors, value.growth, self._reach)
 
     def start(self, tensor) -> _Deviated:
         """The program rounds its input to float32."""
         value = super().start(tensor)
-        at_sample = UNIT * value.norm + 2.0**-126 * math.sqrt(math.prod(tensor.shape[1:]))
+        at_sample = UNIT * value.norm + FLUSHED * math.sqrt(math.prod(tensor.shape[1:]))
         return _Deviated(value, at_sample, UNIT)
 
     def call(self, call: Call, values: list[_Deviated]) -> list[_Deviated]:
@@ -70,8 +69,8 @@ class ExecutedModel(ExactModel):
         evaluation = self.evaluate(call, [value.exact for value in values])
         rounding = self._float32_rounding(evaluation, values)
         # What the program reads: exact values, their float64 error, and its own deviation.
-        read = sum(v.exact.norm + v.exact.error + v.at_sample for v in values) * _UP
-        read_growth = sum(value.exact.constant + value.growth for value in values) * _UP
+        read = sum(v.exact.norm + v.exact.error + v.at_sample for v in values) * UP
+        read_growth = sum(value.exact.constant + value.growth for value in values) * UP
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             room = 1.0 - rounding.reach[1] - rounding.reach[0] * read
             reach = room / (rounding.reach[0] * read_growth)
@@ -82,7 +81,7 @@ class ExecutedModel(ExactModel):
                 at_sample = at_sample + constant * value.at_sample
                 growth = growth + constant * value.growth
         outputs = evaluation.outputs
-        return [_Deviated(output, at_sample * _UP, growth * _UP) for output in outputs]
+        return [_Deviated(output, at_sample * UP, growth * UP) for output in outputs]
 
     def _float32_rounding(self, evaluation: Evaluation, values: list[_Deviated]) -> Rounding:
         call, inputs = evaluation.call, tuple(values[0].exact.tensor.shape[1:])
@@ -91,7 +90,7 @@ class ExecutedModel(ExactModel):
             outputs = tuple(evaluation.outputs[0].tensor.shape[1:])
             try:
                 rounding = rounding_of(call, inputs, outputs, evaluation.constants)
-            except Unbounded as error:
+            except UnsupportedLayerError as error:
                 raise _refused([f"{call.name!r} ({error})"]) from error
             self._float32_roundings[key] = rounding
         return self._float32_roundings[key]
@@ -106,7 +105,7 @@ def _refuse_unknown(graph: Graph) -> None:
     for call in graph.calls:
         try:
             check_operation(call.operation)
-        except Unbounded as error:
+        except UnsupportedLayerError as error:
             reasons.append(f"{call.name!r} ({type(call.operation).__name__}: {error})")
     if reasons:
         raise _refused(list(dict.fromkeys(reasons)))

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from deel_lip_tf._rounding import gamma, norm_up, product_up, sqrt_up
-from deel_lip_tf.bounds.layers import kernel_of
 from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.semantics.ends import final_call, final_function
 from deel_lip_tf.semantics.graph import Graph, graph_of, is_readable
+from deel_lip_tf.semantics.state import kernel_of
 
 __all__ = ["Proof", "class_divisors", "prove"]
 

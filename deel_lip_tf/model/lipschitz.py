@@ -10,10 +10,11 @@ import keras
 from deel_lip_tf._registration import register
 from deel_lip_tf.constraints import apply_constraints
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
-from deel_lip_tf.layers.known import activation_constant, known_constant
 from deel_lip_tf.model.export import vanillaModel
 from deel_lip_tf.model.loss_state import LossState
 from deel_lip_tf.normalizers import check_lipschitz_factor
+from deel_lip_tf.semantics.functions import activation_constant
+from deel_lip_tf.semantics.rule import lipschitz_constant
 
 # Set while a saved model is read: its layers then already have the constants they were saved with.
 _restoring = contextvars.ContextVar("restoring", default=False)
@@ -268,5 +269,5 @@ def _known_one_lipschitz(layer) -> bool:
         return constant is not None and (
             constant <= 1 or isinstance(layer.activation, LipschitzLayer)
         )
-    constant = known_constant(layer)
+    constant = lipschitz_constant(layer)
     return constant is not None and constant <= 1

@@ -1,4 +1,6 @@
-"""Layers in float64 as TensorFlow's CPU can compute them.
+"""Float64 copies of layers, as TensorFlow's CPU can compute them.
+
+Their weights are those that the layers compute with, bit for bit.
 
 It slides kernels in float64 only over images whose channels come last, and pools no volumes. What
 it has not got is computed by what it has: between two transpositions, or one plane at a time.
@@ -7,21 +9,42 @@ it has not got is computed by what it has: between two transpositions, or one pl
 import keras
 from keras import layers, ops
 
-from deel_lip_tf.layers import kinds
-from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
-from deel_lip_tf.layers.pooling import ScaledAveragePooling2D, ScaledL2NormPooling2D
+from deel_lip_tf.semantics.rule import rule_for
+from deel_lip_tf.semantics.state import as_computed_with, copy_state
 
-__all__ = ["computable", "plain_of"]
+__all__ = ["computable", "in_float64", "plain_of"]
 
-_SLIDING = (
-    *kinds.CONVOLUTIONS,
-    *kinds.TRANSPOSED_CONVOLUTIONS,
-    PadConv2D,
-    *kinds.MAX_POOLINGS,
-    *kinds.AVERAGE_POOLINGS,
-    ScaledAveragePooling2D,
-    ScaledL2NormPooling2D,
-)
+
+def in_float64(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A float64 layer whose weights are those the layer computes with, bit for bit."""
+    return computable(_copied(layer))
+
+
+def _copied(layer: keras.layers.Layer) -> keras.layers.Layer:
+    copy = type(layer).from_config(_with_float64(layer.get_config()))
+    shape = (layer.get_build_config() or {}).get("input_shape") if layer.built else None
+    if shape is None:
+        return copy
+    # Here and not at its first call, which may be in a graph that its state would be part of.
+    copy.build(shape)
+    if not layer.weights:
+        return copy
+    activation = getattr(copy, "activation", None)
+    if isinstance(activation, keras.layers.Layer) and not activation.built:
+        activation.build(copy.compute_output_shape(layer.get_build_config()["input_shape"]))
+    weights = [as_computed_with(layer, weight) for weight in layer.weights]
+    copy.set_weights(weights)
+    copy_state(layer, copy)
+    return copy
+
+
+def _with_float64(config):
+    """The configuration with every `dtype` in it, also of nested activations, set to float64."""
+    if isinstance(config, dict):
+        return {k: "float64" if k == "dtype" else _with_float64(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(_with_float64(item) for item in config)
+    return config
 
 
 def computable(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -32,7 +55,8 @@ def computable(layer: keras.layers.Layer) -> keras.layers.Layer:
     """
     if keras.backend.backend() != "tensorflow":
         return layer
-    if type(layer) in _SLIDING and layer.data_format == "channels_first":
+    known = rule_for(layer)
+    if known is not None and known.slides and layer.data_format == "channels_first":
         return ChannelsLast(layer)
     if type(layer) in _POOLS:
         return PlaneByPlane(layer)

@@ -13,9 +13,10 @@ import numpy as np
 from keras import layers
 
 from deel_lip_tf._keras import operation_name
-from deel_lip_tf.layers import kinds
+from deel_lip_tf.semantics.rule import rule_for
 
-__all__ = ["Range", "is_float", "is_within", "of_dtype", "refusal"]
+__all__ = ["Range", "arithmetic", "hull", "is_float", "is_within", "of_dtype", "refusal"]
+__all__ += ["same", "with_zero"]
 
 Range = tuple[int, int]
 
@@ -50,18 +51,19 @@ def refusal(call) -> str | None:
     given = [value for value in call.inputs if value.integers]
     if not given:
         return _rounds(call)
-    if operation_name(call.operation) == "Where" or _is_float_layer(call.operation):
+    known = rule_for(call.operation)
+    if operation_name(call.operation) == "Where" or (known is not None and known.casts_integers):
         return None  # `Where` has no rule but in patterns, which look at its condition
-    dtype, rule = _result_dtype(call), _rule(call.operation)
+    dtype = _result_dtype(call)
     if is_float(dtype) and operation_name(call.operation) in _FLOAT_OPERATIONS:
         return None
-    limits = None if rule is None or len(given) < len(call.inputs) else rule(call)
+    limits = None if known is None or len(given) < len(call.inputs) else known.integers(call)
     if limits is None:
         return _unknown(call)
     # The operands take the type of the result before anything is computed.
     parts = [limits, *(x.integers for x in call.inputs)]
     if not all(_fits(part, dtype) for part in parts):
-        return _wraps(_hull(limit for part in parts for limit in part), dtype)
+        return _wraps(hull(limit for part in parts for limit in part), dtype)
     for value in call.outputs:
         value.dtype, value.integers = dtype, limits
     return None
@@ -109,33 +111,20 @@ def _unknown(call) -> str:
     )
 
 
-def _is_float_layer(operation) -> bool:
-    """Whether a layer makes floats of the integers that it is given before all else."""
-    is_dense = isinstance(operation, layers.Dense)
-    by_library = type(operation).__module__.startswith("deel_lip_tf.layers.")
-    return type(operation) in _FLOAT_LAYERS or (is_dense and by_library)
-
-
-def _rule(operation) -> Callable[..., Range | None] | None:
-    return _LAYERS.get(type(operation)) or _OPERATIONS.get(operation_name(operation))
-
-
-def _hull(values: Iterable[int]) -> Range:
+def hull(values: Iterable[int]) -> Range:
+    """The smallest range that holds some numbers."""
     values = list(values)
     return min(values), max(values)
 
 
-def _same(call) -> Range:
-    return _hull(limit for value in call.inputs for limit in value.integers)
+def same(call) -> Range:
+    """The range of entries that are some of those of the inputs."""
+    return hull(limit for value in call.inputs for limit in value.integers)
 
 
-def _with_zero(call) -> Range:
-    return _hull((0, *_same(call)))
-
-
-def _cast(call) -> Range | None:
-    # True is 1, but any other number than 0 becomes True.
-    return None if call.outputs[0].dtype == "bool" else _same(call)
+def with_zero(call) -> Range:
+    """The same, and of zeros."""
+    return hull((0, *same(call)))
 
 
 def _operands(call) -> list[Range] | None:
@@ -154,98 +143,15 @@ def _range_of(operand) -> Range | None:
     return int(numbers.min()), int(numbers.max())
 
 
-def _arithmetic(function: Callable[[int, int], int]) -> Callable[..., Range | None]:
-    """The range of a function that is extreme at the corners of its operands' ranges."""
-
-    def rule(call) -> Range | None:
-        if (operands := _operands(call)) is None:
-            return None
-        corners = [function(a, b) for a in operands[0] for b in operands[1]]
-        # Constants have to fit as well.
-        are_kept = all(_fits(operand, _result_dtype(call)) for operand in operands)
-        return _hull(corners if are_kept else (*corners, *operands[0], *operands[1]))
-
-    return rule
+def arithmetic(call, function: Callable[[int, int], int]) -> Range | None:
+    """The range of a function that is extreme at the corners of its two operands' ranges."""
+    if (operands := _operands(call)) is None:
+        return None
+    corners = [function(a, b) for a in operands[0] for b in operands[1]]
+    # Constants have to fit as well.
+    are_kept = all(_fits(operand, _result_dtype(call)) for operand in operands)
+    return hull(corners if are_kept else (*corners, *operands[0], *operands[1]))
 
 
-def _negative(call) -> Range:
-    low, high = call.inputs[0].integers
-    return -high, -low
-
-
-def _absolute(call) -> Range:
-    low, high = call.inputs[0].integers
-    return 0 if low <= 0 <= high else min(abs(low), abs(high)), max(abs(low), abs(high))
-
-
-def _sum(call) -> Range:
-    """Branches that are added one by one: of all partial sums."""
-    low = high = 0
-    reached = []
-    for value in call.inputs:
-        low, high = low + value.integers[0], high + value.integers[1]
-        reached += [low, high]
-    return _hull(reached)
-
-
-def _difference(call) -> Range:
-    (a, b), (c, d) = (value.integers for value in call.inputs)
-    return a - d, b - c
-
-
-def _pad(call) -> Range | None:
-    constant = call.argument(1, "constant_values")
-    if constant is None:
-        return _with_zero(call)
-    return None if not isinstance(constant, int) else _hull((constant, *_same(call)))
-
-
-_FLOAT_LAYERS = {
-    layers.Rescaling,
-    layers.Normalization,
-    layers.Dense,
-    layers.EinsumDense,
-}
 _OPERANDS = {"Add", "Subtract", "Multiply", "Maximum", "Minimum"}
 _FLOAT_OPERATIONS = {*_OPERANDS, "Cast", "TrueDivide", "Divide", "Concatenate"}
-
-_LAYERS: dict[type, Callable[..., Range | None]] = {
-    **dict.fromkeys(
-        (*kinds.IDENTITIES, *kinds.UP_SAMPLINGS, layers.RepeatVector, layers.Concatenate), _same
-    ),
-    **dict.fromkeys(kinds.MOVES, _with_zero),
-    **dict.fromkeys((layers.Maximum, layers.Minimum), _same),
-    layers.Add: _sum,
-    layers.Subtract: _difference,
-}
-
-_OPERATIONS: dict[str, Callable[..., Range | None]] = {
-    "Cast": _cast,
-    **dict.fromkeys(
-        (
-            "Concatenate",
-            "ExpandDims",
-            "Flip",
-            "GetItem",
-            "Identity",
-            "Moveaxis",
-            "Repeat",
-            "Reshape",
-            "Split",
-            "Squeeze",
-            "Stack",
-            "Swapaxes",
-            "Take",
-            "Transpose",
-        ),
-        _same,
-    ),
-    "Pad": _pad,
-    "Add": _arithmetic(lambda a, b: a + b),
-    "Subtract": _arithmetic(lambda a, b: a - b),
-    "Multiply": _arithmetic(lambda a, b: a * b),
-    "Maximum": _arithmetic(max),
-    "Minimum": _arithmetic(min),
-    "Negative": _negative,
-    "Absolute": _absolute,
-}

@@ -1,16 +1,61 @@
-"""What a layer computes with besides its weights."""
+"""What a layer computes with: its weights as it reads them, and what it keeps besides them."""
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from deel_lip_tf._keras import flat_layers
+from deel_lip_tf._keras import flat_layers, is_autocast
+from deel_lip_tf.errors import UnsupportedLayerError
 
-__all__ = ["copy_state", "state_of"]
+__all__ = ["as_computed_with", "as_float64", "bias_of", "check_built", "copy_state"]
+__all__ += ["is_constrained", "kernel_of", "state_of"]
 
 # Tensors that Keras makes of weights when it is told to, and computes with from then on: setting
 # the weights does not change them.
 _BESIDE_WEIGHTS: dict[type, tuple[str, ...]] = {layers.Normalization: ("mean", "variance")}
+
+
+def is_constrained(layer) -> bool:
+    """Whether a layer computes with another kernel than it stores."""
+    return hasattr(type(layer), "effective_kernel")
+
+
+def kernel_of(layer, name: str = "kernel") -> np.ndarray:
+    """The kernel the forward pass multiplies with, as float64: rounded to the compute type."""
+    kernel = layer.effective_kernel() if is_constrained(layer) else getattr(layer, name)
+    return as_float64(ops.cast(kernel, layer.compute_dtype))
+
+
+def check_built(layer) -> None:
+    """Refuses a layer without weights.
+
+    Raises:
+        UnsupportedLayerError: the layer is not built.
+    """
+    if not layer.built:
+        raise UnsupportedLayerError(
+            "it has no weights yet: build it, by `build(input_shape)` or by a call"
+        )
+
+
+def as_computed_with(layer, weight) -> np.ndarray:
+    """A weight as float64, rounded to the type the layer computes in where Keras does so."""
+    # Keras rounds a variable to the compute type where it is read, unless `autocast` is off.
+    is_rounded = is_autocast(weight) and keras.backend.is_float_dtype(weight.dtype)
+    value = ops.cast(weight, layer.compute_dtype) if is_rounded else ops.convert_to_tensor(weight)
+    return as_float64(value)
+
+
+def bias_of(layer) -> np.ndarray | None:
+    """The bias that a layer computes with, or None."""
+    return None if layer.bias is None else as_computed_with(layer, layer.bias)
+
+
+def as_float64(values) -> np.ndarray:
+    """A variable, a tensor or an array as NumPy's float64."""
+    if isinstance(values, keras.Variable) or ops.is_tensor(values):
+        values = ops.convert_to_numpy(values)
+    return np.asarray(values).astype(np.float64)
 
 
 def state_of(operation: keras.Operation) -> list[np.ndarray]:

@@ -15,23 +15,24 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf._rounding import UNIT, UNITS, gamma, product_up
+from deel_lip_tf._rounding import UNIT, UNITS, UP, gamma, product_up
 from deel_lip_tf.bounds.evaluation.rounding_errors import (
     FLUSHED,
     LOST_SQUARE,
-    WRAPPERS,
     WRITTEN,
     Rounding,
     lost_squares,
     rounding_of,
-    unwrapped,
 )
-from deel_lip_tf.bounds.operations import merge_rule
+from deel_lip_tf.bounds.merges import merge_rule
 from deel_lip_tf.bounds.patterns import Pattern, find_patterns
 from deel_lip_tf.bounds.propagation import GraphWalk
-from deel_lip_tf.semantics.copies import in_float64, is_constrained
+from deel_lip_tf.semantics.float64 import in_float64
 from deel_lip_tf.semantics.graph import Call, Graph, float_types, graph_of
 from deel_lip_tf.semantics.norms import L2
+from deel_lip_tf.semantics.rule import rule_for
+from deel_lip_tf.semantics.rules.wrappers import Wrapper, unwrapped
+from deel_lip_tf.semantics.state import is_constrained
 
 __all__ = ["Evaluation", "ExactModel", "Traced"]
 
@@ -167,7 +168,7 @@ class ExactModel:
         norm = _norms(output)
         rounding = gamma(4 * size + 128) * (constant * source.norm + norm)
         error = rounding + constant * source.error + lost_squares(size, constant, LOST_SQUARE)
-        error = error * (1.0 + 1e-12)
+        error = error * UP
         deviation = self._roundoff * rounding + constant * source.deviation
         deviation = deviation + lost_squares(size, constant, FLUSHED)
         return Traced(output, error, product_up(source.constant, constant), deviation, norm)
@@ -189,7 +190,7 @@ class ExactModel:
         for factor, value in zip(constants, values, strict=True):
             error = error + factor * value.error
             deviation = deviation + factor * value.deviation
-        error, constant = error * (1.0 + 1e-12), self._constant(call, values)
+        error, constant = error * UP, self._constant(call, values)
         outputs = [
             Traced(result, error, constant, deviation, norm)
             for result, norm in zip(results, produced, strict=True)
@@ -217,7 +218,7 @@ class ExactModel:
         operation = call.operation
         if type(operation).__name__ == "Cast":
             return tensors[0]  # the exact function rounds nothing
-        if type(operation) in WRAPPERS:
+        if isinstance(rule_for(operation), Wrapper):
             return self._wrapped(operation, tensors[0])
         if isinstance(operation, keras.layers.Layer):
             operation = self.copy(operation)
@@ -265,7 +266,7 @@ class _ExactPlain(ExactModel):
 def _norms(tensor) -> np.ndarray:
     array = np.asarray(ops.convert_to_numpy(tensor), dtype=np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # an infinite norm certifies nothing
-        return np.linalg.norm(array.reshape(len(array), -1), axis=1) * (1.0 + 1e-12)
+        return np.linalg.norm(array.reshape(len(array), -1), axis=1) * UP
 
 
 def _patterns_without_rules(graph: Graph) -> dict[Call, Pattern]:

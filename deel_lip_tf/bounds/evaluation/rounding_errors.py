@@ -9,28 +9,25 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
 from deel_lip_tf._rounding import TINY, gamma
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
-from deel_lip_tf.layers.known import activation_constant
-from deel_lip_tf.semantics.copies import as_computed_with, is_constrained
+from deel_lip_tf.semantics.functions import activation_constant
+from deel_lip_tf.semantics.rules.wrappers import unwrapped
+from deel_lip_tf.semantics.state import as_computed_with, is_constrained, kernel_of
 
 __all__ = [
     "FLUSHED",
     "LOST_SQUARE",
-    "WRAPPERS",
     "WRITTEN",
     "Rounding",
     "lost_squares",
     "rounding_of",
-    "unwrapped",
 ]
 
 # Twice the rounding of a number to float32.
 WRITTEN = 2.0**-22
 
-WRAPPERS = (keras.layers.TimeDistributed, keras.layers.SpectralNormalization)
 _SMOOTH = ("Tanh", "Sigmoid")
 _ARITHMETIC = (
     keras.activations.linear,
@@ -130,19 +127,9 @@ def _has_written_number(operation) -> bool:
     return any((array.astype(np.float32) != array).any() for array in arrays)
 
 
-def unwrapped(operation, shape) -> tuple:
-    """The layer that a wrapper applies, and the shape it applies it to."""
-    while type(operation) in WRAPPERS:
-        if shape is not None and type(operation) is keras.layers.TimeDistributed:
-            shape = (shape[0], *shape[2:])
-        operation = operation.layer
-    return operation, shape
-
-
 def _kernels(operation) -> list[np.ndarray]:
     if is_constrained(operation):
-        effective = ops.cast(operation.effective_kernel(), operation.compute_dtype)
-        return [np.asarray(ops.convert_to_numpy(effective)).astype(np.float64)]
+        return [kernel_of(operation)]
     names = ("kernel", "depthwise_kernel", "pointwise_kernel")
     found = [getattr(operation, name) for name in names if hasattr(operation, name)]
     return [as_computed_with(operation, kernel) for kernel in found]

@@ -12,7 +12,7 @@ that has each pixel twice, so that m is 2.
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,54 +27,11 @@ from deel_lip_tf.normalizers.convolution import (
     padding_amounts,
     transposed_max_duplication,
 )
+from deel_lip_tf.semantics.operators import Convolution
 
-__all__ = ["Convolution", "convolution_bound"]
+__all__ = ["convolution_bound"]
 
 _COPYING = ("symmetric", "reflect", "replicate")
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """A convolution without bias.
-
-    Attributes:
-        kernel: (*kernel_size, groups, inputs, outputs) float64, finite. For a transposed
-            convolution, that of the convolution whose adjoint it is.
-        strides: one per axis.
-        dilation: one per axis.
-        padding: "same", "valid", "causal", "circular", "symmetric", "reflect" or "replicate".
-        sizes: length of the input along each axis, None where it is not known. Where a transposed
-            convolution has a padding that copies, those of its output instead. One that is "same"
-            writes `stride` times as many.
-        transposed: whether the operator is the adjoint.
-    """
-
-    kernel: np.ndarray
-    strides: tuple[int, ...]
-    dilation: tuple[int, ...]
-    padding: str
-    sizes: tuple[int | None, ...]
-    transposed: bool = False
-
-    @property
-    def kernel_size(self) -> tuple[int, ...]:
-        """Number of taps along each axis."""
-        return self.kernel.shape[:-3]
-
-    def axes(self) -> list[tuple[int | None, int, int, int]]:
-        """Along each axis the size, the number of taps, the stride and the dilation."""
-        return list(zip(self.sizes, self.kernel_size, self.strides, self.dilation, strict=True))
-
-    def effective_strides(self) -> list[int]:
-        """Strides under which the operator is, axis by axis, a compression of the infinite one.
-
-        Wrapping round commutes with the step only if the step divides the length. Else the strided
-        convolution is bounded by the one without stride, of which it keeps some outputs.
-        """
-        if self.padding != "circular":
-            return list(self.strides)
-        pairs = zip(self.sizes, self.strides, strict=True)
-        return [stride if size is not None and size % stride == 0 else 1 for size, stride in pairs]
 
 
 def convolution_bound(convolution: Convolution, budget: float = 1.0) -> tuple[float, str]:

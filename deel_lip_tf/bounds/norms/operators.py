@@ -1,45 +1,17 @@
-"""Linear operators that layers are made of, and their norms."""
+"""Norms of the linear operators that layers are made of."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from deel_lip_tf._rounding import gamma
 from deel_lip_tf.bounds.norms.absolute_sums import absolute_sums_bound
-from deel_lip_tf.bounds.norms.convolution import Convolution, convolution_bound
+from deel_lip_tf.bounds.norms.convolution import convolution_bound
 from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
 from deel_lip_tf.semantics.norms import L2, LINF, Norm
+from deel_lip_tf.semantics.operators import Copies, Matrices, Operator, Sums
 
-__all__ = ["Convolution", "Copies", "Matrices", "Operator", "Sums", "operator_bound"]
-
-
-@dataclass(frozen=True)
-class Matrices:
-    """A block-diagonal matrix that is applied to parts of the input, once or often.
-
-    Attributes:
-        blocks: (blocks, inputs, outputs) float64, finite.
-    """
-
-    blocks: np.ndarray
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Every entry of the output is one of the input, and none is there more than `count` times."""
-
-    count: int
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Every entry of the output is the sum of `count` entries of the input, each used once."""
-
-    count: int
-
-
-Operator = Matrices | Copies | Sums | Convolution
+__all__ = ["operator_bound"]
 
 
 def operator_bound(operator: Operator, norm: Norm = L2, budget: float = 1.0) -> tuple[float, str]:

@@ -4,24 +4,20 @@ Constants of a function count as they are written.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
-from keras import activations
 
 __all__ = [
-    "FUNCTIONS",
     "Function",
     "celu",
     "clip",
     "elu",
     "gelu",
-    "leaky_relu",
     "prelu",
     "relu",
+    "selu",
     "soft_shrink",
     "squareplus",
 ]
@@ -51,11 +47,6 @@ def relu(negative_slope: float = 0.0, max_value: float | None = None) -> Functio
     return Function(
         "relu", (float(negative_slope), math.inf if max_value is None else float(max_value))
     )
-
-
-def leaky_relu(negative_slope: float = 0.2) -> Function:
-    """`x` above 0, `negative_slope x` below."""
-    return relu(negative_slope)
 
 
 def prelu(slopes: np.ndarray) -> Function:
@@ -111,39 +102,6 @@ def gelu(approximate: bool = False) -> Function:
     return Function("gelu", (bool(approximate),))
 
 
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-
-
-def _named(name: str) -> Callable[[], Function]:
-    return lambda: Function(name)
-
-
-FUNCTIONS: dict[Callable, Callable[[], Function]] = {
-    activations.relu: relu,
-    activations.relu6: lambda: relu(max_value=6.0),
-    activations.leaky_relu: leaky_relu,
-    activations.elu: elu,
-    activations.selu: lambda: elu(_SELU_ALPHA, _SELU_SCALE),
-    activations.gelu: gelu,
-    activations.silu: _named("silu"),
-    activations.sigmoid: _named("sigmoid"),
-    activations.tanh: _named("tanh"),
-    activations.softplus: _named("softplus"),
-    activations.softsign: _named("softsign"),
-    activations.exponential: _named("exponential"),
-    activations.hard_sigmoid: _named("hard_sigmoid"),
-    activations.hard_tanh: lambda: clip(-1.0, 1.0),
-    activations.hard_silu: _named("hard_silu"),
-    activations.celu: celu,
-    activations.mish: _named("mish"),
-    activations.log_sigmoid: _named("log_sigmoid"),
-    activations.soft_shrink: soft_shrink,
-    activations.sparse_plus: _named("sparse_plus"),
-    activations.sparse_sigmoid: _named("sparse_sigmoid"),
-    activations.squareplus: squareplus,
-    activations.tanh_shrink: _named("tanh_shrink"),
-    keras.ops.relu: relu,
-    keras.ops.tanh: _named("tanh"),
-    keras.ops.sigmoid: _named("sigmoid"),
-}
-"""By Keras's function, with its default arguments."""
+def selu() -> Function:
+    """An ELU of the two constants under which activations normalize themselves."""
+    return elu(1.6732632423543772, 1.0507009873554805)

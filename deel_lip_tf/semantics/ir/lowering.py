@@ -3,17 +3,16 @@
 import keras
 import numpy as np
 
+from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.ends import final_call, is_all_of, normalized_by
-from deel_lip_tf.semantics.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.functions import function_of
 from deel_lip_tf.semantics.graph import Call as GraphCall
 from deel_lip_tf.semantics.graph import Value, graph_of, is_readable
-from deel_lip_tf.semantics.ir import operation_rules
-from deel_lip_tf.semantics.ir.elementwise import FUNCTIONS
-from deel_lip_tf.semantics.ir.layer_rules import LAYERS
 from deel_lip_tf.semantics.ir.primitives import Pick
 from deel_lip_tf.semantics.ir.program import Builder, Call, Program
+from deel_lip_tf.semantics.rule import Rule, rule_for
 
-__all__ = ["lower_model"]
+__all__ = ["Lowering", "lower_model"]
 
 CANNOT_BE_VERIFIED = (
     "`model` cannot be verified; no linear relaxation is known for: {}. Replace each of them by "
@@ -64,7 +63,7 @@ def lower_model(
             f"The input of `model` must have known sizes. Received: {shape}. Build it on an "
             "`Input` of the shape of your samples."
         )
-    lowering = _Lowering(model, shape, keeps_softmax)
+    lowering = Lowering(model, shape, keeps_softmax)
     output = lowering.run()
     if lowering.unsupported:
         raise UnsupportedLayerError(sentence.format("; ".join(lowering.unsupported)))
@@ -88,7 +87,7 @@ def _check_model(model) -> None:
         )
 
 
-class _Lowering:
+class Lowering:
     """Passes over a model: collects nodes, calls, and everything without a rule."""
 
     def __init__(self, model: keras.Model, shape: tuple[int, ...], keeps_softmax: bool):
@@ -128,7 +127,7 @@ class _Lowering:
         if drop and is_all_of(operation):
             return inputs[0]
         if not isinstance(operation, keras.layers.Layer):
-            return operation_rules.lower_operation(self, call, inputs)
+            return (rule_for(operation) or Rule()).lower_call(self, call, inputs)
         return self.layer(operation, inputs, with_activation=not drop)
 
     def layer(self, layer, inputs: list[int], with_activation: bool = True) -> int:
@@ -139,10 +138,7 @@ class _Lowering:
             raise UnsupportedLayerError(
                 "LoRA weights are not merged into its kernel: save and reload it"
             )
-        rule = LAYERS.get(type(layer))
-        if rule is None:
-            raise UnsupportedLayerError("no rule is known for this type")
-        output = rule(self, layer, inputs)
+        output = (rule_for(layer) or Rule()).lower(self, layer, inputs)
         activation = getattr(layer, "activation", None) if with_activation else None
         return self.activate(output, activation)
 
@@ -154,15 +150,12 @@ class _Lowering:
             return self.layer(activation, [index])
         if activation is keras.activations.softmax and self._keeps_softmax:
             return self.builder.softmax(index)
-        try:
-            make = FUNCTIONS.get(activation)
-        except TypeError:  # a callable object that cannot be hashed is nobody's known function
-            make = None
-        if make is None:
+        row = function_of(activation)
+        if row is None or row.function is None:
             name = getattr(activation, "__name__", type(activation).__name__)
             place = "; it may only end the model" if name in _SOFTMAX else ""
             raise UnsupportedLayerError(f"no rule is known for its activation {name!r}{place}")
-        return self.builder.function(index, make())
+        return self.builder.function(index, row.function)
 
     def _is_dropped(self, call: GraphCall) -> bool:
         """Whether the final call normalizes logits to probabilities of the same order."""

@@ -1,0 +1,185 @@
+"""Activation functions: one row for each function of `keras.activations`, for every analysis.
+
+A function is recognised by identity, with its default arguments. What has no row is unknown, and
+so is what is not what its name says (`sparsemax`: with the threshold Keras computes, it is no
+projection).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import activations
+
+from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.ir import elementwise
+from deel_lip_tf.semantics.ir.elementwise import Function
+from deel_lip_tf.semantics.norms import L2, Norm
+from deel_lip_tf.semantics.operators import Shape
+from deel_lip_tf.semantics.rounding import CallShapes, Rounding, exact, few, smooth, softmax
+from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
+
+__all__ = ["FUNCTIONS", "ActivationFunction", "PiecewiseLinear", "activation_constant"]
+__all__ += ["activation_rounding", "float32_function", "function_of", "pieces_of"]
+__all__ += ["unknown_activation"]
+
+
+@dataclass(frozen=True)
+class PiecewiseLinear:
+    """A continuous function of slopes `slopes[i]` from `breakpoints[i - 1]` to `breakpoints[i]`.
+
+    Attributes:
+        breakpoints: ascending numbers.
+        slopes: one more than breakpoints; numbers, or arrays that broadcast against a sample.
+    """
+
+    breakpoints: tuple[float, ...]
+    slopes: tuple
+
+    def range_of_slopes(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest and the largest slope on each interval `[low, high]`, entry by entry."""
+        edges = (-np.inf, *self.breakpoints, np.inf)
+        smallest, largest = np.full(low.shape, np.inf), np.full(low.shape, -np.inf)
+        for left, right, slope in zip(edges[:-1], edges[1:], self.slopes, strict=True):
+            meets = (high >= left) & (low <= right)
+            # As written, or as backends keep it.
+            both = slope, np.float64(np.float32(slope))
+            smallest = np.where(meets, np.minimum(smallest, np.minimum(*both)), smallest)
+            largest = np.where(meets, np.maximum(largest, np.maximum(*both)), largest)
+        return smallest, largest
+
+
+@dataclass(frozen=True)
+class ActivationFunction:
+    """What is known of one activation function.
+
+    Attributes:
+        slope: its Lipschitz constant in every p-norm: the largest slope of a function of single
+            entries, rounded upward in the last digit that is written; None where it has none.
+        function: the formula, of a function of single entries that has a linear relaxation.
+        rounding: what float32 adds to it.
+        pieces: its graph, if that is made of straight pieces.
+    """
+
+    slope: float | None
+    function: Function | None = None
+    rounding: Callable[[CallShapes], Rounding] = smooth
+    pieces: PiecewiseLinear | None = None
+
+
+_RELU = PiecewiseLinear((0.0,), (0.0, 1.0))
+
+FUNCTIONS: dict[Callable, ActivationFunction] = {
+    activations.linear: ActivationFunction(1.0, None, exact),
+    activations.relu: ActivationFunction(1.0, elementwise.relu(), exact, _RELU),
+    activations.relu6: ActivationFunction(
+        1.0,
+        elementwise.relu(max_value=6.0),
+        exact,
+        PiecewiseLinear((0.0, 6.0), (0.0, 1.0, 0.0)),
+    ),
+    activations.hard_tanh: ActivationFunction(
+        1.0, elementwise.clip(-1.0, 1.0), exact, PiecewiseLinear((-1.0, 1.0), (0.0, 1.0, 0.0))
+    ),
+    activations.leaky_relu: ActivationFunction(
+        1.0, elementwise.relu(0.2), few, PiecewiseLinear((0.0,), (0.2, 1.0))
+    ),
+    activations.elu: ActivationFunction(1.0, elementwise.elu()),
+    activations.celu: ActivationFunction(1.0, elementwise.celu()),
+    activations.selu: ActivationFunction(1.7580993409, elementwise.selu()),
+    activations.softplus: ActivationFunction(1.0, Function("softplus")),
+    activations.softsign: ActivationFunction(1.0, Function("softsign")),
+    activations.soft_shrink: ActivationFunction(1.0, elementwise.soft_shrink()),
+    activations.sparse_plus: ActivationFunction(1.0, Function("sparse_plus")),
+    activations.squareplus: ActivationFunction(1.0, elementwise.squareplus()),
+    activations.sigmoid: ActivationFunction(0.25, Function("sigmoid")),
+    activations.sparse_sigmoid: ActivationFunction(0.5, Function("sparse_sigmoid")),
+    activations.hard_sigmoid: ActivationFunction(0.16666666667, Function("hard_sigmoid")),
+    activations.log_sigmoid: ActivationFunction(1.0, Function("log_sigmoid")),
+    activations.tanh: ActivationFunction(1.0, Function("tanh")),
+    activations.tanh_shrink: ActivationFunction(1.0, Function("tanh_shrink")),
+    activations.silu: ActivationFunction(1.0998393202, Function("silu")),
+    activations.hard_silu: ActivationFunction(1.5, Function("hard_silu")),
+    activations.gelu: ActivationFunction(1.1289041452, elementwise.gelu()),
+    activations.mish: ActivationFunction(1.0884981613, Function("mish")),
+    activations.exponential: ActivationFunction(None, Function("exponential")),
+    # The Jacobian diag(p) - p p^T has its eigenvalues in [0, 1/2], and rows of absolute sums
+    # 2 p (1 - p) <= 1/2.
+    activations.softmax: ActivationFunction(0.5, None, softmax),
+}
+for _operation, _function in (
+    (keras.ops.relu, activations.relu),
+    (keras.ops.tanh, activations.tanh),
+    (keras.ops.sigmoid, activations.sigmoid),
+):
+    FUNCTIONS[_operation] = FUNCTIONS[_function]
+
+
+def function_of(activation) -> ActivationFunction | None:
+    """The row of an `activation=` argument that is a function or None, if it has one."""
+    try:
+        return FUNCTIONS.get(activations.linear if activation is None else activation)
+    except TypeError:  # a callable object that cannot be hashed is nobody's known function
+        return None
+
+
+def activation_constant(
+    activation: Callable | None, norm: Norm = L2, input_shape: Shape = None
+) -> float | None:
+    """Returns a proven Lipschitz constant of an `activation=` argument.
+
+    Args:
+        activation: a function of `keras.activations`, a layer used as a function, or None for the
+            identity.
+        norm: of inputs and outputs.
+        input_shape: of a layer.
+
+    Returns:
+        An upper bound that exceeds the true constant by less than 1e-6 of it, or None where there
+        is no constant (`exponential`, `glu`, `hard_shrink`), where it depends on the number of
+        inputs (`log_softmax`), or where the function is unknown.
+    """
+    if isinstance(activation, keras.layers.Layer):
+        return lipschitz_constant(activation, input_shape, norm)
+    row = function_of(activation)
+    return None if row is None else row.slope
+
+
+def activation_rounding(activation: Callable | None, shapes: CallShapes) -> Rounding:
+    """What float32 adds to an activation.
+
+    Raises:
+        UnsupportedLayerError: if it has no rule.
+    """
+    if isinstance(activation, keras.layers.Layer):
+        return (rule_for(activation) or Rule()).rounding(activation, shapes)
+    return float32_function(activation).rounding(shapes)
+
+
+def float32_function(activation: Callable | None) -> ActivationFunction:
+    """The row of a function.
+
+    Raises:
+        UnsupportedLayerError: if it has none.
+    """
+    row = function_of(activation)
+    if row is None or row.slope is None:
+        name = getattr(activation, "__name__", type(activation).__name__)
+        raise UnsupportedLayerError(f"no float32 rule is known for its activation {name!r}")
+    return row
+
+
+def unknown_activation(activation) -> str:
+    """Why an activation has no constant."""
+    name = getattr(activation, "__name__", type(activation).__name__)
+    return f"its activation {name!r} has no known Lipschitz constant"
+
+
+def pieces_of(activation) -> PiecewiseLinear | None:
+    """The pieces of an activation, a function or a layer; None where it has others than these."""
+    if isinstance(activation, keras.layers.Layer):
+        known = rule_for(activation)
+        return None if known is None else known.pieces(activation)
+    row = function_of(activation)
+    return None if row is None else row.pieces

@@ -1,0 +1,125 @@
+"""What layers are made of: linear operators, and how calls of several inputs combine differences.
+
+`bounds.norms` proves the norms of the operators.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from deel_lip_tf._rounding import product_up, sum_up
+from deel_lip_tf.semantics.norms import Norm
+
+__all__ = ["Convolution", "Copies", "Matrices", "Merge", "Operator", "Shape", "Sums"]
+__all__ += ["spatial_sizes"]
+
+Shape = tuple[int | None, ...] | None
+"""With the batch axis; None for what is not known."""
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """A block-diagonal matrix that is applied to parts of the input, once or often.
+
+    Attributes:
+        blocks: (blocks, inputs, outputs) float64, finite.
+    """
+
+    blocks: np.ndarray
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Every entry of the output is one of the input, and none is there more than `count` times."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Every entry of the output is the sum of `count` entries of the input, each used once."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution without bias.
+
+    Attributes:
+        kernel: (*kernel_size, groups, inputs, outputs) float64, finite. For a transposed
+            convolution, that of the convolution whose adjoint it is.
+        strides: one per axis.
+        dilation: one per axis.
+        padding: "same", "valid", "causal", "circular", "symmetric", "reflect" or "replicate".
+        sizes: length of the input along each axis, None where it is not known. Where a transposed
+            convolution has a padding that copies, those of its output instead. One that is "same"
+            writes `stride` times as many.
+        transposed: whether the operator is the adjoint.
+    """
+
+    kernel: np.ndarray
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: str
+    sizes: tuple[int | None, ...]
+    transposed: bool = False
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Number of taps along each axis."""
+        return self.kernel.shape[:-3]
+
+    def axes(self) -> list[tuple[int | None, int, int, int]]:
+        """Along each axis the size, the number of taps, the stride and the dilation."""
+        return list(zip(self.sizes, self.kernel_size, self.strides, self.dilation, strict=True))
+
+    def effective_strides(self) -> list[int]:
+        """Strides under which the operator is, axis by axis, a compression of the infinite one.
+
+        Wrapping round commutes with the step only if the step divides the length. Else the strided
+        convolution is bounded by the one without stride, of which it keeps some outputs.
+        """
+        if self.padding != "circular":
+            return list(self.strides)
+        pairs = zip(self.sizes, self.strides, strict=True)
+        return [stride if size is not None and size % stride == 0 else 1 for size, stride in pairs]
+
+
+Operator = Matrices | Copies | Sums | Convolution
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a call does to the differences d_i of its inputs.
+
+    Attributes:
+        weights: c_i, one for each input.
+        is_joined: whether `||d||**p <= sum (c_i ||d_i||)**p` (parts side by side, or the largest
+            of several) instead of `||d|| <= sum c_i ||d_i||`.
+        method: in words.
+    """
+
+    weights: list[float]
+    is_joined: bool
+    method: str
+
+    def total(self, constants: list[float], norm: Norm) -> float:
+        """Constant of the output, given those of the inputs with respect to one vector."""
+        terms = [product_up(c, k) for c, k in zip(self.weights, constants, strict=True)]
+        return norm.joined(terms) if self.is_joined else sum_up(terms)
+
+    def apart(self, constants: list[float], norm: Norm) -> float:
+        """The same, where the inputs depend on different parts of that vector each."""
+        terms = [product_up(c, k) for c, k in zip(self.weights, constants, strict=True)]
+        if not self.is_joined:
+            return norm.dual.joined(terms)
+        return math.nan if any(map(math.isnan, terms)) else max(terms)
+
+
+def spatial_sizes(layer, shape: Shape) -> tuple[int | None, ...] | None:
+    """The sizes of an image, given the shape of a layer's input; None where that is not known."""
+    if shape is None:
+        return None
+    return tuple(shape[1:-1] if layer.data_format == "channels_last" else shape[2:])

@@ -1,0 +1,232 @@
+"""What is known of one kind of layers stands in one class, and every analysis asks it.
+
+A class of `semantics/rules/` says what its layers compute by overriding methods of `Rule`. What it
+does not override is not known: whoever asks refuses the layer by name, and guesses nothing.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import keras
+
+from deel_lip_tf._keras import operation_name
+from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.norms import L2, Norm
+from deel_lip_tf.semantics.operators import Convolution, Matrices, Merge, Operator, Shape
+from deel_lip_tf.semantics.rounding import CallShapes, Rounding
+from deel_lip_tf.semantics.state import is_constrained
+
+if TYPE_CHECKING:
+    from deel_lip_tf.semantics.functions import PiecewiseLinear
+    from deel_lip_tf.semantics.ir.lowering import Lowering
+
+__all__ = ["Rule", "kinds_of", "lipschitz_constant", "only", "registered", "rule", "rule_for"]
+
+
+class Rule:
+    """Answers questions about the layers of one kind; every answer is a theorem.
+
+    Attributes:
+        gradient: how a local certificate maps gradients back through the layer: through a "kernel"
+            that copies no pixels, a "scale" of each entry, or an "average": a linear map without
+            negative entries. None: it does not.
+        slides: whether it slides a window over an image. TensorFlow's CPU does that in float64
+            only where the channels come last.
+        casts_integers: whether it makes floats of integers before all else.
+    """
+
+    gradient: Literal["kernel", "scale", "average"] | None = None
+    slides = False
+    casts_integers = False
+
+    def knows(self, question: str) -> bool:
+        """Whether the kind answers a method of this class by itself."""
+        return getattr(type(self), question) is not getattr(Rule, question)
+
+    def operators(self, layer, input_shape: Shape) -> list[Operator] | None:
+        """The linear part of a built layer with a kernel, without bias and activation.
+
+        Returns:
+            Operators whose product is the linear part, the first applied first; None where there
+            is no kernel.
+
+        Raises:
+            ValueError: if an argument of the layer has no rule.
+        """
+        return None
+
+    def linear_part(self, layer, input_shape: Shape) -> Matrices | Convolution | None:
+        """The linear part as one operator, whose singular values are those of the layer; or None.
+
+        A transposed convolution is given as the convolution of its output whose adjoint it is.
+        """
+        operators = self.operators(layer, input_shape) or []
+        is_one = len(operators) == 1 and isinstance(operators[0], Matrices | Convolution)
+        return operators[0] if is_one else None
+
+    def lipschitz(self, layer, input_shape: Shape, norm: Norm) -> float | None:
+        """A proven Lipschitz constant of a layer without a kernel, at inference.
+
+        It bounds `||f(x) - f(y)||_p <= constant * ||x - y||_p` for one sample. None where there is
+        none, or the layer has not got its weights yet.
+        """
+        return None
+
+    def reason(self, layer) -> str | None:
+        """Why there is no constant, where more is known than that."""
+        return None
+
+    def merge(self, call, norm: Norm) -> Merge:
+        """What a call of several inputs, or of an operation, does to the differences of its inputs.
+
+        Raises:
+            UnsupportedLayerError: if it has no rule for the way it is called.
+        """
+        raise UnsupportedLayerError("no rule is known for several inputs or outputs")
+
+    def call_operator(self, call) -> Operator:
+        """The linear operator that a call of an operation is, for those that need a norm proven.
+
+        Raises:
+            UnsupportedLayerError: if it has no rule for the way it is called.
+        """
+        raise UnsupportedLayerError("it is not a linear operation")
+
+    def rounding(self, layer, shapes: CallShapes) -> Rounding:
+        """What float32 adds to a call of a layer without a kernel, or of an operation.
+
+        Raises:
+            UnsupportedLayerError: if an argument has no rule.
+        """
+        raise UnsupportedLayerError("no float32 rule is known for this type")
+
+    def singular_values(self, layer, input_shape: Shape) -> tuple[float, float] | None:
+        """The smallest and largest singular value of a layer without a kernel, or None.
+
+        Of what is not linear, the constant, twice.
+        """
+        constant = lipschitz_constant(layer, input_shape)
+        return None if constant is None else (constant, constant)
+
+    def pieces(self, layer) -> "PiecewiseLinear | None":
+        """An activation layer as a function of straight pieces, if it is one."""
+        return None
+
+    def lower(self, lowering: "Lowering", layer, inputs: list[int]) -> int:
+        """Appends the primitives that a layer consists of, before its own `activation`.
+
+        Args:
+            lowering: its `builder` takes them; its `layer` lowers a layer inside this one.
+            layer: to be lowered.
+            inputs: the nodes of its inputs.
+
+        Returns:
+            The node of its output.
+
+        Raises:
+            UnsupportedLayerError: if the layer, or an argument, has no rule.
+        """
+        raise UnsupportedLayerError("no rule is known for this type")
+
+    def lower_call(self, lowering: "Lowering", call, inputs: list[int]) -> int:
+        """Appends the primitives that a call of an operation consists of; as `lower`."""
+        raise UnsupportedLayerError("no rule is known for this operation")
+
+    def integers(self, call) -> tuple[int, int] | None:
+        """The smallest and largest integer that a call makes of integers; None: not known."""
+        return None
+
+    def keeps_size(self, layer, axis: int, rank: int) -> bool:
+        """Whether the size of an axis of unknown size stays what it is, the activation aside."""
+        return False
+
+
+_RULES: dict[type | str, Rule] = {}
+
+
+def rule(*kinds: type | str) -> Callable[[type[Rule]], type[Rule]]:
+    """Registers one instance of a class for layers of these exact types.
+
+    Args:
+        *kinds: types of layers; the names of the classes of operations of `keras.ops`, for which
+            Keras has no public types.
+
+    Raises:
+        ValueError: a kind has a rule already.
+    """
+
+    def register(cls: type[Rule]) -> type[Rule]:
+        instance = cls()
+        for kind in kinds:
+            if kind in _RULES:
+                raise ValueError(
+                    f"{kind!r} has a rule already, {type(_RULES[kind]).__name__}: a layer is known "
+                    f"in one place. Received: {cls.__name__}."
+                )
+            _RULES[kind] = instance
+        return cls
+
+    return register
+
+
+def rule_for(operation: Any) -> Rule | None:
+    """What is known of a layer or an operation, by its exact type: a subclass may compute anything.
+
+    A constrained layer of this library applies its effective kernel as the Keras layer does that it
+    is exported to.
+    """
+    kind = type(operation)
+    if name := operation_name(operation):
+        return _RULES.get(name)
+    if kind not in _RULES and is_constrained(operation) and _is_own(kind):
+        return next((_RULES[parent] for parent in kind.__mro__ if parent in _RULES), None)
+    return _RULES.get(kind)
+
+
+def registered() -> dict[type | str, Rule]:
+    """All rules, by kind."""
+    return dict(_RULES)
+
+
+def kinds_of(*families: type[Rule]) -> tuple[type, ...]:
+    """The types of layers whose rule is one of these classes."""
+    return tuple(
+        kind for kind, one in _RULES.items() if isinstance(kind, type) and type(one) in families
+    )
+
+
+def lipschitz_constant(
+    layer: keras.layers.Layer, input_shape: Shape = None, norm: Norm = L2
+) -> float | None:
+    """A proven Lipschitz constant of a layer without a kernel, at inference.
+
+    Args:
+        layer: a Keras layer, or a layer of this library that guarantees its `k_coef_lip`.
+        input_shape: shape of the layer's input with the batch axis, `None` for unknown sizes. It
+            only makes some constants smaller: global averages, padded average pooling.
+        norm: of inputs and outputs.
+
+    Returns:
+        An upper bound on the constant with respect to one sample, or None where the exact type is
+        unknown, the layer is not Lipschitz under its arguments (`LayerNormalization`,
+        `UnitNormalization`, `Masking`, `ReLU(threshold=1.0)`), or its state is not built yet.
+    """
+    known = rule_for(layer)
+    constant = None if known is None else known.lipschitz(layer, input_shape, norm)
+    return constant if constant is not None and math.isfinite(constant) else None
+
+
+def only(inputs: list[int]) -> int:
+    """The one input of a layer.
+
+    Raises:
+        UnsupportedLayerError: there are several.
+    """
+    if len(inputs) != 1:
+        raise UnsupportedLayerError("no rule is known for several inputs")
+    return inputs[0]
+
+
+def _is_own(kind: type) -> bool:
+    return kind.__module__.startswith("deel_lip_tf.layers.")

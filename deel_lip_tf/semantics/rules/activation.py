@@ -1,0 +1,181 @@
+"""Activations that are layers."""
+
+import math
+
+import numpy as np
+from keras import activations, layers
+
+from deel_lip_tf import layers as lip
+from deel_lip_tf._rounding import argument_rounding
+from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.functions import (
+    PiecewiseLinear,
+    activation_constant,
+    activation_rounding,
+    pieces_of,
+    unknown_activation,
+)
+from deel_lip_tf.semantics.ir import elementwise
+from deel_lip_tf.semantics.rounding import few, gamma, smooth, softmax
+from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.rules.data_movement import scaled
+from deel_lip_tf.semantics.state import as_computed_with, as_float64
+
+__all__ = ["Activation"]
+
+
+@rule(layers.Activation)
+class Activation(Rule):
+    """`activation(x)`, a function or a layer."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        return activation_constant(layer.activation, norm)
+
+    def reason(self, layer):
+        return unknown_activation(layer.activation)
+
+    def rounding(self, layer, shapes):
+        return activation_rounding(layer.activation, shapes)
+
+    def pieces(self, layer):
+        return pieces_of(layer.activation)
+
+    def keeps_size(self, layer, axis, rank):
+        return True
+
+    def lower(self, lowering, layer, inputs):
+        return only(inputs)  # the walk applies `activation`, as of any layer
+
+
+@rule(layers.ReLU)
+class ReLU(Rule):
+    """`max(0, x)`, with a slope below 0 and a largest value."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        # With a threshold t > 0 the function jumps from 0 to t at x = t: no constant exists.
+        return _steepest(layer, layer.negative_slope) if layer.threshold == 0 else None
+
+    def rounding(self, layer, shapes):
+        largest = 0.0 if layer.max_value is None else layer.max_value
+        limit = largest * math.sqrt(math.prod(shapes.outputs))
+        return shapes.rounding(gamma(4) if layer.negative_slope or limit else 0.0, limit)
+
+    def pieces(self, layer):
+        if layer.threshold:
+            return None
+        breakpoints, slopes = (0.0,), (float(layer.negative_slope), 1.0)
+        if layer.max_value is None:
+            return PiecewiseLinear(breakpoints, slopes)
+        return PiecewiseLinear((*breakpoints, float(layer.max_value)), (*slopes, 0.0))
+
+    def keeps_size(self, layer, axis, rank):
+        return True
+
+    def lower(self, lowering, layer, inputs):
+        if layer.threshold != 0:
+            raise UnsupportedLayerError("its function jumps at `threshold`")
+        function = elementwise.relu(layer.negative_slope or 0.0, layer.max_value)
+        return lowering.builder.function(only(inputs), function)
+
+
+@rule(layers.LeakyReLU)
+class LeakyReLU(Rule):
+    """`x`, times a slope below 0."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        return _steepest(layer, layer.negative_slope)
+
+    def rounding(self, layer, shapes):
+        return few(shapes)
+
+    def pieces(self, layer):
+        return PiecewiseLinear((0.0,), (float(layer.negative_slope), 1.0))
+
+    def keeps_size(self, layer, axis, rank):
+        return True
+
+    def lower(self, lowering, layer, inputs):
+        return lowering.builder.function(only(inputs), elementwise.relu(layer.negative_slope))
+
+
+@rule(layers.PReLU)
+class PReLU(Rule):
+    """`x`, times a learned slope below 0, which may broadcast."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        if not layer.built:
+            return None
+        slopes = np.abs(as_float64(layer.alpha))
+        return _steepest(layer, float(slopes.max())) if slopes.size else 1.0
+
+    def rounding(self, layer, shapes):
+        return few(shapes)
+
+    def pieces(self, layer):
+        return PiecewiseLinear((0.0,), (as_float64(layer.alpha), 1.0))
+
+    def lower(self, lowering, layer, inputs):
+        function = elementwise.prelu(as_computed_with(layer, layer.alpha))
+        return lowering.builder.function(only(inputs), function)
+
+
+@rule(lip.PReLUlip)
+class PReLUlip(Rule):
+    """`k_coef_lip` times a PReLU of slopes that are clipped to [-1, 1]."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        return layer.lipschitz_constant()
+
+    def rounding(self, layer, shapes):
+        return few(shapes)
+
+    def lower(self, lowering, layer, inputs):
+        slopes = np.clip(as_computed_with(layer, layer.alpha), -1.0, 1.0)
+        index = lowering.builder.function(only(inputs), elementwise.prelu(slopes))
+        return scaled(lowering, layer, index)
+
+
+@rule(layers.ELU)
+class ELU(Rule):
+    """`x`, and `alpha * (exp(x) - 1)` below 0."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        return _steepest(layer, layer.alpha)
+
+    def rounding(self, layer, shapes):
+        return smooth(shapes)
+
+    def keeps_size(self, layer, axis, rank):
+        return True
+
+    def lower(self, lowering, layer, inputs):
+        return lowering.builder.function(only(inputs), elementwise.elu(layer.alpha))
+
+
+@rule(layers.Softmax)
+class Softmax(Rule):
+    """Exponentials divided by their sum along axes."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+        rank = None if input_shape is None else len(input_shape)
+        # Over the batch axis the layer would mix samples. Counted from the end, any other axis than
+        # the last may be the batch axis as long as the rank is unknown.
+        resolved = [axis + rank if axis < -1 and rank else axis for axis in axes]
+        return 0.5 if all(axis >= 1 or axis == -1 for axis in resolved) else None
+
+    def rounding(self, layer, shapes):
+        return softmax(shapes)
+
+    def keeps_size(self, layer, axis, rank):
+        return True
+
+    def lower(self, lowering, layer, inputs):
+        if layer.axis not in (-1, len(lowering.builder.shape(only(inputs)))):
+            raise UnsupportedLayerError("it may only end the model, along its last axis")
+        return lowering.activate(inputs[0], activations.softmax)
+
+
+def _steepest(layer, slope: float) -> float:
+    """`max(1, |slope|)`, exact for slopes up to 1: their rounding cannot exceed 1 either."""
+    return 1.0 if abs(slope) <= 1.0 else float(abs(slope)) * argument_rounding(layer.compute_dtype)

@@ -1,0 +1,239 @@
+"""Layers that slide a kernel over an image."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import replace
+
+import keras
+import numpy as np
+from keras import layers
+
+from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
+from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
+from deel_lip_tf.semantics.ir.decompositions import channels_last, last_if_first
+from deel_lip_tf.semantics.ir.primitives import Adjoint, Conv, Gather, MatMul
+from deel_lip_tf.semantics.ir.program import Builder
+from deel_lip_tf.semantics.operators import Convolution, Copies, Matrices, Shape, spatial_sizes
+from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.sizes import is_beside_features
+from deel_lip_tf.semantics.state import bias_of, check_built, kernel_of
+
+__all__ = ["Depthwise", "Direct", "Padded", "Separable", "Transposed", "keeps_windows"]
+
+
+class _Sliding(Rule, ABC):
+    """What one kernel or two slide over an image."""
+
+    slides = True
+
+    def operators(self, layer, input_shape):
+        return [_convolution(layer, self.kernel(layer), input_shape)]
+
+    @abstractmethod
+    def kernel(self, layer) -> np.ndarray:
+        """The kernel (*size, groups, inputs, outputs) of the convolution."""
+
+    def keeps_size(self, layer, axis, rank):
+        return keeps_windows(layer, axis, rank)
+
+    def lower(self, lowering, layer, inputs):
+        check_built(layer)
+        return self.slid(lowering.builder, layer, only(inputs), bias_of(layer))
+
+    def slid(self, builder: Builder, layer, index: int, bias: np.ndarray | None) -> int:
+        """Appends the padding and the convolution of a node; its channels stay where they are."""
+        index = channels_last(builder, index, layer)
+        rank = len(layer.kernel_size)
+        pads = self.pads(layer, builder.shape(index)[:-1])
+        if layer.padding in EXTENDING:
+            index = builder.affine(index, _border(builder.shape(index)[:-1], pads, layer.padding))
+            pads = ((0, 0),) * rank
+        sizes, dilation = builder.shape(index)[:-1], _tuple(layer.dilation_rate, rank)
+        conv = Conv(self.kernel(layer), _tuple(layer.strides, rank), dilation, pads, sizes)
+        return last_if_first(builder, builder.affine(index, conv, bias), layer)
+
+    def pads(self, layer, sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        """How many pixels are added before and after each axis."""
+        rank = len(sizes)
+        rates = _tuple(layer.dilation_rate, rank)
+        reach = [(k - 1) * rate + 1 for k, rate in zip(layer.kernel_size, rates, strict=True)]
+        axes = zip(sizes, reach, _tuple(layer.strides, rank), strict=True)
+        return tuple(padding_amounts(*axis, layer.padding) for axis in axes)
+
+
+@rule(layers.Conv1D, layers.Conv2D, layers.Conv3D)
+class Direct(_Sliding):
+    """`activation(convolution(x, kernel) + bias)`, in groups of channels or not."""
+
+    gradient = "kernel"
+
+    def kernel(self, layer):
+        kernel = kernel_of(layer)
+        # The outputs are split into consecutive groups, each of which sees its share of the inputs.
+        shares = layer.groups, kernel.shape[-1] // layer.groups
+        return np.moveaxis(kernel.reshape(*kernel.shape[:-1], *shares), -2, -3)
+
+
+@rule(PadConv2D)
+class Padded(Direct):
+    """A convolution of the padded image, whose paddings are its own."""
+
+    gradient = None
+
+    def operators(self, layer, input_shape):
+        is_centred = all(k % 2 for k in layer.kernel_size) and layer.dilation_rate == (1, 1)
+        if layer.padding in ("same", "valid") or (is_centred and layer.padding in EXTENDING):
+            return super().operators(layer, input_shape)
+        # Otherwise the padding, which copies a pixel at most m times, and a "valid" convolution.
+        axes = list(zip(_sizes(layer, input_shape), layer.amounts, strict=True))
+        copies = math.prod(_copies(size, *added, layer.padding) for size, added in axes)
+        extended = tuple(size and size + sum(added) for size, added in axes)
+        convolution = _convolution(layer, self.kernel(layer), None)
+        return [Copies(copies), replace(convolution, padding="valid", sizes=extended)]
+
+    def linear_part(self, layer, input_shape):
+        return _convolution(layer, self.kernel(layer), input_shape)
+
+    def keeps_size(self, layer, axis, rank):
+        # It adds a pixel where its kernel is even, and nothing for a dilation.
+        return layer.padding == "same" and super().keeps_size(layer, axis, rank)
+
+    def pads(self, layer, sizes):
+        own = layer.padding not in ("same", "valid")
+        return tuple(layer.amounts) if own else super().pads(layer, sizes)
+
+
+@rule(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+class Transposed(_Sliding):
+    """`activation(K^T x + bias)`, the adjoint of a convolution K, in whose layout the kernel is."""
+
+    def kernel(self, layer):
+        return np.expand_dims(kernel_of(layer), -3)
+
+    def operators(self, layer, input_shape):
+        whole = replace(_convolution(layer, self.kernel(layer), input_shape), transposed=True)
+        if layer.padding not in EXTENDING:
+            return [replace(whole, padding="same" if _crops_as_same(layer) else "valid")]
+        # The adjoint of the padded convolution of the output.
+        pairs = zip(whole.sizes, whole.strides, strict=True)
+        return [replace(whole, sizes=tuple(size and size * s for size, s in pairs))]
+
+    def linear_part(self, layer, input_shape):
+        if input_shape is None or None in spatial_sizes(layer, input_shape):
+            return None
+        # The adjoint maps the layer's outputs to its inputs.
+        return _convolution(layer, self.kernel(layer), layer.compute_output_shape(input_shape))
+
+    def keeps_size(self, layer, axis, rank):
+        is_plain = layer.output_padding is None and set(np.ravel(layer.dilation_rate)) == {1}
+        is_same = layer.padding == "same" and set(np.ravel(layer.strides)) == {1}
+        return is_plain and is_same and is_beside_features(layer, axis, rank)
+
+    def slid(self, builder, layer, index, bias):
+        if any(rate != 1 for rate in np.ravel(layer.dilation_rate)):
+            raise UnsupportedLayerError("a dilated transposed convolution has no rule")
+        rank = len(layer.kernel_size)
+        strides, kernel = _tuple(layer.strides, rank), self.kernel(layer)
+        # It is the adjoint of a convolution of an image of these sizes.
+        sizes = spatial_sizes(layer, layer.compute_output_shape((1, *builder.shape(index))))
+        index = channels_last(builder, index, layer)
+        axes = list(zip(sizes, layer.kernel_size, strides, strict=True))
+        pads = tuple(padding_amounts(*axis, layer.padding) for axis in axes)
+        folds, one = layer.padding in EXTENDING, (1,) * rank
+        if folds:
+            border = _border(sizes, pads, layer.padding)
+            sizes = border.shape([(*sizes, 1)])[:-1]
+            pads = ((0, 0),) * rank
+        conv = Conv(kernel, strides, one, pads, sizes, transposed=True)
+        index = builder.affine(index, conv, None if folds else bias)
+        if folds:
+            written = tuple(n for n, _, _ in axes)
+            index = builder.affine(index, Adjoint(border, (*written, kernel.shape[-2])), bias)
+        return last_if_first(builder, index, layer)
+
+
+@rule(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+class Depthwise(_Sliding):
+    """A convolution of each channel by itself."""
+
+    def kernel(self, layer):
+        # (*size, channels, multiplier): each channel is a group of one input.
+        return np.expand_dims(kernel_of(layer), -2)
+
+    def slid(self, builder, layer, index, bias):
+        if len(set(np.ravel(layer.strides))) > 1:
+            reason = "TensorFlow cannot run it: its strides differ from each other"
+            raise UnsupportedLayerError(reason)
+        return super().slid(builder, layer, index, bias)
+
+
+@rule(layers.SeparableConv1D, layers.SeparableConv2D)
+class Separable(_Sliding):
+    """A convolution of each channel by itself, and a matrix at every pixel."""
+
+    def kernel(self, layer):
+        return np.expand_dims(kernel_of(layer, "depthwise_kernel"), -2)
+
+    def operators(self, layer, input_shape):
+        pointwise = kernel_of(layer, "pointwise_kernel")
+        pointwise = pointwise.reshape(1, *pointwise.shape[-2:])
+        return [*super().operators(layer, input_shape), Matrices(pointwise)]
+
+    def linear_part(self, layer, input_shape):
+        depthwise = kernel_of(layer, "depthwise_kernel")
+        pointwise = kernel_of(layer, "pointwise_kernel")
+        mixing = pointwise.reshape(*depthwise.shape[-2:], pointwise.shape[-1])
+        composed = np.einsum("...cm,cmf->...cf", depthwise, mixing)
+        return _convolution(layer, np.expand_dims(composed, -3), input_shape)
+
+    def slid(self, builder, layer, index, bias):
+        index = channels_last(builder, super().slid(builder, layer, index, None), layer)
+        pointwise = kernel_of(layer, "pointwise_kernel")
+        index = builder.affine(index, MatMul(pointwise.reshape(pointwise.shape[-2:])), bias)
+        return last_if_first(builder, index, layer)
+
+
+def _border(sizes: tuple[int, ...], pads, padding: str) -> Gather:
+    """The copies of pixels around an image, channels last."""
+    axes = zip(sizes, pads, strict=True)
+    return Gather((*(padded_indices(n, *added, padding) for n, added in axes), None))
+
+
+def keeps_windows(layer, axis: int, rank: int) -> bool:
+    """Whether a layer has one window around each entry of an axis."""
+    if set(np.ravel(layer.strides)) != {1} or not is_beside_features(layer, axis, rank):
+        return False
+    is_dense = set(np.ravel(getattr(layer, "dilation_rate", 1))) == {1}
+    return layer.padding in ("same", "causal") or (layer.padding in EXTENDING and is_dense)
+
+
+def _convolution(layer, kernel: np.ndarray, input_shape: Shape) -> Convolution:
+    rank = len(layer.kernel_size)
+    strides, dilation = _tuple(layer.strides, rank), _tuple(layer.dilation_rate, rank)
+    return Convolution(kernel, strides, dilation, layer.padding, _sizes(layer, input_shape))
+
+
+def _sizes(layer, input_shape: Shape) -> tuple[int | None, ...]:
+    return spatial_sizes(layer, input_shape) or (None,) * len(layer.kernel_size)
+
+
+def _tuple(value, rank: int) -> tuple[int, ...]:
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+def _copies(size: int | None, before: int, after: int, padding: str) -> int:
+    """How often an element of an axis occurs in the padded axis; `None` is the worst size, 1."""
+    if padding not in EXTENDING:
+        return 1
+    return int(np.bincount(padded_indices(size or 1, before, after, padding)).max())
+
+
+def _crops_as_same(layer) -> bool:
+    """Whether the operator is known to be the adjoint of a "same" convolution of its output.
+
+    Others, among them those of backends that crop on another side, are bounded by the whole image
+    that "valid" writes, of which they keep a part.
+    """
+    is_plain = layer.output_padding is None and not any(r > 1 for r in layer.dilation_rate)
+    return layer.padding == "same" and is_plain and keras.backend.backend() == "tensorflow"

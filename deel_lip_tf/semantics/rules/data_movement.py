@@ -1,0 +1,132 @@
+"""Layers that move entries, copy them, and add zeros."""
+
+import math
+from abc import ABC, abstractmethod
+
+from keras import layers
+
+from deel_lip_tf import layers as lip
+from deel_lip_tf._rounding import sqrt_outward
+from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.float64 import in_float64
+from deel_lip_tf.semantics.integers import same, with_zero
+from deel_lip_tf.semantics.ir.moves import move_of
+from deel_lip_tf.semantics.ir.primitives import Scale
+from deel_lip_tf.semantics.rule import Rule, only, rule
+
+__all__ = ["Copying", "DataMovement", "UpSampling", "scaled"]
+
+
+@rule(
+    layers.Flatten,
+    layers.Reshape,
+    layers.Permute,
+    layers.ZeroPadding1D,
+    layers.ZeroPadding2D,
+    layers.ZeroPadding3D,
+    layers.Cropping1D,
+    layers.Cropping2D,
+    layers.Cropping3D,
+)
+class DataMovement(Rule):
+    """Every entry of the input is in the output once or not at all; the other entries are 0."""
+
+    gradient = "average"
+
+    def lipschitz(self, layer, input_shape, norm):
+        return 1.0
+
+    def rounding(self, layer, shapes):
+        return shapes.copied()
+
+    def integers(self, call):
+        return with_zero(call)
+
+    def lower(self, lowering, layer, inputs):
+        return moved(lowering, layer, inputs)
+
+
+class Copying(Rule, ABC):
+    """Every entry of the input is in the output `copies(layer)` times."""
+
+    @abstractmethod
+    def copies(self, layer) -> int | None:
+        """How often an entry is copied; None where they are not copies."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        count = self.copies(layer)
+        if count is None:
+            return None
+        return {"l2": sqrt_outward(count), "linf": 1.0, "l1": float(count)}[norm.name]
+
+    def rounding(self, layer, shapes):
+        return shapes.copied()
+
+    def integers(self, call):
+        return same(call)
+
+    def lower(self, lowering, layer, inputs):
+        if self.copies(layer) is None:
+            raise UnsupportedLayerError("only nearest interpolation has a rule")
+        return moved(lowering, layer, inputs)
+
+
+@rule(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D)
+class UpSampling(Copying):
+    """Each pixel as a block of pixels; interpolation weights depend on the backend."""
+
+    gradient = "average"
+
+    def copies(self, layer):
+        if getattr(layer, "interpolation", "nearest") != "nearest":
+            return None
+        return math.prod(layer.size) if isinstance(layer.size, list | tuple) else layer.size
+
+
+@rule(layers.RepeatVector)
+class RepeatVector(Copying):
+    """The vector `n` times."""
+
+    def copies(self, layer):
+        return layer.n
+
+
+@rule(lip.InvertibleUpSampling)
+class InvertibleResampling(Rule):
+    """Pixels to channels or back: every entry once, times `k_coef_lip`."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        return layer.lipschitz_constant()
+
+    def rounding(self, layer, shapes):
+        return shapes.copied(layer.k_coef_lip)
+
+    def lower(self, lowering, layer, inputs):
+        twin = type(layer).from_config({**layer.get_config(), "k_coef_lip": 1.0})
+        return scaled(lowering, layer, moved(lowering, twin, inputs))
+
+
+@rule(lip.InvertibleDownSampling)
+class InvertibleDownSampling(InvertibleResampling):
+    """The blocks of an image as channels, times `k_coef_lip`."""
+
+    gradient = "average"
+
+
+def moved(lowering, layer, inputs: list[int]) -> int:
+    """Lowers a layer that moves entries: what it does to their numbers says how.
+
+    Raises:
+        UnsupportedLayerError: it does more.
+    """
+    index = only(inputs)
+    move = move_of(in_float64(layer), lowering.builder.shape(index))
+    if move is None:
+        raise UnsupportedLayerError("it does more than move entries")
+    return lowering.builder.affine(index, move)
+
+
+def scaled(lowering, layer, index: int) -> int:
+    """A node times the constant of a layer of this library."""
+    constant = layer.k_coef_lip
+    return index if constant == 1 else lowering.builder.affine(index, Scale(constant))

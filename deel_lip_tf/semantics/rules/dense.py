@@ -1,0 +1,103 @@
+"""Layers that multiply by a matrix."""
+
+import math
+
+import numpy as np
+from keras import layers
+
+from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.ir.primitives import Einsum, MatMul
+from deel_lip_tf.semantics.operators import Matrices, Operator, Shape, Sums
+from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.sizes import is_beside_features
+from deel_lip_tf.semantics.state import bias_of, check_built, kernel_of
+
+__all__ = ["Dense", "EinsumDense"]
+
+
+@rule(layers.Dense)
+class Dense(Rule):
+    """`activation(x @ kernel + bias)` along the last axis."""
+
+    gradient = "kernel"
+    casts_integers = True
+
+    def operators(self, layer, input_shape):
+        return [Matrices(kernel_of(layer)[None])]
+
+    def keeps_size(self, layer, axis, rank):
+        return is_beside_features(layer, axis, rank)
+
+    def lower(self, lowering, layer, inputs):
+        check_built(layer)
+        return lowering.builder.affine(only(inputs), MatMul(kernel_of(layer)), bias_of(layer))
+
+
+@rule(layers.EinsumDense)
+class EinsumDense(Rule):
+    """`activation(einsum(equation, x, kernel) + bias)`."""
+
+    casts_integers = True
+
+    def operators(self, layer, input_shape):
+        return _contraction(layer, input_shape)
+
+    def linear_part(self, layer, input_shape):
+        try:
+            sums, matrices = self.operators(layer, input_shape)
+        except ValueError:
+            return None
+        return matrices if sums.count == 1 else None
+
+    def lower(self, lowering, layer, inputs):
+        check_built(layer)
+        index = only(inputs)
+        try:
+            self.operators(layer, (None, *lowering.builder.shape(index)))
+        except ValueError as error:
+            raise UnsupportedLayerError(str(error)) from error
+        return lowering.builder.affine(
+            index, Einsum(layer.equation, kernel_of(layer)), bias_of(layer)
+        )
+
+
+def _contraction(layer: layers.EinsumDense, input_shape: Shape) -> list[Operator]:
+    """`einsum` of the input and the kernel, sorted by what each letter does.
+
+    Letters of both operands are summed up, if the result has not got them, or count the blocks of
+    a block-diagonal matrix, if it has; letters of the input alone repeat that matrix or are summed
+    up before it, and letters of the kernel alone are columns.
+    """
+    equation = layer.equation.replace(" ", "")
+    terms, _, result = equation.replace("...", "").partition("->")
+    tensor, _, matrix = terms.partition(",")
+    if any(len(set(term)) < len(term) for term in (tensor, matrix, result)):
+        raise ValueError("a letter occurs twice in one operand of its equation")
+    both = [letter for letter in matrix if letter in tensor]
+    blocks = [letter for letter in both if letter in result]
+    rows = [letter for letter in both if letter not in result]
+    columns = [letter for letter in matrix if letter not in tensor and letter in result]
+    dropped = [letter for letter in tensor if letter not in matrix and letter not in result]
+    kernel = kernel_of(layer)
+    kernel = np.einsum(f"{matrix}->{''.join(blocks + rows + columns)}", kernel)
+    sizes = dict(zip(blocks + rows + columns, kernel.shape, strict=True))
+    shape = [math.prod(sizes[letter] for letter in part) for part in (blocks, rows, columns)]
+    keeps_samples = tensor[:1] not in matrix and tensor[:1] == result[:1]
+    if equation.startswith("..."):
+        keeps_samples = "->..." in equation
+    if not keeps_samples or len(matrix) > len(sizes):
+        raise ValueError("its equation mixes samples, or sums up its kernel")
+    summed = [_size_of(letter, equation, input_shape) for letter in dropped]
+    return [Sums(math.prod(summed)), Matrices(kernel.reshape(shape))]
+
+
+def _size_of(letter: str, equation: str, input_shape: Shape) -> int:
+    """Size of an axis of the input that an equation names by a letter."""
+    tensor = equation.partition(",")[0]
+    before, ellipsis, after = tensor.partition("...")
+    index = before.find(letter) if letter in before or not ellipsis else None
+    index = -len(after) + after.index(letter) if index is None else index
+    size = input_shape[index] if input_shape is not None else None
+    if size is None:
+        raise ValueError("it sums up an axis of unknown size")
+    return size

@@ -1,0 +1,285 @@
+"""Layers that shift and scale entries by numbers that do not depend on the sample."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from deel_lip_tf import layers as lip
+from deel_lip_tf._rounding import UP_FEW, argument_rounding, sqrt_outward
+from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.ir.primitives import Centering, Scale
+from deel_lip_tf.semantics.norms import L2, Norm
+from deel_lip_tf.semantics.operators import Shape
+from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
+from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.sizes import is_beside_features
+from deel_lip_tf.semantics.state import as_float64
+
+__all__ = ["LayerCentering", "Scaling", "broadcast_norm"]
+
+_UNBUILT = "it is not built, and its arguments may broadcast its input: build it"
+
+
+class Scaling(Rule):
+    """`(x - mean) * scale + bias`, in any arrangement."""
+
+    gradient = "scale"
+
+    def rounding(self, layer, shapes):
+        return _of_affine(layer, shapes)
+
+
+@rule(layers.Rescaling)
+class Rescaling(Scaling):
+    """`x * scale + offset`."""
+
+    casts_integers = True
+
+    def lipschitz(self, layer, input_shape, norm):
+        scale = as_float64(layer.scale)
+        copies = broadcast_copies(layer, input_shape, scale.shape, np.shape(layer.offset))
+        return _broadcast(layer, np.max(np.abs(scale)), copies, norm)
+
+    def reason(self, layer):
+        return None if layer.built else _UNBUILT
+
+    def singular_values(self, layer, input_shape):
+        return _diagonal(layer.scale)
+
+    def lower(self, lowering, layer, inputs):
+        # As written: Keras rounds both to the type of the layer before it uses them.
+        scale, offset = as_float64(layer.scale), as_float64(layer.offset)
+        return lowering.builder.scaled(only(inputs), scale, offset)
+
+
+@rule(layers.Normalization)
+class Normalization(Scaling):
+    """`(x - mean) / sqrt(variance)`, or its inverse; both divide or multiply by the same number."""
+
+    casts_integers = True
+
+    def lipschitz(self, layer, input_shape, norm):
+        if (scale := self._scale(layer)) is None:
+            return None
+        copies = broadcast_copies(layer, input_shape, layer.mean.shape, layer.variance.shape)
+        return _broadcast(layer, scale.max(), copies, norm)
+
+    def reason(self, layer):
+        return None if layer.built else _UNBUILT
+
+    def singular_values(self, layer, input_shape):
+        scale = self._scale(layer)
+        return None if scale is None else _diagonal(scale)
+
+    def _scale(self, layer) -> np.ndarray | None:
+        # Before `build` the statistics are not there.
+        if not layer.built or layer.variance is None:
+            return None
+        deviation = np.maximum(np.sqrt(as_float64(layer.variance)), keras.config.epsilon())
+        return deviation if layer.invert else 1.0 / deviation
+
+    def lower(self, lowering, layer, inputs):
+        if not layer.built or layer.variance is None:
+            raise UnsupportedLayerError("it has no statistics yet: call `adapt`, or build it")
+        mean = _statistics(layer, layer.input_mean, layer.mean)
+        variance = _statistics(layer, layer.input_variance, layer.variance)
+        deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+        if layer.invert:
+            return lowering.builder.scaled(only(inputs), deviation, mean)
+        centred = lowering.builder.scaled(only(inputs), None, -mean)
+        return lowering.builder.scaled(centred, 1.0 / deviation)
+
+
+@rule(layers.BatchNormalization)
+class BatchNormalization(Scaling):
+    """`gamma * (x - mean) / sqrt(variance + epsilon) + beta` with its moving statistics."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        if (scale := self._scale(layer)) is None:
+            return None
+        # The layer computes in float32 at least, whatever its policy.
+        return float(np.max(np.abs(scale))) * argument_rounding("float32")
+
+    def singular_values(self, layer, input_shape):
+        scale = self._scale(layer)
+        return None if scale is None else _diagonal(scale)
+
+    def keeps_size(self, layer, axis, rank):
+        return is_beside_features(layer, axis, rank)
+
+    def _scale(self, layer) -> np.ndarray | None:
+        if not layer.built:
+            return None
+        factor = as_float64(layer.gamma) if layer.scale else 1.0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return factor / np.sqrt(as_float64(layer.moving_variance) + layer.epsilon)
+
+    def lower(self, lowering, layer, inputs):
+        builder, index = lowering.builder, only(inputs)
+        rank = len(builder.shape(index)) + 1
+        axis = (layer.axis if isinstance(layer.axis, int) else layer.axis[0]) % rank
+        mean = as_float64(layer.moving_mean)
+        centred = builder.scaled(index, None, _along(-mean, axis, rank))
+        shift = _along(as_float64(layer.beta), axis, rank) if layer.center else None
+        return builder.scaled(centred, _along(self._scale(layer), axis, rank), shift)
+
+
+@rule(lip.ScaleBias, lip.BatchCentering)
+class Shifted(Scaling):
+    """`x - mean` or `scalar * x`, plus a bias, times `k_coef_lip`."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        return layer.lipschitz_constant()
+
+    def keeps_size(self, layer, axis, rank):
+        return is_beside_features(layer, axis, rank)
+
+    def lower(self, lowering, layer, inputs):
+        index = only(inputs)
+        if (mean := self.mean(layer)) is not None:
+            shift = _on_channels(lowering, layer, index, -as_float64(mean))
+            index = lowering.builder.scaled(index, None, shift)
+        return with_bias(lowering, layer, index, self.factor(layer))
+
+    def mean(self, layer) -> Any:
+        """What is subtracted first, or None."""
+        return getattr(layer, "moving_mean", None)
+
+    def factor(self, layer) -> float:
+        """What the difference is multiplied by."""
+        return layer.k_coef_lip * getattr(layer, "scalar", 1.0)
+
+
+@rule(lip.BatchLipNorm)
+class BatchLipNorm(Shifted):
+    """`x - mean`, over a deviation, plus a bias, times `k_coef_lip`."""
+
+    gradient = None
+
+    def mean(self, layer):
+        return layer.moving_mean if layer.centering else None
+
+    def factor(self, layer):
+        if not layer.normalize:
+            return layer.k_coef_lip
+        variance = float(as_float64(layer.moving_variance).max())
+        return layer.k_coef_lip / (math.sqrt(variance) if variance >= layer.epsilon else 1.0)
+
+
+@rule(lip.LayerCentering)
+class LayerCentering(Rule):
+    """`x - mean(x) + bias` over some axes, times `k_coef_lip`: a projection, scaled."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        constant = layer.lipschitz_constant()
+        # x - mean(x) over n entries: rows and columns have absolute sums 2 (1 - 1/n) < 2.
+        return constant if norm == L2 else 2.0 * constant
+
+    def rounding(self, layer, shapes):
+        offset = broadcast_norm(layer.bias, shapes)
+        return shapes.rounding(2.0 * gamma(math.prod(shapes.inputs) + 8), offset)
+
+    def singular_values(self, layer, input_shape):
+        return 0.0, layer.k_coef_lip  # the constants are mapped to 0
+
+    def lower(self, lowering, layer, inputs):
+        rank, axes = len(lowering.builder.shape(only(inputs))) + 1, layer.axis
+        if axes is None:
+            axes = range(1, rank - 1) if layer.data_format == "channels_last" else range(2, rank)
+        axes = tuple(axis % rank for axis in ([axes] if isinstance(axes, int) else axes))
+        centred = lowering.builder.affine(inputs[0], Centering(axes, layer.k_coef_lip))
+        return with_bias(lowering, layer, centred, 1.0)
+
+
+def with_bias(lowering, layer, index: int, factor: float) -> int:
+    """`factor * x + bias`, along the channels."""
+    if layer.bias is None:
+        return lowering.builder.affine(index, Scale(factor))
+    bias = _on_channels(lowering, layer, index, as_float64(layer.bias))
+    return lowering.builder.scaled(index, factor, bias)
+
+
+def _on_channels(lowering, layer, index: int, vector: np.ndarray) -> np.ndarray:
+    rank = len(lowering.builder.shape(index)) + 1
+    return _along(vector, rank - 1 if layer.data_format == "channels_last" else 1, rank)
+
+
+def _along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """A vector as an array of so many axes, along one of them."""
+    return vector.reshape(tuple(-1 if i == axis else 1 for i in range(rank)))
+
+
+def _statistics(layer, given, kept) -> np.ndarray:
+    """Statistics of a normalization: as written where they were given, whatever type keeps them."""
+    if given is None:
+        return as_float64(kept)
+    numbers, shape = np.asarray(given, np.float64), [1] * len(kept.shape)
+    # As Keras does it: the last axes of what was given are the last of those that are kept.
+    axes = sorted(axis % len(shape) for axis in layer.axis)
+    for axis, size in zip(axes[::-1], numbers.shape[::-1], strict=False):
+        shape[axis] = size
+    return np.broadcast_to(numbers.reshape(shape), kept.shape)
+
+
+def broadcast_norm(values, shapes: CallShapes) -> float:
+    """Bounds the norm of numbers that broadcast to the output of a call."""
+    if values is None:
+        return 0.0
+    largest = np.abs(as_float64(values)).max(initial=0.0)
+    return float(largest) * math.sqrt(math.prod(shapes.outputs))
+
+
+def broadcast_copies(layer, input_shape: Shape, *arguments: tuple) -> int | None:
+    """How often each entry of the input is copied where larger arguments broadcast it.
+
+    Args:
+        layer: asked for the shape it was built with where `input_shape` is None.
+        input_shape: with the batch axis.
+        *arguments: shapes of the arrays that the input is combined with, entry by entry.
+
+    Returns:
+        The number, or None where it is not known, or where the batch axis would be broadcast.
+    """
+    if all(math.prod(shape) == 1 for shape in arguments):
+        return 1
+    if input_shape is None and layer.built:
+        input_shape = (layer.get_build_config() or {}).get("input_shape")
+    if input_shape is None:
+        return None
+    rank = len(input_shape)
+    if any(len(s) > rank or (len(s) == rank and s[0] != 1) for s in arguments):
+        return None
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in arguments]
+    pairs = list(
+        zip(input_shape[1:], [max(axis) for axis in zip(*padded, strict=True)][1:], strict=True)
+    )
+    if any(size is None and wanted != 1 for size, wanted in pairs):
+        return None
+    return math.prod(wanted for size, wanted in pairs if size == 1)
+
+
+def _broadcast(layer, scale: float, copies: int | None, norm: Norm) -> float | None:
+    """The constant of a scale, where entries are copied before it."""
+    if copies is None:
+        return None
+    constant = float(scale * sqrt_outward(copies)) * argument_rounding(layer.compute_dtype)
+    if norm == L2 or copies == 1:
+        return constant
+    return constant / math.sqrt(copies) * norm.copies(copies) * UP_FEW
+
+
+def _of_affine(layer, shapes: CallShapes) -> Rounding:
+    shift = broadcast_norm(getattr(layer, "mean", None), shapes)
+    shift += broadcast_norm(getattr(layer, "moving_mean", None), shapes)
+    offset = (1.0 + shapes.constant) * shift
+    for name in ("bias", "beta", "offset"):
+        offset += broadcast_norm(getattr(layer, name, None), shapes)
+    return shapes.rounding(gamma(32), offset)
+
+
+def _diagonal(entries) -> tuple[float, float]:
+    absolute = np.abs(as_float64(entries))
+    return float(absolute.min()), float(absolute.max())

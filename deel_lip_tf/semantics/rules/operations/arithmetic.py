@@ -1,0 +1,230 @@
+"""Sums, differences, products, maxima of two operands, of which one may be a constant."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from deel_lip_tf._rounding import product_up, quotient_up
+from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.graph import Value
+from deel_lip_tf.semantics.integers import arithmetic
+from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of
+from deel_lip_tf.semantics.ir.elementwise import relu
+from deel_lip_tf.semantics.ir.program import Builder
+from deel_lip_tf.semantics.operators import Merge
+from deel_lip_tf.semantics.rounding import CallShapes, gamma
+from deel_lip_tf.semantics.rule import Rule, rule
+from deel_lip_tf.semantics.rules.merging import (
+    broadcast_weights,
+    check_batch,
+    check_ranks,
+    largest,
+)
+from deel_lip_tf.semantics.rules.normalization import broadcast_norm
+
+__all__ = ["NUMBERS", "check_shape", "shifted"]
+
+NUMBERS = int | float | np.number | np.ndarray
+"""The types of constants among the arguments of an operation."""
+
+
+class _Arithmetic(Rule):
+    """Two operands, of which one may be a constant.
+
+    Attributes:
+        of_integers: the function, extreme at the corners of its operands' ranges.
+    """
+
+    of_integers: Callable[[int, int], int]
+
+    def integers(self, call):
+        return arithmetic(call, self.of_integers)
+
+    def rounding(self, operation, shapes):
+        return shifted(shapes, shapes.numbers)
+
+    def keeps_size(self, layer, axis, rank):
+        # A constant operand has the size 1 where that of the result is unknown: Keras would know
+        # any other.
+        return True
+
+
+@rule("Add")
+class Add(_Arithmetic):
+    """`x + y`."""
+
+    of_integers = staticmethod(lambda a, b: a + b)
+
+    def merge(self, call, norm):
+        if len(call.inputs) == 1:
+            check_shape(call)
+            return Merge([1.0], False, "shift by a constant")
+        return Merge(broadcast_weights(call, norm), False, "sum of branches")
+
+    def lower_call(self, lowering, call, inputs):
+        return self.added(lowering, call, inputs, 1.0)
+
+    def added(self, lowering, call, inputs: list[int], sign: float) -> int:
+        """Appends the first operand plus `sign` times the second."""
+        first, second = operands(call, inputs)
+        if is_constant(second):
+            return scaled_and_shifted(lowering.builder, first, shift=sign * second)
+        if is_constant(first):
+            return scaled_and_shifted(lowering.builder, second, scale=sign, shift=first)
+        check_ranks(lowering, [first, second])
+        return combined(lowering.builder, [first, second], [1.0, sign])
+
+
+@rule("Subtract")
+class Subtract(Add):
+    """`x - y`."""
+
+    of_integers = staticmethod(lambda a, b: a - b)
+
+    def lower_call(self, lowering, call, inputs):
+        return self.added(lowering, call, inputs, -1.0)
+
+
+@rule("Maximum")
+class Maximum(_Arithmetic):
+    """`max(x, y)`."""
+
+    of_integers = staticmethod(max)
+
+    def merge(self, call, norm):
+        return largest(call, norm)
+
+    def lower_call(self, lowering, call, inputs):
+        return self.extreme(lowering, call, inputs, 1.0)
+
+    def extreme(self, lowering, call, inputs: list[int], sign: float) -> int:
+        """Appends the maximum (`sign` 1) or the minimum (-1) of the operands."""
+        first, second = operands(call, inputs)
+        builder = lowering.builder
+        if not is_constant(first) and not is_constant(second):
+            check_ranks(lowering, [first, second])
+            return extreme_of(builder, [first, second], sign)
+        index, constant = (second, first) if is_constant(first) else (first, second)
+        # max(x, c) = c + relu(x - c), and min(x, c) = c - relu(c - x).
+        surplus = scaled_and_shifted(builder, index, scale=sign, shift=-sign * constant)
+        positive = builder.function(surplus, relu())
+        return scaled_and_shifted(builder, positive, scale=sign, shift=constant)
+
+
+@rule("Minimum")
+class Minimum(Maximum):
+    """`min(x, y)`."""
+
+    of_integers = staticmethod(min)
+
+    def lower_call(self, lowering, call, inputs):
+        return self.extreme(lowering, call, inputs, -1.0)
+
+
+@rule("Multiply")
+class Multiply(_Arithmetic):
+    """`x * c`."""
+
+    of_integers = staticmethod(lambda a, b: a * b)
+
+    def merge(self, call, norm):
+        number, rounding = _number(call, np.max)
+        return Merge([product_up(number, rounding)], False, "product with a constant")
+
+    def rounding(self, operation, shapes):
+        return shapes.rounding(gamma(8))
+
+    def lower_call(self, lowering, call, inputs):
+        first, second = operands(call, inputs)
+        if is_constant(second):
+            return scaled_and_shifted(lowering.builder, first, scale=second)
+        if is_constant(first):
+            return scaled_and_shifted(lowering.builder, second, scale=first)
+        raise UnsupportedLayerError("a product of tensors has no linear relaxation here")
+
+
+@rule("TrueDivide", "Divide")
+class Divide(Rule):
+    """`x / c`."""
+
+    def merge(self, call, norm):
+        number, rounding = _number(call, np.min)
+        if number == 0.0 or call.args[0] is not call.inputs[0]:
+            raise UnsupportedLayerError("it divides by a tensor or by zero")
+        return Merge([quotient_up(rounding, number)], False, "quotient by a constant")
+
+    def rounding(self, operation, shapes):
+        return shapes.rounding(gamma(8))
+
+    def keeps_size(self, layer, axis, rank):
+        return True
+
+    def lower_call(self, lowering, call, inputs):
+        first, second = operands(call, inputs)
+        if not is_constant(second) or is_constant(first) or not (np.abs(second) > 0).all():
+            raise UnsupportedLayerError("it divides by a tensor or by zero")
+        return scaled_and_shifted(lowering.builder, first, scale=1.0 / second)
+
+
+def operands(call, inputs: list[int]) -> list[int | np.ndarray]:
+    """The two operands in their order: a node, or a constant as an array."""
+    known = dict(zip(call.inputs, inputs, strict=True))
+    arguments = [*call.args, *call.kwargs.values()]
+    return [known[a] if isinstance(a, Value) else np.asarray(a, np.float64) for a in arguments[:2]]
+
+
+def is_constant(operand) -> bool:
+    """Whether an operand is an array."""
+    return isinstance(operand, np.ndarray)
+
+
+def scaled_and_shifted(builder: Builder, index: int, scale=None, shift=None) -> int:
+    """`x * scale + shift` with constants that may have fewer axes, but not more entries.
+
+    Raises:
+        UnsupportedLayerError: a constant has more.
+    """
+    shape = (1, *builder.shape(index))
+    for constant in (scale, shift):
+        if constant is not None and np.broadcast_shapes(np.shape(constant), shape) != shape:
+            raise UnsupportedLayerError("its constant has another shape than its input")
+    return builder.scaled(index, scale, shift)
+
+
+def check_shape(call) -> None:
+    """Refuses a call that broadcasts its input.
+
+    Raises:
+        UnsupportedLayerError: if it does.
+    """
+    check_batch(call)
+    if call.outputs[0].shape[1:] != call.inputs[0].shape[1:]:
+        raise UnsupportedLayerError("it broadcasts its input")
+
+
+def shifted(shapes: CallShapes, numbers):
+    """The rounding of a sum, difference or maximum with another tensor or with constants."""
+    return shapes.rounding(gamma(8), sum(broadcast_norm(number, shapes) for number in numbers))
+
+
+def _number(call, choose: Callable) -> tuple[float, float]:
+    """The one constant among the arguments, and a factor for its rounding to the tensor's type.
+
+    Args:
+        call: the product or quotient.
+        choose: which of the absolute values of an array counts.
+
+    Returns:
+        `(|number|, factor)`: the rounded number and its inverse exceed the exact ones by less than
+        the factor, which is 1 where the number is representable.
+    """
+    values = [*call.args, *call.kwargs.values()]
+    constants = [np.asarray(v, np.float64) for v in values if isinstance(v, NUMBERS)]
+    if len(call.inputs) != 1 or len(constants) != 1:
+        raise UnsupportedLayerError("a product or quotient of tensors has no Lipschitz constant")
+    check_shape(call)
+    number, dtype = float(choose(np.abs(constants[0]))), call.outputs[0].dtype
+    is_kept = dtype == "float32" and (constants[0].astype(np.float32) == constants[0]).all()
+    if dtype == "float64" or is_kept:
+        return number, 1.0
+    return number, 1.0 + (2.0**-22 if dtype == "float32" else 2.0**-7)
