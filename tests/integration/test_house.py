@@ -57,8 +57,8 @@ def test_a_public_name_is_not(line):
 # when this was written has its number here, which may only fall.
 AT_A_GLANCE = 12
 CEILINGS = {
+    ".": 13,
     "certificates": 14,
-    "layers": 12,
     "verify": 17,
 }
 

@@ -9,6 +9,7 @@ import pytest
 from tests._oracles.sources import SOURCE, WITHOUT_SOURCE
 
 PAGE = SOURCE / "docs" / "soundness.md"
+TESTS = SOURCE / "tests"
 
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason=WITHOUT_SOURCE)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from deel_lip_tf import bounds, certificates, verify
-from tests.fuzz import command, subjects
+from tests.fuzz import command
+from tests.fuzz.models import subjects
 from tests.fuzz.tally import Tally
 
 pytestmark = pytest.mark.skipif(

@@ -362,8 +362,11 @@ def test_l2_norm_pooling_at_zero_is_zero_with_zero_gradient():
 
 
 def test_equal_pool_size_and_strides_in_any_spelling():
-    layers.ScaledL2NormPooling2D(2, strides=(2, 2))
-    layers.ScaledAveragePooling2D((2, 2), strides=2, padding="VALID")
+    for pool in (
+        layers.ScaledL2NormPooling2D(2, strides=(2, 2)),
+        layers.ScaledAveragePooling2D((2, 2), strides=2, padding="VALID"),
+    ):
+        assert tuple(pool.pool_size) == tuple(pool.strides) == (2, 2)
 
 
 def test_the_parents_arguments_are_taken():

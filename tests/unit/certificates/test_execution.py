@@ -16,6 +16,7 @@ from deel_lip_tf.certificates import certify
 from deel_lip_tf.certificates.execution import ExecutedModel
 from deel_lip_tf.certificates.proofs import prove
 from deel_lip_tf.certificates.roundings import UNIT
+from tests._tables.cancelling import cancelling_model
 
 IMAGE = (6, 6, 2)
 
@@ -230,22 +231,6 @@ def exact_logits(kernel, bias, x):
         for c in kernel.T
     ]
     return [sum(column) + Fraction(float(b)) for column, b in zip(terms, bias, strict=True)]
-
-
-def cancelling_model(gap, rng, size=64):
-    """Two logits of many large terms that cancel against each other and against the bias.
-
-    The columns differ by a vector of norm 2, so that the certified radius is `gap / 2`.
-    """
-    common, direction = rng.uniform(500, 1500, size), rng.normal(size=size)
-    difference = direction / np.linalg.norm(direction)
-    kernel = np.stack([common + difference, common - difference], 1).astype("float32")
-    x = rng.uniform(size=size).astype("float32")
-    bias = -(kernel.astype(float).T @ x.astype(float))
-    bias[0] += gap
-    model = chain(layers.Dense(2), shape=(size,))
-    model.set_weights([kernel, bias.astype("float32")])
-    return model, x
 
 
 def rounding_search(model, x, radius, rng, trials=200):

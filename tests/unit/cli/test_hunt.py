@@ -12,6 +12,7 @@ from deel_lip_tf.cli.hunt import job, searches
 from deel_lip_tf.cli.hunt.inputs import extreme_inputs
 from deel_lip_tf.cli.hunt.referee import Referee, distance
 from deel_lip_tf.cli.hunt.target import Finding, Target, under_policy
+from tests._tables.cancelling import cancelling_model
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the hunt differentiates with TensorFlow"
@@ -136,8 +137,6 @@ def test_a_radius_that_is_too_large_is_found(monkeypatch):
 
 def test_a_flip_by_rounding_refutes_the_float32_claim_alone(monkeypatch):
     """The exact certificate is true although float32 breaks it: the referee tells them apart."""
-    from tests.unit.certificates.test_execution import cancelling_model
-
     model, x = cancelling_model(0.02, np.random.default_rng(0))
     x = x[None].astype(float)
     assert hunt(model, x, rounds=2).findings == []
@@ -164,7 +163,7 @@ WEIGHTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "scale"), zip(WEIGHTS, [1.0, 1e12, 1e-12] * 2, strict=True))
+@pytest.mark.parametrize(("name", "scale"), list(zip(WEIGHTS, [1.0, 1e12, 1e-12] * 2, strict=True)))
 def test_adversarial_weights(name, scale, rng):
     """Constrained and plain convolutions, heads of every scale, biases that nearly cancel."""
     kernel = WEIGHTS[name](rng)

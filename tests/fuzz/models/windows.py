@@ -4,8 +4,16 @@ import keras
 import numpy as np
 from keras import layers
 
-from . import values
-from .steps import Draw, Step, activated, changed, drawn_activation, of_layer, stored
+from tests.fuzz.models import values
+from tests.fuzz.models.steps import (
+    Draw,
+    Step,
+    activated,
+    changed,
+    drawn_activation,
+    of_layer,
+    stored,
+)
 
 __all__ = ["ROWS", "linear_layer"]
 

@@ -7,10 +7,9 @@ import keras
 import numpy as np
 
 import deel_lip_tf as lip
-
-from . import integers, library, operations, plain, values
-from .graphs import Graph, growing, is_integer, nested_step, set_weights
-from .steps import Draw, Step, of_layer
+from tests.fuzz.models import integers, library, operations, plain, values
+from tests.fuzz.models.graphs import Graph, growing, is_integer, nested_step, set_weights
+from tests.fuzz.models.steps import Draw, Step, of_layer
 
 __all__ = ["WIDE", "Subject", "classifier", "network"]
 

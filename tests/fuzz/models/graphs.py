@@ -12,9 +12,8 @@ import keras
 import numpy as np
 
 import deel_lip_tf as lip
-
-from . import integers, library, operations, plain, windows
-from .steps import Draw, Step, forget, randomized
+from tests.fuzz.models import integers, library, operations, plain, windows
+from tests.fuzz.models.steps import Draw, Step, forget, randomized
 
 __all__ = ["Graph", "growing", "is_integer"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from . import values
+from tests.fuzz.models import values
 
 __all__ = [
     "Draw",

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from keras import layers, ops
 
-from . import values
-from .steps import Draw, Step, of_layer
+from tests.fuzz.models import values
+from tests.fuzz.models.steps import Draw, Step, of_layer
 
 __all__ = ["MERGES", "ROWS"]
 

@@ -8,8 +8,8 @@ import math
 import numpy as np
 from keras import layers
 
-from . import values
-from .steps import Draw, Step, activated, drawn_activation, of_layer, read, stored
+from tests.fuzz.models import values
+from tests.fuzz.models.steps import Draw, Step, activated, drawn_activation, of_layer, read, stored
 
 __all__ = ["ROWS", "dense", "flatten", "identity", "softmax"]
 

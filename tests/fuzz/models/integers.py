@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from .steps import Draw, Step, of_layer
+from tests.fuzz.models.steps import Draw, Step, of_layer
 
 __all__ = ["DTYPES", "ENDS", "MERGES", "ROWS", "cast", "cast_to", "points", "run"]
 

@@ -6,10 +6,9 @@ import keras
 import numpy as np
 
 from deel_lip_tf import layers as lip
-
-from . import values
-from .steps import Draw, changed, drawn_activation, of_layer, read, stored
-from .windows import linear_layer
+from tests.fuzz.models import values
+from tests.fuzz.models.steps import Draw, changed, drawn_activation, of_layer, read, stored
+from tests.fuzz.models.windows import linear_layer
 
 __all__ = ["MERGES", "ROWS", "effective", "residual"]
 
