@@ -4,7 +4,7 @@
 many claims of each kind were answered, refused and violated, and exits with 1 if any was violated.
 `python -m tests.fuzz --only classifier --seed 17 --count 1` repeats one case.
 
-`values` computes layers in NumPy, `steps` and its neighbours draw them, `graphs` joins them to
-models, `searches` looks for counterexamples, and `claims`, `questions`, `files` and `properties`
-hold what the library says beside what was found.
+`models` draws models that compute themselves in NumPy too, `searches` looks for counterexamples,
+and `claims`, `exports`, `questions`, `files` and `properties` hold what the library says beside
+what was found.
 """

@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from .command import main
+from tests.fuzz.command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

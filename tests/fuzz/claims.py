@@ -7,10 +7,9 @@ import tensorflow as tf
 
 from deel_lip_tf import bounds, certificates
 from deel_lip_tf.certificate_metrics import Certificate_Binary, Certificate_Multiclass
-
-from . import searches
-from .subjects import WIDE, Subject
-from .tally import Tally, short
+from tests.fuzz import searches
+from tests.fuzz.models.subjects import WIDE, Subject
+from tests.fuzz.tally import Tally, short
 
 __all__ = ["CLAIMS", "Ask", "gaps", "judged", "tolerance"]
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from deel_lip_tf.verify.propagation import alpha
 from deel_lip_tf.verify.search import branching
-
-from . import claims, exports, files, questions, subjects
-from .tally import Tally
+from tests.fuzz import claims, exports, files, questions
+from tests.fuzz.models import subjects
+from tests.fuzz.tally import Tally
 
 __all__ = ["GROUPS", "main", "run_case", "untraced"]
 

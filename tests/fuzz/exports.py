@@ -9,10 +9,9 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from deel_lip_tf import verify
-
-from .claims import Ask, judged
-from .subjects import Subject
-from .tally import short
+from tests.fuzz.claims import Ask, judged
+from tests.fuzz.models.subjects import Subject
+from tests.fuzz.tally import short
 
 __all__ = ["EXPORTS", "onnx_export", "reloaded", "vanilla_export"]
 

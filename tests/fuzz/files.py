@@ -7,9 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from deel_lip_tf import verify
-
-from . import properties
-from .tally import Tally, short
+from tests.fuzz import properties
+from tests.fuzz.tally import Tally, short
 
 __all__ = ["about_files", "written_model"]
 

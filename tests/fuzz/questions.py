@@ -11,12 +11,11 @@ from keras import Model
 
 from deel_lip_tf import verify
 from deel_lip_tf.layers.base import LipschitzLayer
-
-from . import properties, searches
-from .claims import Ask, gaps, judged, tolerance
-from .graphs import set_weights
-from .steps import forget
-from .tally import short
+from tests.fuzz import properties, searches
+from tests.fuzz.claims import Ask, gaps, judged, tolerance
+from tests.fuzz.models.graphs import set_weights
+from tests.fuzz.models.steps import forget
+from tests.fuzz.tally import short
 
 __all__ = ["QUESTIONS", "Area", "areas"]
 

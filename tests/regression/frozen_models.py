@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 import deel_lip_tf as lip
-from all_losses import ALL_LOSSES, parameters_of
-from cases import CONSTRAINED, IMAGE, LAYERS, SEQUENCE, Case
 from deel_lip_tf import callbacks, constraints, initializers, layers, losses, metrics, regularizers
+from tests._tables.all_losses import ALL_LOSSES, parameters_of
+from tests._tables.cases import CONSTRAINED, IMAGE, LAYERS, SEQUENCE, Case
 
 PROJECTION = dict(
     eps_spectral=1e-4, eps_bjorck=1e-4, beta_bjorck=0.4, maxiter_spectral=12, maxiter_bjorck=25

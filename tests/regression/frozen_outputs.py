@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import deel_lip_tf  # noqa: F401  (its classes register themselves)
-from arithmetic import arithmetic
-from frozen_files import frozen, load, numbered, read
+from tests.regression.arithmetic import arithmetic
+from tests.regression.frozen_files import frozen, load, numbered, read
 
 
 def computed(release: Path) -> dict[str, np.ndarray]:
@@ -35,7 +35,7 @@ def computed_apart(release: Path) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "outputs.npz"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, __file__, str(release), str(path)]
+        command = [sys.executable, "-m", __spec__.name, str(release), str(path)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr)

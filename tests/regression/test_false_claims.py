@@ -376,7 +376,7 @@ def test_a_bias_is_added_to_the_channels(cls):
     layer = cls(4, 3, data_format="channels_first", bias_initializer="random_normal")
     x = np.random.default_rng(0).normal(size=(2, 2, 6, 4)).astype("float32")
     with_bias = np.asarray(layer(x))
-    bias = np.array(layer.bias)
+    bias = keras.ops.convert_to_numpy(layer.bias)
     layer.bias.assign(np.zeros(4))
     expected = np.asarray(layer(x)) + bias[:, None, None]
     assert with_bias == pytest.approx(expected, abs=1e-5)

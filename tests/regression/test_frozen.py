@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from deel_lip_tf import bounds, certificates
-from frozen_files import (
+from tests._oracles.tolerances import SAME_BFLOAT16, SAME_FLOAT32, SOUND
+from tests.regression.frozen_files import (
     RELEASES,
     every_compiled_file,
     every_file,
@@ -21,10 +22,9 @@ from frozen_files import (
     load,
     read,
 )
-from frozen_models import MODELS, objects
-from frozen_outputs import computed_apart
-from public_names import arguments_of, broken, surface
-from tolerances import SAME_BFLOAT16, SAME_FLOAT32, SOUND
+from tests.regression.frozen_models import MODELS, objects
+from tests.regression.frozen_outputs import computed_apart
+from tests.regression.public_names import arguments_of, broken, surface
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not a 1-Lipschitz layer")
 

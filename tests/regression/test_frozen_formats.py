@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from frozen_files import RELEASES, every_release, load, read
-from tolerances import SAME_FLOAT32
+from tests._oracles.tolerances import SAME_FLOAT32
+from tests.regression.frozen_files import RELEASES, every_release, load, read
 
 onnx = pytest.importorskip("onnx", reason="needs the verify extra")
 
 from deel_lip_tf import verify  # noqa: E402
-from onnx_oracles import outputs_of  # noqa: E402
+from tests._oracles.onnx_oracles import outputs_of  # noqa: E402
 
 every_onnx = pytest.mark.parametrize(
     "path",

@@ -1,6 +1,6 @@
 """Writes the files of one release, which every later release has to read: run once, at a release.
 
-    python tests/regression/write_frozen.py VERSION
+    python -m tests.regression.write_frozen VERSION
 
 makes `tests/regression/frozen/VERSION` with
 
@@ -19,13 +19,11 @@ import argparse
 import json
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-sys.path.append(str(Path(__file__).parents[1]))  # for the tables of the other tests
 
 import keras
 import numpy as np
@@ -33,11 +31,11 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 import deel_lip_tf as lip
-from arithmetic import arithmetic
 from deel_lip_tf import bounds, certificates, verify
-from frozen_files import FOLDER, numbered
-from frozen_models import GROUPS, MODELS, branches, labels, objects, samples
-from public_names import surface
+from tests.regression.arithmetic import arithmetic
+from tests.regression.frozen_files import FOLDER, numbered
+from tests.regression.frozen_models import GROUPS, MODELS, branches, labels, objects, samples
+from tests.regression.public_names import surface
 
 NORMS = {"l2": 2, "linf": np.inf, "l1": 1}
 ERRORS = {"bfloat16": 5e-2}  # of an output, as in `tolerances`; 1e-5 for float32

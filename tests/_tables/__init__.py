@@ -1,0 +1,1 @@
+"""The rows that tests run over: layers, losses, models and questions."""

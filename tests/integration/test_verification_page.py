@@ -1,0 +1,68 @@
+"""The page about verification and its notebook: what they show runs, what they name exists."""
+
+import contextlib
+import re
+import runpy
+import sys
+
+import numpy as np
+import pytest
+
+from deel_lip_tf import verify
+from deel_lip_tf.cli.verify import EXIT_CODES
+from deel_lip_tf.verify import decomon, figures
+from deel_lip_tf.verify.methods import METHODS
+from tests._oracles.sources import SOURCE, WITHOUT_SOURCE
+
+PATH = SOURCE / "docs" / "verification.md"
+if not PATH.exists():
+    pytest.skip(WITHOUT_SOURCE, allow_module_level=True)
+PAGE = PATH.read_text(encoding="utf-8")
+ROOMS = {"verify": verify, "figures": figures, "decomon": decomon}
+
+
+def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(block, namespace)
+    assert "ibp" in capsys.readouterr().out
+    proof, refutation = namespace["proof"], namespace["refutation"]
+    assert not ((proof < 0) & (refutation >= 0)).any()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_name_of_the_page_exists(room):
+    for name in set(re.findall(rf"\b{room}\.(\w+)\(", PAGE)) | set(
+        re.findall(rf"`{room}\.(\w+)`", PAGE)
+    ):
+        assert hasattr(ROOMS[room], name), name
+
+
+def test_the_tables_of_the_page_are_complete():
+    for method in METHODS:
+        assert f"| `{method}` |" in PAGE
+    for name in decomon.__all__:
+        assert name == "Converted" or f"`{name}`" in PAGE or f"decomon.{name}(" in PAGE
+    for name, code in EXIT_CODES.items():
+        assert f"| {code} | `{name}`" in PAGE
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+    """On small images of two kinds that a network tells apart at once."""
+    pytest.importorskip("matplotlib", reason="needs the demo extra")
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    images = random.integers(0, 60, size=(60, 4, 4)) + 90 * labels[:, None, None]
+    x = images.astype(np.uint8)
+    source = tmp_path / "data.npz"
+    np.savez(source, x_train=x, y_train=labels, x_test=x[:12], y_test=labels[:12])
+    out = tmp_path / "out"
+    notebook = SOURCE / "notebooks" / "verification_tutorial.py"
+    monkeypatch.setattr(sys, "argv", [str(notebook), str(source), "8", "4", str(out)])
+    with contextlib.chdir(tmp_path):
+        runpy.run_path(str(notebook))
+    names = {path.name for path in out.iterdir()}
+    assert names == {"status.png", "curves.png", "model.keras", "question.vnnlib"}
+    assert "attack finds nothing" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""What is claimed of every model, against oracles and random search."""

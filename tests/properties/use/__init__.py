@@ -1,0 +1,1 @@
+"""What users may do with every layer, loss and metric, and what they are told."""

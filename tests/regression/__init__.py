@@ -1,0 +1,1 @@
+"""What was false once, here or elsewhere, and files of earlier releases."""

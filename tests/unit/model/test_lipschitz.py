@@ -1,0 +1,379 @@
+"""Sequential, Model, vanillaModel: constants, warnings, exports, saving and resuming."""
+
+import itertools
+import math
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import deel_lip_tf as lip
+from deel_lip_tf import layers
+from deel_lip_tf.model.lipschitz import split_constant
+from tests._oracles import oracles
+from tests._oracles.tolerances import GRADIENT, SAME_FLOAT32
+
+SHAPE = (8, 8, 2)
+
+
+def image_layers():
+    return [
+        layers.SpectralConv2D(4, 3),
+        layers.GroupSort2(),
+        layers.ScaledL2NormPooling2D(),
+        keras.layers.Flatten(),
+        layers.SpectralDense(8),
+        layers.FullSort(),
+        layers.FrobeniusDense(3, disjoint_neurons=False),
+    ]
+
+
+def sequential(k=1.0):
+    return lip.Sequential([keras.Input(SHAPE), *image_layers()], k_coef_lip=k)
+
+
+def functional():
+    inputs = keras.Input(SHAPE)
+    x = layers.SpectralConv2D(4, 3, padding="circular")(inputs)
+    shared = layers.GroupSort2()
+    x = shared(x)
+    y = layers.SpectralConv2D(4, 3, k_coef_lip=0.5)(x)
+    x = keras.layers.Average()([x, shared(y)])
+    x = layers.InvertibleDownSampling(2)(x)
+    x = keras.layers.Flatten()(x)
+    return lip.Model(inputs, layers.SpectralDense(3)(x))
+
+
+def nested():
+    inner = lip.Sequential([keras.Input((8,)), layers.SpectralDense(8), layers.GroupSort2()])
+    plain = keras.Sequential([keras.Input((8,)), layers.SpectralDense(6), layers.Householder()])
+    return lip.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.ScaledGlobalAveragePooling2D(),
+            layers.SpectralDense(8),
+            inner,
+            plain,
+            layers.SpectralDense(3),
+        ],
+        k_coef_lip=3.0,
+    )
+
+
+MODELS = {"sequential": sequential, "functional": functional, "nested": nested}
+
+
+@pytest.fixture
+def data(rng):
+    return rng.normal(size=(32, *SHAPE)).astype("float32"), rng.integers(0, 3, 32)
+
+
+def compiled(model, **kwargs):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"], **kwargs)
+    return model
+
+
+def weights_of(model):
+    return [keras.ops.convert_to_numpy(w) for w in model.weights]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_trains_saves_exports(make, data, tmp_path):
+    x, y = data
+    model = compiled(make())
+    before = model.evaluate(x, y, verbose=0)[0]
+    model.fit(x, y, epochs=3, batch_size=10, verbose=0)
+    assert model.evaluate(x, y, verbose=0)[0] < before
+    model.train_on_batch(x, y)
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(model(x), expected, **SAME_FLOAT32)
+
+    model.save(tmp_path / "model.keras")
+    reloaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(reloaded(x), expected, **SAME_FLOAT32)
+    assert type(reloaded) is type(model)
+
+    exported = model.vanilla_export()
+    np.testing.assert_allclose(exported(x), expected, **SAME_FLOAT32)
+    for saved in (model, exported):
+        saved.export(tmp_path / "saved_model", verbose=False)
+        served = tf.saved_model.load(tmp_path / "saved_model")
+        np.testing.assert_allclose(served.serve(x), expected, **SAME_FLOAT32)
+
+    model.condense()
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_resuming_is_bit_for_bit(make, data, tmp_path):
+    x, y = data
+    model = compiled(make())
+    model.fit(x, y, epochs=1, batch_size=8, shuffle=False, verbose=0)
+    model.save(tmp_path / "checkpoint.keras")
+    resumed = keras.models.load_model(tmp_path / "checkpoint.keras")
+    for one in (model, resumed):
+        one.fit(x, y, epochs=2, batch_size=8, shuffle=False, verbose=0)
+    for a, b in zip(weights_of(model), weights_of(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_policies_train(make, policy, data):
+    x, y = data
+    default = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = compiled(make())
+    finally:
+        keras.config.set_dtype_policy(default)
+    losses = model.fit(x, y, epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    tolerance = dict(rtol=0.1, atol=0.1) if policy == "mixed_bfloat16" else SAME_FLOAT32
+    np.testing.assert_allclose(
+        model.vanilla_export().predict(x, verbose=0), model.predict(x, verbose=0), **tolerance
+    )
+
+
+@pytest.mark.slow
+def test_jit_compile(data):
+    x, y = data
+    model = compiled(sequential(), jit_compile=True)
+    losses = model.fit(x, y, epochs=2, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    np.testing.assert_allclose(model.predict(x, verbose=0), model(x), **SAME_FLOAT32)
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_export_is_a_plain_copy(make, data, tmp_path):
+    x, _ = data
+    model = compiled(make())
+    before = weights_of(model)
+    exported = lip.vanillaModel(model)
+    assert exported.name == model.name
+    assert not exported.compiled
+    for weight in exported.weights:
+        weight.assign(0 * weight)
+    for a, b in zip(before, weights_of(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+    names = {
+        type(layer).__name__
+        for layer in exported._flatten_layers()
+        if type(layer).__module__.startswith("deel_lip_tf")
+    }
+    assert names <= {"GroupSort2", "FullSort", "Householder"}
+
+
+def test_export_keeps_shared_layers_shared():
+    model = functional()
+    shared = [layer for layer in model.layers if isinstance(layer, layers.GroupSort2)]
+    exported = [
+        layer for layer in model.vanilla_export().layers if isinstance(layer, layers.GroupSort2)
+    ]
+    assert len(shared) == len(exported) == 1
+    assert exported[0] is not shared[0]
+
+
+def test_export_without_a_trace_of_the_library(tmp_path):
+    model = lip.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.SpectralConv2D(4, 3, padding="reflect", activation="relu"),
+            layers.PReLUlip(),
+            layers.ScaledAveragePooling2D(),
+            layers.ScaledL2NormPooling2D(),
+            layers.InvertibleDownSampling(2),
+            layers.ScaledGlobalL2NormPooling2D(),
+            layers.SpectralDense(4),
+        ],
+        k_coef_lip=2.0,
+    )
+    compiled(model)
+    assert "deel_lip" not in model.vanilla_export().to_json()
+
+
+def product(model):
+    return math.prod(
+        layer.k_coef_lip for layer in model.layers if isinstance(layer, layers.LipschitzLayer)
+    )
+
+
+@pytest.mark.parametrize("k", [1.0, 0.01, 0.3, 5.0, 1e6, 1e-6])
+def test_product_of_constants_is_exactly_k(k, tmp_path):
+    model = sequential(k)
+    assert product(model) == k
+    model.add(layers.SpectralDense(2))
+    assert product(model) == k
+    model.pop()
+    assert product(model) == k
+    model.save(tmp_path / "model.keras")
+    reloaded = keras.models.load_model(tmp_path / "model.keras")
+    assert (product(reloaded), reloaded.k_coef_lip) == (k, k)
+    outer = lip.Sequential([keras.Input(SHAPE), reloaded, layers.SpectralDense(2)], k_coef_lip=7.0)
+    assert product(outer) == 7.0
+    assert product(reloaded) == reloaded.k_coef_lip
+    outer.set_klip_factor(k)
+    assert product(outer) == k
+    assert product(reloaded) == reloaded.k_coef_lip
+
+
+def test_split_constant_is_exact():
+    for k, n in itertools.product((0.01, 0.1, 0.3, 1 / 3, 2, 5, 7.3, 1e-8, 1e8), range(1, 40)):
+        parts = split_constant(k, n)
+        assert len(parts) == n
+        assert math.prod(parts) == k
+        assert max(parts) / min(parts) < 1 + 1e-3
+
+
+@pytest.mark.parametrize("k", [0.01, 1.0, 4.0])
+def test_distances_grow_at_most_by_k(k, rng):
+    model = sequential(k)
+    x, y = rng.normal(size=(2, 500, *SHAPE)).astype("float32")
+    out = np.linalg.norm(model.predict(x, verbose=0) - model.predict(y, verbose=0), axis=1)
+    distances = np.linalg.norm((x - y).reshape(500, -1), axis=1)
+    assert (out <= k * distances * (1 + 1e-5)).all()
+
+
+def test_a_constant_nobody_can_carry_is_refused():
+    with pytest.raises(ValueError, match="no layer can carry it"):
+        lip.Sequential([keras.Input((4,)), keras.layers.ReLU()], k_coef_lip=0.5)
+    model = lip.Sequential(k_coef_lip=0.5)
+    model.add(keras.Input((4,)))
+    model.add(keras.layers.ReLU())
+    with pytest.raises(ValueError, match="no layer can carry it"):
+        model(np.zeros((1, 4)))
+    lip.Sequential([keras.Input((4,)), keras.layers.ReLU()])
+    with pytest.raises(ValueError, match="k_coef_lip"):
+        lip.Sequential([layers.SpectralDense(2)], k_coef_lip=0)
+
+
+def test_a_changed_constant_reaches_traced_functions(data, tmp_path):
+    x, y = data
+    model = compiled(sequential())
+    expected = model.predict(x, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    head = model.layers[-1]
+    head.set_klip_factor(4.0)
+    np.testing.assert_allclose(model.predict(x, verbose=0), model(x), **SAME_FLOAT32)
+    assert not np.allclose(model.predict(x, verbose=0), expected)
+    model.save(tmp_path / "model.keras")
+    reloaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(reloaded(x), model(x), **SAME_FLOAT32)
+
+
+UNKNOWN = [
+    keras.layers.Dense(3, name="unknown"),
+    keras.layers.BatchNormalization(name="unknown"),
+    keras.layers.Activation("gelu", name="unknown"),
+    keras.layers.UnitNormalization(name="unknown"),
+    layers.SpectralDense(3, activation="gelu", name="unknown"),
+    keras.Sequential([keras.layers.Dense(3, name="unknown")]),
+]
+KNOWN = [
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.Softmax,
+    keras.layers.Flatten,
+    lambda: keras.layers.Dropout(0.5),
+    lambda: keras.layers.Rescaling(1 / 255),
+    lambda: keras.layers.Activation("tanh"),
+    lambda: keras.layers.Reshape((4, 1)),
+    lambda: layers.SpectralDense(4, activation=layers.GroupSort2()),
+    layers.PReLUlip,
+    lambda: lip.Sequential([layers.SpectralDense(4)]),
+]
+
+
+@pytest.mark.parametrize("layer", UNKNOWN)
+def test_unknown_layers_are_named_once(layer):
+    with pytest.warns(UserWarning, match="not a 1-Lipschitz layer: unknown") as record:
+        model = lip.Sequential([keras.Input((4,)), layers.SpectralDense(4), layer])
+        model.add(layers.SpectralDense(2))
+        model(np.zeros((1, 4)))
+    assert len([r for r in record if "Lipschitz" in str(r.message)]) == 1
+
+
+@pytest.mark.parametrize("make", KNOWN)
+def test_known_layers_are_not_named(make):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lip.Sequential([keras.Input((4,)), layers.SpectralDense(4), make()])
+
+
+def test_functional_models_warn_too():
+    inputs = keras.Input((4,))
+    with pytest.warns(UserWarning, match="unknown"):
+        lip.Model(inputs, keras.layers.Dense(3, name="unknown")(inputs))
+
+
+def test_subclassed_models_are_refused_with_the_way_out():
+    class Custom(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.SpectralDense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Custom()
+    model(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="functional API"):
+        lip.vanillaModel(model)
+    with pytest.raises(TypeError, match=r"subclass keras\.Model"):
+        lip.Model()
+    with pytest.raises(TypeError, match="Keras model"):
+        lip.vanillaModel(layers.SpectralDense(3))
+
+
+@pytest.mark.slow
+def test_gradients_through_a_network_are_those_of_finite_differences(rng):
+    model = lip.Sequential(
+        [
+            keras.Input((4, 4, 2)),
+            layers.SpectralConv2D(4, 3, strides=2, padding="circular", activation="tanh"),
+            layers.SpectralConv2DTranspose(2, 2, 2),
+            layers.Householder(),
+            layers.ScaledL2NormPooling2D(),
+            layers.PReLUlip(alpha_initializer="random_normal"),
+            keras.layers.Flatten(),
+            layers.FrobeniusDense(3),
+        ],
+        k_coef_lip=2.0,
+    )
+    model = float64(model)
+    x = rng.normal(size=(3, 4, 4, 2))
+    for variable in model.trainable_variables:
+        with tf.GradientTape() as tape:
+            y = tf.reduce_sum(model(x) ** 2)
+        gradient = tape.gradient(y, variable.value).numpy()
+        start = variable.numpy()
+
+        def function(value, variable=variable):
+            variable.assign(value)
+            return np.array([tf.reduce_sum(model(x) ** 2).numpy()])
+
+        expected = oracles.jacobian(function, start).reshape(start.shape)
+        variable.assign(start)
+        error = np.linalg.norm(gradient - expected)
+        assert error <= GRADIENT * np.linalg.norm(expected), variable.path
+
+
+def float64(model):
+    """The same architecture, built under the float64 policy."""
+    default = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    try:
+        configs = [layer.get_config() for layer in model.layers]
+        copies = [
+            type(layer).from_config({**config, "dtype": "float64"})
+            for layer, config in zip(model.layers, configs, strict=True)
+        ]
+        return lip.Sequential([keras.Input(model.input_shape[1:]), *copies], k_coef_lip=2.0)
+    finally:
+        keras.config.set_dtype_policy(default)

@@ -1,0 +1,252 @@
+"""Callbacks while `fit` runs in graph mode: what they call, assign, print and write."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deel_lip_tf import Sequential, callbacks, layers, losses
+from tests._oracles.tolerances import CONDENSED
+
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
+X = np.random.default_rng(2).normal(size=(12, 3)).astype("float32")
+Y = (X[:, :1] > 0).astype("int32")
+
+
+def small_model(loss=None, rate=0.0):
+    keras.utils.set_random_seed(1)
+    model = Sequential(
+        [
+            keras.Input((3,)),
+            layers.SpectralDense(4, name="first"),
+            keras.layers.ReLU(name="relu"),
+            layers.SpectralDense(1, name="last"),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(rate), loss or losses.HKR(2.0))
+    return model
+
+
+def fit(model, callback, epochs=2, **arguments):
+    """Three batches an epoch."""
+    model.fit(
+        X, Y, batch_size=4, epochs=epochs, shuffle=False, verbose=0, callbacks=[callback],
+        **arguments,
+    )  # fmt: skip
+    return callback
+
+
+class Recorder(keras.callbacks.Callback):
+    """Records the parameter that each batch used, and the loss of the epochs."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+        self.values = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.values.append(float(getattr(self.model.loss, self.name).numpy()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "calls"),
+    [
+        ({}, 2),
+        ({"on_batch": True}, 8),
+        ({"on_epoch": False, "on_batch": True}, 6),
+        ({"on_epoch": False}, 0),
+    ],
+)
+def test_condense_is_called(arguments, calls):
+    model, counted = small_model(), []
+    condense = model.condense
+    model.condense = lambda: counted.append(condense())
+    fit(model, callbacks.CondenseCallback(**arguments))
+    assert len(counted) == calls
+
+
+def test_condensed_kernels_are_the_effective_ones():
+    model = small_model(rate=0.1)
+    fit(model, callbacks.CondenseCallback())
+    for name in ("first", "last"):
+        layer = model.get_layer(name)
+        np.testing.assert_allclose(layer.kernel, layer.wbar, **CONDENSED)
+
+
+def test_condense_needs_a_model_that_can():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="a `condense` method"):
+        fit(model, callbacks.CondenseCallback())
+
+
+def test_scheduled_parameter_follows_the_batches():
+    model, recorder = small_model(), Recorder("alpha")
+    scheduler = callbacks.LossParamScheduler("alpha", fp=[0.0, 4.0, 1.0], xp=[0, 4, 7])
+    model.fit(X, Y, batch_size=4, epochs=3, verbose=0, callbacks=[scheduler, recorder])
+    assert recorder.values == [0, 1, 2, 3, 4, 3, 2, 1, 1]
+
+
+def test_scheduled_parameter_changes_the_loss_of_traced_steps():
+    model = small_model()
+    scheduler = callbacks.LossParamScheduler("alpha", fp=[1.0, 7.0], xp=[0, 2])
+    seen = []
+
+    class Losses(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(logs["loss"])
+
+    model.fit(
+        X, Y, batch_size=12, epochs=3, verbose=0, callbacks=[scheduler, Losses()]
+    )  # one batch an epoch, and a learning rate of zero
+    scores = model.predict(X, verbose=0)
+    expected = [losses.HKR(a)(Y, scores).numpy() for a in (1.0, 4.0, 7.0)]
+    assert seen == pytest.approx(expected, rel=1e-6)
+
+
+def test_schedule_resumes_from_the_object_its_config_or_a_given_step():
+    model, recorder = small_model(), Recorder("alpha")
+    schedule = {"param_name": "alpha", "fp": [0.0, 9.0], "xp": [0, 9]}
+    scheduler = callbacks.LossParamScheduler(**schedule)
+    fit(model, scheduler, epochs=1)
+    model.fit(X, Y, batch_size=4, verbose=0, callbacks=[scheduler, recorder])
+    assert recorder.values == [3, 4, 5]
+    for resumed in (
+        callbacks.LossParamScheduler.from_config(scheduler.get_config()),
+        callbacks.LossParamScheduler(**schedule, step=6),
+    ):
+        recorder = Recorder("alpha")
+        model.fit(X, Y, batch_size=4, verbose=0, callbacks=[resumed, recorder])
+        assert recorder.values == [6, 7, 8]
+
+
+def test_schedule_reaches_the_loss_of_a_reloaded_model(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", losses.HKR(2.0))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    fit(loaded, callbacks.LossParamScheduler("alpha", [5.0], [0]), epochs=1)
+    assert loaded.loss.alpha.numpy() == 5.0
+
+
+def test_parameter_is_set_in_every_loss_of_several_outputs():
+    inputs = keras.Input((3,))
+    outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"a": losses.HKR(1.0), "b": losses.HKR(2.0)})
+    scheduler = callbacks.LossParamScheduler("alpha", [3.0], [0])
+    model.fit(X, {"a": Y, "b": Y}, verbose=0, callbacks=[scheduler])
+    assert [model.loss[name].alpha.numpy() for name in ("a", "b")] == [3.0, 3.0]
+
+
+def test_parameter_is_printed_plainly_at_the_rate(capsys):
+    scheduler = callbacks.LossParamScheduler("alpha", fp=[0.1, 0.1, 0.7, 0.7], xp=[0, 3, 4, 12])
+    model = small_model(losses.HKR(1.0, name="hkr"))
+    log = callbacks.LossParamLog("alpha", rate=2)
+    model.fit(X, Y, batch_size=4, epochs=4, verbose=0, callbacks=[scheduler, log])
+    assert capsys.readouterr().out.split("\n") == ["", "hkr alpha 0.1", "", "hkr alpha 0.7", ""]
+
+
+def events(folder):
+    """(step, tag, plugin, value) of each summary record under `folder`."""
+    found = []
+    for path in sorted(folder.glob("events*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for entry in event.summary.value:
+                plugin = entry.metadata.plugin_data.plugin_name
+                found.append((event.step, entry.tag, plugin, tf.make_ndarray(entry.tensor)))
+    return found
+
+
+@pytest.mark.parametrize("target", ["kernel", "wbar"])
+def test_monitor_writes_the_largest_singular_value(target, tmp_path):
+    model = small_model(rate=0.1)
+    watched = [model.get_layer(name) for name in ("first", "last")]
+    for layer in watched:
+        layer.kernel.assign(3 * layer.kernel)
+        layer.kernel.constraint = None  # so that the optimizer leaves them apart
+    norms = []
+
+    class Norms(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            norms.extend(np.linalg.norm(getattr(layer, target), 2) for layer in watched)
+
+    monitor = callbacks.MonitorCallback(["first", "last"], str(tmp_path), target=target)
+    model.fit(X, Y, batch_size=4, epochs=2, verbose=0, callbacks=[monitor, Norms()])
+    found = events(tmp_path)
+    assert [(step, tag, plugin) for step, tag, plugin, _ in found] == [
+        (step, f"{layer.name}/{target}_sigma_max", "scalars")
+        for step in (0, 1)
+        for layer in watched
+    ]
+    assert [float(norm) for *_, norm in found] == pytest.approx(norms, rel=1e-6)
+    # the raw kernels are about three times the effective ones
+    assert all(norm > 1.5 for norm in norms) == (target == "kernel")
+
+
+def test_monitor_writes_a_histogram_of_all_singular_values_by_batch(tmp_path):
+    monitor = callbacks.MonitorCallback(
+        ["first"], str(tmp_path), what="all", on_epoch=True, on_batch=True
+    )
+    model = small_model()
+    fit(model, monitor)
+    found = events(tmp_path)
+    values = np.linalg.svd(model.get_layer("first").kernel.numpy(), compute_uv=False)
+    assert [step for step, *_ in found] == [0, 1, 2, 3, 4, 5]
+    for _, tag, plugin, rows in found:
+        assert (tag, plugin) == ("first/kernel_sigma", "histograms")
+        assert rows[:, 2].sum() == len(values) == 3
+        assert (rows[0, 0], rows[-1, 1]) == pytest.approx((values.min(), values.max()), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "flatten"),
+    [
+        (keras.layers.Conv2D(5, 3, name="conv"), lambda k: k.reshape(9 * 2, 5)),
+        # (kh, kw, out, in): the rows of the adjoint are (kh, kw, out)
+        (keras.layers.Conv2DTranspose(5, 3, name="conv"), lambda k: k.reshape(9 * 5, 2)),
+    ],
+)
+def test_monitor_of_a_convolution_reads_the_matrix_of_a_patch(layer, flatten, tmp_path):
+    model = keras.Sequential([keras.Input((6, 6, 2)), layer, keras.layers.GlobalMaxPooling2D()])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    monitor = callbacks.MonitorCallback(["conv"], str(tmp_path))
+    model.fit(np.ones((2, 6, 6, 2)), np.ones((2, 5)), verbose=0, callbacks=[monitor])
+    expected = np.linalg.norm(flatten(layer.kernel.numpy()), 2)
+    assert events(tmp_path)[0][3] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        callbacks.CondenseCallback(on_epoch=False, on_batch=True),
+        callbacks.LossParamScheduler("alpha", [1.0, 2.0], [0, 10], step=3),
+        callbacks.LossParamLog("tau", rate=4),
+        callbacks.MonitorCallback(["a"], "logs", "wbar", "all", False, True),
+    ],
+    ids=lambda c: type(c).__name__,
+)
+def test_config_rebuilds_the_same_callback(callback):
+    config = keras.saving.serialize_keras_object(callback)
+    copy = keras.saving.deserialize_keras_object(config)
+    assert type(copy) is type(callback)
+    assert copy.get_config() == callback.get_config()
+    arguments = type(callback).__init__.__code__
+    assert set(callback.get_config()) == set(arguments.co_varnames[1 : arguments.co_argcount])
+
+
+def test_schedule_is_refused_where_the_compiled_step_would_ignore_it(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    scheduler = callbacks.LossParamScheduler("alpha", [5.0], [0])
+    scheduler.set_model(small_model())
+    with pytest.raises(ValueError, match="run_eagerly=True"):
+        scheduler.on_train_begin()
+    scheduler.model.run_eagerly = True
+    scheduler.on_train_begin()
+
+
+def test_loss_given_by_name_has_no_parameter():
+    with pytest.raises(ValueError, match="`param_name`.*'mse'"):
+        fit(small_model("mse"), callbacks.LossParamLog("alpha"))

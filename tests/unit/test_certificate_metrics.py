@@ -1,0 +1,293 @@
+"""Certificates as metrics: against loops in float64, and current at every evaluation."""
+
+import keras
+import numpy as np
+import pytest
+
+import deel_lip_tf as lip
+from deel_lip_tf import certificate_metrics, losses, metrics
+from deel_lip_tf.certificates import certify
+from deel_lip_tf.losses import Certificate_Binary, Certificate_Multiclass
+from deel_lip_tf.metrics import CertifiedRobustAccuracy
+
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
+# a margin in float32 against one in float64, both near 1
+FLOAT32 = 1e-5
+RNG = np.random.default_rng(2)
+X = RNG.normal(size=(50, 6)).astype("float32")
+CLASSES = RNG.integers(0, 3, 50)
+Y = np.eye(3)[CLASSES]
+SIGNS = 2 * RNG.integers(0, 2, 50) - 1
+# batches of unequal sizes, whose means do not average to the mean
+BATCHES = [slice(0, 1), slice(1, 30), slice(30, 50)]
+
+
+def network(head, kind=keras.Sequential):
+    layers = [keras.Input((6,)), lip.layers.SpectralDense(8), lip.layers.GroupSort2()]
+    model = kind([*layers, *head])
+    model.set_weights([RNG.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+HEADS = {
+    "Frobenius": lambda n: [lip.layers.FrobeniusDense(n)],
+    "Spectral": lambda n: [lip.layers.SpectralDense(n)],
+    "Dense": lambda n: [keras.layers.Dense(n)],
+    "no linear head": lambda n: [lip.layers.SpectralDense(n), keras.layers.ReLU()],
+}
+HEAD = pytest.mark.parametrize("head", HEADS)
+
+
+def radii_of(model, x, y, is_linear):
+    """Loop in float64 with the constants of an SVD, 0 where the prediction is wrong."""
+    kernels = [
+        np.asarray(layer.vanilla_export().kernel if hasattr(layer, "wbar") else layer.kernel)
+        for layer in model.layers
+        if getattr(layer, "kernel", None) is not None
+    ]
+    backbone, head = np.linalg.norm(kernels[0], 2), kernels[1].astype("float64")
+    whole = backbone * np.linalg.norm(head, 2)
+    radii = []
+    for f, true in zip(model.predict(x, verbose=0).astype("float64"), y, strict=True):
+        if len(f) == 1:
+            divisor = backbone * np.linalg.norm(head) if is_linear else whole
+            radii.append(max(0.0, true * f[0] / divisor))
+            continue
+        ratios = []
+        for j in range(len(f)):
+            pair = backbone * np.linalg.norm(head[:, true] - head[:, j])
+            divisor = min(pair, 2**0.5 * whole) if is_linear else 2**0.5 * whole
+            ratios += [(f[true] - f[j]) / divisor] if j != true else []
+        radii.append(max(0.0, min(ratios)))
+    return np.array(radii)
+
+
+def result(metric, model, x=X, y=Y, weights=None):
+    metric.reset_state()
+    for batch in BATCHES:
+        some = None if weights is None else weights[batch]
+        metric.update_state(y[batch], model(x[batch]), some)
+    return float(metric.result())
+
+
+@HEAD
+def test_mean_radius_of_classes(head):
+    model = network(HEADS[head](3))
+    radii = radii_of(model, X, CLASSES, head != "no linear head")
+    assert 0.05 < (radii > 0).mean() < 0.95  # both kinds of sample
+    metric = Certificate_Multiclass(model)
+    for labels in (Y, 2 * Y - 1, Y.astype("int32"), CLASSES, CLASSES[:, None], 0.9 * Y + 0.03):
+        assert result(metric, model, y=labels) == pytest.approx(radii.mean(), rel=FLOAT32)
+    assert radii.mean() == pytest.approx(certify(model, X, Y).radius.mean(), rel=FLOAT32)
+
+
+@HEAD
+def test_mean_radius_of_two_signs(head):
+    model = network(HEADS[head](1))
+    radii = radii_of(model, X, SIGNS, head != "no linear head")
+    metric = Certificate_Binary(model)
+    for labels in (SIGNS, SIGNS[:, None], (SIGNS > 0), (SIGNS > 0).astype("float32")[:, None]):
+        assert result(metric, model, y=labels) == pytest.approx(radii.mean(), rel=FLOAT32)
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize(("outputs", "labels"), [(3, CLASSES), (1, SIGNS)])
+def test_share_of_certified_samples(outputs, labels, radius):
+    model = network(HEADS["Frobenius"](outputs))
+    expected = certify(model, X, labels).certified_accuracy(radius)
+    metric = CertifiedRobustAccuracy(model, radius)
+    assert result(metric, model, y=labels) == pytest.approx(expected, rel=FLOAT32)
+    radii = radii_of(model, X, labels, True)
+    if radius > 0:
+        assert expected == (radii >= radius).mean() > 0
+
+
+def test_sample_weights():
+    model, weights = network(HEADS["Spectral"](3)), RNG.uniform(size=50)
+    expected = np.average(radii_of(model, X, CLASSES, True), weights=weights)
+    metric = Certificate_Multiclass(model)
+    assert result(metric, model, weights=weights) == pytest.approx(expected, rel=FLOAT32)
+
+
+def test_nothing_is_certified_without_finite_scores_label_or_margin():
+    model = network(HEADS["Spectral"](3))
+    y = np.eye(3)[[0, 0, 0, 1]]
+    y[2] = 0
+    f = np.array([[np.nan, 0, 0], [np.inf, 0, 0], [1, 0, 0], [2, 2, 0]], "float32")
+    for metric in (Certificate_Multiclass(model), CertifiedRobustAccuracy(model, 0.01)):
+        metric.update_state(y, f)
+        assert float(metric.result()) == 0
+
+
+def test_constants_are_rounded_upward():
+    model = network(HEADS["Dense"](3))
+    exact = Certificate_Multiclass(model, dtype="float64").divisors.numpy()
+    rounded = Certificate_Multiclass(model).divisors.numpy()
+    assert rounded.dtype == "float32" and (rounded.astype("float64") >= exact).all()
+    assert rounded == pytest.approx(exact, rel=2e-7)
+    assert Certificate_Multiclass(model, dtype="bfloat16").divisors.dtype == "float32"
+
+
+OPTIONS = [dict(), dict(jit_compile=True), dict(run_eagerly=True), dict(steps_per_execution=3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_evaluation_reads_the_model_as_it_is(options):
+    model = network(HEADS["Spectral"](3))
+    metric = Certificate_Multiclass(model)
+
+    def compile_again():
+        shuffle()
+        model.compile("adam", losses.HKR(1.0), metrics=[metric], **options)
+        shuffle()
+
+    def shuffle():
+        model.set_weights([RNG.normal(size=w.shape) for w in model.get_weights()])
+
+    changes = [
+        compile_again,
+        shuffle,
+        lambda: model.fit(X, Y, verbose=0),
+        lambda: model.layers[0].set_klip_factor(3.0),
+        lambda: model.layers[2].kernel.assign(-model.layers[2].kernel),
+        compile_again,  # Keras does not reset a metric before its first use
+    ]
+    if "jit_compile" in options:  # XLA takes half a minute for the others
+        changes = changes[:3]
+    seen = []
+    for change in changes:
+        change()
+        seen.append(model.evaluate(X, Y, batch_size=20, verbose=0, return_dict=True)[metric.name])
+        assert seen[-1] == pytest.approx(radii_of(model, X, CLASSES, True).mean(), rel=FLOAT32)
+    assert len({round(value, 6) for value in seen}) == len(changes)
+
+
+def test_weights_loaded_after_compile_and_before_the_first_evaluation(tmp_path):
+    model = network(HEADS["Dense"](3))
+    model.save_weights(tmp_path / "these.weights.h5")
+    other = network(HEADS["Dense"](3))
+    other.compile("adam", "mse", metrics=[Certificate_Multiclass(other)])
+    other.load_weights(tmp_path / "these.weights.h5")
+    got = other.evaluate(X, Y, verbose=0)[1]
+    assert got == pytest.approx(radii_of(model, X, CLASSES, True).mean(), rel=FLOAT32)
+
+
+def test_fit_reports_them_by_name():
+    model = network(HEADS["Frobenius"](3), lip.Sequential)
+    both = [Certificate_Multiclass(model), CertifiedRobustAccuracy(model, 0.1)]
+    model.compile(keras.optimizers.Adam(0.05), losses.MulticlassHKR(5.0), metrics=both)
+    history = model.fit(X, Y, epochs=3, validation_data=(X, Y), verbose=0).history
+    certificates = certify(model, X, Y)
+    got = history["val_Certificate_Multiclass"]
+    assert got[-1] == pytest.approx(certificates.radius.mean(), rel=FLOAT32)
+    assert len(set(got)) == 3
+    expected = certificates.certified_accuracy(0.1)
+    assert history["val_CertifiedRobustAccuracy"][-1] == pytest.approx(expected, rel=FLOAT32)
+    assert "Certificate_Multiclass" in history
+
+
+def functional(layers):
+    x = output = layers[0]
+    for layer in layers[1:]:
+        output = layer(output)
+    return lip.Model(x, output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [lip.Sequential, functional])
+@pytest.mark.parametrize(
+    ("make", "outputs", "labels"),
+    [
+        (Certificate_Multiclass, 3, Y),
+        (Certificate_Binary, 1, SIGNS),
+        (lambda model: CertifiedRobustAccuracy(model, 0.07, name="at"), 3, Y),
+    ],
+    ids=["Certificate_Multiclass", "Certificate_Binary", "CertifiedRobustAccuracy"],
+)
+def test_saved_and_loaded_with_the_compiled_model(kind, make, outputs, labels, tmp_path):
+    model = network(HEADS["Spectral"](outputs), kind)
+    model.compile("adam", "mse", metrics=[make(model)])
+    model.fit(X, labels, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = model.evaluate(X, labels, verbose=0, return_dict=True)
+    assert loaded.evaluate(X, labels, verbose=0, return_dict=True) == pytest.approx(expected)
+    loaded.layers[-1].bias.assign(loaded.layers[-1].bias + 0.5)
+    after = loaded.evaluate(X, labels, verbose=0, return_dict=True)
+    assert after != pytest.approx(expected)
+    metric = make(loaded)
+    assert after[metric.name] == pytest.approx(result(metric, loaded, y=labels), rel=FLOAT32)
+
+
+def test_a_metric_without_a_model_says_so(tmp_path):
+    model = network(HEADS["Spectral"](3))
+    model.compile("adam", "mse", metrics=[Certificate_Multiclass(model)])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="has no model to certify"):
+        loaded.evaluate(X, Y, verbose=0)
+    loaded.compile("adam", "mse", metrics=[Certificate_Multiclass(loaded)])
+    assert loaded.evaluate(X, Y, verbose=0) == pytest.approx(model.evaluate(X, Y, verbose=0))
+
+
+def test_a_metric_keeps_no_model_alive():
+    metric = Certificate_Multiclass(network(HEADS["Spectral"](3)))
+    with pytest.raises(ValueError, match="keep a reference"):
+        keras.utils.clear_session()
+        metric.reset_state()
+
+
+def small(*layers):
+    return keras.Sequential([keras.Input((6,)), *layers])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Certificate_Multiclass("model"), TypeError, "`model` must be a Keras model"),
+        (
+            lambda: Certificate_Multiclass(keras.Sequential([keras.layers.Dense(3)])),
+            ValueError,
+            "`model` must be built",
+        ),
+        (
+            lambda: Certificate_Multiclass(small(keras.layers.Dense(3, "softmax"))),
+            ValueError,
+            "must return logits",
+        ),
+        (
+            lambda: CertifiedRobustAccuracy(small(keras.layers.Dense(3, "exponential"))),
+            ValueError,
+            "No Lipschitz bound is known for",
+        ),
+        (
+            lambda: Certificate_Multiclass(small(keras.layers.Dense(1))),
+            ValueError,
+            "use `Certificate_Binary`",
+        ),
+        (
+            lambda: Certificate_Binary(small(keras.layers.Dense(2))),
+            ValueError,
+            "use `Certificate_Multiclass`",
+        ),
+        (
+            lambda: CertifiedRobustAccuracy(small(keras.layers.Dense(2)), -0.1),
+            ValueError,
+            "`radius` must be finite and at least 0",
+        ),
+    ],
+)
+def test_wrong_arguments(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", certificate_metrics.__all__)
+def test_they_are_found_among_losses_and_metrics(name):
+    cls = getattr(certificate_metrics, name)
+    assert getattr(losses, name) is cls is getattr(metrics, name)
+    assert issubclass(cls, keras.metrics.Metric) and cls().name == name
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(cls()))
+    assert type(copy) is cls
