@@ -27,9 +27,9 @@ from keras import layers
 
 import deel_lip_tf as lip
 from deel_lip_tf import verify
-from deel_lip_tf.verify.arguments import margin_rows
 from deel_lip_tf.verify.lowering import lower
 from deel_lip_tf.verify.methods import lower_bounds
+from deel_lip_tf.verify.models import margin_rows
 from deel_lip_tf.verify.propagation import lipschitz
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data" / "mnist_10k.npz"

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.losses.arguments import flag, whole_number
+from deel_lip_tf._validation.scalars import flag, whole_number
 
 
 class _Configurable(keras.callbacks.Callback):

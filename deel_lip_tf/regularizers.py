@@ -9,8 +9,8 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf._validation.scalars import whole_number
 from deel_lip_tf.normalizers import flatten_kernel
-from deel_lip_tf.normalizers.arguments import whole_number
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 from deel_lip_tf.normalizers.spectral import smaller_gram
 

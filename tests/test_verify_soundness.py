@@ -9,8 +9,8 @@ from keras import layers
 import verify_cases
 from deel_lip_tf import verify
 from deel_lip_tf.verify import activations
-from deel_lip_tf.verify.arguments import program_of
 from deel_lip_tf.verify.layer_rules import LAYERS
+from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.propagation import alpha
 from deel_lip_tf.verify.search import branching
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from deel_lip_tf._validation.scalars import check_choice
 from deel_lip_tf.bounds.evaluation.model import ExactModel
 from deel_lip_tf.certificates.execution import ExecutedModel
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
@@ -101,10 +102,7 @@ def _certifier(
     proof: Proof, guard: Guard, semantics: str, is_local: bool
 ) -> Callable[[np.ndarray], Radii]:
     """The function from a batch of samples to their radii, and to what the guard compares."""
-    if semantics not in MEANINGS:
-        raise ValueError(
-            f"`semantics` must be one of {', '.join(map(repr, MEANINGS))}. Received: {semantics!r}."
-        )
+    check_choice("semantics", semantics, MEANINGS)
     kind = ExecutedModel if semantics == "float32" else ExactModel
     exact = kind(proof.model, proof.walk)
     local = LocalBounds(proof.model, proof.walk, exact) if is_local else None

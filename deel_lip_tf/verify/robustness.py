@@ -7,20 +7,13 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from deel_lip_tf._validation.labels import true_classes
+from deel_lip_tf._validation.scalars import check_choice, check_time_limit
+from deel_lip_tf._validation.shapes import check_classifier_shape, check_samples_shape
 from deel_lip_tf.verify import guard
-from deel_lip_tf.verify.arguments import (
-    check_classifier,
-    check_method,
-    check_shape,
-    check_time_limit,
-    labels_of,
-    margin_rows,
-    output_values,
-    predicted_labels,
-    program_of,
-)
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
+from deel_lip_tf.verify.models import margin_rows, output_values, predicted_labels, program_of
 from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.propagation import lipschitz
 from deel_lip_tf.verify.search import attack
@@ -155,14 +148,14 @@ def prove(
         TypeError, ValueError: as `robustness`.
     """
     started = time.perf_counter()
-    check_method(method, ("auto", *METHODS, BRANCHING))
+    check_choice("method", method, ("auto", *METHODS, BRANCHING))
     check_time_limit(time_limit)
     program = program_of(model, domain.lower.shape[1:])
-    check_shape(program, domain)
-    check_classifier(program)
+    check_samples_shape(domain.lower.shape, program.input_shape)
+    check_classifier_shape(program.output_shape)
     outputs = output_values(model, domain.center)
     predicted = predicted_labels(program, outputs)
-    labels = predicted if y is None else labels_of(y, len(domain), program.outputs)
+    labels = predicted if y is None else true_classes(y, len(domain), program.outputs)
     search = _Search(model, program, domain, labels, started, time_limit)
     search.exclude(~guard.confirmed(model, program, domain.center, outputs))
     search.predict(predicted)

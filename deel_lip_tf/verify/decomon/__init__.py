@@ -29,11 +29,12 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf.verify.arguments import check_classifier, program_of
+from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.verify.decomon.labels import check_count, rows_of
 from deel_lip_tf.verify.domain import Domain, ball, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import lower_bounds
+from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.program import Program
 from deel_lip_tf.verify.search.attack import Claims, search
 
@@ -113,7 +114,7 @@ def clone(model: keras.Model, method: str = "crown", finetune: bool = False) -> 
             f"`method` must be one of {', '.join(map(repr, METHODS_BY_NAME))}. "
             f"Received: method={method!r}."
         )
-    check_classifier(program_of(model))
+    check_classifier_shape(program_of(model).output_shape)
     return Converted(model, name.lower())
 
 

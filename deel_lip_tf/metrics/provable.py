@@ -1,11 +1,4 @@
-"""Metrics: provable robustness and the exact Kantorovich-Rubinstein difference of an epoch.
-
-All are `keras.metrics.Metric`: they accumulate sums and counts, so that the value is exact over
-batches of unequal sizes and with sample weights. A NaN label is refused where its value can be
-seen; in a traced step such a sample counts as not certified, and makes a Kantorovich-Rubinstein
-difference NaN. They trust the Lipschitz constant they are given and compute in the metric's dtype;
-`deel_lip_tf.certificates.certify` proves the constant and rounds outward.
-"""
+"""Provable robustness: the radii of margins, for a Lipschitz constant that the user gives."""
 
 import math
 from typing import Any
@@ -13,15 +6,29 @@ from typing import Any
 import keras
 from keras import ops
 
-from deel_lip_tf._registration import PACKAGE, register
+from deel_lip_tf._registration import register
+from deel_lip_tf._validation.arrays import check_no_nan, numeric, weight_per_sample
+from deel_lip_tf._validation.labels import class_mask
+from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, flag, number
 from deel_lip_tf.losses import formulas
-from deel_lip_tf.losses.arguments import flag, number, numeric, refuse_nan, whole_number
+
+__all__ = [
+    "BinaryProvableAvgRobustness",
+    "BinaryProvableRobustAccuracy",
+    "CategoricalProvableAvgRobustness",
+    "CategoricalProvableRobustAccuracy",
+    "signed_scores",
+    "true_class_of",
+]
 
 
-def _encoded(y_true: Any, y_pred: Any) -> Any:
-    """Returns labels with one column per class; class indices `(B,)` or `(B, 1)` become one-hot."""
+def true_class_of(y_true: Any, y_pred: Any) -> Any:
+    """Returns booleans `(B, C)`: where the class of each row of labels is, or nowhere.
+
+    As `_validation.labels` reads them; the largest entry of a row must be positive besides.
+    """
     labels = ops.convert_to_tensor(numeric("y_true", y_true))
-    refuse_nan("y_true", labels)
+    check_no_nan("y_true", labels)
     scores = ops.convert_to_tensor(numeric("y_pred", y_pred))
     if len(scores.shape) != 2 or scores.shape[-1] == 1:
         raise ValueError(
@@ -30,17 +37,16 @@ def _encoded(y_true: Any, y_pred: Any) -> Any:
             f"y_pred.shape={tuple(scores.shape)}."
         )
     if len(labels.shape) == 1 or labels.shape[-1] == 1:
-        indices = ops.cast(ops.reshape(labels, (-1, 1)), "int32")
-        return ops.equal(ops.arange(ops.shape(scores)[-1], dtype="int32"), indices)
-    return labels
+        return class_mask(ops.reshape(labels, (-1, 1)), ops.shape(scores)[-1])
+    return ops.logical_and(class_mask(labels, labels.shape[-1]), ops.greater(labels, 0))
 
 
 def _margin(y_true: Any, y_pred: Any) -> Any:
     """Returns the gap `f_y - max_{j != y} f_j`, and 0 where nothing can be certified.
 
-    That is: a score of the row is not finite, or no label of the row is positive.
+    That is: a score of the row is not finite, or its labels name no class.
     """
-    labels, scores = formulas.aligned(_encoded(y_true, y_pred), y_pred)
+    labels, scores = formulas.aligned(true_class_of(y_true, y_pred), y_pred)
     valid = ops.logical_and(
         ops.all(ops.isfinite(scores), axis=-1), ops.any(ops.greater(labels, 0), axis=-1)
     )
@@ -48,37 +54,11 @@ def _margin(y_true: Any, y_pred: Any) -> Any:
     return ops.where(valid, margin, ops.zeros_like(margin))
 
 
-def _signed_scores(y_true: Any, y_pred: Any) -> Any:
+def signed_scores(y_true: Any, y_pred: Any) -> Any:
     """Returns `s f` with `s = +1` where the label is positive, and 0 where `f` is not finite."""
     labels, scores = formulas.aligned(y_true, y_pred)
     signed = ops.where(ops.greater(labels, 0), scores, -scores)
     return ops.where(ops.isfinite(scores), signed, ops.zeros_like(scores))
-
-
-def _weight_per_sample(sample_weight: Any, y_pred: Any) -> Any:
-    """Returns the weights, one for each row of the scores; `None` and a scalar stay what they are.
-
-    Raises:
-        TypeError: if they are not numbers.
-        ValueError: if they have another shape than `(B,)` or `(B, 1)`.
-    """
-    if sample_weight is None:
-        return None
-    weights = ops.convert_to_tensor(numeric("sample_weight", sample_weight))
-    if getattr(weights.shape, "rank", 0) is None:
-        return weights  # known at run time only
-    shape, batch = tuple(weights.shape), ops.convert_to_tensor(y_pred).shape[0]
-    fits = (
-        shape == ()
-        or (len(shape) == 1 or shape[1:] == (1,))
-        and (None in (shape[0], batch) or shape[0] == batch)
-    )
-    if not fits:
-        raise ValueError(
-            "`sample_weight` must hold one weight per sample, shape (batch,) or (batch, 1). "
-            f"Received: sample_weight.shape={shape} for a batch of {batch}."
-        )
-    return weights
 
 
 def _class_divisor(lip_const: float, disjoint_neurons: bool) -> float:
@@ -124,14 +104,14 @@ class CategoricalProvableRobustAccuracy(keras.metrics.Mean):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        self.epsilon = number("epsilon", epsilon)
-        self.lip_const = number("lip_const", lip_const)
+        self.epsilon = number("epsilon", epsilon, NOT_NEGATIVE)
+        self.lip_const = number("lip_const", lip_const, POSITIVE)
         self.disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
         radius = _margin(y_true, y_pred) / _class_divisor(self.lip_const, self.disjoint_neurons)
-        weights = _weight_per_sample(sample_weight, y_pred)
+        weights = weight_per_sample(sample_weight, y_pred)
         super().update_state(ops.cast(radius > self.epsilon, self.dtype), weights)
 
     def get_config(self) -> dict[str, Any]:
@@ -169,13 +149,13 @@ class BinaryProvableRobustAccuracy(keras.metrics.Mean):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        self.epsilon = number("epsilon", epsilon)
-        self.lip_const = number("lip_const", lip_const)
+        self.epsilon = number("epsilon", epsilon, NOT_NEGATIVE)
+        self.lip_const = number("lip_const", lip_const, POSITIVE)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
-        radius = _signed_scores(y_true, y_pred) / self.lip_const
-        weights = _weight_per_sample(sample_weight, y_pred)
+        radius = signed_scores(y_true, y_pred) / self.lip_const
+        weights = weight_per_sample(sample_weight, y_pred)
         super().update_state(ops.cast(radius > self.epsilon, self.dtype), weights)
 
     def get_config(self) -> dict[str, Any]:
@@ -210,7 +190,7 @@ class CategoricalProvableAvgRobustness(keras.metrics.Mean):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        self.lip_const = number("lip_const", lip_const)
+        self.lip_const = number("lip_const", lip_const, POSITIVE)
         self.disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
         self.negative_robustness = flag("negative_robustness", negative_robustness)
 
@@ -218,7 +198,7 @@ class CategoricalProvableAvgRobustness(keras.metrics.Mean):
         """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
         radius = _margin(y_true, y_pred) / _class_divisor(self.lip_const, self.disjoint_neurons)
         values = radius if self.negative_robustness else ops.relu(radius)
-        super().update_state(values, _weight_per_sample(sample_weight, y_pred))
+        super().update_state(values, weight_per_sample(sample_weight, y_pred))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -254,14 +234,14 @@ class BinaryProvableAvgRobustness(keras.metrics.Mean):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        self.lip_const = number("lip_const", lip_const)
+        self.lip_const = number("lip_const", lip_const, POSITIVE)
         self.negative_robustness = flag("negative_robustness", negative_robustness)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
-        radius = _signed_scores(y_true, y_pred) / self.lip_const
+        radius = signed_scores(y_true, y_pred) / self.lip_const
         values = radius if self.negative_robustness else ops.relu(radius)
-        super().update_state(values, _weight_per_sample(sample_weight, y_pred))
+        super().update_state(values, weight_per_sample(sample_weight, y_pred))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -270,110 +250,3 @@ class BinaryProvableAvgRobustness(keras.metrics.Mean):
             "lip_const": self.lip_const,
             "negative_robustness": self.negative_robustness,
         }
-
-
-class _EpochKR(keras.metrics.Metric):
-    """Sums and weighted counts per class; the Kantorovich-Rubinstein value is their ratio."""
-
-    def __init__(self, num_classes: int | None, name: str, dtype: Any):
-        super().__init__(name=name, dtype=dtype)
-        if num_classes is not None:
-            num_classes = whole_number("num_classes", num_classes)
-        self.num_classes = num_classes
-        self._columns: int | None = None
-        if num_classes is not None:
-            self._create(num_classes)
-
-    def _create(self, columns: int) -> None:
-        names = ("positive_sum", "positive_count", "negative_sum", "negative_count")
-        for name in names:
-            setattr(self, name, self.add_variable((columns,), "zeros", self.dtype, name=name))
-        self._columns = columns
-
-    def _require(self, columns: int | None) -> None:
-        if self._columns is None:
-            if columns is None:
-                raise ValueError(
-                    "The number of columns of `y_pred` is unknown: give `num_classes`. Received: "
-                    "num_classes=None."
-                )
-            self._create(columns)
-        elif columns not in (None, self._columns):
-            raise ValueError(
-                "`y_pred` must keep its number of columns: use one metric per output. Received: "
-                f"{columns} columns, where this metric accumulates {self._columns}."
-            )
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
-        labels, scores = formulas.aligned(y_true, y_pred)
-        self._require(scores.shape[-1])
-        positive = ops.cast(ops.greater(labels, 0), scores.dtype)
-        weights = ops.ones_like(scores)
-        if sample_weight is not None:
-            sample_weight = _weight_per_sample(sample_weight, scores)
-            weights *= ops.reshape(ops.cast(sample_weight, scores.dtype), (-1, 1))
-        for prefix, chosen in (("positive", positive), ("negative", 1 - positive)):
-            chosen = weights * chosen
-            count = ops.cast(ops.sum(chosen, axis=0), self.dtype)
-            total = ops.cast(ops.sum(chosen * scores, axis=0), self.dtype)
-            getattr(self, prefix + "_count").assign_add(count)
-            getattr(self, prefix + "_sum").assign_add(total)
-
-    def result(self):
-        """Returns the value over everything since the last reset; 0 before the first batch."""
-        if self._columns is None:
-            return ops.zeros((), self.dtype)
-        toward = ops.divide_no_nan(self.positive_sum, self.positive_count)
-        away = ops.divide_no_nan(self.negative_sum, self.negative_count)
-        return ops.mean(toward - away)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "num_classes": self.num_classes}
-
-
-# the losses hold the names `KR` and `MulticlassKR` in the package's registry
-@keras.saving.register_keras_serializable(package=PACKAGE, name="metrics.KR")
-class KR(_EpochKR):
-    """Exact Kantorovich-Rubinstein difference `E[f | y > 0] - E[f | y <= 0]` of all samples seen.
-
-    Averaging the KR of batches is not the KR of the epoch, because both expectations are ratios;
-    this metric accumulates their numerators and denominators. A class never seen contributes 0.
-    Labels in {0, 1}, {-1, +1}, booleans or those of `process_labels_for_multi_gpu`; labels and
-    scores `(B,)`, `(B, 1)` or `(B, C)` (then averaged over columns).
-
-    Args:
-        num_classes: number of columns of the scores; taken from the first batch by default. Needed
-            by `stateless_update_state`, whose number of variables cannot grow.
-        name: name under which the value is reported.
-        dtype: dtype of the accumulators.
-
-    Raises:
-        ValueError: if shapes differ, or the number of columns changes between batches.
-    """
-
-    def __init__(self, num_classes: int | None = None, name: str = "KR", dtype: Any = None):
-        super().__init__(num_classes, name, dtype)
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE, name="metrics.MulticlassKR")
-class MulticlassKR(_EpochKR):
-    """Exact `mean_c(E[f_c | y = c] - E[f_c | y != c])` of all samples seen; one-hot labels.
-
-    What `losses.MulticlassKR` averages batch by batch when it is given as a metric.
-
-    Args:
-        num_classes: number of columns of the scores; taken from the first batch by default. Needed
-            by `stateless_update_state`, whose number of variables cannot grow.
-        name: name under which the value is reported.
-        dtype: dtype of the accumulators.
-
-    Raises:
-        ValueError: if shapes differ, or the number of columns changes between batches.
-    """
-
-    def __init__(
-        self, num_classes: int | None = None, name: str = "MulticlassKR", dtype: Any = None
-    ):
-        super().__init__(num_classes, name, dtype)
