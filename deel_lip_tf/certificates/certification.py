@@ -64,8 +64,9 @@ def certify(
             batches of them, as `evaluate` takes them: a `tf.data.Dataset`, a `PyDataset`, a
             `DataLoader` or another iterable that ends, of `x`, `(x, y)` or `(x, y, weights)`; the
             weights are left out.
-        y: true labels, unless `x` holds them: integers (n,) or (n, 1), one-hot (n, classes), and
-            for one output 0 and 1 or -1 and 1. Where the prediction is wrong, the radius is 0.
+        y: true labels, unless `x` holds them: classes (n,) or (n, 1), or rows
+            (n, classes), one-hot or smoothed, whose one largest entry is the class's; for one
+            output 0 and 1 or -1 and 1. Where the prediction is wrong, the radius is 0.
         batch_size: samples evaluated together, at most.
         semantics: "real" or "float32".
         local: whether to look for a larger radius near each sample, where the ReLUs (and other

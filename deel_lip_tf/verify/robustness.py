@@ -110,7 +110,8 @@ def robustness(
             (batch, classes), or (batch, 1) for the classes 0 and 1. A final softmax (and the final
             sigmoid of a single output) is left out, for the verification only.
         x: (n, *shape) finite samples, of the model's input shape.
-        y: labels: integers (n,) or (n, 1), one-hot rows, or `None` for what the model predicts.
+        y: labels: classes (n,) or (n, 1), rows (n, classes) whose largest entry is the class's, or
+            `None` for what the model predicts. One output: 0 and 1, or -1 and 1.
         eps: radius, a number or one for each sample, in the units of `x`.
         norm: "linf", "l2" or "l1".
         clip: smallest and largest value of the data, or `None`; the domain is cut to it.
@@ -140,7 +141,8 @@ def prove(
     Args:
         model: as for `robustness`.
         domain: of `box` or `ball`.
-        y: labels: integers (n,) or (n, 1), one-hot rows, or `None` for what the model predicts.
+        y: labels: classes (n,) or (n, 1), rows (n, classes) whose largest entry is the class's, or
+            `None` for what the model predicts. One output: 0 and 1, or -1 and 1.
         method: "auto", or a name of `METHODS` or "branch-and-bound" for that one alone.
         time_limit: seconds after which nothing further begins.
 
