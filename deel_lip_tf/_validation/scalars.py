@@ -13,6 +13,7 @@ __all__ = [
     "POSITIVE",
     "Rule",
     "check_choice",
+    "check_count",
     "check_time_limit",
     "flag",
     "number",
@@ -98,6 +99,21 @@ def flag(name: str, value: Any) -> bool:
             f"Received: {name}={value!r}."
         )
     return bool(value)
+
+
+def check_count(name: str, value: Any, hint: str = "") -> None:
+    """Refuses a number of samples or of parts that is not positive.
+
+    Args:
+        name: of the argument.
+        value: what was given for it.
+        hint: what else may be given, for the message.
+
+    Raises:
+        ValueError: it is no integer of at least 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer{hint}. Received: {value!r}.")
 
 
 def check_choice(name: str, value: Any, allowed: Collection[str]) -> None:

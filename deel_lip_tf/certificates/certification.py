@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from deel_lip_tf._validation.scalars import check_choice
+from deel_lip_tf._validation.scalars import check_choice, check_count
 from deel_lip_tf.bounds.evaluation.model import ExactModel
 from deel_lip_tf.certificates.execution import ExecutedModel
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
@@ -84,8 +84,7 @@ def certify(
     """
     proof = prove(model)
     samples = Samples(model, x, y)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}.")
+    check_count("batch_size", batch_size)
     guard = Guard(model, proof.walk)
     certify_batch = _certifier(proof, guard, semantics, local)
     batches = [certify_batch(batch) for batch in samples.batches(batch_size)]

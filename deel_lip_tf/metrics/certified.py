@@ -21,6 +21,7 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf._validation.arrays import weight_per_sample
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, number
 from deel_lip_tf.certificates import class_divisors
 from deel_lip_tf.losses import formulas
@@ -80,7 +81,8 @@ class _Certified(keras.metrics.Mean):
             )
         if self._may_be_stale():
             self._prove()
-        super().update_state(self._values(y_true, y_pred), sample_weight)
+        weights = weight_per_sample(sample_weight, y_pred)
+        super().update_state(self._values(y_true, y_pred), weights)
 
     def _values(self, y_true, y_pred):
         """`(B,)` values to average."""

@@ -61,14 +61,36 @@ def signed_scores(y_true: Any, y_pred: Any) -> Any:
     return ops.where(ops.isfinite(scores), signed, ops.zeros_like(scores))
 
 
-def _class_divisor(lip_const: float, disjoint_neurons: bool) -> float:
-    # a step d moves one logit by at most lip |d|, hence a difference of two logits by 2 lip |d|;
-    # if the logits are jointly lip-Lipschitz, the difference moves by sqrt(2) lip |d| only
-    return (2.0 if disjoint_neurons else math.sqrt(2.0)) * lip_const
+class _MeanRadius(keras.metrics.Mean):
+    """Mean over samples of a function of their radius."""
+
+    _arguments: tuple[str, ...]  # of the constructor, which are attributes, besides name and dtype
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
+        values = ops.cast(self._values(self._radius(y_true, y_pred)), self.dtype)
+        super().update_state(values, weight_per_sample(sample_weight, y_pred))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), **{name: getattr(self, name) for name in self._arguments}}
+
+
+class _OfClasses(_MeanRadius):
+    def _radius(self, y_true, y_pred):
+        # a step d moves one logit by at most lip |d|, hence a difference of two by 2 lip |d|; if
+        # the logits are jointly lip-Lipschitz, the difference moves by sqrt(2) lip |d| only
+        factor = 2.0 if self.disjoint_neurons else math.sqrt(2.0)
+        return _margin(y_true, y_pred) / (factor * self.lip_const)
+
+
+class _OfSigns(_MeanRadius):
+    def _radius(self, y_true, y_pred):
+        return signed_scores(y_true, y_pred) / self.lip_const
 
 
 @register
-class CategoricalProvableRobustAccuracy(keras.metrics.Mean):
+class CategoricalProvableRobustAccuracy(_OfClasses):
     """Fraction of samples classified correctly and provably so within an L2 ball of radius epsilon.
 
     Mean of `1[(f_y - max_{j != y} f_j) / L > epsilon]`, a strict inequality: a tie certifies
@@ -95,6 +117,8 @@ class CategoricalProvableRobustAccuracy(keras.metrics.Mean):
     Source: Tsuzuku et al., arXiv:1802.04034.
     """
 
+    _arguments = ("epsilon", "lip_const", "disjoint_neurons")
+
     def __init__(
         self,
         epsilon: float = 36 / 255,
@@ -108,24 +132,12 @@ class CategoricalProvableRobustAccuracy(keras.metrics.Mean):
         self.lip_const = number("lip_const", lip_const, POSITIVE)
         self.disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
-        radius = _margin(y_true, y_pred) / _class_divisor(self.lip_const, self.disjoint_neurons)
-        weights = weight_per_sample(sample_weight, y_pred)
-        super().update_state(ops.cast(radius > self.epsilon, self.dtype), weights)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "epsilon": self.epsilon,
-            "lip_const": self.lip_const,
-            "disjoint_neurons": self.disjoint_neurons,
-        }
+    def _values(self, radius):
+        return ops.greater(radius, self.epsilon)
 
 
 @register
-class BinaryProvableRobustAccuracy(keras.metrics.Mean):
+class BinaryProvableRobustAccuracy(_OfSigns):
     """Fraction of samples whose sign is right and provably so within an L2 ball of radius epsilon.
 
     Mean of `1[s f / lip_const > epsilon]` (strict) with `s = +1` where the label is positive and -1
@@ -141,6 +153,8 @@ class BinaryProvableRobustAccuracy(keras.metrics.Mean):
         ValueError: as `CategoricalProvableRobustAccuracy`.
     """
 
+    _arguments = ("epsilon", "lip_const")
+
     def __init__(
         self,
         epsilon: float = 36 / 255,
@@ -152,19 +166,12 @@ class BinaryProvableRobustAccuracy(keras.metrics.Mean):
         self.epsilon = number("epsilon", epsilon, NOT_NEGATIVE)
         self.lip_const = number("lip_const", lip_const, POSITIVE)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
-        radius = signed_scores(y_true, y_pred) / self.lip_const
-        weights = weight_per_sample(sample_weight, y_pred)
-        super().update_state(ops.cast(radius > self.epsilon, self.dtype), weights)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "epsilon": self.epsilon, "lip_const": self.lip_const}
+    def _values(self, radius):
+        return ops.greater(radius, self.epsilon)
 
 
 @register
-class CategoricalProvableAvgRobustness(keras.metrics.Mean):
+class CategoricalProvableAvgRobustness(_OfClasses):
     """Mean certified radius `relu(f_y - max_{j != y} f_j) / L`, in the units of the model's input.
 
     `L`, labels and scores as in `CategoricalProvableRobustAccuracy`. A misclassified sample counts
@@ -181,6 +188,8 @@ class CategoricalProvableAvgRobustness(keras.metrics.Mean):
         ValueError: as `CategoricalProvableRobustAccuracy`.
     """
 
+    _arguments = ("lip_const", "disjoint_neurons", "negative_robustness")
+
     def __init__(
         self,
         lip_const: float = 1.0,
@@ -194,24 +203,12 @@ class CategoricalProvableAvgRobustness(keras.metrics.Mean):
         self.disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
         self.negative_robustness = flag("negative_robustness", negative_robustness)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
-        radius = _margin(y_true, y_pred) / _class_divisor(self.lip_const, self.disjoint_neurons)
-        values = radius if self.negative_robustness else ops.relu(radius)
-        super().update_state(values, weight_per_sample(sample_weight, y_pred))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "lip_const": self.lip_const,
-            "disjoint_neurons": self.disjoint_neurons,
-            "negative_robustness": self.negative_robustness,
-        }
+    def _values(self, radius):
+        return radius if self.negative_robustness else ops.relu(radius)
 
 
 @register
-class BinaryProvableAvgRobustness(keras.metrics.Mean):
+class BinaryProvableAvgRobustness(_OfSigns):
     """Mean certified radius `relu(s f) / lip_const` of binary decisions.
 
     Labels and scores as in `BinaryProvableRobustAccuracy`.
@@ -226,6 +223,8 @@ class BinaryProvableAvgRobustness(keras.metrics.Mean):
         ValueError: as `CategoricalProvableRobustAccuracy`.
     """
 
+    _arguments = ("lip_const", "negative_robustness")
+
     def __init__(
         self,
         lip_const: float = 1.0,
@@ -237,16 +236,5 @@ class BinaryProvableAvgRobustness(keras.metrics.Mean):
         self.lip_const = number("lip_const", lip_const, POSITIVE)
         self.negative_robustness = flag("negative_robustness", negative_robustness)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Adds a batch; `sample_weight` has shape `(B,)` or `(B, 1)`."""
-        radius = signed_scores(y_true, y_pred) / self.lip_const
-        values = radius if self.negative_robustness else ops.relu(radius)
-        super().update_state(values, weight_per_sample(sample_weight, y_pred))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "lip_const": self.lip_const,
-            "negative_robustness": self.negative_robustness,
-        }
+    def _values(self, radius):
+        return radius if self.negative_robustness else ops.relu(radius)

@@ -29,8 +29,9 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from deel_lip_tf._validation.scalars import check_count
 from deel_lip_tf._validation.shapes import check_classifier_shape
-from deel_lip_tf.verify.decomon.labels import check_count, rows_of
+from deel_lip_tf.verify.decomon.labels import rows_of
 from deel_lip_tf.verify.domain import Domain, ball, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import lower_bounds
@@ -371,7 +372,7 @@ def _over_parts(
 ) -> np.ndarray:
     """`score(domains, sample of each)`, batch by batch, and its extreme over sub-boxes."""
     if batch_size != -1:
-        check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size, ", or -1 for all samples")
     check_count("n_sub_boxes", n_sub_boxes)
     size = len(domain) if batch_size == -1 else batch_size
     results = []
