@@ -28,8 +28,8 @@ from keras import layers
 import deel_lip_tf as lip
 from deel_lip_tf import verify
 from deel_lip_tf.semantics.ir.lowering import lower_model
-from deel_lip_tf.verify.arguments import margin_rows
 from deel_lip_tf.verify.methods import lower_bounds
+from deel_lip_tf.verify.models import margin_rows
 from deel_lip_tf.verify.propagation import lipschitz
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data" / "mnist_10k.npz"

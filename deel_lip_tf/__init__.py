@@ -37,12 +37,6 @@ from deel_lip_tf.model import (  # noqa: E402
     vanillaModel,
 )
 
-# Users look for these among the losses (deel-lip's notebooks) and the metrics. Both rooms stand
-# below the proofs that such a metric needs, so they cannot import it; this one stands above all.
-for _name in certificate_metrics.__all__:
-    setattr(losses, _name, getattr(certificate_metrics, _name))
-    setattr(metrics, _name, getattr(certificate_metrics, _name))
-
 __version__ = "0.1.0"
 
 __all__ = [

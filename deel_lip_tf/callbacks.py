@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.losses.arguments import flag, whole_number
+from deel_lip_tf._validation.scalars import check_choice, flag, whole_number
 
 
 class _Configurable(keras.callbacks.Callback):
@@ -248,10 +248,8 @@ class MonitorCallback(_Configurable):
         on_batch: bool = False,
     ):
         super().__init__()
-        if target not in ("kernel", "wbar"):
-            raise ValueError(f'`target` must be "kernel" or "wbar". Received: target={target!r}.')
-        if what not in ("max", "all"):
-            raise ValueError(f'`what` must be "max" or "all". Received: what={what!r}.')
+        check_choice("target", target, ("kernel", "wbar"))
+        check_choice("what", what, ("max", "all"))
         is_list = isinstance(monitored_layers, list | tuple) and len(monitored_layers) > 0
         if not (is_list and all(isinstance(name, str) for name in monitored_layers)):
             raise TypeError(

@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf._validation.scalars import NOT_NEGATIVE, Rule, number
 from deel_lip_tf.normalizers import (
     DEFAULT_BETA_BJORCK,
     DEFAULT_EPS_BJORCK,
@@ -89,13 +90,8 @@ class FrobeniusConstraint(_Projection):
     """
 
     def __init__(self, eps: float = 1e-7):
-        rule = "`eps` must be a finite number of at least 0 (it has no effect here: leave it out). "
-        try:
-            self.eps = float(eps)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{rule}Received: eps={eps!r}.") from error
-        if not 0 <= self.eps < math.inf:
-            raise ValueError(f"{rule}Received: eps={eps!r}.")
+        rule = "finite and at least 0 (it has no effect here: leave it out)"
+        self.eps = number("eps", eps, Rule(NOT_NEGATIVE.is_allowed, rule))
         self.parametrization = UnitFrobenius()
 
     def get_config(self) -> dict:

@@ -4,6 +4,7 @@ import keras
 from keras import backend, initializers, ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf._validation.scalars import flag
 from deel_lip_tf.normalizers import (
     DEFAULT_BETA_BJORCK,
     DEFAULT_EPS_BJORCK,
@@ -52,11 +53,7 @@ class SpectralInitializer(keras.initializers.Initializer):
                 "`base_initializer` must be a Keras initializer, its name or its config. "
                 "Received: base_initializer=None. Leave it out for an orthogonal one."
             )
-        if not isinstance(depthwise, bool):
-            raise TypeError(
-                f"`depthwise` must be True or False. Received: depthwise={depthwise!r}."
-            )
-        self.depthwise = depthwise
+        self.depthwise = flag("depthwise", depthwise)
 
     def __call__(self, shape, dtype=None):
         """A kernel of the given shape, of at least two axes, and of a floating type.

@@ -9,10 +9,12 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf._validation.scalars import NOT_NEGATIVE, Rule, flag, number, whole_number
 from deel_lip_tf.normalizers import flatten_kernel
-from deel_lip_tf.normalizers.arguments import whole_number
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 from deel_lip_tf.normalizers.spectral import smaller_gram
+
+_WEIGHT = Rule(NOT_NEGATIVE.is_allowed, "finite, and at least 0 to pull towards orthogonality")
 
 
 class Lorth(ABC):
@@ -34,12 +36,7 @@ class Lorth(ABC):
     def __init__(self, dim: int, kernel_shape=None, stride: int = 1, conv_transpose: bool = False):
         self.dim = whole_number("dim", dim)
         self.stride = whole_number("stride", stride)
-        if not isinstance(conv_transpose, bool):
-            raise TypeError(
-                "`conv_transpose` must be True, for the kernel of a transposed convolution, or "
-                f"False. Received: conv_transpose={conv_transpose!r}."
-            )
-        self.conv_transpose = conv_transpose
+        self.conv_transpose = flag("conv_transpose", conv_transpose)
         self.set_kernel_shape(kernel_shape)
 
     @abstractmethod
@@ -217,7 +214,7 @@ class LorthRegularizer(keras.regularizers.Regularizer):
                 f"{dim}. For a dense layer use OrthDenseRegularizer."
             )
         self.dim = 2
-        self.lambda_lorth = _weight(lambda_lorth, "lambda_lorth")
+        self.lambda_lorth = number("lambda_lorth", lambda_lorth, _WEIGHT)
         self.lorth = Lorth2D(kernel_shape, stride, conv_transpose)
 
     def set_kernel_shape(self, shape) -> None:
@@ -254,7 +251,7 @@ class OrthDenseRegularizer(keras.regularizers.Regularizer):
     """
 
     def __init__(self, lambda_orth: float = 1.0):
-        self.lambda_orth = _weight(lambda_orth, "lambda_orth")
+        self.lambda_orth = number("lambda_orth", lambda_orth, _WEIGHT)
 
     def __call__(self, x):
         """The penalty, a scalar tensor."""
@@ -272,14 +269,3 @@ class OrthDenseRegularizer(keras.regularizers.Regularizer):
     def get_config(self) -> dict:
         """Arguments of the constructor."""
         return {"lambda_orth": self.lambda_orth}
-
-
-def _weight(value, name: str) -> float:
-    rule = f"`{name}` must be a finite number, at least 0 to pull towards orthogonality. "
-    try:
-        weight = float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{rule}Received: {name}={value!r}.") from error
-    if not (weight >= 0 and math.isfinite(weight)):
-        raise ValueError(f"{rule}Received: {name}={value!r}.")
-    return weight

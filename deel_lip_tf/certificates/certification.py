@@ -5,6 +5,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from deel_lip_tf._validation.scalars import check_choice, check_count
 from deel_lip_tf.bounds.evaluation.model import ExactModel
 from deel_lip_tf.certificates.execution import ExecutedModel
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
@@ -63,8 +64,9 @@ def certify(
             batches of them, as `evaluate` takes them: a `tf.data.Dataset`, a `PyDataset`, a
             `DataLoader` or another iterable that ends, of `x`, `(x, y)` or `(x, y, weights)`; the
             weights are left out.
-        y: true labels, unless `x` holds them: integers (n,) or (n, 1), one-hot (n, classes), and
-            for one output 0 and 1 or -1 and 1. Where the prediction is wrong, the radius is 0.
+        y: true labels, unless `x` holds them: classes (n,) or (n, 1), or rows
+            (n, classes), one-hot or smoothed, whose one largest entry is the class's; for one
+            output 0 and 1 or -1 and 1. Where the prediction is wrong, the radius is 0.
         batch_size: samples evaluated together, at most.
         semantics: "real" or "float32".
         local: whether to look for a larger radius near each sample, where the ReLUs (and other
@@ -82,8 +84,7 @@ def certify(
     """
     proof = prove(model)
     samples = Samples(model, x, y)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}.")
+    check_count("batch_size", batch_size)
     guard = Guard(model, proof.walk)
     certify_batch = _certifier(proof, guard, semantics, local)
     batches = [certify_batch(batch) for batch in samples.batches(batch_size)]
@@ -101,10 +102,7 @@ def _certifier(
     proof: Proof, guard: Guard, semantics: str, is_local: bool
 ) -> Callable[[np.ndarray], Radii]:
     """The function from a batch of samples to their radii, and to what the guard compares."""
-    if semantics not in MEANINGS:
-        raise ValueError(
-            f"`semantics` must be one of {', '.join(map(repr, MEANINGS))}. Received: {semantics!r}."
-        )
+    check_choice("semantics", semantics, MEANINGS)
     kind = ExecutedModel if semantics == "float32" else ExactModel
     exact = kind(proof.model, proof.walk)
     local = LocalBounds(proof.model, proof.walk, exact) if is_local else None

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 
-from deel_lip_tf.certificates.arguments import checked_samples, is_signed, true_classes
+from deel_lip_tf._validation.arrays import samples_of
+from deel_lip_tf._validation.labels import is_signed, true_classes
 from deel_lip_tf.certificates.fingerprints import SamplesFingerprint
+from deel_lip_tf.semantics.integers import is_within, of_dtype
 
 __all__ = ["Samples"]
 
@@ -50,7 +52,7 @@ class Samples:
             raise ValueError("`x` must hold samples. Received: a data set without batches.")
 
     def _checked(self, x, y) -> tuple[np.ndarray, np.ndarray | None]:
-        samples = checked_samples(self._model, x)
+        samples = _checked_samples(self._model, x)
         if y is None:
             return samples, None
         true_classes(y, len(samples), self._classes)
@@ -73,6 +75,24 @@ class Samples:
     def fingerprint(self) -> str:
         """Of all samples that were handed out."""
         return self._fingerprint.text()
+
+
+def _checked_samples(model: keras.Model, x) -> np.ndarray:
+    """The samples as float64, once the model takes them as they are.
+
+    Raises:
+        ValueError: if they are not real numbers of the model's input shape and type.
+    """
+    samples = samples_of(x, model.inputs[0].shape[1:])
+    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    limits = of_dtype(dtype)
+    if limits is not None and not is_within(samples, limits):
+        raise ValueError(
+            f"`x` must hold integers of the type of the model's input, {dtype}: the model would "
+            f"round others. Received: values from {samples.min()} to {samples.max()} of dtype "
+            f"{samples.dtype}."
+        )
+    return samples.astype(np.float64)
 
 
 def _is_batched(x) -> bool:

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.losses.arguments import flag, number, numeric, whole_number
+from deel_lip_tf._validation.arrays import numeric
+from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, Rule, flag, number, whole_number
 from deel_lip_tf.model import vanillaModel
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
 
@@ -88,7 +89,9 @@ def evaluate_lip_const(
     _check_model(model)
     names = _standardize_types(evaluation_type)
     if expected_value is not None:
-        expected_value = number("expected_value", expected_value)
+        expected_value = number(
+            "expected_value", expected_value, Rule(lambda value: value >= 0, "at least 0")
+        )
     disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
     seed = None if seed is None else whole_number("seed", seed, least=0)
     # One stream for each search: it finds the same whether or not others run before it.
@@ -97,13 +100,13 @@ def evaluate_lip_const(
         "jacobian_norm": _Jacobian(),
         "noise_norm": _Noise(
             whole_number("num_noisy_samples", num_noisy_samples),
-            number("epsilon_noise", epsilon_noise),
+            number("epsilon_noise", epsilon_noise, POSITIVE),
             noise,
         ),
         "attack": _Attack(
             whole_number("num_iterations", num_iterations),
-            number("eps", eps),
-            number("step_size", step_size),
+            number("eps", eps, POSITIVE),
+            number("step_size", step_size, NOT_NEGATIVE),
             flag("double_attack", double_attack),
             attack,
         ),

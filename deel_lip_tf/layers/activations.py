@@ -7,13 +7,9 @@ import keras
 from keras import initializers, ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf._validation.scalars import FINITE, number, whole_number
+from deel_lip_tf._validation.shapes import known_size, standardize_data_format
 from deel_lip_tf.constraints import WeightClipConstraint
-from deel_lip_tf.layers.arguments import (
-    known_size,
-    number,
-    standardize_data_format,
-    whole_number,
-)
 from deel_lip_tf.layers.base import LipschitzLayer, rescaled_export
 from deel_lip_tf.layers.compiled.sorting import sort_pairs
 from deel_lip_tf.layers.copying import configuration
@@ -224,7 +220,7 @@ class Householder(_ChannelActivation):
         if theta_initializer is None:
             theta_initializer = math.pi / 2
         if isinstance(theta_initializer, numbers.Real):
-            angle = number("theta_initializer", theta_initializer, math.isfinite, "finite")
+            angle = number("theta_initializer", theta_initializer, FINITE)
             theta_initializer = initializers.Constant(angle)
         try:
             self.theta_initializer = initializers.get(theta_initializer)

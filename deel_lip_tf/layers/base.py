@@ -5,8 +5,8 @@ import dataclasses
 import keras
 from keras import ops
 
+from deel_lip_tf._validation.constructors import CheckedArguments, check_activation, named
 from deel_lip_tf.initializers import SpectralInitializer
-from deel_lip_tf.layers.arguments import CheckedArguments, check_activation, named
 from deel_lip_tf.normalizers import check_lipschitz_factor, flatten_kernel
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 

@@ -1,17 +1,11 @@
 """Layers that shift: a fixed scaling with a bias, and the centering of each sample by itself."""
 
-import math
-
 import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import (
-    flag,
-    known_size,
-    number,
-    standardize_data_format,
-)
+from deel_lip_tf._validation.scalars import FINITE, flag, number
+from deel_lip_tf._validation.shapes import known_size, standardize_data_format
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export
 from deel_lip_tf.layers.convolution.padding import spatial_axes
 
@@ -110,7 +104,7 @@ class ScaleBias(Shifted):
 
     def __init__(self, scalar: float = 1.0, use_bias: bool = True, **kwargs):
         super().__init__(use_bias=use_bias, **kwargs)
-        self.scalar = number("scalar", scalar, math.isfinite, "finite")
+        self.scalar = number("scalar", scalar, FINITE)
 
     @property
     def is_guaranteed(self) -> bool:

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import flag, known_size
+from deel_lip_tf._validation.scalars import flag
+from deel_lip_tf._validation.shapes import known_size
 from deel_lip_tf.layers.base import KERNEL_ARGUMENTS, NO_LORA, ConstrainedKernel
 from deel_lip_tf.normalizers import Frobenius, Spectral
 from deel_lip_tf.normalizers.polar.dense_product import dense_product, is_worth_projecting

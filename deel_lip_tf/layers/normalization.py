@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import flag, number
+from deel_lip_tf._validation.scalars import Rule, flag, number
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.layers.centering import Shifted
 from deel_lip_tf.normalizers import check_lipschitz_factor
@@ -39,7 +39,7 @@ class BatchCentering(Shifted):
 
     def __init__(self, momentum: float = 0.99, use_bias: bool = True, **kwargs):
         super().__init__(use_bias=use_bias, **kwargs)
-        self.momentum = number("momentum", momentum, lambda m: 0 <= m < 1, "in [0, 1[")
+        self.momentum = number("momentum", momentum, Rule(lambda m: 0 <= m < 1, "in [0, 1["))
 
     def build(self, input_shape):
         """Creates the bias and the moving statistics."""

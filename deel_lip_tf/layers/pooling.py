@@ -6,7 +6,9 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import BesideLayer, check_sizes, flag, number
+from deel_lip_tf._validation.constructors import BesideLayer
+from deel_lip_tf._validation.scalars import Rule, flag, number
+from deel_lip_tf._validation.shapes import check_sizes
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export, rescaled_export
 from deel_lip_tf.layers.compiled.window_norms import can_compile_norms, compiled_norms
 from deel_lip_tf.layers.convolution.padding import spatial_axes
@@ -104,7 +106,7 @@ class _RootOfSquares(BesideLayer):
 
     def __init__(self, *, eps_grad_sqrt: float = 1e-6, **kwargs):
         rule = "at least 0 (it has no effect here: leave it out)"
-        eps_grad_sqrt = number("eps_grad_sqrt", eps_grad_sqrt, lambda eps: eps >= 0, rule)
+        eps_grad_sqrt = number("eps_grad_sqrt", eps_grad_sqrt, Rule(lambda eps: eps >= 0, rule))
         super().__init__(**kwargs)
         self.eps_grad_sqrt = eps_grad_sqrt
 

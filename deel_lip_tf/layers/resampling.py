@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import standardize_data_format, whole_number
+from deel_lip_tf._validation.scalars import whole_number
+from deel_lip_tf._validation.shapes import standardize_data_format
 from deel_lip_tf.layers.base import LipschitzLayer, operation_export
 
 

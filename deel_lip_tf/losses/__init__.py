@@ -1,5 +1,6 @@
 """Losses for Lipschitz networks. The formulas themselves are in `deel_lip_tf.losses.formulas`."""
 
+from deel_lip_tf._lazy import found_when_asked_for
 from deel_lip_tf.losses.base import ParametricLoss
 from deel_lip_tf.losses.crossentropy import (
     TauBinaryCrossentropy,
@@ -21,6 +22,13 @@ from deel_lip_tf.losses.learned import (
     MulticlassHKRauto,
 )
 from deel_lip_tf.losses.soft import MulticlassSoftHKR
+
+# The users of deel-lip look for these among the losses. They stand above all that they prove with.
+__getattr__, __dir__ = found_when_asked_for(
+    __name__,
+    "deel_lip_tf.metrics.certified",
+    ("Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"),
+)
 
 __all__ = [
     "HKR",

@@ -8,7 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.losses.arguments import flag, number, numeric
+from deel_lip_tf._validation.arrays import numeric
+from deel_lip_tf._validation.scalars import flag
+from deel_lip_tf.losses.parameters import parameter
 
 # Keras multiplies the values of the samples by their weights, and does not tell the loss.
 _sample_weight = contextvars.ContextVar("sample_weight", default=None)
@@ -68,7 +70,7 @@ class ParametricLoss(keras.losses.Loss):
         self.multi_gpu: Any = None if multi_gpu is None else flag("multi_gpu", multi_gpu)
         for key, value in parameters.items():
             variable = keras.Variable(
-                number(key, value), dtype=self.dtype, trainable=False, autocast=False, name=key
+                parameter(key, value), dtype=self.dtype, trainable=False, autocast=False, name=key
             )
             setattr(self, key, variable)
         self._parameters = tuple(parameters)
@@ -124,7 +126,7 @@ class ParametricLoss(keras.losses.Loss):
 
     def check_parameter(self, name: str, value: float) -> None:
         """Raises a `ValueError` or `TypeError` if the parameter `name` must not take `value`."""
-        number(name, value)
+        parameter(name, value)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments: floats, strings and booleans."""

@@ -18,7 +18,8 @@ from typing import Any
 
 from keras import ops
 
-from deel_lip_tf.losses.arguments import number, number_or_tensor, numeric, refuse_nan
+from deel_lip_tf._validation.arrays import check_no_nan, numeric
+from deel_lip_tf._validation.scalars import Rule, number
 from deel_lip_tf.losses.labels import (
     aligned,
     balanced,
@@ -27,6 +28,7 @@ from deel_lip_tf.losses.labels import (
     positives,
     process_labels_for_multi_gpu,  # noqa: F401 - part of this module's own interface
 )
+from deel_lip_tf.losses.parameters import parameter_or_tensor
 
 Tensor = Any
 
@@ -80,7 +82,7 @@ def hinge_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Ten
     Returns:
         One value per sample, shape `(B,)`.
     """
-    min_margin = number_or_tensor("min_margin", min_margin)
+    min_margin = parameter_or_tensor("min_margin", min_margin)
     labels, scores = aligned(y_true, y_pred)
     sign = 2 * positives(labels) - 1
     return ops.mean(ops.relu(min_margin / 2 - sign * scores), axis=-1)
@@ -108,8 +110,8 @@ def multiclass_hinge(
         ValueError: with a single column, where the weight `C - 1` of the positives would be 0; if
             a parameter is out of range.
     """
-    min_margin = number_or_tensor("min_margin", min_margin)
-    soft_hinge_tau = number_or_tensor("soft_hinge_tau", soft_hinge_tau)
+    min_margin = parameter_or_tensor("min_margin", min_margin)
+    soft_hinge_tau = parameter_or_tensor("soft_hinge_tau", soft_hinge_tau)
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "`HingeMargin` or `HKR`")
     positive = positives(labels)
@@ -161,7 +163,7 @@ def multiclass_hinge_auto(
 
 def regularized(kr_value: Tensor, hinge: Tensor, alpha: float) -> Tensor:
     """Returns `-KR + alpha hinge`, and the hinge alone where `alpha` is infinite."""
-    alpha = ops.convert_to_tensor(number_or_tensor("alpha", alpha), dtype=hinge.dtype)
+    alpha = ops.convert_to_tensor(parameter_or_tensor("alpha", alpha), dtype=hinge.dtype)
     only_hinge = ops.isinf(alpha)
     # inf * 0 is NaN, so infinity never multiplies anything
     kr_weight = ops.where(only_hinge, ops.zeros_like(alpha), ops.ones_like(alpha))
@@ -215,7 +217,7 @@ def multi_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Ten
 
     Exactly one class per sample: the one with the largest label.
     """
-    min_margin = number_or_tensor("min_margin", min_margin)
+    min_margin = parameter_or_tensor("min_margin", min_margin)
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "`HingeMargin`")
     true = _true_class(labels)
@@ -240,7 +242,7 @@ def categorical_margin(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 def categorical_hinge(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Tensor:
     """Hinge `relu(m - (f_y - max_{j != y} f_j))` of the gap to the runner-up: the full margin."""
-    min_margin = number_or_tensor("min_margin", min_margin)
+    min_margin = parameter_or_tensor("min_margin", min_margin)
     return ops.relu(min_margin - categorical_margin(y_true, y_pred))
 
 
@@ -250,7 +252,7 @@ def tau_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> 
     The division keeps the gradient's scale independent of the temperature. As `tau` grows the
     loss tends to `max_j f_j - f_y`. Source: Béthune et al., arXiv:2104.05097.
     """
-    tau = number_or_tensor("tau", tau)
+    tau = parameter_or_tensor("tau", tau)
     labels, scores = aligned(y_true, y_pred)
     _several_classes(scores, "`TauBinaryCrossentropy`")
     return -ops.sum(labels * ops.log_softmax(tau * scores, axis=-1), axis=-1) / tau
@@ -262,7 +264,7 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
     Raises:
         ValueError: if the labels are not one index per row of a `(B, C)` tensor of scores.
     """
-    tau = number_or_tensor("tau", tau)
+    tau = parameter_or_tensor("tau", tau)
     scores = floating(numeric("y_pred", y_pred))
     labels = ops.convert_to_tensor(numeric("y_true", y_true))
     shape = tuple(labels.shape)
@@ -274,7 +276,7 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
             f"y_pred.shape={tuple(scores.shape)}."
         )
     _several_classes(scores, "`TauBinaryCrossentropy`")
-    refuse_nan("y_true", labels)
+    check_no_nan("y_true", labels)
     flat = ops.reshape(labels, (-1,))
     indices = ops.cast(flat, "int32")
     if may_be_nan(labels):
@@ -286,7 +288,7 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
 
 def tau_binary_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> Tensor:
     """Binary cross-entropy `mean_c BCE([y > 0], sigmoid(tau f)) / tau`, one value per sample."""
-    tau = number_or_tensor("tau", tau)
+    tau = parameter_or_tensor("tau", tau)
     labels, scores = aligned(y_true, y_pred)
     sign = 2 * positives(labels) - 1
     return ops.mean(ops.softplus(-sign * tau * scores), axis=-1) / tau
@@ -367,5 +369,5 @@ def alpha_from_torchlip(alpha: float) -> float:
     rule = (
         "in [0, 1], the convention of deel-torchlip (a larger value is in this library's already)"
     )
-    alpha = number("alpha", alpha, (lambda value: 0 <= value <= 1, rule))
+    alpha = number("alpha", alpha, Rule(lambda value: 0 <= value <= 1, rule))
     return math.inf if alpha == 1 else alpha / (1 - alpha)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from deel_lip_tf.losses.arguments import numeric, refuse_nan
+from deel_lip_tf._validation.arrays import check_no_nan, numeric
 
 __all__ = [
     "aligned",
@@ -40,7 +40,7 @@ def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
             label is NaN and its value can be seen.
     """
     scores = floating(numeric("y_pred", y_pred))
-    refuse_nan("y_true", numeric("y_true", y_true))
+    check_no_nan("y_true", numeric("y_true", y_true))
     labels = ops.cast(ops.convert_to_tensor(y_true), scores.dtype)
     shapes = f"y_true.shape={tuple(labels.shape)}, y_pred.shape={tuple(scores.shape)}"
     labels, scores = (ops.expand_dims(x, -1) if len(x.shape) == 1 else x for x in (labels, scores))
@@ -94,7 +94,7 @@ def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
         TypeError: if the labels are not numbers.
         ValueError: if they have another number of axes.
     """
-    refuse_nan("labels", numeric("labels", labels))
+    check_no_nan("labels", numeric("labels", labels))
     labels = floating(labels)
     positive = positives(labels)
     is_known = getattr(positive.shape, "rank", 0) is not None

@@ -6,17 +6,9 @@ from typing import Any
 from keras import tree
 
 from deel_lip_tf._registration import register
+from deel_lip_tf._validation.scalars import flag
 from deel_lip_tf.model.lipschitz import Model, Sequential
 from deel_lip_tf.model.loss_state import BesideModel
-
-
-def _checked(optim_margin) -> bool:
-    if not isinstance(optim_margin, bool):
-        raise TypeError(
-            "`optim_margin` must be True or False; give the arguments after it by keyword. "
-            f"Received: optim_margin={optim_margin!r}."
-        )
-    return optim_margin
 
 
 class _LearnsLoss(BesideModel):
@@ -70,7 +62,7 @@ class LossVariableModel(_LearnsLoss, Model):
     ):
         # keyword-only: Keras saves a functional model whose positional arguments are its own
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
-        self.optim_margin = _checked(optim_margin)
+        self.optim_margin = flag("optim_margin", optim_margin)
 
 
 @register
@@ -97,7 +89,7 @@ class LossVariableSequential(_LearnsLoss, Sequential):
         **kwargs,
     ):
         super().__init__(layers=layers, name=name, k_coef_lip=k_coef_lip, **kwargs)
-        self.optim_margin = _checked(optim_margin)
+        self.optim_margin = flag("optim_margin", optim_margin)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -105,5 +97,5 @@ class LossVariableSequential(_LearnsLoss, Sequential):
         config = dict(config)
         optim_margin = config.pop("optim_margin", True)
         model = super().from_config(config, custom_objects=custom_objects)
-        model.optim_margin = _checked(optim_margin)
+        model.optim_margin = flag("optim_margin", optim_margin)
         return model

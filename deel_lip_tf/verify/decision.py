@@ -14,10 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from deel_lip_tf.semantics.ir.program import Program
-from deel_lip_tf.verify.arguments import output_values, program_of
 from deel_lip_tf.verify.domain import box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
+from deel_lip_tf.verify.models import output_values, program_of
 from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, prove
 from deel_lip_tf.verify.search.attack import Claims, gradient_function, search
 from deel_lip_tf.verify.search.witnesses import first_witness, plain_points

@@ -10,16 +10,11 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf.verify.arguments import (
-    check_classifier,
-    labels_of,
-    margin_rows,
-    output_values,
-    predicted_labels,
-    program_of,
-)
+from deel_lip_tf._validation.labels import true_classes
+from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.verify.domain import ball
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
+from deel_lip_tf.verify.models import margin_rows, output_values, predicted_labels, program_of
 from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, UNKNOWN, robustness
 from deel_lip_tf.verify.search.attack import falsify
 
@@ -91,9 +86,9 @@ def verified_curves(
         raise ValueError("`epsilons` must hold at least one radius. Received none.")
     domain = ball(x, 0.0, norm, clip)
     program = program_of(model, domain.lower.shape[1:])
-    check_classifier(program)
+    check_classifier_shape(program.output_shape)
     predicted = predicted_labels(program, output_values(model, domain.center))
-    labels = predicted if y is None else labels_of(y, len(domain), program.outputs)
+    labels = predicted if y is None else true_classes(y, len(domain), program.outputs)
     right = predicted == labels
     rows = margin_rows(labels, program.outputs)
 

@@ -16,7 +16,7 @@ from deel_lip_tf.certificates.guard import warn_of_difference
 from deel_lip_tf.semantics.graph import float_types, graph_of
 from deel_lip_tf.semantics.integers import is_within, of_dtype
 from deel_lip_tf.semantics.ir.program import Program
-from deel_lip_tf.verify.arguments import output_values
+from deel_lip_tf.verify.models import output_values
 from deel_lip_tf.verify.propagation.interval import propagate
 
 __all__ = ["can_run", "confirmed"]

@@ -5,21 +5,14 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from deel_lip_tf._validation.labels import true_classes
+from deel_lip_tf._validation.scalars import check_choice, check_time_limit
+from deel_lip_tf._validation.shapes import check_classifier_shape, check_samples_shape
 from deel_lip_tf.semantics.ir.program import Program
-from deel_lip_tf.verify.arguments import (
-    check_classifier,
-    check_method,
-    check_shape,
-    check_time_limit,
-    labels_of,
-    margin_rows,
-    output_values,
-    predicted_labels,
-    program_of,
-)
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
+from deel_lip_tf.verify.models import margin_rows, output_values, predicted_labels, program_of
 from deel_lip_tf.verify.robustness import BRANCHING, stages_of
 from deel_lip_tf.verify.search.branching import branch_and_bound, default_time, prepare
 
@@ -74,10 +67,10 @@ def bounds(
         ValueError: shapes that do not fit, an unknown method, a time limit that is not positive, or
             a model without a rule.
     """
-    check_method(method, (*METHODS, BRANCHING))
+    check_choice("method", method, (*METHODS, BRANCHING))
     check_time_limit(time_limit)
     program = program_of(model, domain.lower.shape[1:])
-    check_shape(program, domain)
+    check_samples_shape(domain.lower.shape, program.input_shape)
     rows = _rows(program, outputs, len(domain))
     both = np.concatenate([rows, -rows], axis=1)
     whole = "crown" if method == BRANCHING else method
@@ -155,16 +148,16 @@ def certified_radius(
     Raises:
         TypeError, ValueError: as in `robustness`.
     """
-    check_method(method, ("auto", *METHODS))
+    check_choice("method", method, ("auto", *METHODS))
     at_samples = ball(x, 0.0, norm, clip)
     program = program_of(model, at_samples.lower.shape[1:])
-    check_shape(program, at_samples)
-    check_classifier(program)
+    check_samples_shape(at_samples.lower.shape, program.input_shape)
+    check_classifier_shape(program.output_shape)
     x, count = at_samples.center, len(at_samples)
     outputs = output_values(model, x)
     predicted = predicted_labels(program, outputs)
     is_confirmed = confirmed(model, program, x, outputs)
-    labels = predicted if y is None else labels_of(y, count, program.outputs)
+    labels = predicted if y is None else true_classes(y, count, program.outputs)
     rows = margin_rows(labels, program.outputs)
     stages = [stage for stage in stages_of(program, method) if stage in METHODS]
 

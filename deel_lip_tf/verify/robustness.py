@@ -7,21 +7,14 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from deel_lip_tf._validation.labels import true_classes
+from deel_lip_tf._validation.scalars import check_choice, check_time_limit
+from deel_lip_tf._validation.shapes import check_classifier_shape, check_samples_shape
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify import guard
-from deel_lip_tf.verify.arguments import (
-    check_classifier,
-    check_method,
-    check_shape,
-    check_time_limit,
-    labels_of,
-    margin_rows,
-    output_values,
-    predicted_labels,
-    program_of,
-)
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
+from deel_lip_tf.verify.models import margin_rows, output_values, predicted_labels, program_of
 from deel_lip_tf.verify.propagation import lipschitz
 from deel_lip_tf.verify.search import attack
 from deel_lip_tf.verify.search.branching import branch_and_bound, default_time, prepare
@@ -117,7 +110,8 @@ def robustness(
             (batch, classes), or (batch, 1) for the classes 0 and 1. A final softmax (and the final
             sigmoid of a single output) is left out, for the verification only.
         x: (n, *shape) finite samples, of the model's input shape.
-        y: labels: integers (n,) or (n, 1), one-hot rows, or `None` for what the model predicts.
+        y: labels: classes (n,) or (n, 1), rows (n, classes) whose largest entry is the class's, or
+            `None` for what the model predicts. One output: 0 and 1, or -1 and 1.
         eps: radius, a number or one for each sample, in the units of `x`.
         norm: "linf", "l2" or "l1".
         clip: smallest and largest value of the data, or `None`; the domain is cut to it.
@@ -147,7 +141,8 @@ def prove(
     Args:
         model: as for `robustness`.
         domain: of `box` or `ball`.
-        y: labels: integers (n,) or (n, 1), one-hot rows, or `None` for what the model predicts.
+        y: labels: classes (n,) or (n, 1), rows (n, classes) whose largest entry is the class's, or
+            `None` for what the model predicts. One output: 0 and 1, or -1 and 1.
         method: "auto", or a name of `METHODS` or "branch-and-bound" for that one alone.
         time_limit: seconds after which nothing further begins.
 
@@ -155,14 +150,14 @@ def prove(
         TypeError, ValueError: as `robustness`.
     """
     started = time.perf_counter()
-    check_method(method, ("auto", *METHODS, BRANCHING))
+    check_choice("method", method, ("auto", *METHODS, BRANCHING))
     check_time_limit(time_limit)
     program = program_of(model, domain.lower.shape[1:])
-    check_shape(program, domain)
-    check_classifier(program)
+    check_samples_shape(domain.lower.shape, program.input_shape)
+    check_classifier_shape(program.output_shape)
     outputs = output_values(model, domain.center)
     predicted = predicted_labels(program, outputs)
-    labels = predicted if y is None else labels_of(y, len(domain), program.outputs)
+    labels = predicted if y is None else true_classes(y, len(domain), program.outputs)
     search = _Search(model, program, domain, labels, started, time_limit)
     search.exclude(~guard.confirmed(model, program, domain.center, outputs))
     search.predict(predicted)

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf._validation.scalars import whole_number
 from deel_lip_tf.initializers import SpectralInitializer
-from deel_lip_tf.layers.arguments import whole_number
 from deel_lip_tf.layers.convolution.patches import (
     NO_DILATION,
     NO_GROUPS,

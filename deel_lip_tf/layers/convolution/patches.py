@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from deel_lip_tf.layers.arguments import check_sizes, known_size
+from deel_lip_tf._validation.shapes import check_sizes, known_size
 from deel_lip_tf.layers.base import (
     KERNEL_ARGUMENTS,
     NO_LORA,

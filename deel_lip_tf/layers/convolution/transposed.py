@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.arguments import whole_number
+from deel_lip_tf._validation.scalars import whole_number
 from deel_lip_tf.layers.base import LipschitzLayer, build_activation, exported_weights
 from deel_lip_tf.layers.convolution.padding import fold, standardize_padding
 from deel_lip_tf.layers.convolution.patches import NO_DILATION, OF_CONVOLUTIONS, CountedGain

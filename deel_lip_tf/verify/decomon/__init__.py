@@ -29,12 +29,14 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from deel_lip_tf._validation.scalars import check_count
+from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.semantics.ir.program import Program
-from deel_lip_tf.verify.arguments import check_classifier, program_of
-from deel_lip_tf.verify.decomon.labels import check_count, rows_of
+from deel_lip_tf.verify.decomon.labels import rows_of
 from deel_lip_tf.verify.domain import Domain, ball, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import lower_bounds
+from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.search.attack import Claims, search
 from deel_lip_tf.verify.tensorflow import evaluate
 
@@ -114,7 +116,7 @@ def clone(model: keras.Model, method: str = "crown", finetune: bool = False) -> 
             f"`method` must be one of {', '.join(map(repr, METHODS_BY_NAME))}. "
             f"Received: method={method!r}."
         )
-    check_classifier(program_of(model))
+    check_classifier_shape(program_of(model).output_shape)
     return Converted(model, name.lower())
 
 
@@ -371,7 +373,7 @@ def _over_parts(
 ) -> np.ndarray:
     """`score(domains, sample of each)`, batch by batch, and its extreme over sub-boxes."""
     if batch_size != -1:
-        check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size, ", or -1 for all samples")
     check_count("n_sub_boxes", n_sub_boxes)
     size = len(domain) if batch_size == -1 else batch_size
     results = []

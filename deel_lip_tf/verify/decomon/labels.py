@@ -4,14 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["check_count", "rows_of"]
-
-
-def check_count(name: str, value) -> None:
-    """Refuses a number of samples or of parts that is not positive."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        hint = ", or -1 for all samples" if name == "batch_size" else ""
-        raise ValueError(f"`{name}` must be a positive integer{hint}. Received: {value!r}.")
+__all__ = ["rows_of"]
 
 
 def rows_of(source, target, samples: int, classes: int) -> np.ndarray:

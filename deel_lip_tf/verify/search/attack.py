@@ -21,9 +21,9 @@ import tensorflow as tf
 
 from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
-from deel_lip_tf.verify.arguments import configuration, output_values
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.graphs import Kept, traced
+from deel_lip_tf.verify.models import configuration, output_values
 from deel_lip_tf.verify.search.attack_reach import Reach, column, inside
 
 __all__ = ["Claims", "falsify", "gradient_function", "search"]

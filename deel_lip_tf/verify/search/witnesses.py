@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from deel_lip_tf.semantics.ir.program import Program
-from deel_lip_tf.verify.arguments import output_values
 from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.methods import lower_bounds
+from deel_lip_tf.verify.models import output_values
 from deel_lip_tf.verify.search.attack_reach import inside
 from deel_lip_tf.verify.specification.property import Conjunction
 

@@ -9,7 +9,7 @@ from keras import layers
 from deel_lip_tf import verify
 from deel_lip_tf.semantics import functions as activation_functions
 from deel_lip_tf.semantics.rule import registered
-from deel_lip_tf.verify.arguments import program_of
+from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.propagation import alpha
 from deel_lip_tf.verify.search import branching
 from deel_lip_tf.verify.tensorflow import evaluate

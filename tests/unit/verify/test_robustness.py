@@ -12,7 +12,7 @@ from keras import layers, ops
 
 from deel_lip_tf import layers as lip
 from deel_lip_tf import verify
-from deel_lip_tf.verify.arguments import program_of
+from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.propagation.lipschitz import constants
 from tests._tables import verify_cases
 
@@ -108,7 +108,9 @@ def test_labels_in_every_encoding_get_the_same_answers(end):
     model, x = classifier(end=end), images(6)
     labels = predictions(model, x)
     labels[::3] = (labels[::3] + 1) % 3
-    encodings = [labels, labels[:, None], np.eye(3)[labels], labels.astype("float32"), list(labels)]
+    rows = np.eye(3)[labels]
+    encodings = [labels, labels[:, None], labels.astype("float32"), list(labels), rows]
+    encodings += [rows.astype(bool), 2 * rows - 1, 0.7 * rows + 0.1]  # probabilities at last
     answers = [verify.robustness(model, x, y, 0.03, method="ibp").status for y in encodings]
     for answer in answers:
         np.testing.assert_array_equal(answer, answers[0])
@@ -365,8 +367,10 @@ REFUSED = {
     "label too large": (dict(y=[3]), "0 to 2"),
     "negative label": (dict(y=[-1]), "0 to 2"),
     "fractional label": (dict(y=[0.5]), "0 to 2"),
-    "not one-hot": (dict(y=[[1, 1, 0]]), "one-hot"),
-    "probabilities": (dict(y=[[0.2, 0.3, 0.5]]), "one-hot"),
+    "two classes": (dict(y=[[1, 1, 0]]), "one-hot"),
+    "no class": (dict(y=[[0, 0, 0]]), "one-hot"),
+    "equal probabilities": (dict(y=[[0.2, 0.4, 0.4]]), "one-hot"),
+    "NaN label": (dict(y=[np.nan]), "finite"),
     "too many columns": (dict(y=[[0, 1, 0, 0]]), "shape"),
     "unknown method": (dict(method="magic"), "'crown'"),
     "no time": (dict(time_limit=0), "time_limit"),

@@ -10,8 +10,8 @@ from keras import layers
 
 from deel_lip_tf import verify
 from deel_lip_tf.layers import GroupSort2
-from deel_lip_tf.verify.arguments import program_of
 from deel_lip_tf.verify.methods import domains_and_intervals
+from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.propagation import alpha
 from deel_lip_tf.verify.propagation.coefficients import Dense
 from deel_lip_tf.verify.propagation.interval import Interval

@@ -10,8 +10,8 @@ import pytest
 from keras import layers
 
 from deel_lip_tf.verify import ball, decision
-from deel_lip_tf.verify.arguments import program_of
 from deel_lip_tf.verify.decision import decide
+from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.search import witnesses
 from deel_lip_tf.verify.specification.vnnlib import counterexample, read_vnnlib, to_vnnlib
 

@@ -1,5 +1,7 @@
 """Certificates as metrics: against loops in float64, and current at every evaluation."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -289,5 +291,30 @@ def test_they_are_found_among_losses_and_metrics(name):
     cls = getattr(certificate_metrics, name)
     assert getattr(losses, name) is cls is getattr(metrics, name)
     assert issubclass(cls, keras.metrics.Metric) and cls().name == name
-    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(cls()))
-    assert type(copy) is cls
+    assert name in dir(losses) and name in dir(metrics)
+    written = keras.saving.serialize_keras_object(cls())
+    assert written["registered_name"] == f"deel_lip_tf>{name}"
+    assert type(keras.saving.deserialize_keras_object(written)) is cls
+
+
+@pytest.mark.parametrize(
+    "name", ["KR", "BinaryProvableAvgRobustness", *certificate_metrics.__all__]
+)
+def test_classes_are_pickled_under_their_new_and_their_former_modules(name):
+    cls = getattr(metrics, name)
+    assert pickle.loads(pickle.dumps(cls)) is cls
+    former = "certificate_metrics" if name in certificate_metrics.__all__ else "metrics"
+    assert pickle.loads(f"cdeel_lip_tf.{former}\n{name}\n.".encode()) is cls
+
+
+@pytest.mark.parametrize("room", [losses, metrics])
+def test_other_names_are_missed_as_in_any_module(room):
+    with pytest.raises(AttributeError, match=f"'{room.__name__}' has no attribute 'Certificate'"):
+        _ = room.Certificate
+    assert {"__all__", "__file__", *room.__all__} <= set(dir(room))
+
+
+def test_what_is_imported_with_a_star():
+    names: dict = {}
+    exec("from deel_lip_tf.metrics import *", names)  # what a notebook does
+    assert names["Certificate_Binary"] is Certificate_Binary and names["KR"] is metrics.KR

@@ -1,0 +1,95 @@
+"""What is asked of a model itself: its program, which is kept, its outputs and their labels."""
+
+import hashlib
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deel_lip_tf.semantics.graph import graph_of, is_readable
+from deel_lip_tf.semantics.ir.lowering import lower_model
+from deel_lip_tf.semantics.ir.program import Program
+from deel_lip_tf.semantics.state import state_of
+from deel_lip_tf.verify.graphs import Kept
+
+__all__ = [
+    "configuration",
+    "margin_rows",
+    "output_values",
+    "predicted_labels",
+    "program_of",
+]
+
+_KEPT = Kept(4)
+
+
+def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> Program:
+    """The program of a model as it is now; one that is known is not lowered and traced again.
+
+    A program is known by the model's configuration and a digest of all that its calls compute with.
+
+    Raises:
+        TypeError, ValueError: as in `lower_model`; another backend than TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Verification needs Keras on TensorFlow. Received: the backend "
+            f"{keras.backend.backend()!r}. Save the model, and verify it in a process with "
+            "KERAS_BACKEND=tensorflow."
+        )
+    return _KEPT.get(_digest(model, input_shape), lambda: lower_model(model, input_shape))
+
+
+def configuration(model) -> str | None:
+    """All that graphs depend on besides the weights, or `None` where it cannot be written down."""
+    if not isinstance(model, keras.Model) or not model.built:
+        return None
+    try:
+        return f"{model.to_json()}{tf.config.functions_run_eagerly()}"
+    except (NotImplementedError, TypeError, ValueError):
+        return None  # not every custom part can be written down
+
+
+def _digest(model, input_shape) -> str | None:
+    if (config := configuration(model)) is None or not is_readable(model):
+        return None
+    digest = hashlib.sha256(f"{config}{input_shape}".encode())
+    for call in graph_of(model).calls:
+        digest.update(f"{call.refusal}".encode())
+        for array in state_of(call.operation):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def output_values(model: keras.Model, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """Outputs of a model at inference, in its own arithmetic."""
+    parts = [
+        np.asarray(keras.ops.convert_to_numpy(model(x[i : i + batch_size], training=False)))
+        for i in range(0, len(x), batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def predicted_labels(program: Program, outputs: np.ndarray) -> np.ndarray:
+    """(n,) classes that outputs of the model stand for.
+
+    The first of the largest outputs; for a single output whether it is positive, or above 1/2
+    where a sigmoid makes it.
+    """
+    if outputs.shape[1] > 1:
+        return outputs.argmax(axis=1)
+    threshold = 0.5 if program.dropped == "sigmoid" else 0.0
+    return (outputs[:, 0] > threshold).astype(np.int64)
+
+
+def margin_rows(labels: np.ndarray, outputs: int) -> np.ndarray:
+    """(n, classes - 1, outputs) rows that are all positive where the label is predicted.
+
+    `f_label - f_other` for every other class; `f` or `-f` for a single output.
+    """
+    if outputs == 1:
+        return np.where(labels > 0, 1.0, -1.0).reshape(-1, 1, 1)
+    eye = np.eye(outputs)
+    others = np.array([[j for j in range(outputs) if j != label] for label in labels])
+    return eye[labels][:, None] - eye[others]
