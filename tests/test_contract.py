@@ -142,7 +142,7 @@ SIGNATURES = {
     "layers.SpectralConv2D": "filters, kernel_size, strides=1, padding='same'",
     "layers.SpectralConv2DTranspose": "filters, kernel_size, strides=1, padding='same'",
     "layers.SpectralDepthwiseConv2D": "kernel_size, strides=1, padding='same', depth_multiplier=1",
-    "layers.convolution.unconstrained.PadConv2D": "filters, kernel_size, strides=(1, 1), padding='same'",
+    "layers.PadConv2D": "filters, kernel_size, strides=(1, 1), padding='same'",
     "layers.ScaledAveragePooling2D": (
         "pool_size=(2, 2), strides=None, padding='valid', data_format=None, k_coef_lip=1.0"
     ),
