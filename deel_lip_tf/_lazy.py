@@ -5,20 +5,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["found_when_asked_for"]
-
 
 def found_when_asked_for(
     room: str, source: str, names: tuple[str, ...]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a module, by PEP 562.
+    """`__getattr__` and `__dir__` of the module `room`, for `names` of the module `source`.
 
-    For names that stand above the room, so that it cannot import them, or that cost too much.
-
-    Args:
-        room: the module, `__name__` where this is called.
-        source: the module that has the names.
-        names: what the room offers of it.
+    As PEP 562 has it, for names that stand above the room, so that it cannot import them.
     """
 
     def attribute(name: str) -> Any:
@@ -26,7 +19,4 @@ def found_when_asked_for(
             raise AttributeError(f"module {room!r} has no attribute {name!r}")
         return getattr(importlib.import_module(source), name)
 
-    def listed() -> list[str]:
-        return sorted({*vars(sys.modules[room]), *names})
-
-    return attribute, listed
+    return attribute, lambda: sorted({*vars(sys.modules[room]), *names})

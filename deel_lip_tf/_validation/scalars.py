@@ -7,19 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "FINITE",
-    "NOT_NEGATIVE",
-    "POSITIVE",
-    "Rule",
-    "check_choice",
-    "check_count",
-    "check_time_limit",
-    "flag",
-    "number",
-    "number_or_tensor",
-    "whole_number",
-]
+__all__ = ["FINITE", "NOT_NEGATIVE", "POSITIVE", "Rule"]
+__all__ += ["check_choice", "check_count", "check_time_limit", "flag", "number", "whole_number"]
 
 
 class Rule(NamedTuple):
@@ -55,17 +44,6 @@ def number(name: str, value: Any, rule: Rule) -> float:
     if not rule.is_allowed(as_float):
         raise ValueError(f"`{name}` must be {rule.text}. Received: {name}={value!r}.")
     return as_float
-
-
-def number_or_tensor(name: str, value: Any, rule: Rule) -> Any:
-    """`value` as it is: a tensor or a variable, or else a number that keeps the rule.
-
-    Raises:
-        TypeError, ValueError: as `number`.
-    """
-    if not hasattr(value, "dtype"):
-        number(name, value, rule)
-    return value
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:

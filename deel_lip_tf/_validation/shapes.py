@@ -4,13 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
-__all__ = [
-    "check_classifier_shape",
-    "check_samples_shape",
-    "check_sizes",
-    "known_size",
-    "standardize_data_format",
-]
+__all__ = ["check_classifier_shape", "check_samples_shape"]
+__all__ += ["check_sizes", "known_size", "standardize_data_format"]
 
 
 def standardize_data_format(data_format: str | None) -> str:

@@ -74,6 +74,22 @@ def require_extra(extra: str) -> None:
             ) from error
 
 
+def require_tensorflow() -> None:
+    """Refuses Keras's other backends: foolbox and the SavedModel need TensorFlow.
+
+    Raises:
+        BadInput: if Keras runs on another backend.
+    """
+    import keras
+
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise BadInput(
+            f"quickstart attacks and exports with TensorFlow, but Keras runs on {backend!r}: "
+            "set KERAS_BACKEND=tensorflow"
+        )
+
+
 def writable_folder(path: str | Path) -> Path:
     """Creates the folder if needed and proves that a file can be written in it.
 

@@ -2,13 +2,7 @@
 
 from typing import Any
 
-from deel_lip_tf._validation.scalars import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    Rule,
-    number,
-    number_or_tensor,
-)
+from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, Rule, number
 
 __all__ = ["parameter", "parameter_or_tensor"]
 
@@ -29,15 +23,14 @@ def parameter(name: str, value: Any) -> float:
     """`value` as a Python float in the range of the parameter `name`.
 
     Raises:
-        TypeError, ValueError: as `_validation.scalars.number`.
+        TypeError: not a number.
+        ValueError: out of range.
     """
     return number(name, value, _RULES[name])
 
 
 def parameter_or_tensor(name: str, value: Any) -> Any:
-    """`value` as it is: a tensor or a variable, or else a number in the range of `name`.
-
-    Raises:
-        TypeError, ValueError: as `_validation.scalars.number`.
-    """
-    return number_or_tensor(name, value, _RULES[name])
+    """`value` as it is: a tensor or a variable, or else a number in the range of `name`."""
+    if not hasattr(value, "dtype"):
+        parameter(name, value)
+    return value

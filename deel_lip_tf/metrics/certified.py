@@ -24,9 +24,8 @@ from deel_lip_tf._registration import register
 from deel_lip_tf._validation.arrays import weight_per_sample
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, number
 from deel_lip_tf.certificates import class_divisors
-from deel_lip_tf.losses import formulas
 from deel_lip_tf.losses.tracing import outside_of_graphs
-from deel_lip_tf.metrics.provable import signed_scores, true_class_of
+from deel_lip_tf.metrics.provable import classified, signed_scores
 
 __all__ = ["Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"]
 
@@ -99,9 +98,8 @@ class _Certified(keras.metrics.Mean):
             positive = ops.greater(_columns(y_true)[:, 0], 0)
             right = ops.equal(ops.greater(_columns(y_pred)[:, 0], 0), positive)
             return _ratio(signed, self.divisors[0, 0]), ops.logical_and(right, is_finite)
-        labels, scores = formulas.aligned(true_class_of(y_true, y_pred), y_pred)
+        labels, scores, valid = classified(y_true, y_pred)
         true = ops.argmax(labels, axis=-1)
-        valid = ops.all(ops.isfinite(scores), axis=-1) & ops.any(ops.greater(labels, 0), axis=-1)
         own = ops.take_along_axis(scores, ops.expand_dims(true, -1), axis=-1)
         radii = _ratio(own - scores, ops.take(self.divisors, true, axis=0))
         classes = ops.arange(ops.shape(scores)[-1], dtype=true.dtype)

@@ -17,15 +17,13 @@ __all__ = [
     "BinaryProvableRobustAccuracy",
     "CategoricalProvableAvgRobustness",
     "CategoricalProvableRobustAccuracy",
-    "signed_scores",
-    "true_class_of",
 ]
 
 
-def true_class_of(y_true: Any, y_pred: Any) -> Any:
-    """Returns booleans `(B, C)`: where the class of each row of labels is, or nowhere.
+def _true_class(y_true: Any, y_pred: Any) -> Any:
+    """Booleans `(B, C)`: where the class of each row of labels is, by `_validation.labels`.
 
-    As `_validation.labels` reads them; the largest entry of a row must be positive besides.
+    Nowhere, where the labels name no class, or the largest entry of a row is not positive.
     """
     labels = ops.convert_to_tensor(numeric("y_true", y_true))
     check_no_nan("y_true", labels)
@@ -41,17 +39,20 @@ def true_class_of(y_true: Any, y_pred: Any) -> Any:
     return ops.logical_and(class_mask(labels, labels.shape[-1]), ops.greater(labels, 0))
 
 
-def _margin(y_true: Any, y_pred: Any) -> Any:
-    """Returns the gap `f_y - max_{j != y} f_j`, and 0 where nothing can be certified.
+def classified(y_true: Any, y_pred: Any) -> tuple[Any, Any, Any]:
+    """One-hot labels and scores, `(B, C)` of one dtype, and `(B,)` where one may be certified.
 
-    That is: a score of the row is not finite, or its labels name no class.
+    That is where all scores of the row are finite and its labels name a class.
     """
-    labels, scores = formulas.aligned(true_class_of(y_true, y_pred), y_pred)
-    valid = ops.logical_and(
-        ops.all(ops.isfinite(scores), axis=-1), ops.any(ops.greater(labels, 0), axis=-1)
-    )
-    margin = formulas.categorical_margin(labels, scores)
-    return ops.where(valid, margin, ops.zeros_like(margin))
+    labels, scores = formulas.aligned(_true_class(y_true, y_pred), y_pred)
+    is_finite, has_class = ops.all(ops.isfinite(scores), axis=-1), ops.any(labels > 0, axis=-1)
+    return labels, scores, ops.logical_and(is_finite, has_class)
+
+
+def _margin(y_true: Any, y_pred: Any) -> Any:
+    """Returns the gap `f_y - max_{j != y} f_j`, and 0 where nothing can be certified."""
+    labels, scores, valid = classified(y_true, y_pred)
+    return ops.where(valid, formulas.categorical_margin(labels, scores), 0.0)
 
 
 def signed_scores(y_true: Any, y_pred: Any) -> Any:

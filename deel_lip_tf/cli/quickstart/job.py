@@ -9,10 +9,10 @@ from deel_lip_tf.cli.arguments import (
     INTERRUPTED,
     SUCCESS,
     require_extra,
+    require_tensorflow,
     writable_folder,
 )
 from deel_lip_tf.cli.quickstart import attacks, data, export, figures, network, report
-from deel_lip_tf.cli.quickstart.checks import require_tensorflow
 
 ATTACKED_IMAGES = 500
 
