@@ -11,7 +11,7 @@ from deel_lip_tf._rounding import UP_FEW, argument_rounding, sqrt_outward
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Shape
 from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
-from deel_lip_tf.semantics.rule import Rule, rule
+from deel_lip_tf.semantics.rule import Gradient, Rule, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import as_float64
 
@@ -23,7 +23,7 @@ _UNBUILT = "it is not built, and its arguments may broadcast its input: build it
 class Scaling(Rule):
     """`(x - mean) * scale + bias`, in any arrangement."""
 
-    gradient = "scale"
+    gradient: Gradient = "scale"
 
     def rounding(self, layer, shapes):
         return _of_affine(layer, shapes)

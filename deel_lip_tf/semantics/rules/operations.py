@@ -96,25 +96,12 @@ class Clip(Elementwise):
         return False  # its limits may broadcast
 
 
-class _Function(Elementwise):
-    """One of `keras.activations`."""
-
-    function: Callable
-
-    @property
-    def method(self) -> str:
-        return f"slope of {self.function.__name__}"
-
-    @property
-    def slope(self) -> float:
-        return FUNCTIONS[self.function].slope
-
-
 @rule("Relu")
-class Relu(_Function):
+class Relu(Elementwise):
     """`max(x, 0)`."""
 
-    function = staticmethod(activations.relu)
+    method = "slope of relu"
+    slope = FUNCTIONS[activations.relu].slope
 
     def rounding(self, operation, shapes):
         return shapes.copied()
@@ -124,21 +111,24 @@ class Relu(_Function):
 class Relu6(Relu):
     """`min(max(x, 0), 6)`."""
 
-    function = staticmethod(activations.relu6)
+    method = "slope of relu6"
+    slope = FUNCTIONS[activations.relu6].slope
 
 
 @rule("Tanh")
-class Tanh(_Function):
+class Tanh(Elementwise):
     """`tanh(x)`."""
 
-    function = staticmethod(activations.tanh)
+    method = "slope of tanh"
+    slope = FUNCTIONS[activations.tanh].slope
 
 
 @rule("Sigmoid")
-class Sigmoid(_Function):
+class Sigmoid(Elementwise):
     """`1 / (1 + exp(-x))`."""
 
-    function = staticmethod(activations.sigmoid)
+    method = "slope of sigmoid"
+    slope = FUNCTIONS[activations.sigmoid].slope
 
 
 @rule("LeakyRelu")
@@ -377,7 +367,7 @@ class Pad(_Moving):
         return hull((constant, *same(call))) if isinstance(constant, int) else None
 
 
-@rule("Identity", "Moveaxis", "Repeat", "Stack", "Swapaxes")
+@rule("Moveaxis", "Repeat", "Stack", "Swapaxes")
 class OfIntegers(Rule):
     """Entries of the inputs: no bound is known, and integers stay in their range."""
 
