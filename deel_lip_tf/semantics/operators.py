@@ -12,7 +12,7 @@ from deel_lip_tf._rounding import product_up, sum_up
 from deel_lip_tf.semantics.norms import Norm
 
 __all__ = ["Convolution", "Copies", "Matrices", "Merge", "Operator", "Shape", "Sums"]
-__all__ += ["spatial_sizes"]
+__all__ += ["known_sizes", "spatial_sizes"]
 
 Shape = tuple[int | None, ...] | None
 """With the batch axis; None for what is not known."""
@@ -123,3 +123,10 @@ def spatial_sizes(layer, shape: Shape) -> tuple[int | None, ...] | None:
     if shape is None:
         return None
     return tuple(shape[1:-1] if layer.data_format == "channels_last" else shape[2:])
+
+
+def known_sizes(layer, shape: Shape) -> tuple[int, ...] | None:
+    """The same, where all sizes are known; None otherwise."""
+    sizes = spatial_sizes(layer, shape) or (None,)
+    known = tuple(size for size in sizes if size is not None)
+    return known if len(known) == len(sizes) else None

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from deel_lip_tf.semantics.functions import PiecewiseLinear
     from deel_lip_tf.semantics.ir.lowering import Lowering
 
-__all__ = ["Rule", "kinds_of", "lipschitz_constant", "only", "registered", "rule", "rule_for"]
+__all__ = ["Gradient", "Rule", "kinds_of", "lipschitz_constant", "only", "registered", "rule"]
+__all__ += ["rule_for"]
+
+Gradient = Literal["kernel", "scale", "average"] | None
 
 
 class Rule:
@@ -36,7 +39,7 @@ class Rule:
         casts_integers: whether it makes floats of integers before all else.
     """
 
-    gradient: Literal["kernel", "scale", "average"] | None = None
+    gradient: Gradient = None
     slides = False
     casts_integers = False
 
@@ -62,8 +65,8 @@ class Rule:
         A transposed convolution is given as the convolution of its output whose adjoint it is.
         """
         operators = self.operators(layer, input_shape) or []
-        is_one = len(operators) == 1 and isinstance(operators[0], Matrices | Convolution)
-        return operators[0] if is_one else None
+        whole = [one for one in operators if isinstance(one, Matrices | Convolution)]
+        return whole[0] if len(whole) == len(operators) == 1 else None
 
     def lipschitz(self, layer, input_shape: Shape, norm: Norm) -> float | None:
         """A proven Lipschitz constant of a layer without a kernel, at inference.

@@ -24,7 +24,7 @@ from deel_lip_tf.bounds.evaluation.rounding_errors import (
     lost_squares,
     rounding_of,
 )
-from deel_lip_tf.bounds.merges import merge_rule
+from deel_lip_tf.bounds.merges import merge_of
 from deel_lip_tf.bounds.patterns import Pattern, find_patterns
 from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.semantics.float64 import in_float64
@@ -210,8 +210,8 @@ class ExactModel:
 
     def _constant(self, call: Call, values: list[Traced]) -> float:
         constants = [value.constant for value in values]
-        if (merge := merge_rule(call.operation)) is not None:
-            return merge(call, constants)[0]
+        if (merge := merge_of(call)) is not None:
+            return merge.total(constants, L2)
         return product_up(constants[0], self.constants(call)[0])
 
     def _apply(self, call: Call, tensors: list):
@@ -241,8 +241,8 @@ class ExactModel:
     def constants(self, call: Call) -> list[float]:
         """Lipschitz constants of a call with respect to each of its inputs."""
         count = len(call.inputs)
-        if (merge := merge_rule(call.operation)) is not None:
-            return [merge(call, [float(i == j) for j in range(count)])[0] for i in range(count)]
+        if (merge := merge_of(call)) is not None:
+            return [merge.total([float(i == j) for j in range(count)], L2) for i in range(count)]
         layer, shape = unwrapped(call.operation, call.inputs[0].shape)
         return [self._bounds[id(layer), shape][0]]
 

@@ -14,8 +14,15 @@ from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, paddi
 from deel_lip_tf.semantics.ir.decompositions import channels_last, last_if_first
 from deel_lip_tf.semantics.ir.primitives import Adjoint, Conv, Gather, MatMul
 from deel_lip_tf.semantics.ir.program import Builder
-from deel_lip_tf.semantics.operators import Convolution, Copies, Matrices, Shape, spatial_sizes
-from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.operators import (
+    Convolution,
+    Copies,
+    Matrices,
+    Shape,
+    known_sizes,
+    spatial_sizes,
+)
+from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import bias_of, check_built, kernel_of
 
@@ -66,7 +73,7 @@ class _Sliding(Rule, ABC):
 class Direct(_Sliding):
     """`activation(convolution(x, kernel) + bias)`, in groups of channels or not."""
 
-    gradient = "kernel"
+    gradient: Gradient = "kernel"
 
     def kernel(self, layer):
         kernel = kernel_of(layer)
@@ -87,10 +94,10 @@ class Padded(Direct):
             return super().operators(layer, input_shape)
         # Otherwise the padding, which copies a pixel at most m times, and a "valid" convolution.
         axes = list(zip(_sizes(layer, input_shape), layer.amounts, strict=True))
-        copies = math.prod(_copies(size, *added, layer.padding) for size, added in axes)
+        copies = [_copies(size, added, layer.padding) for size, added in axes]
         extended = tuple(size and size + sum(added) for size, added in axes)
         convolution = _convolution(layer, self.kernel(layer), None)
-        return [Copies(copies), replace(convolution, padding="valid", sizes=extended)]
+        return [Copies(math.prod(copies)), replace(convolution, padding="valid", sizes=extended)]
 
     def linear_part(self, layer, input_shape):
         return _convolution(layer, self.kernel(layer), input_shape)
@@ -120,7 +127,7 @@ class Transposed(_Sliding):
         return [replace(whole, sizes=tuple(size and size * s for size, s in pairs))]
 
     def linear_part(self, layer, input_shape):
-        if input_shape is None or None in spatial_sizes(layer, input_shape):
+        if known_sizes(layer, input_shape) is None:
             return None
         # The adjoint maps the layer's outputs to its inputs.
         return _convolution(layer, self.kernel(layer), layer.compute_output_shape(input_shape))
@@ -222,11 +229,11 @@ def _tuple(value, rank: int) -> tuple[int, ...]:
     return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
-def _copies(size: int | None, before: int, after: int, padding: str) -> int:
+def _copies(size: int | None, added: tuple[int, int], padding: str) -> int:
     """How often an element of an axis occurs in the padded axis; `None` is the worst size, 1."""
     if padding not in EXTENDING:
         return 1
-    return int(np.bincount(padded_indices(size or 1, before, after, padding)).max())
+    return int(np.bincount(padded_indices(size or 1, *added, padding)).max())
 
 
 def _crops_as_same(layer) -> bool:

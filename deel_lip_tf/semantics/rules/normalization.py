@@ -14,7 +14,7 @@ from deel_lip_tf.semantics.ir.primitives import Centering, Scale
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Shape
 from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
-from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import as_float64
 
@@ -26,7 +26,7 @@ _UNBUILT = "it is not built, and its arguments may broadcast its input: build it
 class Scaling(Rule):
     """`(x - mean) * scale + bias`, in any arrangement."""
 
-    gradient = "scale"
+    gradient: Gradient = "scale"
 
     def rounding(self, layer, shapes):
         return _of_affine(layer, shapes)

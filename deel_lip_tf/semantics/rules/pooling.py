@@ -20,7 +20,7 @@ from deel_lip_tf.semantics.ir.decompositions import (
 from deel_lip_tf.semantics.ir.primitives import AxisProducts
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
-from deel_lip_tf.semantics.operators import Shape, spatial_sizes
+from deel_lip_tf.semantics.operators import Shape, known_sizes, spatial_sizes
 from deel_lip_tf.semantics.rounding import root_of_squares
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.rules.convolution import keeps_windows
@@ -97,8 +97,7 @@ class AveragePooling(Rule):
         return shapes.mean(layer.pool_size)
 
     def singular_values(self, layer, input_shape):
-        sizes = spatial_sizes(layer, input_shape)
-        if sizes is None or None in sizes:
+        if (sizes := known_sizes(layer, input_shape)) is None:
             return None
         # Pooling over several axes is the tensor product of its axes: singular values multiply.
         axes = zip(sizes, layer.pool_size, layer.strides, strict=True)
@@ -134,77 +133,21 @@ class GlobalAverage(Rule):
         return _globally_averaged(lowering.builder, layer, only(inputs))
 
 
-class _Scaled(Rule):
-    """A pooling of this library: `k_coef_lip` times the root of the number of pixels, or of one."""
-
-    def pixels(self, layer, input_shape: Shape) -> int | None:
-        """How many pixels one entry of the output is made of; None where that is not known."""
-        return _pixels(layer, input_shape)
-
-    def window(self, layer) -> tuple[int, ...] | None:
-        """The size of a window; None of the whole image."""
-        return None
-
-    def lipschitz(self, layer, input_shape, norm):
-        constant = layer.lipschitz_constant()
-        return constant if norm == L2 else self.in_norm(layer, input_shape, norm, constant)
-
-
-class _ScaledAverage(_Scaled):
+@rule(lip.ScaledGlobalAveragePooling2D, lip.ScaledAdaptiveAveragePooling2D)
+class ScaledGlobalAverage(Rule):
     """`k_coef_lip` times the root of the number of pixels times their mean."""
 
-    def in_norm(self, layer, input_shape: Shape, norm: Norm, constant: float) -> float | None:
-        """The constant in linf or l1, given that in l2."""
-        pixels = self.pixels(layer, input_shape)
+    def lipschitz(self, layer, input_shape, norm):
+        constant, pixels = layer.lipschitz_constant(), _scaled_pixels(layer, input_shape)
+        if norm == L2:
+            return constant
         if pixels is None:
             return None
         root = math.sqrt(pixels)
         return constant * (root if norm == LINF else 1.0 / root) * UP_FEW
 
     def rounding(self, layer, shapes):
-        return shapes.mean(self.window(layer))
-
-
-class _ScaledRoot(_Scaled):
-    """`k_coef_lip` times the root of the sum of squares of the pixels."""
-
-    def in_norm(self, layer, input_shape: Shape, norm: Norm, constant: float) -> float | None:
-        """The constant in linf or l1: `||w||_2 <= sqrt(n) ||w||_inf`, and `<= ||w||_1`."""
-        pixels = self.pixels(layer, input_shape)
-        if norm == L1:
-            return constant
-        return None if pixels is None else constant * math.sqrt(pixels) * UP_FEW
-
-    def rounding(self, layer, shapes):
-        return root_of_squares(shapes, self.window(layer))
-
-
-class _OfWindows:
-    """Of disjoint windows rather than of the whole image."""
-
-    slides = True
-
-    def pixels(self, layer, input_shape):
-        return math.prod(layer.pool_size)
-
-    def window(self, layer):
-        return layer.pool_size
-
-
-@rule(lip.ScaledAveragePooling2D)
-class ScaledAverage(_OfWindows, _ScaledAverage):
-    """The scaled mean of each window."""
-
-    gradient = "average"
-
-    def lower(self, lowering, layer, inputs):
-        factor = layer.k_coef_lip * math.sqrt(math.prod(layer.pool_size))
-        return averaged(lowering.builder, layer, only(inputs), factor)
-
-
-@rule(lip.ScaledGlobalAveragePooling2D, lip.ScaledAdaptiveAveragePooling2D)
-class ScaledGlobalAverage(_ScaledAverage):
-    """The scaled mean of each channel."""
+        return shapes.mean(getattr(layer, "pool_size", None))
 
     def lower(self, lowering, layer, inputs):
         shape = (None, *lowering.builder.shape(only(inputs)))
@@ -212,9 +155,43 @@ class ScaledGlobalAverage(_ScaledAverage):
         return _globally_averaged(lowering.builder, layer, inputs[0], factor)
 
 
+@rule(lip.ScaledAveragePooling2D)
+class ScaledAverage(ScaledGlobalAverage):
+    """The same of each window."""
+
+    gradient = "average"
+    slides = True
+
+    def lower(self, lowering, layer, inputs):
+        factor = layer.k_coef_lip * math.sqrt(math.prod(layer.pool_size))
+        return averaged(lowering.builder, layer, only(inputs), factor)
+
+
+@rule(lip.ScaledGlobalL2NormPooling2D, lip.ScaledAdaptiveL2NormPooling2D)
+class ScaledGlobalRoot(Rule):
+    """`k_coef_lip` times the Euclidean norm of each channel."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        constant, pixels = layer.lipschitz_constant(), _scaled_pixels(layer, input_shape)
+        # ||w||_2 <= sqrt(n) ||w||_inf, and <= ||w||_1, for a window w of n entries.
+        if norm in (L2, L1):
+            return constant
+        return None if pixels is None else constant * math.sqrt(pixels) * UP_FEW
+
+    def rounding(self, layer, shapes):
+        return root_of_squares(shapes, getattr(layer, "pool_size", None))
+
+    def lower(self, lowering, layer, inputs):
+        windows = global_windows(lowering.builder, only(inputs), layer)
+        root = kept_axes(lowering.builder, lowering.builder.norm(windows), layer)
+        return scaled(lowering, layer, root)
+
+
 @rule(lip.ScaledL2NormPooling2D)
-class ScaledRoot(_OfWindows, _ScaledRoot):
-    """The scaled Euclidean norm of each window."""
+class ScaledRoot(ScaledGlobalRoot):
+    """The same of each window."""
+
+    slides = True
 
     def lower(self, lowering, layer, inputs):
         windows = pooling_windows(lowering.builder, only(inputs), layer)
@@ -222,14 +199,10 @@ class ScaledRoot(_OfWindows, _ScaledRoot):
         return scaled(lowering, layer, root)
 
 
-@rule(lip.ScaledGlobalL2NormPooling2D, lip.ScaledAdaptiveL2NormPooling2D)
-class ScaledGlobalRoot(_ScaledRoot):
-    """The scaled Euclidean norm of each channel."""
-
-    def lower(self, lowering, layer, inputs):
-        windows = global_windows(lowering.builder, only(inputs), layer)
-        root = kept_axes(lowering.builder, lowering.builder.norm(windows), layer)
-        return scaled(lowering, layer, root)
+def _scaled_pixels(layer, input_shape: Shape) -> int | None:
+    """How many pixels a window has, or the whole image; None where that is not known."""
+    window = getattr(layer, "pool_size", None)
+    return _pixels(layer, input_shape) if window is None else math.prod(window)
 
 
 def averaged(builder: Builder, layer, index: int, factor: float = 1.0) -> int:
@@ -253,8 +226,8 @@ def _globally_averaged(builder: Builder, layer, index: int, factor: float = 1.0)
 
 
 def _pixels(layer, input_shape: Shape) -> int | None:
-    sizes = spatial_sizes(layer, input_shape)
-    return None if sizes is None or None in sizes else math.prod(sizes)
+    sizes = known_sizes(layer, input_shape)
+    return None if sizes is None else math.prod(sizes)
 
 
 def _averaged(column_sum: float, norm: Norm) -> float:

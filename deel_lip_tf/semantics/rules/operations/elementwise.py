@@ -111,28 +111,15 @@ class Clip(Elementwise):
         return elementwise.clip(low.item(), high.item())
 
 
-class _Function(Elementwise):
-    """One of `keras.activations`."""
-
-    function: Callable
-
-    @property
-    def method(self) -> str:
-        return f"slope of {self.function.__name__}"
-
-    @property
-    def slope(self) -> float:
-        return FUNCTIONS[self.function].slope
-
-    def formula(self, operation):
-        return FUNCTIONS[self.function].function
-
-
 @rule("Relu")
-class Relu(_Function):
+class Relu(Elementwise):
     """`max(x, 0)`."""
 
-    function = staticmethod(activations.relu)
+    method = "slope of relu"
+    slope = FUNCTIONS[activations.relu].slope
+
+    def formula(self, operation):
+        return elementwise.relu()
 
     def rounding(self, operation, shapes):
         return shapes.copied()
@@ -142,21 +129,33 @@ class Relu(_Function):
 class Relu6(Relu):
     """`min(max(x, 0), 6)`."""
 
-    function = staticmethod(activations.relu6)
+    method = "slope of relu6"
+    slope = FUNCTIONS[activations.relu6].slope
+
+    def formula(self, operation):
+        return elementwise.relu(max_value=6.0)
 
 
 @rule("Tanh")
-class Tanh(_Function):
+class Tanh(Elementwise):
     """`tanh(x)`."""
 
-    function = staticmethod(activations.tanh)
+    method = "slope of tanh"
+    slope = FUNCTIONS[activations.tanh].slope
+
+    def formula(self, operation):
+        return Function("tanh")
 
 
 @rule("Sigmoid")
-class Sigmoid(_Function):
+class Sigmoid(Elementwise):
     """`1 / (1 + exp(-x))`."""
 
-    function = staticmethod(activations.sigmoid)
+    method = "slope of sigmoid"
+    slope = FUNCTIONS[activations.sigmoid].slope
+
+    def formula(self, operation):
+        return Function("sigmoid")
 
 
 @rule("LeakyRelu")
