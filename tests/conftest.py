@@ -27,6 +27,14 @@ def rng():
 
 
 @pytest.fixture
+def eagerly():
+    """Functions run as Python: tracing a tiny model takes longer than the few runs of its graph."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def unoptimized_graphs():
     """Graphs run as they were traced.
 

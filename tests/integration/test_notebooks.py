@@ -16,12 +16,7 @@ if not FOLDER.exists():
     pytest.skip(WITHOUT_SOURCE, allow_module_level=True)
 
 
-@pytest.fixture(autouse=True)
-def eager():
-    """Few steps: tracing them would take longer than to run them."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 @pytest.fixture

@@ -19,13 +19,8 @@ from deel_lip_tf import verify
 from deel_lip_tf.layers import LipResidual
 from deel_lip_tf.verify.specification.property import rounded
 
-
-@pytest.fixture(autouse=True)
-def eagerly():
-    """Without traces: every model here is tiny, and its own."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+# Every model here is tiny, and its own.
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def fractions(values):

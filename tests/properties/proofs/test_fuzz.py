@@ -12,9 +12,12 @@ from tests.fuzz import command
 from tests.fuzz.models import subjects
 from tests.fuzz.tally import Tally
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="verification runs on TensorFlow"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="verification runs on TensorFlow"
+    ),
+    pytest.mark.filterwarnings("ignore"),  # of what is drawn: layers of any constant, odd names
+]
 
 CASES = {"network": 12, "classifier": 8, "question": 5, "file": 10}
 SLOW = 8  # times as many

@@ -26,14 +26,6 @@ RUN_AS_WRITTEN = [row for row in verify_cases.ROWS if row.written is None]
 
 
 @pytest.fixture
-def eagerly():
-    """Without traces: these models are tiny, and each would be traced for every method."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture
 def briefly(monkeypatch):
     """Few steps of the optimizations: any slopes and multipliers are sound."""
     monkeypatch.setattr(alpha, "STEPS", 2)

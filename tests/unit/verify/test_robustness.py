@@ -16,13 +16,8 @@ from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.propagation.lipschitz import constants
 from tests._tables import verify_cases
 
-
-@pytest.fixture(autouse=True)
-def eagerly():
-    """Without traces: every model here is tiny, and its own."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+# Every model here is tiny, and its own.
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def classifier(outputs=3, end=None, seed=0, shape=(4, 4, 1)):

@@ -6,7 +6,6 @@ from fractions import Fraction
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 from deel_lip_tf import verify
@@ -15,14 +14,8 @@ from deel_lip_tf.verify.search import branching
 from tests._oracles import oracles
 from tests._tables import verify_cases
 
-
-@pytest.fixture(autouse=True)
-def eagerly():
-    """Without traces: every model here is tiny, and its own."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
+# Every model here is tiny, and its own.
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 linprog = pytest.importorskip("scipy.optimize").linprog
 

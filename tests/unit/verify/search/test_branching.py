@@ -128,7 +128,7 @@ def test_optimized_slopes_lie_between_crown_and_the_exact_minimum(case):
 
 
 @pytest.mark.parametrize("limit", [None, 1e-6])
-def test_answers_agree_with_the_exact_minimum(case, limit):
+def test_answers_agree_with_the_exact_minimum(case, limit, eagerly):
     model, x, domain, exact = case
     labels = np.argmax(model.predict(x, verbose=0), axis=1)
     margins = np.where(labels == 0, exact[:, 0], exact[:, 2])
@@ -176,14 +176,6 @@ def test_any_slopes_and_multipliers_are_sound(case):
         tried += inside.any()
         assert (outputs[inside] @ row >= bound).all()
     assert tried > 5
-
-
-@pytest.fixture
-def eagerly():
-    """Without traces, which take longer than a few steps of an image model."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def image_model():
