@@ -1,12 +1,9 @@
 """The registry of rules: each kind of layers is known to every analysis, or it is said why not."""
 
-import cases
 import keras
 import numpy as np
 import pytest
-import verify_cases
 from keras import layers, ops
-from oracles import matrix_of
 
 from deel_lip_tf import layers as lip
 from deel_lip_tf.bounds import lipschitz_bound
@@ -17,6 +14,8 @@ from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.semantics.rule import Rule, kinds_of, registered, rule, rule_for
 from deel_lip_tf.semantics.rules import convolution, identity
 from deel_lip_tf.semantics.rules.wrappers import Wrapper
+from tests._oracles.oracles import matrix_of
+from tests._tables import cases, verify_cases
 
 RULES = registered()
 LAYERS = [kind for kind in RULES if isinstance(kind, type)]
@@ -27,7 +26,7 @@ OPERATIONS = [kind for kind in RULES if isinstance(kind, str)]
 WITHOUT_A_ROW = {
     layers.InputLayer: "it is called by no model",
     layers.Softmax: "where it is not the end of a model, verification has no rule; test_known.py",
-    layers.MaxPooling3D: "TensorFlow has no float64 kernel on a CPU; test_verify_program.py",
+    layers.MaxPooling3D: "TensorFlow has no float64 kernel on a CPU; unit/semantics/ir/test_lowering.py",
     layers.AveragePooling3D: "likewise",
     layers.Multiply: "it has no constant; test_bounds_graph.py",
     layers.Dot: "likewise",
