@@ -72,13 +72,21 @@ class GroupSort(_ChannelActivation):
     Args:
         n: size of a group, a divisor of the number of channels; `None`, or more than there are
             channels, sorts all of them.
-        data_format: `"channels_last"` or `"channels_first"`.
-        k_coef_lip: factor of the output.
-        **kwargs: as in `keras.layers.Layer`.
+        data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Raises:
         TypeError: `n` is not an integer.
         ValueError: `n` is less than 1, or not a divisor of the number of channels.
+
+    Example:
+        >>> x = np.array([[3.0, 1.0, 4.0, 1.0, 5.0, 9.0]])
+        >>> y = lip.layers.GroupSort(n=3)(x)
+        >>> print(np.asarray(y))
+        [[1. 3. 4. 1. 5. 9.]]
+        >>> bool(np.isclose(np.linalg.norm(y), np.linalg.norm(x)))
+        True
 
     Source: Anil, Lucas, Grosse, 2019, arXiv:1811.05381.
     """
@@ -128,12 +136,19 @@ class GroupSort2(GroupSort):
     """`GroupSort` with groups of two: `(x0, x1, ...)` to `(min(x0, x1), max(x0, x1), ...)`.
 
     Args:
-        data_format: `"channels_last"` or `"channels_first"`.
-        k_coef_lip: factor of the output.
-        **kwargs: as in `keras.layers.Layer`.
+        data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Raises:
         ValueError: an odd number of channels.
+
+    Example:
+        >>> layer = lip.layers.GroupSort2()
+        >>> print(np.asarray(layer(np.array([[2.0, -1.0, 0.0, 5.0]]))))
+        [[-1.  2.  0.  5.]]
+        >>> lip.bounds.lipschitz_bound(layer).value
+        1.0
     """
 
     def __init__(self, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs):
@@ -149,9 +164,13 @@ class FullSort(GroupSort):
     """`GroupSort` of all channels.
 
     Args:
-        data_format: `"channels_last"` or `"channels_first"`.
-        k_coef_lip: factor of the output.
-        **kwargs: as in `keras.layers.Layer`.
+        data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Example:
+        >>> print(np.asarray(lip.layers.FullSort()(np.array([[3.0, 1.0, 4.0, 2.0]]))))
+        [[1. 2. 3. 4.]]
     """
 
     def __init__(self, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs):
@@ -173,9 +192,17 @@ class MaxMin(_ChannelActivation):
     The squared norm of the output is that of the input.
 
     Args:
-        data_format: `"channels_last"` or `"channels_first"`.
-        k_coef_lip: factor of the output.
-        **kwargs: as in `keras.layers.Layer`.
+        data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Example:
+        >>> x = np.array([[1.0, -2.0]])
+        >>> y = lip.layers.MaxMin()(x)
+        >>> print(np.asarray(y))
+        [[1. 0. 0. 2.]]
+        >>> bool(np.isclose(np.linalg.norm(y), np.linalg.norm(x)))
+        True
 
     Source: Blot, Cord, Thome, 2016, arXiv:1610.07882.
     """
@@ -200,15 +227,23 @@ class Householder(_ChannelActivation):
     isometry. `t = pi/2` gives `(min(z1, z2), max(z1, z2))`.
 
     Args:
-        data_format: `"channels_last"` or `"channels_first"`.
-        k_coef_lip: factor of the output.
+        data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
         theta_initializer: of the angles, shape (channels / 2,): a Keras initializer, its name, a
             number, or `None` for pi/2.
-        **kwargs: as in `keras.layers.Layer`.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Raises:
         ValueError: an odd number of channels, an angle that is not finite, or an unknown
             initializer.
+
+    Example:
+        >>> print(np.round(lip.layers.Householder()(np.array([[3.0, 1.0]])), 5))
+        [[1. 3.]]
+        >>> x = np.array([[3.0, -1.0, 2.0, 0.5]])
+        >>> y = lip.layers.Householder(theta_initializer=0.3)(x)
+        >>> bool(np.isclose(np.linalg.norm(y), np.linalg.norm(x)))
+        True
 
     Source: Singla, Singla, Feizi, 2021, arXiv:2108.04062.
     """
@@ -277,8 +312,14 @@ class PReLUlip(LipschitzLayer, keras.layers.PReLU):
     clipped by a constraint after each update, so that it does not drift where it has no gradient.
 
     Args:
-        k_coef_lip: the Lipschitz constant.
-        **kwargs: as in `keras.layers.PReLU`; `alpha_constraint` is set here.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.PReLU`, such as `alpha_initializer` and
+            `shared_axes`; `alpha_constraint` clips to [-1, 1] where it is left out.
+
+    Example:
+        >>> layer = lip.layers.PReLUlip(alpha_initializer=keras.initializers.Constant(3.0))
+        >>> print(np.asarray(layer(np.array([[-2.0, 1.0]]))))  # a slope of 3 counts as 1
+        [[-2.  1.]]
     """
 
     def __init__(self, k_coef_lip: float = 1.0, **kwargs):

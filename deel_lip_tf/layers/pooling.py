@@ -74,13 +74,23 @@ class ScaledAveragePooling2D(_ScaledPooling2D):
         strides: `None`, or the same as `pool_size`.
         padding: `"valid"`.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        **kwargs: as in `keras.layers.AveragePooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        **kwargs: `name`, `dtype` and `trainable` of `keras.layers.Layer`.
 
     Input shape: `(batch, rows, columns, channels)`, or channels first.
 
     Raises:
         ValueError: overlapping windows, or another padding.
+
+    Example:
+        >>> layer = lip.layers.ScaledAveragePooling2D((2, 2))
+        >>> x = np.ones((1, 4, 4, 1))
+        >>> y = layer(x)
+        >>> print(np.asarray(y)[0, :, :, 0])
+        [[2. 2.]
+         [2. 2.]]
+        >>> float(np.linalg.norm(y) / np.linalg.norm(x))  # a constant image reaches the constant
+        1.0
     """
 
     @property
@@ -136,15 +146,21 @@ class ScaledL2NormPooling2D(_RootOfSquares, _ScaledPooling2D):
         strides: `None`, or the same as `pool_size`.
         padding: `"valid"`.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        eps_grad_sqrt: accepted for users of deel-lip, which smooths the root near 0 by it; here
-            the gradient is finite without it.
-        **kwargs: as in `keras.layers.AveragePooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        eps_grad_sqrt: at least 0, 1e-6 by default; accepted for users of deel-lip, which smooths
+            the root near 0 by it: here the gradient is finite without it.
+        **kwargs: `name`, `dtype` and `trainable` of `keras.layers.Layer`.
 
     Input shape: `(batch, rows, columns, channels)`, or channels first.
 
     Raises:
         ValueError: overlapping windows, another padding, a negative `eps_grad_sqrt`.
+
+    Example:
+        >>> x = np.array([[3.0, 0.0], [0.0, 4.0]]).reshape(1, 2, 2, 1)
+        >>> y = lip.layers.ScaledL2NormPooling2D((2, 2))(x)
+        >>> tuple(y.shape), float(np.linalg.norm(y)), float(np.linalg.norm(x))
+        ((1, 1, 1, 1), 5.0, 5.0)
 
     Source: Boureau, Ponce, LeCun, 2010, "A theoretical analysis of feature pooling".
     """
@@ -213,12 +229,20 @@ class ScaledGlobalAveragePooling2D(_ScaledGlobalPooling2D):
 
     Args:
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        keepdims: whether to keep the spatial axes, with size 1.
-        **kwargs: as in `keras.layers.GlobalAveragePooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        keepdims: whether to keep the spatial axes, with size 1; False by default.
+        **kwargs: `name`, `dtype` and `trainable` of `keras.layers.Layer`.
 
     Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
     `(batch, channels)`.
+
+    Example:
+        >>> layer = lip.layers.ScaledGlobalAveragePooling2D()
+        >>> x = np.ones((1, 3, 3, 2))
+        >>> print(np.asarray(layer(x)))  # the average times sqrt(9)
+        [[3. 3.]]
+        >>> bool(np.isclose(np.linalg.norm(layer(x)), np.linalg.norm(x)))
+        True
     """
 
     def _factor(self, shape):
@@ -246,20 +270,28 @@ class ScaledGlobalAveragePooling2D(_ScaledGlobalPooling2D):
 class ScaledGlobalL2NormPooling2D(_RootOfSquares, _ScaledGlobalPooling2D):
     """Euclidean norm over the image, times `k_coef_lip`.
 
-    Forward, gradient and constant as in `ScaledL2NormPooling2D`.
+    `sqrt(sum of x**2)` of each channel, exactly; its gradient is exact too, and 0 where the channel
+    is 0. `k_coef_lip`-Lipschitz at every size, and it preserves the norm of gradients.
 
     Args:
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        eps_grad_sqrt: as in `ScaledL2NormPooling2D`.
-        keepdims: whether to keep the spatial axes, with size 1.
-        **kwargs: as in `keras.layers.GlobalAveragePooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        eps_grad_sqrt: at least 0, 1e-6 by default; accepted for users of deel-lip and without
+            effect: the gradient is finite without it.
+        keepdims: whether to keep the spatial axes, with size 1; False by default.
+        **kwargs: `name`, `dtype` and `trainable` of `keras.layers.Layer`.
 
     Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
     `(batch, channels)`.
 
     Raises:
         ValueError: a negative `eps_grad_sqrt`.
+
+    Example:
+        >>> x = np.arange(18.0).reshape(1, 3, 3, 2)
+        >>> y = lip.layers.ScaledGlobalL2NormPooling2D()(x)
+        >>> tuple(y.shape), bool(np.isclose(np.linalg.norm(y), np.linalg.norm(x)))
+        ((1, 2), True)
     """
 
     def __init__(
@@ -300,11 +332,16 @@ class ScaledAdaptiveAveragePooling2D(_AdaptivePooling2D, ScaledGlobalAveragePool
     Args:
         output_size: 1 or (1, 1); there is no other.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        **kwargs: as in `ScaledGlobalAveragePooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        **kwargs: `keepdims`, True by default here; `name`, `dtype` and `trainable`.
 
     Raises:
         ValueError: another `output_size`.
+
+    Example:
+        >>> y = lip.layers.ScaledAdaptiveAveragePooling2D()(np.ones((1, 3, 3, 2)))
+        >>> tuple(y.shape), float(y[0, 0, 0, 0])
+        ((1, 1, 1, 2), 3.0)
     """
 
 
@@ -315,9 +352,15 @@ class ScaledAdaptiveL2NormPooling2D(_AdaptivePooling2D, ScaledGlobalL2NormPoolin
     Args:
         output_size: 1 or (1, 1); there is no other.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        **kwargs: as in `ScaledGlobalL2NormPooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        **kwargs: `keepdims`, True by default here; `eps_grad_sqrt`; `name`, `dtype` and
+            `trainable`.
 
     Raises:
         ValueError: another `output_size`.
+
+    Example:
+        >>> y = lip.layers.ScaledAdaptiveL2NormPooling2D()(np.ones((1, 3, 3, 2)))
+        >>> tuple(y.shape), float(y[0, 0, 0, 0])
+        ((1, 1, 1, 2), 3.0)
     """

@@ -10,6 +10,11 @@ def safe_divide(numerator, denominator):
     Args:
         numerator: tensor.
         denominator: tensor of a shape that broadcasts with it.
+
+    Example:
+        >>> x, y = np.array([1.0, 0.0, 3.0]), np.array([2.0, 0.0, 0.0])
+        >>> print(np.asarray(lip.normalizers.safe_divide(x, y)))
+        [0.5 0.  0. ]
     """
     is_zero = ops.equal(denominator, 0)
     quotient = numerator / ops.where(is_zero, ops.ones_like(denominator), denominator)
@@ -21,6 +26,10 @@ def safe_sqrt(x):
 
     Args:
         x: tensor without negative entries.
+
+    Example:
+        >>> print(np.asarray(lip.normalizers.safe_sqrt(np.array([0.0, 4.0, 9.0]))))
+        [0. 2. 3.]
     """
     if keras.backend.is_keras_tensor(x):
         return _sqrt_in_plain_operations(x)
@@ -54,6 +63,13 @@ def frobenius_norm(x, axis=None, keepdims=False):
         x: tensor whose entries can be squared (see `unit_scale`).
         axis: an axis or several; all by default.
         keepdims: whether the axes stay, with size 1.
+
+    Example:
+        >>> x = np.array([[3.0, 1.0], [4.0, 0.0]])
+        >>> round(float(lip.normalizers.frobenius_norm(x)), 4)  # sqrt(26)
+        5.099
+        >>> print(np.asarray(lip.normalizers.frobenius_norm(x, axis=0)))
+        [5. 1.]
     """
     return safe_sqrt(ops.sum(ops.square(x), axis=axis, keepdims=keepdims))
 
