@@ -112,6 +112,14 @@ class CategoricalProvableRobustAccuracy(keras.metrics.Mean):
             finite, or the shapes of labels, scores and weights do not fit.
         TypeError: if one of the numbers is not one, or `disjoint_neurons` not a boolean.
 
+    Example:
+        >>> Metric = lip.metrics.CategoricalProvableRobustAccuracy
+        >>> metric = Metric(epsilon=0.5, disjoint_neurons=False)
+        >>> scores = np.array([[2.0, 0.0], [0.0, 0.5], [0.0, 2.0]])  # gaps 2, 0.5, -2
+        >>> metric.update_state([0, 1, 0], scores)
+        >>> round(float(metric.result()), 4)  # 2 / sqrt(2) > 0.5, 0.5 / sqrt(2) < 0.5, wrong
+        0.3333
+
     Source: Tsuzuku et al., arXiv:1802.04034.
     """
 
@@ -159,6 +167,12 @@ class BinaryProvableRobustAccuracy(keras.metrics.Mean):
 
     Raises:
         ValueError: as `CategoricalProvableRobustAccuracy`.
+
+    Example:
+        >>> metric = lip.metrics.BinaryProvableRobustAccuracy(epsilon=0.5)
+        >>> metric.update_state([1, 0, 1, 0], np.array([0.75, -0.25, -2.0, -1.0]))
+        >>> float(metric.result())  # certified, too near to 0, wrong, certified
+        0.5
     """
 
     def __init__(
@@ -199,6 +213,15 @@ class CategoricalProvableAvgRobustness(keras.metrics.Mean):
 
     Raises:
         ValueError: as `CategoricalProvableRobustAccuracy`.
+
+    Example:
+        >>> scores = np.array([[2.0, 0.0], [0.0, 2.0]])
+        >>> for negative in (False, True):
+        ...     metric = lip.metrics.CategoricalProvableAvgRobustness(negative_robustness=negative)
+        ...     metric.update_state([0, 0], scores)  # radii 2 / 2, and 0 or -2 / 2
+        ...     print(float(metric.result()))
+        0.5
+        0.0
     """
 
     def __init__(
@@ -244,6 +267,12 @@ class BinaryProvableAvgRobustness(keras.metrics.Mean):
 
     Raises:
         ValueError: as `CategoricalProvableRobustAccuracy`.
+
+    Example:
+        >>> metric = lip.metrics.BinaryProvableAvgRobustness(lip_const=2.0)
+        >>> metric.update_state([1, -1, 1], np.array([3.0, -1.0, -4.0]))
+        >>> round(float(metric.result()), 4)  # (3 / 2 + 1 / 2 + 0) / 3
+        0.6667
     """
 
     def __init__(
@@ -351,6 +380,13 @@ class KR(_EpochKR):
 
     Raises:
         ValueError: if shapes differ, or the number of columns changes between batches.
+
+    Example:
+        >>> metric = lip.metrics.KR()
+        >>> metric.update_state([1, 1, 0], np.array([3.0, 1.0, -1.0]))
+        >>> metric.update_state([1, 0, 0], np.array([5.0, 0.0, 0.0]))
+        >>> round(float(metric.result()), 4)  # mean(3, 1, 5) - mean(-1, 0, 0), of both batches
+        3.3333
     """
 
     def __init__(self, num_classes: int | None = None, name: str = "KR", dtype: Any = None):
@@ -371,6 +407,13 @@ class MulticlassKR(_EpochKR):
 
     Raises:
         ValueError: if shapes differ, or the number of columns changes between batches.
+
+    Example:
+        >>> metric = lip.metrics.MulticlassKR()
+        >>> metric.update_state(np.eye(3), 5.0 * np.eye(3))
+        >>> metric.update_state(np.eye(3)[:1], np.array([[1.0, 0.0, 0.0]]))
+        >>> round(float(metric.result()), 4)  # ((5 + 1) / 2 + 5 + 5) / 3
+        4.3333
     """
 
     def __init__(

@@ -41,6 +41,17 @@ class Certificates:
         semantics: what the radii are about, "real" or "float32": see `certify`.
         model_fingerprint: SHA-256 of the model that was certified, or None where it is not known.
         data_fingerprint: of the samples. `check` compares both.
+
+    Example:
+        >>> import os, tempfile
+        >>> model = lip.Sequential([keras.Input((2,)), lip.layers.SpectralDense(2)])
+        >>> x = np.array([[3.0, 0.0], [0.0, 1.0]])
+        >>> certificates = lip.certificates.certify(model, x)
+        >>> path = os.path.join(tempfile.mkdtemp(), "certificates.npz")
+        >>> certificates.save(path)
+        >>> loaded = lip.certificates.Certificates.load(path).check(model, x)
+        >>> bool((loaded.radius == certificates.radius).all())
+        True
     """
 
     label: np.ndarray
