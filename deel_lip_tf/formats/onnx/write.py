@@ -38,6 +38,16 @@ def to_onnx(model: keras.Model, path: str | Path, drop_softmax: bool = False) ->
         ImportError: without the package `onnx`.
         ValueError: a model of another kind, or layers that cannot be written: all are named. For
             those, `model.export(path, format="onnx")` of Keras may do, with the package `tf2onnx`.
+
+    Example:
+        >>> import os, tempfile
+        >>> layers = [keras.Input((4,)), lip.layers.SpectralDense(2), keras.layers.Softmax()]
+        >>> model = keras.Sequential(layers)
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
+        >>> lip.verify.to_onnx(model, path, drop_softmax=True)
+        >>> logits = lip.verify.from_onnx(path)(np.eye(4))
+        >>> np.allclose(keras.ops.softmax(logits), model(np.eye(4)), atol=1e-6)
+        True
     """
     import onnx
 
@@ -112,6 +122,8 @@ class _Writer:
             if isinstance(plain, keras.Model):
                 return self.run(graph_of(plain), inputs[0])
             layer = plain
+        if is_last and type(layer) is keras.layers.Softmax:
+            return inputs[0]
         if type(layer) not in LAYERS:
             raise Unsupported
         output = LAYERS[type(layer)](self, layer, inputs)
