@@ -41,6 +41,18 @@ class Decision:
         witness: that input, of the model's input shape and type, or `None`.
         outputs: what the model returns for it, or `None`.
         seconds: time spent.
+
+    Example:
+        >>> import os, tempfile
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> path = os.path.join(tempfile.mkdtemp(), "question.vnnlib")
+        >>> lip.verify.to_vnnlib(path, model, np.array([0.75, 0.25]), label=0, eps=0.4)
+        >>> decision = lip.verify.decide(model, lip.verify.read_vnnlib(path))
+        >>> decision.status, decision.witness.shape
+        ('sat', (2,))
+        >>> bool(decision.outputs[1] >= decision.outputs[0])  # what the model gives for the witness
+        True
     """
 
     status: str
@@ -70,6 +82,17 @@ def decide(
         TypeError: not a Keras model.
         ValueError: layers without a relaxation (all are named), other numbers of inputs or outputs,
             or a property of probabilities that is not about their order.
+
+    Example:
+        >>> import os, tempfile
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> path = os.path.join(tempfile.mkdtemp(), "question.vnnlib")
+        >>> for eps in (0.2, 0.3):  # the gap of 0.5 changes by at most 2 eps
+        ...     lip.verify.to_vnnlib(path, model, np.array([0.75, 0.25]), label=0, eps=eps)
+        ...     print(lip.verify.decide(model, lip.verify.read_vnnlib(path)).status)
+        unsat
+        sat
     """
     start = time.monotonic()
     program = program_of(model)

@@ -92,6 +92,16 @@ def falsify(
         a model whose inputs are not float16, float32 or float64. Each lies in its
         domain, and the model itself gives it another label: its score exceeds that of the claimed
         one by more than 64 units in the last place. A tie is no witness.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> x = np.array([[0.9, 0.1], [0.6, 0.5]])
+        >>> found = lip.verify.falsify(model, x, [0, 0], lip.verify.ball(x, 0.2))
+        >>> print(np.isnan(found).any(axis=1))  # none exists for the first
+        [ True False]
+        >>> print(np.argmax(model(found[1:]), axis=1), bool(np.abs(found[1] - x[1]).max() <= 0.2))
+        [1] True
     """
     labels = np.asarray(labels, np.int64)
     found = _no_witnesses(model, np.shape(x))
