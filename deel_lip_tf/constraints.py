@@ -130,7 +130,10 @@ class WeightClipConstraint(keras.constraints.Constraint):
     No useful Lipschitz bound follows: a matrix (m, n) of entries `c` has norm `c * sqrt(m * n)`.
 
     Args:
-        c: the largest absolute value of an entry.
+        c: the largest absolute value of an entry: positive, 2 by default.
+
+    Raises:
+        TypeError, ValueError: `c` is not a positive finite number.
 
     Example:
         >>> constraint = lip.constraints.WeightClipConstraint(c=2)
@@ -158,7 +161,10 @@ class AutoWeightClipConstraint(keras.constraints.Constraint):
     a larger `scale` is a tighter constraint.
 
     Args:
-        scale: inverse of the bound on the norm.
+        scale: inverse of the bound on the norm: positive, 1 by default.
+
+    Raises:
+        TypeError, ValueError: `scale` is not a positive finite number.
 
     Example:
         >>> kernel = np.array([[3.0, -3.0], [0.25, 0.0]])

@@ -183,6 +183,12 @@ def l2_normalize(tensor, axis=None):
         tensor: numbers.
         axis: an axis or several; all by default.
 
+    Returns:
+        A tensor of the same shape, of norm 1 along `axis` where it was not 0.
+
+    Raises:
+        TypeError: `tensor` does not hold numbers.
+
     Example:
         >>> print(np.asarray(lip.utils.l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]]), axis=1)))
         [[0.6 0.8]

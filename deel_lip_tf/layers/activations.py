@@ -76,6 +76,8 @@ class GroupSort(_ChannelActivation):
         k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
         **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
+    Input shape: any, with a batch axis and channels. Output shape: the same.
+
     Raises:
         TypeError: `n` is not an integer.
         ValueError: `n` is less than 1, or not a divisor of the number of channels.
@@ -135,10 +137,14 @@ class GroupSort(_ChannelActivation):
 class GroupSort2(GroupSort):
     """`GroupSort` with groups of two: `(x0, x1, ...)` to `(min(x0, x1), max(x0, x1), ...)`.
 
+    A permutation of its input at every point: norms of vectors and of gradients are preserved.
+
     Args:
         data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
         k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
         **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
         ValueError: an odd number of channels.
@@ -161,12 +167,20 @@ class GroupSort2(GroupSort):
 
 @register
 class FullSort(GroupSort):
-    """`GroupSort` of all channels.
+    """Sorts all channels in ascending order: `GroupSort` with one group.
+
+    A permutation of its input at every point: norms of vectors and of gradients are preserved.
 
     Args:
         data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
         k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
         **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
+
+    Raises:
+        ValueError: an unknown number of channels or `data_format`, or `k_coef_lip` is not positive
+            and finite.
 
     Example:
         >>> print(np.asarray(lip.layers.FullSort()(np.array([[3.0, 1.0, 4.0, 2.0]]))))
@@ -189,12 +203,20 @@ def _without_n(config: dict) -> dict:
 class MaxMin(_ChannelActivation):
     """Concatenates `relu(x)` and `relu(-x)` along the channels, twice as many as before.
 
-    The squared norm of the output is that of the input.
+    The norm of the output is that of the input; `k_coef_lip`-Lipschitz, and norms of gradients are
+    preserved.
 
     Args:
         data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
         k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
         **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same with twice the
+    channels.
+
+    Raises:
+        ValueError: an unknown number of channels or `data_format`, or `k_coef_lip` is not positive
+            and finite.
 
     Example:
         >>> x = np.array([[1.0, -2.0]])
@@ -232,6 +254,8 @@ class Householder(_ChannelActivation):
         theta_initializer: of the angles, shape (channels / 2,): a Keras initializer, its name, a
             number, or `None` for pi/2.
         **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
         ValueError: an odd number of channels, an angle that is not finite, or an unknown
@@ -308,13 +332,19 @@ class Householder(_ChannelActivation):
 class PReLUlip(LipschitzLayer, keras.layers.PReLU):
     """`k_coef_lip * (x if x >= 0 else clip(alpha, -1, 1) * x)` with a learned slope `alpha`.
 
-    The slope is clipped where it is used, so that the constant holds whatever the weights are, and
-    clipped by a constraint after each update, so that it does not drift where it has no gradient.
+    `k_coef_lip`-Lipschitz, in every Lp norm. The slope is clipped where it is used, so that the
+    constant holds whatever the weights are, and clipped by a constraint after each update, so
+    that it does not drift where it has no gradient.
 
     Args:
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         **kwargs: every other argument of `keras.layers.PReLU`, such as `alpha_initializer` and
             `shared_axes`; `alpha_constraint` clips to [-1, 1] where it is left out.
+
+    Input shape: any, with a batch axis. Output shape: the same.
+
+    Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
 
     Example:
         >>> layer = lip.layers.PReLUlip(alpha_initializer=keras.initializers.Constant(3.0))

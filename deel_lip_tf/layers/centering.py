@@ -104,6 +104,8 @@ class ScaleBias(Shifted):
         k_coef_lip: factor, 1 by default.
         **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
+    Input shape: any, with a batch axis and channels. Output shape: the same.
+
     Raises:
         TypeError, ValueError: `scalar` is not a finite number.
 
@@ -156,6 +158,8 @@ class LayerCentering(Shifted):
             Keras's default.
         k_coef_lip: the Lipschitz constant, 1 by default.
         **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
         TypeError: `axis` is something else.

@@ -31,6 +31,8 @@ class BatchCentering(Shifted):
         k_coef_lip: the Lipschitz constant, 1 by default.
         **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
+    Input shape: any, with a batch axis and channels. Output shape: the same.
+
     State: `moving_mean` (channels,) and the number of batches, both saved and not trained.
 
     Raises:
@@ -136,6 +138,8 @@ class BatchLipNorm(BatchCentering):
             Keras's default.
         k_coef_lip: factor of the whole layer, 1 by default.
         **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     State: that of `BatchCentering`, and `moving_variance` (channels,).
 

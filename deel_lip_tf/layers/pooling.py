@@ -236,6 +236,10 @@ class ScaledGlobalAveragePooling2D(_ScaledGlobalPooling2D):
     Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
     `(batch, channels)`.
 
+    Raises:
+        ValueError: an input that is no batch of images, an unknown `data_format`, or `k_coef_lip`
+            is not positive and finite.
+
     Example:
         >>> layer = lip.layers.ScaledGlobalAveragePooling2D()
         >>> x = np.ones((1, 3, 3, 2))
@@ -329,11 +333,16 @@ class _AdaptivePooling2D(BesideLayer):
 class ScaledAdaptiveAveragePooling2D(_AdaptivePooling2D, ScaledGlobalAveragePooling2D):
     """`ScaledGlobalAveragePooling2D` that keeps the spatial axes, with size 1.
 
+    The average over the image, times `k_coef_lip * sqrt(rows * columns)`; `k_coef_lip`-Lipschitz.
+
     Args:
         output_size: 1 or (1, 1); there is no other.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         **kwargs: `keepdims`, True by default here; `name`, `dtype` and `trainable`.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
+    `(batch, 1, 1, channels)`.
 
     Raises:
         ValueError: another `output_size`.
@@ -349,12 +358,17 @@ class ScaledAdaptiveAveragePooling2D(_AdaptivePooling2D, ScaledGlobalAveragePool
 class ScaledAdaptiveL2NormPooling2D(_AdaptivePooling2D, ScaledGlobalL2NormPooling2D):
     """`ScaledGlobalL2NormPooling2D` that keeps the spatial axes, with size 1.
 
+    The Euclidean norm over the image, times `k_coef_lip`; `k_coef_lip`-Lipschitz.
+
     Args:
         output_size: 1 or (1, 1); there is no other.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         **kwargs: `keepdims`, True by default here; `eps_grad_sqrt`; `name`, `dtype` and
             `trainable`.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
+    `(batch, 1, 1, channels)`.
 
     Raises:
         ValueError: another `output_size`.

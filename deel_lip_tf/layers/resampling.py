@@ -108,6 +108,9 @@ class InvertibleDownSampling(_Resampling2D):
         k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
         **kwargs: every other argument of `keras.layers.Layer`.
 
+    Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
+    `(batch, rows / h, columns / w, channels * h * w)`.
+
     Raises:
         TypeError: `pool_size` is not of integers.
         ValueError: `pool_size` is not a positive integer or a pair of them, or windows that do not
@@ -159,6 +162,9 @@ class InvertibleUpSampling(_Resampling2D):
         dtype: dtype or dtype policy of the computation; by default the global one of Keras.
         k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
         **kwargs: every other argument of `keras.layers.Layer`.
+
+    Input shape: `(batch, rows, columns, channels * h * w)`, or channels first. Output shape:
+    `(batch, rows * h, columns * w, channels)`.
 
     Raises:
         TypeError: `pool_size` is not of integers.

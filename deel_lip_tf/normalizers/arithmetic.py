@@ -11,6 +11,9 @@ def safe_divide(numerator, denominator):
         numerator: tensor.
         denominator: tensor of a shape that broadcasts with it.
 
+    Returns:
+        A tensor of the shape that both broadcast to.
+
     Example:
         >>> x, y = np.array([1.0, 0.0, 3.0]), np.array([2.0, 0.0, 0.0])
         >>> print(np.asarray(lip.normalizers.safe_divide(x, y)))
@@ -25,7 +28,10 @@ def safe_sqrt(x):
     """The square root of `x >= 0`, exact, with gradient 0 instead of infinity at 0.
 
     Args:
-        x: tensor without negative entries.
+        x: tensor without negative entries, of any shape.
+
+    Returns:
+        A tensor of the same shape.
 
     Example:
         >>> print(np.asarray(lip.normalizers.safe_sqrt(np.array([0.0, 4.0, 9.0]))))
@@ -62,7 +68,10 @@ def frobenius_norm(x, axis=None, keepdims=False):
     Args:
         x: tensor whose entries can be squared (see `unit_scale`).
         axis: an axis or several; all by default.
-        keepdims: whether the axes stay, with size 1.
+        keepdims: whether the axes stay, with size 1; False by default.
+
+    Returns:
+        A tensor without the axes, or with size 1 there; a scalar where all are summed over.
 
     Example:
         >>> x = np.array([[3.0, 1.0], [4.0, 0.0]])

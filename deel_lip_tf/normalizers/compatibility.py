@@ -173,9 +173,13 @@ def bjorck_normalization(
 
     Args:
         w: tensor (rows, columns).
-        eps: how far from 1 the singular values may end.
-        beta: in ]0, 1/2]; another value than 1/2 asks for exactly Björck's steps.
-        maxiter: largest number of steps.
+        eps: how far from 1 the singular values may end: positive, 1e-3 by default.
+        beta: in ]0, 1/2], 1/2 by default; another value asks for exactly Björck's steps.
+        maxiter: largest number of steps, at least 1, 15 by default.
+
+    Returns:
+        A tensor (rows, columns) of norm at most 1. Its singular values are within `eps` of 1 where
+        the smallest one of `w` is at least 1e-4 of the largest.
 
     Raises:
         ValueError: a parameter outside its range.

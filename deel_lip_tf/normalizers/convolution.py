@@ -30,6 +30,9 @@ def padding_amounts(
         stride: along this axis.
         padding: one of `PADDINGS`, or `"causal"`.
 
+    Returns:
+        `(before, after)`, two numbers of elements.
+
     Raises:
         ValueError: `size` is None with `"same"`.
 
@@ -104,6 +107,10 @@ def max_duplication(size: int | None, kernel_size: int, stride: int, padding: st
         stride: step of the patches on this axis.
         padding: one of `PADDINGS`, or `"causal"`.
 
+    Returns:
+        The number `m` of this axis: the norm of the operation is at most the square root of the
+        product over the axes, times the norm of the flattened kernel.
+
     Example:
         >>> for stride, padding in ((1, "same"), (2, "same"), (1, "replicate")):
         ...     print(lip.normalizers.max_duplication(8, 5, stride, padding), padding)
@@ -134,6 +141,9 @@ def transposed_max_duplication(size: int | None, kernel_size: int, stride: int) 
         size: length of the input's axis; None where it is not known.
         kernel_size: of the kernel along this axis.
         stride: along this axis.
+
+    Returns:
+        The largest number of inputs that one output element receives from.
 
     Example:
         >>> lip.normalizers.transposed_max_duplication(8, 3, 2)  # two inputs reach one output

@@ -75,8 +75,12 @@ def decide(
     Args:
         model: a Keras model with one input and one output.
         property: as many inputs and outputs as the model has entries.
-        time_limit: seconds, or `None` for none.
-        seed: of the search.
+        time_limit: seconds, 60 by default, or `None` for none.
+        seed: of the search, 0 by default.
+
+    Returns:
+        A `Decision`: "unsat" is a proof that no input satisfies the property, "sat" comes with one
+        that does, "unknown" is neither.
 
     Raises:
         TypeError: not a Keras model.

@@ -88,6 +88,9 @@ def box(lower, upper, center=None) -> Domain:
         upper: (n, *shape), nowhere below `lower`.
         center: (n, *shape), points inside; the middle by default.
 
+    Returns:
+        The domain, one box for each sample, in float64.
+
     Raises:
         ValueError: shapes that differ, values that are not finite, an inverted box, or a center
             outside.

@@ -95,6 +95,9 @@ def verified_curves(
             it.
         time_limit: of a method that takes its time, such as "auto", for all samples at one radius.
 
+    Returns:
+        The `Curves`: `print` them, or hand them to `curve_figure`.
+
     Raises:
         TypeError: `model` is not a Keras model.
         ValueError: no radius, an argument out of its range, or a model with several inputs or with

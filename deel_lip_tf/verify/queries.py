@@ -77,6 +77,10 @@ def bounds(
             "branch-and-bound".
         time_limit: seconds of branch and bound; by default one for each sample, at most 60.
 
+    Returns:
+        A `Bounds`, float64, of the layers too where it was asked for: every value that the exact
+        function takes on the domain lies between `lower` and `upper`.
+
     Raises:
         TypeError: `model` is not a Keras model.
         ValueError: shapes that do not fit, an unknown method, a time limit that is not positive, or

@@ -137,6 +137,9 @@ def robustness(
             Without one, branch and bound takes at most a second for each sample that is undecided
             when it begins, and a minute in all.
 
+    Returns:
+        A `Robustness` of n answers: status, proven margin, witness, method and seconds of each.
+
     Raises:
         TypeError: `model` is not a Keras model.
         ValueError: an argument out of its range (each message says which and why), or a model with
@@ -171,6 +174,9 @@ def prove(
         y: labels: integers (n,) or (n, 1), one-hot rows, or `None` for what the model predicts.
         method: "auto", or a name of `METHODS` or "branch-and-bound" for that one alone.
         time_limit: seconds after which nothing further begins.
+
+    Returns:
+        A `Robustness` of n answers: status, proven margin, witness, method and seconds of each.
 
     Raises:
         TypeError: `model` is not a Keras model.

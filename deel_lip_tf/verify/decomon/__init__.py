@@ -110,6 +110,9 @@ def clone(model: keras.Model, method: str = "crown", finetune: bool = False) -> 
             `METHODS_BY_NAME`.
         finetune: accepted for users of decomon, without effect: slopes are chosen for each box.
 
+    Returns:
+        A `Converted`, which every function of this module takes in place of a model.
+
     Raises:
         TypeError: not a Keras model.
         ValueError: an unknown method, or layers without a rule: all of them are named.
@@ -251,6 +254,9 @@ def get_range_box(
         n_sub_boxes: into how many parts each box is cut, rounded down to a power of two, 1 by
             default; the bounds are the extremes of the parts'.
 
+    Returns:
+        Two arrays (n, classes) of float64: no output of the model leaves them on the box.
+
     Raises:
         ValueError: inverted boxes, or shapes that do not fit.
 
@@ -340,6 +346,9 @@ def get_adv_noise(
         target_labels: those that should lose, in the same forms; all others by default.
         batch_size: samples treated together, -1, the default, for all.
 
+    Returns:
+        (n,) float64: upper bounds of `max(f_target - f_source)` over pairs and over the ball.
+
     Raises:
         ValueError: another `p`, a negative `eps`, shapes or labels that do not fit.
 
@@ -376,6 +385,9 @@ def get_range_noise(
         eps: radius, not negative.
         p: `numpy.inf`, the default, 2 or 1. As decomon does, no ball is cut to a data range.
         batch_size: samples treated together, -1, the default, for all.
+
+    Returns:
+        Two arrays (n, classes) of float64: no output of the model leaves them on the ball.
 
     Raises:
         ValueError: another `p`, a negative `eps`, or shapes that do not fit.

@@ -148,6 +148,10 @@ def counterexample(x: np.ndarray, y: np.ndarray) -> str:
         x: an input, any shape; its entries are numbered in their order.
         y: its outputs.
 
+    Returns:
+        The text `((X_0 ...) ... (Y_0 ...) ...)`, each float64 in the shortest digits that give it
+        back.
+
     Example:
         >>> print(lip.verify.counterexample(np.array([0.25, 0.5]), np.array([1.0, 2.0])))
         ((X_0 0.25)
