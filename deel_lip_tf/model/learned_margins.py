@@ -45,9 +45,6 @@ class _LearnsLoss(BesideModel):
 class LossVariableModel(_LearnsLoss, Model):
     """A functional `Model` that learns the margins of its loss with its own optimizer.
 
-        model = LossVariableModel(inputs, outputs)
-        model.compile("adam", MulticlassHKRauto(alpha=10.0, max_margin=5.0, alpha_margin=0.05))
-
     Any loss with a method `get_trainable_variables()` takes part. The variables of the loss come
     last in `trainable_variables`; they are not among `weights` or the layers', so that exchanging
     weights with a plain model and nesting this one in another stay what they were. A compiled model
