@@ -42,15 +42,16 @@ class MulticlassSoftHKR(ParametricLoss):
         ValueError: if a parameter is out of range, or the scores have a single column.
 
     Example:
-        >>> y_true, y_pred = np.eye(3), 2.0 * np.eye(3) - 1.0  # beyond the margin
-        >>> float(lip.losses.MulticlassSoftHKR(alpha=np.inf)(y_true, y_pred))  # the hinge alone
-        0.0
-        >>> loss = lip.losses.MulticlassSoftHKR(alpha=10.0, alpha_mean=0.5)
-        >>> round(float(loss(y_true, y_pred)), 4)  # less the differences, (1 + 1) / 10
-        -0.2
+        >>> loss = lip.losses.MulticlassSoftHKR(alpha=10.0, min_margin=1.0, alpha_mean=0.5)
+        >>> y_true, y_pred = np.eye(3), 2.0 * np.eye(3) - 1.0  # scores 1 and -1: beyond the margin
         >>> loss.update_state(3.0 * y_pred)  # the models of this library do so while training
         >>> float(loss.running_mean)  # 0.5 * 1 + 0.5 * 3
         2.0
+        >>> round(float(loss(y_true, y_pred)), 4)  # hinge 0, less the differences (1 + 1) / 10
+        -0.2
+        >>> loss.alpha = np.inf
+        >>> float(loss(y_true, y_pred))  # the hinge alone
+        0.0
     """
 
     def __init__(

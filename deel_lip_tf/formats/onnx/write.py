@@ -41,8 +41,8 @@ def to_onnx(model: keras.Model, path: str | Path, drop_softmax: bool = False) ->
 
     Example:
         >>> import os, tempfile
-        >>> layers = [keras.Input((4,)), lip.layers.SpectralDense(2), keras.layers.Softmax()]
-        >>> model = keras.Sequential(layers)
+        >>> layers = [lip.layers.SpectralDense(2), keras.layers.Activation("softmax")]
+        >>> model = keras.Sequential([keras.Input((4,)), *layers])
         >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
         >>> lip.verify.to_onnx(model, path, drop_softmax=True)
         >>> logits = lip.verify.from_onnx(path)(np.eye(4))
@@ -122,8 +122,6 @@ class _Writer:
             if isinstance(plain, keras.Model):
                 return self.run(graph_of(plain), inputs[0])
             layer = plain
-        if is_last and type(layer) is keras.layers.Softmax:
-            return inputs[0]
         if type(layer) not in LAYERS:
             raise Unsupported
         output = LAYERS[type(layer)](self, layer, inputs)
