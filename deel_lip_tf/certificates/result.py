@@ -38,9 +38,11 @@ class Certificates:
         margin: (n,) float64, the largest logit minus the second, or `|f|` for one output.
         bound: proven L2 Lipschitz constant of the model.
         correct: (n,) whether `label` is the true one, or None where `y` was not given.
-        semantics: what the radii are about, "real" or "float32": see `certify`.
+        semantics: what the radii are about: "real", the exact function of the weights, or
+            "float32", every float32 execution of it.
         model_fingerprint: SHA-256 of the model that was certified, or None where it is not known.
-        data_fingerprint: of the samples. `check` compares both.
+        data_fingerprint: SHA-256 of the samples, or None where it is not known. `check` compares
+            both.
 
     Example:
         >>> import os, tempfile

@@ -151,8 +151,10 @@ def evaluate_lip_const_gen(
         The estimate, from below.
 
     Raises:
-        TypeError: `generator` is not an iterable, and as `evaluate_lip_const`.
-        ValueError: an empty generator, and as `evaluate_lip_const`.
+        TypeError: `generator` is not an iterable, `model` is not a Keras model, or an argument not
+            of its type.
+        ValueError: an empty generator, samples that the model does not take, several inputs or
+            outputs, or another argument that `evaluate_lip_const` refuses.
 
     Example:
         >>> dense = keras.layers.Dense(2, kernel_initializer="ones")

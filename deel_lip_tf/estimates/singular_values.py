@@ -105,7 +105,8 @@ def compute_model_sv(
         A list of `(name, (smallest, largest))`; layers of a nested model are named "model/layer".
 
     Raises:
-        TypeError: if `model` is not a Keras model; `supplementary_type2sv` as above.
+        TypeError: if `model` is not a Keras model; if `supplementary_type2sv` does not map types
+            to functions.
         ValueError: if a layer with a kernel is not built.
 
     Example:

@@ -66,7 +66,7 @@ def frobenius_norm(x, axis=None, keepdims=False):
     """`sqrt(sum(x**2))` over `axis`, with gradient 0 at 0.
 
     Args:
-        x: tensor whose entries can be squared (see `unit_scale`).
+        x: tensor with entries whose squares do not overflow.
         axis: an axis or several; all by default.
         keepdims: whether the axes stay, with size 1; False by default.
 

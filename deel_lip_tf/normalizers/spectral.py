@@ -33,7 +33,7 @@ def spectral_norm_bound(matrix, squarings: int):
     small, which power iteration always is.
 
     Args:
-        matrix: tensor (..., rows, columns) with entries that can be squared (see `unit_scale`).
+        matrix: tensor (..., rows, columns) with entries whose squares do not overflow.
         squarings: `t`, how many times the Gram matrix is squared.
 
     Returns:
