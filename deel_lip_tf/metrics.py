@@ -398,6 +398,7 @@ class KR(_EpochKR):
         dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `num_classes` is not an integer.
         ValueError: if shapes differ, or the number of columns changes between batches.
 
     Example:
@@ -425,6 +426,7 @@ class MulticlassKR(_EpochKR):
         dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `num_classes` is not an integer.
         ValueError: if shapes differ, or the number of columns changes between batches.
 
     Example:

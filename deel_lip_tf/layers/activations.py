@@ -147,6 +147,7 @@ class GroupSort2(GroupSort):
     Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: an odd number of channels.
 
     Example:
@@ -179,6 +180,7 @@ class FullSort(GroupSort):
     Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
+        TypeError: `k_coef_lip` is not a number.
         ValueError: an unknown number of channels or `data_format`, or `k_coef_lip` is not positive
             and finite.
 
@@ -215,6 +217,7 @@ class MaxMin(_ChannelActivation):
     channels.
 
     Raises:
+        TypeError: `k_coef_lip` is not a number.
         ValueError: an unknown number of channels or `data_format`, or `k_coef_lip` is not positive
             and finite.
 
@@ -258,6 +261,7 @@ class Householder(_ChannelActivation):
     Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: an odd number of channels, an angle that is not finite, or an unknown
             initializer.
 

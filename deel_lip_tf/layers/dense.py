@@ -68,6 +68,7 @@ class SpectralDense(ConstrainedDense):
     Input shape: `(batch, ..., inputs)`. Output shape: `(batch, ..., units)`.
 
     Raises:
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
         ValueError: `k_coef_lip` not positive, LoRA or quantization asked for, or a parameter of
             the projection outside its range.
 
@@ -109,6 +110,7 @@ class FrobeniusDense(ConstrainedDense):
     Input shape: `(batch, ..., inputs)`. Output shape: `(batch, ..., units)`.
 
     Raises:
+        TypeError: an argument of another type, or a class, not an instance of one, as `activation`.
         ValueError: `k_coef_lip` not positive, LoRA or quantization asked for.
 
     Example:

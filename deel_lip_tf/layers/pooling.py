@@ -80,6 +80,7 @@ class ScaledAveragePooling2D(_ScaledPooling2D):
     Input shape: `(batch, rows, columns, channels)`, or channels first.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: overlapping windows, or another padding.
 
     Example:
@@ -154,6 +155,7 @@ class ScaledL2NormPooling2D(_RootOfSquares, _ScaledPooling2D):
     Input shape: `(batch, rows, columns, channels)`, or channels first.
 
     Raises:
+        TypeError: `k_coef_lip` or `eps_grad_sqrt` is not a number.
         ValueError: overlapping windows, another padding, a negative `eps_grad_sqrt`.
 
     Example:
@@ -237,6 +239,7 @@ class ScaledGlobalAveragePooling2D(_ScaledGlobalPooling2D):
     `(batch, channels)`.
 
     Raises:
+        TypeError: `k_coef_lip` is not a number, or `keepdims` not a boolean.
         ValueError: an input that is no batch of images, an unknown `data_format`, or `k_coef_lip`
             is not positive and finite.
 
@@ -289,6 +292,7 @@ class ScaledGlobalL2NormPooling2D(_RootOfSquares, _ScaledGlobalPooling2D):
     `(batch, channels)`.
 
     Raises:
+        TypeError: `k_coef_lip` or `eps_grad_sqrt` is not a number.
         ValueError: a negative `eps_grad_sqrt`.
 
     Example:
@@ -345,6 +349,7 @@ class ScaledAdaptiveAveragePooling2D(_AdaptivePooling2D, ScaledGlobalAveragePool
     `(batch, 1, 1, channels)`.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: another `output_size`.
 
     Example:
@@ -371,6 +376,7 @@ class ScaledAdaptiveL2NormPooling2D(_AdaptivePooling2D, ScaledGlobalL2NormPoolin
     `(batch, 1, 1, channels)`.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: another `output_size`.
 
     Example:

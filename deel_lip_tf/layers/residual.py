@@ -23,6 +23,7 @@ class LipResidual(LipschitzLayer, keras.layers.Layer):
     equal shares.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: not two inputs of the same shape.
 
     Example:

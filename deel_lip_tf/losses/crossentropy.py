@@ -22,6 +22,7 @@ class TauCategoricalCrossentropy(ParametricLoss):
         dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `tau` is not a number.
         ValueError: if `tau` is not positive and finite.
 
     Example:
@@ -63,6 +64,7 @@ class TauSparseCategoricalCrossentropy(ParametricLoss):
         dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `tau` is not a number.
         ValueError: if `tau` is not positive and finite.
 
     Example:
@@ -103,6 +105,7 @@ class TauBinaryCrossentropy(ParametricLoss):
         dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `tau` is not a number.
         ValueError: if `tau` is not positive and finite.
 
     Example:

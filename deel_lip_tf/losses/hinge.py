@@ -23,6 +23,7 @@ class HingeMargin(ParametricLoss):
         dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `min_margin` is not a number.
         ValueError: if `min_margin` is not positive and finite.
 
     Example:
@@ -61,6 +62,7 @@ class MulticlassHinge(ParametricLoss):
         dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if a parameter is not a number.
         ValueError: if a parameter is out of range, or the scores have a single column.
 
     Example:
@@ -100,6 +102,7 @@ class MultiMargin(ParametricLoss):
         dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `min_margin` is not a number.
         ValueError: if `min_margin` is not positive and finite.
 
     Example:
@@ -136,6 +139,7 @@ class CategoricalHinge(ParametricLoss):
         dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `min_margin` is not a number.
         ValueError: if `min_margin` is not positive and finite.
 
     Example:

@@ -151,6 +151,7 @@ class HKR(ParametricLoss):
         dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if a parameter is not a number, or `multi_gpu` not a boolean.
         ValueError: if `alpha` is negative or NaN, or `min_margin` is not positive and finite.
 
     Example:
@@ -197,6 +198,7 @@ class MulticlassHKR(ParametricLoss):
         dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if a parameter is not a number, or `multi_gpu` not a boolean.
         ValueError: if a parameter is out of range, or the scores have a single column.
 
     Example:

@@ -39,6 +39,7 @@ class MulticlassSoftHKR(ParametricLoss):
         dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if a parameter is not a number.
         ValueError: if a parameter is out of range, or the scores have a single column.
 
     Example:

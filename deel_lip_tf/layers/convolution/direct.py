@@ -90,6 +90,7 @@ class SpectralConv2D(_ConstrainedConv2D):
     Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`.
 
     Raises:
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
         ValueError: dilation, groups, LoRA, quantization or an unknown padding; an input of a size
             whose bound is larger than the one the layer was built for.
 
@@ -138,6 +139,7 @@ class FrobeniusConv2D(_ConstrainedConv2D):
     Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`.
 
     Raises:
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
         ValueError: dilation, groups, LoRA, quantization or an unknown padding; an input of a size
             whose bound is larger than the one the layer was built for.
 
@@ -192,6 +194,7 @@ class SpectralConv1D(_ConstrainedConv1D):
     Input shape: `(batch, steps, channels)`, or channels first by `data_format`.
 
     Raises:
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
         ValueError: dilation, groups, LoRA, quantization or an unknown padding; an input of a size
             whose bound is larger than the one the layer was built for.
 
@@ -249,6 +252,7 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
     channel `c * depth_multiplier + i` is the i-th one of channel c.
 
     Raises:
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
         ValueError: dilation, an unknown padding, strides that differ; an input of a size whose
             bound is larger than the one the layer was built for.
 

@@ -160,6 +160,7 @@ class SpectralConv2DTranspose(_ConstrainedConv2DTranspose):
     and `output_padding`.
 
     Raises:
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
         ValueError: dilation, an unknown padding, `output_padding` with a padding that copies.
 
     Example:
