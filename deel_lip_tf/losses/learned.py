@@ -221,8 +221,8 @@ class HKRauto(_PerOutput):
     """HKR with learned margins, `-KR + alpha HingeMarginAuto`.
 
     Args:
-        alpha: weight of the hinge, in [0, inf]: 0 is -KR alone, inf the hinge alone. 0 leaves the
-            margins where they are.
+        alpha: weight of the hinge, in [0, inf]: 0 is -KR alone and leaves the margins where they
+            are, inf is the hinge alone.
         min_margin: smallest margin, and the first value of all: positive, 1 by default.
         max_margin: largest margin: at least `min_margin`, 200 by default.
         alpha_margin: weight of the reward for large margins: at least 0, 0.1 by default.
@@ -348,8 +348,8 @@ class MulticlassHKRauto(_PerClass):
     """Multiclass HKR with learned margins, `-MulticlassKR + alpha MulticlassHingeAuto`.
 
     Args:
-        alpha: weight of the hinge, in [0, inf]: 0 is -KR alone, inf the hinge alone. 0 leaves the
-            margins where they are.
+        alpha: weight of the hinge, in [0, inf]: 0 is -KR alone and leaves the margins where they
+            are, inf is the hinge alone.
         min_margin: smallest margin, and the first value of all: positive, 1 by default.
         max_margin: largest margin: at least `min_margin`, 200 by default.
         alpha_margin: weight of the reward for large margins: at least 0, 0.1 by default.

@@ -100,6 +100,7 @@ def reshaped_kernel_orthogonalization(
         refreshed vector (1, outputs); the upper bound of the norm of `kernel`, (1, 1).
 
     Raises:
+        TypeError: a parameter that is not a number, or not an integer where one is asked for.
         ValueError: a parameter outside its range.
 
     Example:
@@ -133,6 +134,7 @@ def spectral_normalization(
         vector, and the bound (1, 1). deel-lip divides by an estimate plus `eps`.
 
     Raises:
+        TypeError: a parameter that is not a number, or not an integer where one is asked for.
         ValueError: `eps` is not positive, or `maxiter` is not.
 
     Example:
@@ -182,6 +184,7 @@ def bjorck_normalization(
         the smallest one of `w` is at least 1e-4 of the largest.
 
     Raises:
+        TypeError: a parameter that is not a number, or not an integer where one is asked for.
         ValueError: a parameter outside its range.
 
     Example:
