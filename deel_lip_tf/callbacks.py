@@ -33,6 +33,15 @@ class CondenseCallback(_Configurable):
     Raises:
         TypeError: if one of the two is not a boolean.
         ValueError: when training begins, if the model has no `condense` method.
+
+    Example:
+        >>> model = lip.Sequential([keras.Input((4,)), lip.layers.SpectralDense(2)])
+        >>> model.compile("sgd", "mse", run_eagerly=True)
+        >>> x, y = np.eye(4), 9.0 * np.eye(4)[:, :2]
+        >>> _ = model.fit(x, y, callbacks=[lip.callbacks.CondenseCallback()], verbose=0)
+        >>> layer = model.layers[0]
+        >>> np.allclose(layer.kernel, layer.wbar, atol=1e-3)  # the raw kernel is the effective one
+        True
     """
 
     def __init__(self, on_epoch: bool = True, on_batch: bool = False):
@@ -123,6 +132,16 @@ class LossParamScheduler(_Configurable):
         ValueError: on a wrong schedule; when training begins, if no loss of the model has such a
             parameter, if it must not take one of the values `fp`, or on JAX without
             `run_eagerly=True`.
+
+    Example:
+        >>> loss = lip.losses.HKR(alpha=1.0)
+        >>> model = lip.Sequential([keras.Input((2,)), lip.layers.SpectralDense(1)])
+        >>> model.compile("sgd", loss, run_eagerly=True)
+        >>> schedule = lip.callbacks.LossParamScheduler("alpha", fp=[0.0, 10.0], xp=[0, 4])
+        >>> x, y = np.eye(2), np.array([[0.0], [1.0]])
+        >>> _ = model.fit(x, y, batch_size=1, epochs=2, callbacks=[schedule], verbose=0)
+        >>> float(loss.alpha), schedule.step  # batches 0 to 3: 0, 2.5, 5, 7.5
+        (7.5, 4)
     """
 
     def __init__(self, param_name: str, fp: Any, xp: Any, step: int = 0):
@@ -181,6 +200,15 @@ class LossParamLog(_Configurable):
         TypeError: if `rate` is not an integer, or `param_name` not a string.
         ValueError: if `rate` is below 1; when training begins, if no loss of the model has such a
             parameter.
+
+    Example:
+        >>> model = lip.Sequential([keras.Input((2,)), lip.layers.SpectralDense(1)])
+        >>> model.compile("sgd", lip.losses.HKR(alpha=10.0), run_eagerly=True)
+        >>> log = lip.callbacks.LossParamLog("alpha", rate=2)
+        >>> x, y = np.eye(2), np.array([[0.0], [1.0]])
+        >>> _ = model.fit(x, y, epochs=2, callbacks=[log], verbose=0)
+        <BLANKLINE>
+        HKR alpha 10.0
     """
 
     def __init__(self, param_name: str, rate: int = 1):
@@ -236,6 +264,17 @@ class MonitorCallback(_Configurable):
         TypeError: if an argument is of another type.
         ValueError: on a wrong `target` or `what`; when training begins, if a layer is unknown or
             has no `target`, or the folder cannot be written to.
+
+    Example:
+        >>> import os, tempfile
+        >>> logs = tempfile.mkdtemp()
+        >>> head = lip.layers.SpectralDense(1, name="head")
+        >>> model = lip.Sequential([keras.Input((2,)), head])
+        >>> model.compile("sgd", "mse", run_eagerly=True)
+        >>> monitor = lip.callbacks.MonitorCallback(["head"], logs, target="wbar")
+        >>> _ = model.fit(np.eye(2), np.eye(2)[:, :1], callbacks=[monitor], verbose=0)
+        >>> len(os.listdir(logs))  # one file of events
+        1
     """
 
     def __init__(

@@ -50,11 +50,23 @@ class SpectralConstraint(_Projection):
     that share a pixel, which `SpectralConv2D` divides out and `bounds.lipschitz_bound` measures.
 
     Args:
-        k_coef_lip: the norm.
-        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
-        eps_bjorck: likewise; `None` bounds the largest singular value only.
-        beta_bjorck: likewise.
+        k_coef_lip: the norm, and every singular value of the result: positive, 1 by default.
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
+            the norm is divided out: positive, 1e-3 by default.
+        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
+            bounds the largest singular value only.
+        beta_bjorck: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
+            `eps_bjorck=None`.
         u: accepted for users of deel-lip and unused: no power iteration, hence no start vector.
+
+    Raises:
+        TypeError, ValueError: a parameter is not a number, or outside its range.
+
+    Example:
+        >>> kernel = np.random.default_rng(0).normal(size=(6, 3))
+        >>> constrained = lip.constraints.SpectralConstraint(k_coef_lip=2.0)(kernel)
+        >>> print(np.linalg.svd(constrained, compute_uv=False).round(3))
+        [2. 2. 2.]
     """
 
     def __init__(
@@ -87,6 +99,14 @@ class FrobeniusConstraint(_Projection):
 
     Raises:
         TypeError, ValueError: `eps` is not a finite number of at least 0.
+
+    Example:
+        >>> constrained = lip.constraints.FrobeniusConstraint()(np.array([[3.0], [4.0]]))
+        >>> print(np.round(constrained, 4))
+        [[0.6]
+         [0.8]]
+        >>> round(float(np.linalg.norm(constrained)), 4)
+        1.0
     """
 
     def __init__(self, eps: float = 1e-7):
@@ -106,7 +126,15 @@ class WeightClipConstraint(keras.constraints.Constraint):
     No useful Lipschitz bound follows: a matrix (m, n) of entries `c` has norm `c * sqrt(m * n)`.
 
     Args:
-        c: the largest absolute value of an entry.
+        c: the largest absolute value of an entry: positive, 2 by default.
+
+    Raises:
+        TypeError, ValueError: `c` is not a positive finite number.
+
+    Example:
+        >>> constraint = lip.constraints.WeightClipConstraint(c=2)
+        >>> print(np.asarray(constraint(np.array([[5.0, -3.0, 1.0]]))))
+        [[ 2. -2.  1.]]
     """
 
     def __init__(self, c: float = 2):
@@ -129,7 +157,19 @@ class AutoWeightClipConstraint(keras.constraints.Constraint):
     a larger `scale` is a tighter constraint.
 
     Args:
-        scale: inverse of the bound on the norm.
+        scale: inverse of the bound on the norm: positive, 1 by default.
+
+    Raises:
+        TypeError, ValueError: `scale` is not a positive finite number.
+
+    Example:
+        >>> kernel = np.array([[3.0, -3.0], [0.25, 0.0]])
+        >>> constrained = lip.constraints.AutoWeightClipConstraint()(kernel)
+        >>> print(np.asarray(constrained))  # 1 / sqrt(4)
+        [[ 0.5  -0.5 ]
+         [ 0.25  0.  ]]
+        >>> bool(np.linalg.norm(constrained) <= 1)
+        True
     """
 
     def __init__(self, scale: float = 1):
@@ -156,6 +196,16 @@ def apply_constraints(model: keras.Model) -> None:
 
     Raises:
         TypeError: not a Keras model.
+
+    Example:
+        >>> constraint = lip.constraints.FrobeniusConstraint()
+        >>> dense = keras.layers.Dense(2, kernel_constraint=constraint, kernel_initializer="ones")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> round(float(np.linalg.norm(dense.kernel)), 4)  # no optimizer has applied it yet
+        2.0
+        >>> lip.constraints.apply_constraints(model)
+        >>> round(float(np.linalg.norm(dense.kernel)), 4)
+        1.0
     """
     if not isinstance(model, keras.Model):
         raise TypeError(

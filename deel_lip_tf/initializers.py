@@ -24,16 +24,26 @@ class SpectralInitializer(keras.initializers.Initializer):
     included: the layer applies it.
 
     Args:
-        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
-        eps_bjorck: likewise; `None` divides by the bound of the norm only.
-        beta_bjorck: likewise.
-        k_coef_lip: factor of the result.
-        base_initializer: what draws the kernel: a Keras initializer, its name or its config.
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
+            the norm is divided out: positive, 1e-3 by default.
+        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
+            divides by the bound of the norm only.
+        beta_bjorck: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
+            `eps_bjorck=None`.
+        k_coef_lip: factor of the result, and every singular value of it: positive, 1 by default.
+        base_initializer: what draws the kernel: a Keras initializer, its name or its config;
+            "orthogonal" by default.
         depthwise: whether the kernel is (*sizes, channels, multiplier) and each channel of it is
-            projected by itself, flattened to (patch, multiplier).
+            projected by itself, flattened to (patch, multiplier); False by default.
 
     Raises:
         TypeError, ValueError: a parameter outside its range.
+
+    Example:
+        >>> kernel = lip.initializers.SpectralInitializer(k_coef_lip=2.0)((3, 3, 2, 4))
+        >>> matrix = np.reshape(kernel, (-1, 4))
+        >>> print(np.linalg.svd(matrix, compute_uv=False).round(3))
+        [2. 2. 2. 2.]
     """
 
     def __init__(

@@ -27,10 +27,22 @@ class Lorth(ABC):
         dim: number of spatial axes.
         kernel_shape: `(*sizes, C, M)`; `None` takes the shape of each kernel it is given.
         stride: of the convolution.
-        conv_transpose: see `Lorth2D`.
+        conv_transpose: whether the kernel is that of a transposed convolution, in Keras's layout
+            (*sizes, filters, inputs), so that `C` are the filters and `M` the inputs; False by
+            default.
 
     Raises:
-        TypeError, ValueError: as `Lorth2D`.
+        TypeError: `dim`, `stride` or a size is not an integer, or `conv_transpose` not a boolean.
+        ValueError: a kernel of even size or of another number of axes, or a shape for which no
+            orthogonal convolution exists (see `Lorth2D`).
+
+    Example:
+        >>> class Lorth1D(lip.regularizers.Lorth):
+        ...     def compute_lorth(self, w):  # a sequence is an image of one row
+        ...         self._shape(w)
+        ...         return lip.regularizers.Lorth2D().compute_lorth(w[None])
+        >>> float(Lorth1D(dim=1).compute_lorth(np.eye(4)[None, :, :2]))  # orthonormal filters
+        0.0
     """
 
     def __init__(self, dim: int, kernel_shape=None, stride: int = 1, conv_transpose: bool = False):
@@ -159,6 +171,16 @@ class Lorth2D(Lorth):
             size below 1.
         TypeError: `stride` or a size is not an integer, or `conv_transpose` not a boolean.
 
+    Example:
+        >>> lorth = lip.regularizers.Lorth2D((3, 3, 4, 2))
+        >>> kernel = np.zeros((3, 3, 4, 2))
+        >>> kernel[1, 1] = np.eye(4)[:, :2]
+        >>> float(lorth.compute_lorth(kernel)), float(lorth.compute_lorth(2.0 * kernel))
+        (0.0, 18.0)
+        >>> sigma = 2.0  # all singular values of the second
+        >>> abs(sigma**2 - 1) <= (lorth.alphaNormSpectral * 18.0) ** 0.5
+        True
+
     Source: Achour, Malgouyres, Mamalet, 2022, "Existence, Stability and Scalability of Orthogonal
     Convolutional Neural Networks", JMLR 23; Wang et al., 2020, arXiv:1911.12207.
     """
@@ -196,8 +218,17 @@ class LorthRegularizer(keras.regularizers.Regularizer):
         conv_transpose: whether the layer is a `Conv2DTranspose`.
 
     Raises:
-        ValueError: `dim` is not 2, `lambda_lorth` is negative or not finite; as in `Lorth2D`.
-        TypeError: as in `Lorth2D`.
+        ValueError: `dim` is not 2; `lambda_lorth` is negative or not finite; a kernel of even size,
+            or a shape for which no orthogonal convolution exists (see `Lorth2D`).
+        TypeError: `lambda_lorth` is not a number, `stride` or a size not an integer, or
+            `conv_transpose` not a boolean.
+
+    Example:
+        >>> regularizer = lip.regularizers.LorthRegularizer(lambda_lorth=0.5)
+        >>> kernel = np.zeros((3, 3, 4, 2))
+        >>> kernel[1, 1] = np.eye(4)[:, :2]
+        >>> float(regularizer(kernel)), float(regularizer(2.0 * kernel))
+        (0.0, 9.0)
     """
 
     def __init__(
@@ -247,7 +278,14 @@ class OrthDenseRegularizer(keras.regularizers.Regularizer):
         lambda_orth: weight of the penalty.
 
     Raises:
+        TypeError: `lambda_orth` is not a number.
         ValueError: `lambda_orth` is negative or not finite.
+
+    Example:
+        >>> regularizer = lip.regularizers.OrthDenseRegularizer(lambda_orth=0.5)
+        >>> kernel = np.eye(4)[:, :2]
+        >>> float(regularizer(kernel)), float(regularizer(2.0 * kernel))  # 0.5 * 2 * (4 - 1)**2
+        (0.0, 9.0)
     """
 
     def __init__(self, lambda_orth: float = 1.0):

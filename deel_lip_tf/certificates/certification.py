@@ -81,6 +81,19 @@ def certify(
         TypeError: if `model` is not a Keras model.
         ValueError: if a layer has no bound, or with `semantics="float32"` no rounding rule (all are
             named), or shapes, labels or the last activation do not fit.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> x = np.array([[3.0, 0.0], [0.0, 1.0]])
+        >>> certificates = lip.certificates.certify(model, x, y=[0, 1])
+        >>> print(certificates.label, certificates.radius.round(4))
+        [0 1] [2.1213 0.7071]
+        >>> step = certificates.radius[:, None] * np.array([[-1.0, 1.0], [1.0, -1.0]]) / 2**0.5
+        >>> for share in (0.999, 1.001):  # within the radius, and beyond it
+        ...     print(np.argmax(model(x + share * step), axis=1))
+        [0 1]
+        [1 0]
     """
     proof = prove(model)
     samples = Samples(model, x, y)

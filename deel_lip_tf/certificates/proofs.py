@@ -41,14 +41,27 @@ def class_divisors(model: keras.Model) -> np.ndarray:
     head only the second constant counts. A single logit is `min(K ||w||, L)`-Lipschitz.
 
     Args:
-        model: as in `certify`.
+        model: a built Sequential or functional model, with one input and an output of shape
+            (batch, classes) or (batch, 1) that holds logits, not probabilities.
 
     Returns:
         (classes, classes) float64, each entry not below the exact constant, and symmetric; the
         diagonal, which is 0 by definition, holds no information. (1, 1) for one output.
 
     Raises:
-        TypeError, ValueError: as `certify`, for the model.
+        TypeError: if `model` is not a Keras model.
+        ValueError: if a layer has no bound (all are named), or the shapes or the last activation
+            do not fit.
+
+    Example:
+        >>> head = keras.layers.Dense(2)
+        >>> model = keras.Sequential([keras.Input((2,)), head])
+        >>> head.set_weights([np.array([[1.0, 1.0], [0.0, 0.5]]), np.zeros(2)])
+        >>> divisors = lip.certificates.class_divisors(model)
+        >>> round(float(divisors[0, 1]), 4)  # the columns differ by (0, 0.5)
+        0.5
+        >>> round(2**0.5 * lip.bounds.lipschitz_bound(model).value, 4)  # of the model as a whole
+        2.0653
     """
     return prove(model).divisors
 

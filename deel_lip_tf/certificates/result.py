@@ -38,9 +38,22 @@ class Certificates:
         margin: (n,) float64, the largest logit minus the second, or `|f|` for one output.
         bound: proven L2 Lipschitz constant of the model.
         correct: (n,) whether `label` is the true one, or None where `y` was not given.
-        semantics: what the radii are about, "real" or "float32": see `certify`.
+        semantics: what the radii are about: "real", the exact function of the weights, or
+            "float32", every float32 execution of it.
         model_fingerprint: SHA-256 of the model that was certified, or None where it is not known.
-        data_fingerprint: of the samples. `check` compares both.
+        data_fingerprint: SHA-256 of the samples, or None where it is not known. `check` compares
+            both.
+
+    Example:
+        >>> import os, tempfile
+        >>> model = lip.Sequential([keras.Input((2,)), lip.layers.SpectralDense(2)])
+        >>> x = np.array([[3.0, 0.0], [0.0, 1.0]])
+        >>> certificates = lip.certificates.certify(model, x)
+        >>> path = os.path.join(tempfile.mkdtemp(), "certificates.npz")
+        >>> certificates.save(path)
+        >>> loaded = lip.certificates.Certificates.load(path).check(model, x)
+        >>> bool((loaded.radius == certificates.radius).all())
+        True
     """
 
     label: np.ndarray

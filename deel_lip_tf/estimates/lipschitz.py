@@ -65,7 +65,7 @@ def evaluate_lip_const(
     Args:
         model: a model of one input and one output tensor, which is flattened.
         x: samples (n, ...); `None` draws Gaussian ones of `input_shape`.
-        eps: norm of the perturbations of the attack.
+        eps: norm of the perturbations of the attack: positive, in the input's units.
         seed: of the random numbers; `None` for other ones at each call.
         evaluation_type: one of the three names, a list of them, or `"all"`.
         disjoint_neurons: the largest constant of a single output instead of that of all jointly.
@@ -85,6 +85,17 @@ def evaluate_lip_const(
         ValueError: an unknown `evaluation_type`, neither `x` nor `input_shape`, samples that the
             model does not take, several inputs or outputs, a number outside its range, or an
             estimate above `expected_value`.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="ones")
+        >>> model = keras.Sequential([keras.Input((3,)), dense])
+        >>> limit = lip.bounds.lipschitz_bound(model).value
+        >>> for search in ("jacobian_norm", "noise_norm", "attack"):
+        ...     estimate = lip.utils.evaluate_lip_const(model, np.eye(3), 1e-4, 0, search)
+        ...     print(search, round(estimate, 1), estimate <= limit)
+        jacobian_norm 2.4 True
+        noise_norm 2.4 True
+        attack 2.4 True
     """
     _check_model(model)
     names = _standardize_types(evaluation_type)
@@ -132,18 +143,28 @@ def evaluate_lip_const_gen(
     """`evaluate_lip_const` on the first batch of a generator.
 
     Args:
-        model: as in `evaluate_lip_const`.
+        model: a Keras model of one input and one output tensor, which is flattened.
         generator: an iterable of batches `x` or `(x, y, ...)`.
-        eps: as in `evaluate_lip_const`.
-        seed: likewise.
+        eps: norm of the perturbations of the attack: positive, 1e-4 by default, in the input's
+            units.
+        seed: of the random numbers, at least 0; `None`, the default, for other ones at each call.
         **kwargs: every other argument of `evaluate_lip_const`.
 
     Returns:
         The estimate, from below.
 
     Raises:
-        TypeError: `generator` is not an iterable, and as `evaluate_lip_const`.
-        ValueError: an empty generator, and as `evaluate_lip_const`.
+        TypeError: `generator` is not an iterable, `model` is not a Keras model, or an argument not
+            of its type.
+        ValueError: an empty generator, samples that the model does not take, several inputs or
+            outputs, or another argument that `evaluate_lip_const` refuses.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="ones")
+        >>> model = keras.Sequential([keras.Input((3,)), dense])
+        >>> batches = ((np.eye(3), np.zeros(3)) for _ in range(10))
+        >>> round(lip.utils.evaluate_lip_const_gen(model, batches, seed=0), 4)
+        2.4495
     """
     if not isinstance(generator, Iterable):
         raise TypeError(
@@ -166,6 +187,17 @@ def l2_normalize(tensor, axis=None):
     Args:
         tensor: numbers.
         axis: an axis or several; all by default.
+
+    Returns:
+        A tensor of the same shape, of norm 1 along `axis` where it was not 0.
+
+    Raises:
+        TypeError: `tensor` does not hold numbers.
+
+    Example:
+        >>> print(np.asarray(lip.utils.l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]]), axis=1)))
+        [[0.6 0.8]
+         [0.  0. ]]
     """
     tensor = ops.convert_to_tensor(numeric("tensor", tensor))
     return safe_divide(tensor, frobenius_norm(tensor, axis=axis, keepdims=True))

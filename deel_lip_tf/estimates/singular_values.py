@@ -55,6 +55,13 @@ def compute_layer_sv(
         TypeError: if `layer` is not a Keras layer, or is a model; if `supplementary_type2sv` does
             not map types to functions.
         ValueError: if the layer has a kernel but is not built.
+
+    Example:
+        >>> dense = keras.layers.Dense(2)
+        >>> dense.build((None, 2))
+        >>> dense.set_weights([np.diag([3.0, 4.0]), np.zeros(2)])
+        >>> lip.compute_layer_sv.compute_layer_sv(dense)
+        (3.0, 4.0)
     """
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
         raise TypeError(
@@ -87,14 +94,25 @@ def compute_model_sv(
 
     Args:
         model: a built Keras model, of this library or not; it is not changed.
-        supplementary_type2sv: as in `compute_layer_sv`.
+        supplementary_type2sv: functions `layer -> (smallest, largest)` by exact type of layer, for
+            layers of your own; they come before the rules of this library. None by default.
 
     Returns:
         A list of `(name, (smallest, largest))`; layers of a nested model are named "model/layer".
 
     Raises:
-        TypeError: if `model` is not a Keras model; `supplementary_type2sv` as above.
+        TypeError: if `model` is not a Keras model; if `supplementary_type2sv` does not map types
+            to functions.
         ValueError: if a layer with a kernel is not built.
+
+    Example:
+        >>> dense = lip.layers.SpectralDense(3, "relu", name="dense")
+        >>> pool = keras.layers.AveragePooling1D(4, name="pool")
+        >>> model = keras.Sequential([keras.Input((4, 3)), dense, pool])
+        >>> for name, (smallest, largest) in lip.compute_layer_sv.compute_model_sv(model):
+        ...     print(name, round(smallest, 3), round(largest, 3))
+        dense 1.0 1.0
+        pool 0.5 0.5
     """
     if not isinstance(model, keras.Model):
         raise TypeError(

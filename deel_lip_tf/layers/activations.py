@@ -68,13 +68,23 @@ class GroupSort(_ChannelActivation):
     Args:
         n: size of a group, a divisor of the number of channels; `None`, or more than there are
             channels, sorts all of them.
-        data_format: `"channels_last"` or `"channels_first"`.
-        k_coef_lip: factor of the output.
-        **kwargs: as in `keras.layers.Layer`.
+        data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
         TypeError: `n` is not an integer.
         ValueError: `n` is less than 1, or not a divisor of the number of channels.
+
+    Example:
+        >>> x = np.array([[3.0, 1.0, 4.0, 1.0, 5.0, 9.0]])
+        >>> y = lip.layers.GroupSort(n=3)(x)
+        >>> print(np.asarray(y))
+        [[1. 3. 4. 1. 5. 9.]]
+        >>> bool(np.isclose(np.linalg.norm(y), np.linalg.norm(x)))
+        True
 
     Source: Anil, Lucas, Grosse, 2019, arXiv:1811.05381.
     """
@@ -123,13 +133,25 @@ class GroupSort(_ChannelActivation):
 class GroupSort2(GroupSort):
     """`GroupSort` with groups of two: `(x0, x1, ...)` to `(min(x0, x1), max(x0, x1), ...)`.
 
+    A permutation of its input at every point: norms of vectors and of gradients are preserved.
+
     Args:
-        data_format: `"channels_last"` or `"channels_first"`.
-        k_coef_lip: factor of the output.
-        **kwargs: as in `keras.layers.Layer`.
+        data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: an odd number of channels.
+
+    Example:
+        >>> layer = lip.layers.GroupSort2()
+        >>> print(np.asarray(layer(np.array([[2.0, -1.0, 0.0, 5.0]]))))
+        [[-1.  2.  0.  5.]]
+        >>> lip.bounds.lipschitz_bound(layer).value
+        1.0
     """
 
     def __init__(self, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs):
@@ -142,12 +164,25 @@ class GroupSort2(GroupSort):
 
 @register
 class FullSort(GroupSort):
-    """`GroupSort` of all channels.
+    """Sorts all channels in ascending order: `GroupSort` with one group.
+
+    A permutation of its input at every point: norms of vectors and of gradients are preserved.
 
     Args:
-        data_format: `"channels_last"` or `"channels_first"`.
-        k_coef_lip: factor of the output.
-        **kwargs: as in `keras.layers.Layer`.
+        data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
+
+    Raises:
+        TypeError: `k_coef_lip` is not a number.
+        ValueError: an unknown number of channels or `data_format`, or `k_coef_lip` is not positive
+            and finite.
+
+    Example:
+        >>> print(np.asarray(lip.layers.FullSort()(np.array([[3.0, 1.0, 4.0, 2.0]]))))
+        [[1. 2. 3. 4.]]
     """
 
     def __init__(self, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs):
@@ -166,12 +201,29 @@ def _without_n(config: dict) -> dict:
 class MaxMin(_ChannelActivation):
     """Concatenates `relu(x)` and `relu(-x)` along the channels, twice as many as before.
 
-    The squared norm of the output is that of the input.
+    The norm of the output is that of the input; `k_coef_lip`-Lipschitz, and norms of gradients are
+    preserved.
 
     Args:
-        data_format: `"channels_last"` or `"channels_first"`.
-        k_coef_lip: factor of the output.
-        **kwargs: as in `keras.layers.Layer`.
+        data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same with twice the
+    channels.
+
+    Raises:
+        TypeError: `k_coef_lip` is not a number.
+        ValueError: an unknown number of channels or `data_format`, or `k_coef_lip` is not positive
+            and finite.
+
+    Example:
+        >>> x = np.array([[1.0, -2.0]])
+        >>> y = lip.layers.MaxMin()(x)
+        >>> print(np.asarray(y))
+        [[1. 0. 0. 2.]]
+        >>> bool(np.isclose(np.linalg.norm(y), np.linalg.norm(x)))
+        True
 
     Source: Blot, Cord, Thome, 2016, arXiv:1610.07882.
     """
@@ -196,15 +248,26 @@ class Householder(_ChannelActivation):
     isometry. `t = pi/2` gives `(min(z1, z2), max(z1, z2))`.
 
     Args:
-        data_format: `"channels_last"` or `"channels_first"`.
-        k_coef_lip: factor of the output.
+        data_format: where the channels are: `"channels_last"` (the default) or `"channels_first"`.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
         theta_initializer: of the angles, shape (channels / 2,): a Keras initializer, its name, a
             number, or `None` for pi/2.
-        **kwargs: as in `keras.layers.Layer`.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: an odd number of channels, an angle that is not finite, or an unknown
             initializer.
+
+    Example:
+        >>> print(np.round(lip.layers.Householder()(np.array([[3.0, 1.0]])), 5))
+        [[1. 3.]]
+        >>> x = np.array([[3.0, -1.0, 2.0, 0.5]])
+        >>> y = lip.layers.Householder(theta_initializer=0.3)(x)
+        >>> bool(np.isclose(np.linalg.norm(y), np.linalg.norm(x)))
+        True
 
     Source: Singla, Singla, Feizi, 2021, arXiv:2108.04062.
     """
@@ -269,12 +332,24 @@ class Householder(_ChannelActivation):
 class PReLUlip(LipschitzLayer, keras.layers.PReLU):
     """`k_coef_lip * (x if x >= 0 else clip(alpha, -1, 1) * x)` with a learned slope `alpha`.
 
-    The slope is clipped where it is used, so that the constant holds whatever the weights are, and
-    clipped by a constraint after each update, so that it does not drift where it has no gradient.
+    `k_coef_lip`-Lipschitz, in every Lp norm. The slope is clipped where it is used, so that the
+    constant holds whatever the weights are, and clipped by a constraint after each update, so
+    that it does not drift where it has no gradient.
 
     Args:
-        k_coef_lip: the Lipschitz constant.
-        **kwargs: as in `keras.layers.PReLU`; `alpha_constraint` is set here.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.PReLU`, such as `alpha_initializer` and
+            `shared_axes`; `alpha_constraint` clips to [-1, 1] where it is left out.
+
+    Input shape: any, with a batch axis. Output shape: the same.
+
+    Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
+
+    Example:
+        >>> layer = lip.layers.PReLUlip(alpha_initializer=keras.initializers.Constant(3.0))
+        >>> print(np.asarray(layer(np.array([[-2.0, 1.0]]))))  # a slope of 3 counts as 1
+        [[-2.  1.]]
     """
 
     def __init__(self, k_coef_lip: float = 1.0, **kwargs):

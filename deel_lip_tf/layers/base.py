@@ -17,6 +17,17 @@ class LipschitzLayer(CheckedArguments):
     The constant is with respect to Euclidean norms of the flattened input and output. A class that
     inherits from it sets `k_coef_lip` through `set_klip_factor` in its constructor. The few layers
     that measure a factor on data say so by `is_guaranteed` and `lipschitz_constant()`.
+
+    Example:
+        >>> class Tanh(lip.layers.LipschitzLayer, keras.layers.Layer):
+        ...     def __init__(self, k_coef_lip=1.0, **kwargs):
+        ...         super().__init__(**kwargs)
+        ...         self.set_klip_factor(k_coef_lip)
+        ...     def call(self, inputs):
+        ...         return self.k_coef_lip * keras.ops.tanh(inputs)
+        >>> model = lip.Sequential([keras.Input((3,)), Tanh(), Tanh()], k_coef_lip=4.0)
+        >>> [layer.k_coef_lip for layer in model.layers]
+        [2.0, 2.0]
     """
 
     k_coef_lip: float = 1.0
@@ -80,7 +91,18 @@ class LipschitzLayer(CheckedArguments):
 
 
 class Condensable:
-    """Mixin of the layers whose raw kernel can be replaced by its projection."""
+    """Mixin of the layers whose raw kernel can be replaced by its projection.
+
+    Example:
+        >>> layer = lip.layers.SpectralDense(2)
+        >>> before = layer(np.eye(4))
+        >>> _ = layer.kernel.assign(100.0 * layer.kernel)
+        >>> layer.condense()
+        >>> np.allclose(layer(np.eye(4)), before, atol=1e-3)  # the layer computes the same
+        True
+        >>> np.allclose(layer.kernel, layer.wbar, atol=1e-3)
+        True
+    """
 
     def condense(self) -> None:
         """Writes the projected kernel into the raw one; the layer's output stays what it was."""

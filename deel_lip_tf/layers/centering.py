@@ -96,10 +96,19 @@ class ScaleBias(Shifted):
         data_format: where the channels are: `"channels_last"`, `"channels_first"` or `None` for
             Keras's default.
         k_coef_lip: factor, 1 by default.
-        **kwargs: as in `keras.layers.Layer`.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
         TypeError, ValueError: `scalar` is not a finite number.
+
+    Example:
+        >>> layer = lip.layers.ScaleBias(scalar=-0.5)
+        >>> print(np.asarray(layer(np.array([[2.0, 4.0]]))))
+        [[-1. -2.]]
+        >>> layer.lipschitz_constant()
+        0.5
     """
 
     def __init__(self, scalar: float = 1.0, use_bias: bool = True, **kwargs):
@@ -142,11 +151,19 @@ class LayerCentering(Shifted):
         data_format: where the channels are: `"channels_last"`, `"channels_first"` or `None` for
             Keras's default.
         k_coef_lip: the Lipschitz constant, 1 by default.
-        **kwargs: as in `keras.layers.Layer`.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     Raises:
         TypeError: `axis` is something else.
         ValueError: the axes contain the batch, are out of range, occur twice, or there are none.
+
+    Example:
+        >>> layer = lip.layers.LayerCentering(axis=-1)
+        >>> print(np.asarray(layer(np.array([[1.0, 2.0, 6.0], [5.0, 5.0, 5.0]]))))
+        [[-2. -1.  3.]
+         [ 0.  0.  0.]]
 
     Source: `LayerCentering` of deel-torchlip, whose default takes the mean over the batch where
     the input has two axes.

@@ -48,24 +48,39 @@ class SpectralDense(ConstrainedDense):
     `activation` is 1-Lipschitz, and preserves the norm of gradients.
 
     Args:
-        units: dimension of the output.
-        activation: as in `keras.layers.Dense`; a layer such as `GroupSort2()` is fine.
-        use_bias: whether to add a bias.
+        units: dimension of the output, at least 1.
+        activation: a function, a name such as "relu", a layer such as `GroupSort2()`, or `None`,
+            the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
+        use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
-        k_coef_lip: the Lipschitz constant, 1 by default.
-        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
-        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
-        beta_bjorck: likewise.
-        maxiter_spectral: likewise.
-        maxiter_bjorck: likewise.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
+            the norm is divided out: positive, 1e-3 by default.
+        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
+            divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
+            `eps_bjorck=None`.
+        maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
+            default.
+        maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
         *args: the arguments of `keras.layers.Dense` after `use_bias`, in their order.
         **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
 
     Input shape: `(batch, ..., inputs)`. Output shape: `(batch, ..., units)`.
 
     Raises:
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
         ValueError: `k_coef_lip` not positive, LoRA or quantization asked for, or a parameter of
             the projection outside its range.
+
+    Example:
+        >>> layer = lip.layers.SpectralDense(4, activation=lip.layers.GroupSort2(), k_coef_lip=2.0)
+        >>> layer.build((None, 8))
+        >>> _ = layer.kernel.assign(np.random.default_rng(0).normal(scale=100.0, size=(8, 4)))
+        >>> print(np.linalg.svd(layer.effective_kernel(), compute_uv=False).round(3))
+        [2. 2. 2. 2.]
+        >>> lip.bounds.lipschitz_bound(layer).value <= 2 * (1 + 1e-6)
+        True
 
     Source: Anil, Lucas, Grosse, 2019, arXiv:1811.05381.
     """
@@ -83,19 +98,31 @@ class FrobeniusDense(ConstrainedDense):
     Frobenius norm `k_coef_lip`, which then is the constant of the layer.
 
     Args:
-        units: dimension of the output.
-        activation: as in `keras.layers.Dense`.
-        use_bias: whether to add a bias.
+        units: dimension of the output, at least 1.
+        activation: a function, a name such as "relu", a layer such as `GroupSort2()`, or `None`,
+            the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
+        use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
         disjoint_neurons: norms of columns (`True`, the default) or of the whole kernel (`False`).
-        k_coef_lip: the Lipschitz constant, of each output or of the layer; 1 by default.
+        k_coef_lip: the Lipschitz constant, of each output or of the layer: positive, 1 by default.
         *args: the arguments of `keras.layers.Dense` after `use_bias`, in their order.
         **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
 
     Input shape: `(batch, ..., inputs)`. Output shape: `(batch, ..., units)`.
 
     Raises:
+        TypeError: an argument of another type, or a class, not an instance of one, as `activation`.
         ValueError: `k_coef_lip` not positive, LoRA or quantization asked for.
+
+    Example:
+        >>> layer = lip.layers.FrobeniusDense(3)
+        >>> layer.build((None, 5))
+        >>> print(np.linalg.norm(layer.effective_kernel(), axis=0).round(4))  # each output
+        [1. 1. 1.]
+        >>> together = lip.layers.FrobeniusDense(3, disjoint_neurons=False)
+        >>> together.build((None, 5))
+        >>> round(float(np.linalg.norm(together.effective_kernel())), 4)
+        1.0
     """
 
     parametrization_class = Frobenius

@@ -23,18 +23,32 @@ class BatchCentering(Shifted):
     inference, as Keras's batch normalization is.
 
     Args:
-        momentum: weight of the past in the moving statistics. The first batches are averaged with
-            equal weights until that is slower.
+        momentum: weight of the past in the moving mean, in [0, 1[, 0.99 by default. The first
+            batches are averaged with equal weights until that is slower.
         use_bias: whether to add a learned bias for each channel.
         data_format: where the channels are: `"channels_last"`, `"channels_first"` or `None` for
             Keras's default.
         k_coef_lip: the Lipschitz constant, 1 by default.
-        **kwargs: as in `keras.layers.Layer`.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     State: `moving_mean` (channels,) and the number of batches, both saved and not trained.
 
     Raises:
         TypeError, ValueError: `momentum` is not a number in [0, 1[.
+
+    Example:
+        >>> layer = lip.layers.BatchCentering()
+        >>> batch = np.array([[1.0, 10.0], [3.0, 30.0]])
+        >>> print(np.asarray(layer(batch, training=True)))
+        [[ -1. -10.]
+         [  1.  10.]]
+        >>> print(np.asarray(layer.moving_mean))  # of one batch: its own
+        [ 2. 20.]
+        >>> print(np.asarray(layer(batch + 1.0, training=False)))
+        [[ 0. -9.]
+         [ 2. 11.]]
     """
 
     def __init__(self, momentum: float = 0.99, use_bias: bool = True, **kwargs):
@@ -116,19 +130,30 @@ class BatchLipNorm(BatchCentering):
     Args:
         centering: whether to subtract the mean.
         normalize: whether to multiply by the factor.
-        epsilon: variance below which the factor is 1.
-        momentum: as in `BatchCentering`.
+        epsilon: variance below which the factor is 1: positive, 1e-5 by default.
+        momentum: weight of the past in the moving statistics, in [0, 1[, 0.99 by default. The first
+            batches are averaged with equal weights until that is slower.
         use_bias: whether to add a learned bias for each channel.
         data_format: where the channels are: `"channels_last"`, `"channels_first"` or `None` for
             Keras's default.
         k_coef_lip: factor of the whole layer, 1 by default.
-        **kwargs: as in `keras.layers.Layer`.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Input shape: any, with a batch axis and channels. Output shape: the same.
 
     State: that of `BatchCentering`, and `moving_variance` (channels,).
 
     Raises:
         TypeError, ValueError: `momentum` is not a number in [0, 1[, `epsilon` not a positive
             finite one, or a flag neither True nor False.
+
+    Example:
+        >>> layer = lip.layers.BatchLipNorm(normalize=True)
+        >>> _ = layer(np.array([[0.0, 1.0], [0.5, 1.0]]), training=True)
+        >>> layer.is_guaranteed, round(layer.lipschitz_constant(), 4)  # the factor is counted
+        (False, 2.8284)
+        >>> lip.layers.BatchLipNorm().is_guaranteed
+        True
 
     Source: `BatchLipNorm` of deel-torchlip, which normalizes by default and does not count the
     factor.

@@ -76,13 +76,24 @@ class ScaledAveragePooling2D(_ScaledPooling2D):
         strides: `None`, or the same as `pool_size`.
         padding: `"valid"`.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        **kwargs: as in `keras.layers.AveragePooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        **kwargs: `name`, `dtype` and `trainable` of `keras.layers.Layer`.
 
     Input shape: `(batch, rows, columns, channels)`, or channels first.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: overlapping windows, or another padding.
+
+    Example:
+        >>> layer = lip.layers.ScaledAveragePooling2D((2, 2))
+        >>> x = np.ones((1, 4, 4, 1))
+        >>> y = layer(x)
+        >>> print(np.asarray(y)[0, :, :, 0])
+        [[2. 2.]
+         [2. 2.]]
+        >>> float(np.linalg.norm(y) / np.linalg.norm(x))  # a constant image reaches the constant
+        1.0
     """
 
     @property
@@ -138,15 +149,22 @@ class ScaledL2NormPooling2D(_RootOfSquares, _ScaledPooling2D):
         strides: `None`, or the same as `pool_size`.
         padding: `"valid"`.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        eps_grad_sqrt: accepted for users of deel-lip, which smooths the root near 0 by it; here
-            the gradient is finite without it.
-        **kwargs: as in `keras.layers.AveragePooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        eps_grad_sqrt: at least 0, 1e-6 by default; accepted for users of deel-lip, which smooths
+            the root near 0 by it: here the gradient is finite without it.
+        **kwargs: `name`, `dtype` and `trainable` of `keras.layers.Layer`.
 
     Input shape: `(batch, rows, columns, channels)`, or channels first.
 
     Raises:
+        TypeError: `k_coef_lip` or `eps_grad_sqrt` is not a number.
         ValueError: overlapping windows, another padding, a negative `eps_grad_sqrt`.
+
+    Example:
+        >>> x = np.array([[3.0, 0.0], [0.0, 4.0]]).reshape(1, 2, 2, 1)
+        >>> y = lip.layers.ScaledL2NormPooling2D((2, 2))(x)
+        >>> tuple(y.shape), float(np.linalg.norm(y)), float(np.linalg.norm(x))
+        ((1, 1, 1, 1), 5.0, 5.0)
 
     Source: Boureau, Ponce, LeCun, 2010, "A theoretical analysis of feature pooling".
     """
@@ -215,12 +233,25 @@ class ScaledGlobalAveragePooling2D(_ScaledGlobalPooling2D):
 
     Args:
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        keepdims: whether to keep the spatial axes, with size 1.
-        **kwargs: as in `keras.layers.GlobalAveragePooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        keepdims: whether to keep the spatial axes, with size 1; False by default.
+        **kwargs: `name`, `dtype` and `trainable` of `keras.layers.Layer`.
 
     Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
     `(batch, channels)`.
+
+    Raises:
+        TypeError: `k_coef_lip` is not a number, or `keepdims` not a boolean.
+        ValueError: an input that is no batch of images, an unknown `data_format`, or `k_coef_lip`
+            is not positive and finite.
+
+    Example:
+        >>> layer = lip.layers.ScaledGlobalAveragePooling2D()
+        >>> x = np.ones((1, 3, 3, 2))
+        >>> print(np.asarray(layer(x)))  # the average times sqrt(9)
+        [[3. 3.]]
+        >>> bool(np.isclose(np.linalg.norm(layer(x)), np.linalg.norm(x)))
+        True
     """
 
     def _factor(self, shape):
@@ -248,20 +279,29 @@ class ScaledGlobalAveragePooling2D(_ScaledGlobalPooling2D):
 class ScaledGlobalL2NormPooling2D(_RootOfSquares, _ScaledGlobalPooling2D):
     """Euclidean norm over the image, times `k_coef_lip`.
 
-    Forward, gradient and constant as in `ScaledL2NormPooling2D`.
+    `sqrt(sum of x**2)` of each channel, exactly; its gradient is exact too, and 0 where the channel
+    is 0. `k_coef_lip`-Lipschitz at every size, and it preserves the norm of gradients.
 
     Args:
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        eps_grad_sqrt: as in `ScaledL2NormPooling2D`.
-        keepdims: whether to keep the spatial axes, with size 1.
-        **kwargs: as in `keras.layers.GlobalAveragePooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        eps_grad_sqrt: at least 0, 1e-6 by default; accepted for users of deel-lip and without
+            effect: the gradient is finite without it.
+        keepdims: whether to keep the spatial axes, with size 1; False by default.
+        **kwargs: `name`, `dtype` and `trainable` of `keras.layers.Layer`.
 
     Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
     `(batch, channels)`.
 
     Raises:
+        TypeError: `k_coef_lip` or `eps_grad_sqrt` is not a number.
         ValueError: a negative `eps_grad_sqrt`.
+
+    Example:
+        >>> x = np.arange(18.0).reshape(1, 3, 3, 2)
+        >>> y = lip.layers.ScaledGlobalL2NormPooling2D()(x)
+        >>> tuple(y.shape), bool(np.isclose(np.linalg.norm(y), np.linalg.norm(x)))
+        ((1, 2), True)
     """
 
     def __init__(
@@ -299,14 +339,25 @@ class _AdaptivePooling2D(BesideLayer):
 class ScaledAdaptiveAveragePooling2D(_AdaptivePooling2D, ScaledGlobalAveragePooling2D):
     """`ScaledGlobalAveragePooling2D` that keeps the spatial axes, with size 1.
 
+    The average over the image, times `k_coef_lip * sqrt(rows * columns)`; `k_coef_lip`-Lipschitz.
+
     Args:
         output_size: 1 or (1, 1); there is no other.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        **kwargs: as in `ScaledGlobalAveragePooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        **kwargs: `keepdims`, True by default here; `name`, `dtype` and `trainable`.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
+    `(batch, 1, 1, channels)`.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: another `output_size`.
+
+    Example:
+        >>> y = lip.layers.ScaledAdaptiveAveragePooling2D()(np.ones((1, 3, 3, 2)))
+        >>> tuple(y.shape), float(y[0, 0, 0, 0])
+        ((1, 1, 1, 2), 3.0)
     """
 
 
@@ -314,12 +365,24 @@ class ScaledAdaptiveAveragePooling2D(_AdaptivePooling2D, ScaledGlobalAveragePool
 class ScaledAdaptiveL2NormPooling2D(_AdaptivePooling2D, ScaledGlobalL2NormPooling2D):
     """`ScaledGlobalL2NormPooling2D` that keeps the spatial axes, with size 1.
 
+    The Euclidean norm over the image, times `k_coef_lip`; `k_coef_lip`-Lipschitz.
+
     Args:
         output_size: 1 or (1, 1); there is no other.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        k_coef_lip: the Lipschitz constant.
-        **kwargs: as in `ScaledGlobalL2NormPooling2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        **kwargs: `keepdims`, True by default here; `eps_grad_sqrt`; `name`, `dtype` and
+            `trainable`.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
+    `(batch, 1, 1, channels)`.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: another `output_size`.
+
+    Example:
+        >>> y = lip.layers.ScaledAdaptiveL2NormPooling2D()(np.ones((1, 3, 3, 2)))
+        >>> tuple(y.shape), float(y[0, 0, 0, 0])
+        ((1, 1, 1, 2), 3.0)
     """

@@ -104,15 +104,26 @@ class InvertibleDownSampling(_Resampling2D):
     Args:
         pool_size: size of the windows, an integer or a pair.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        name: as in `keras.layers.Layer`.
-        dtype: likewise.
-        k_coef_lip: factor of the output.
-        **kwargs: as in `keras.layers.Layer`.
+        name: name of the layer; by default one that Keras makes up.
+        dtype: dtype or dtype policy of the computation; by default the global one of Keras.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.Layer`.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first. Output shape:
+    `(batch, rows / h, columns / w, channels * h * w)`.
 
     Raises:
         TypeError: `pool_size` is not of integers.
         ValueError: `pool_size` is not a positive integer or a pair of them, or windows that do not
             fill the image.
+
+    Example:
+        >>> x = np.arange(16.0).reshape(1, 4, 4, 1)
+        >>> y = lip.layers.InvertibleDownSampling(2)(x)
+        >>> tuple(y.shape), np.asarray(y)[0, 0, 0].tolist()  # the first window of x
+        ((1, 2, 2, 4), [0.0, 1.0, 4.0, 5.0])
+        >>> bool((np.asarray(lip.layers.InvertibleUpSampling(2)(y)) == x).all())
+        True
     """
 
     def compute_output_shape(self, input_shape):
@@ -148,15 +159,29 @@ class InvertibleUpSampling(_Resampling2D):
     Args:
         pool_size: size of the windows, an integer or a pair.
         data_format: `"channels_last"`, `"channels_first"` or `None` for Keras's default.
-        name: as in `keras.layers.Layer`.
-        dtype: likewise.
-        k_coef_lip: factor of the output.
-        **kwargs: as in `keras.layers.Layer`.
+        name: name of the layer; by default one that Keras makes up.
+        dtype: dtype or dtype policy of the computation; by default the global one of Keras.
+        k_coef_lip: factor of the output and the Lipschitz constant: positive, 1 by default.
+        **kwargs: every other argument of `keras.layers.Layer`.
+
+    Input shape: `(batch, rows, columns, channels * h * w)`, or channels first. Output shape:
+    `(batch, rows * h, columns * w, channels)`.
 
     Raises:
         TypeError: `pool_size` is not of integers.
         ValueError: `pool_size` is not a positive integer or a pair of them, or channels that do not
             fill the windows.
+
+    Example:
+        >>> x = np.arange(16.0).reshape(1, 2, 2, 4)
+        >>> y = lip.layers.InvertibleUpSampling(2)(x)
+        >>> print(np.asarray(y)[0, :, :, 0])
+        [[ 0.  1.  4.  5.]
+         [ 2.  3.  6.  7.]
+         [ 8.  9. 12. 13.]
+         [10. 11. 14. 15.]]
+        >>> bool((np.asarray(lip.layers.InvertibleDownSampling(2)(y)) == x).all())
+        True
     """
 
     def compute_output_shape(self, input_shape):

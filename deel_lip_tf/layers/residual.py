@@ -17,13 +17,22 @@ class LipResidual(LipschitzLayer, keras.layers.Layer):
 
     Args:
         k_coef_lip: the Lipschitz constant, 1 by default.
-        **kwargs: as in `keras.layers.Layer`.
+        **kwargs: every other argument of `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call it on a list `[x, y]` of two tensors of one shape. `alpha` is a scalar weight, 0 at first:
     equal shares.
 
     Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
         ValueError: not two inputs of the same shape.
+
+    Example:
+        >>> layer = lip.layers.LipResidual()
+        >>> x, y = np.array([[2.0, 0.0]]), np.array([[0.0, 4.0]])
+        >>> print(np.asarray(layer([x, y])))
+        [[1. 2.]]
+        >>> layer.shares()
+        (0.5, 0.5)
 
     Source: `LipResidual` of deel-torchlip.
     """

@@ -42,8 +42,9 @@ class ParametricLoss(keras.losses.Loss):
 
     Args:
         name: name of the loss, as Keras reports it.
-        reduction: as in `keras.losses.Loss`; `None` or "none" gives one value per sample, whose
-            mean is the loss. "auto", the former default of TensorFlow, is "sum_over_batch_size".
+        reduction: how values of samples become one: "sum_over_batch_size" for their mean, another
+            name that Keras knows, or "none" or `None` for one value per sample. "auto", the former
+            default of TensorFlow, is "sum_over_batch_size".
         dtype: dtype of the computation; `keras.config.floatx()` by default.
         multi_gpu: `None` where the loss has no such option.
         **parameters: values of the numeric parameters.
@@ -51,6 +52,17 @@ class ParametricLoss(keras.losses.Loss):
     Raises:
         ValueError: if a parameter is out of its range.
         TypeError: if a parameter is not a number, or `multi_gpu` not a boolean.
+
+    Example:
+        >>> class Power(lip.losses.ParametricLoss):
+        ...     def __init__(self, alpha, name="Power", reduction="sum_over_batch_size"):
+        ...         super().__init__(name, reduction, alpha=alpha)
+        ...     def call(self, y_true, y_pred):
+        ...         return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1) ** self.alpha
+        >>> loss = Power(alpha=1.0)
+        >>> loss.alpha = 2.0  # in a compiled training step too
+        >>> float(loss(np.zeros((1, 1)), np.full((1, 1), 3.0))), loss.get_config()["alpha"]
+        (9.0, 2.0)
     """
 
     def __init__(

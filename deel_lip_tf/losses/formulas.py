@@ -81,6 +81,14 @@ def hinge_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Ten
 
     Returns:
         One value per sample, shape `(B,)`.
+
+    Raises:
+        ValueError: if the shapes differ, or `min_margin` is not positive and finite.
+
+    Example:
+        >>> values = lip.losses.hinge_margin(np.array([1.0, 0.0]), np.array([0.25, -3.0]))
+        >>> print(np.asarray(values))
+        [0.25 0.  ]
     """
     min_margin = parameter_or_tensor("min_margin", min_margin)
     labels, scores = aligned(y_true, y_pred)
@@ -109,6 +117,14 @@ def multiclass_hinge(
     Raises:
         ValueError: with a single column, where the weight `C - 1` of the positives would be 0; if
             a parameter is out of range.
+
+    Example:
+        >>> y_true, y_pred = np.array([[1.0, 0.0, 0.0]]), np.array([[0.25, -1.0, 0.0]])
+        >>> print(np.round(lip.losses.multiclass_hinge(y_true, y_pred), 4))  # (2 * 0.25 + 0.5) / 3
+        [0.3333]
+        >>> sharp = lip.losses.multiclass_hinge(y_true, y_pred, soft_hinge_tau=50.0)
+        >>> print(np.round(sharp, 4))  # 0.25 + 0.5: of the others, the most threatening alone
+        [0.75]
     """
     min_margin = parameter_or_tensor("min_margin", min_margin)
     soft_hinge_tau = parameter_or_tensor("soft_hinge_tau", soft_hinge_tau)
@@ -362,9 +378,16 @@ def alpha_from_torchlip(alpha: float) -> float:
     Args:
         alpha: deel-torchlip's, the weight of the hinge.
 
+    Returns:
+        The `alpha` of this library, a Python float in [0, inf].
+
     Raises:
         TypeError: if `alpha` is not a number.
         ValueError: if `alpha` is outside [0, 1].
+
+    Example:
+        >>> [lip.losses.alpha_from_torchlip(a) for a in (0.0, 0.5, 0.75, 1.0)]
+        [0.0, 1.0, 3.0, inf]
     """
     rule = (
         "in [0, 1], the convention of deel-torchlip (a larger value is in this library's already)"

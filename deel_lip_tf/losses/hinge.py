@@ -17,12 +17,20 @@ class HingeMargin(ParametricLoss):
 
     Args:
         min_margin: `m > 0`, the gap between the two classes' scores; each is asked for `m/2`.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `min_margin` is not a number.
         ValueError: if `min_margin` is not positive and finite.
+
+    Example:
+        >>> y_true, y_pred = np.array([[1.0], [-1.0], [1.0]]), np.array([[0.25], [-2.0], [-1.0]])
+        >>> loss = lip.losses.HingeMargin(min_margin=1.0, reduction=None)
+        >>> print(np.asarray(loss(y_true, y_pred)))  # too near, beyond the margin, wrong
+        [0.25 0.   1.5 ]
     """
 
     def __init__(
@@ -46,14 +54,22 @@ class MulticlassHinge(ParametricLoss):
 
     Args:
         min_margin: `m > 0`, the gap between class logits; each score is asked for `m/2`.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
         soft_hinge_tau: if positive, the negatives are weighted by a softmax of this sharpness:
             `relu(m/2 - f_y) + sum_{j != y} softmax_{j != y}(tau f)_j relu(m/2 + f_j)`.
-        dtype: dtype of the computation.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if a parameter is not a number.
         ValueError: if a parameter is out of range, or the scores have a single column.
+
+    Example:
+        >>> y_true, y_pred = np.array([[1.0, 0.0, 0.0]]), np.array([[0.25, -1.0, 0.0]])
+        >>> loss = lip.losses.MulticlassHinge(min_margin=1.0)
+        >>> round(float(loss(y_true, y_pred)), 4)  # (2 * 0.25 + 0 + 0.5) / 3
+        0.3333
     """
 
     def __init__(
@@ -80,12 +96,20 @@ class MultiMargin(ParametricLoss):
 
     Args:
         min_margin: `m > 0`, asked in full of the gap between the true and every other logit.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `min_margin` is not a number.
         ValueError: if `min_margin` is not positive and finite.
+
+    Example:
+        >>> y_true, y_pred = np.array([[1.0, 0.0, 0.0]]), np.array([[2.0, 1.5, 1.75]])
+        >>> loss = lip.losses.MultiMargin(min_margin=1.0)
+        >>> round(float(loss(y_true, y_pred)), 4)  # (0.5 + 0.75) / 3
+        0.4167
     """
 
     def __init__(
@@ -109,12 +133,19 @@ class CategoricalHinge(ParametricLoss):
 
     Args:
         min_margin: `m > 0`, asked in full of the gap between the true logit and the runner-up.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `min_margin` is not a number.
         ValueError: if `min_margin` is not positive and finite.
+
+    Example:
+        >>> y_true, y_pred = np.array([[1.0, 0.0, 0.0]]), np.array([[2.0, 1.5, -9.0]])
+        >>> float(lip.losses.CategoricalHinge(min_margin=1.0)(y_true, y_pred))  # 1 - (2 - 1.5)
+        0.5
     """
 
     def __init__(

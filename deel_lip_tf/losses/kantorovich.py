@@ -21,11 +21,21 @@ class KR(ParametricLoss):
 
     Args:
         multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Call arguments: labels (positives are `> 0`) and scores, both `(B,)`, `(B, 1)` or `(B, C)`.
+
+    Raises:
+        TypeError: if `multi_gpu` is not a boolean.
+        ValueError: if `reduction` is unknown, or labels and scores have different shapes.
+
+    Example:
+        >>> y_true, y_pred = np.array([1.0, 1.0, 0.0]), np.array([3.0, 1.0, -1.0])
+        >>> float(lip.losses.KR()(y_true, y_pred))  # mean(3, 1) - mean(-1)
+        3.0
 
     Source: Serrurier et al., arXiv:2006.06520.
     """
@@ -47,13 +57,26 @@ class KR(ParametricLoss):
 
 @register
 class NegKR(ParametricLoss):
-    """`-KR`, the form to minimise.
+    """`-KR`, the form to minimise: `E[f | y <= 0] - E[f | y > 0]`, averaged over outputs.
+
+    At its minimum over 1-Lipschitz scores it is minus the Wasserstein-1 distance between the two
+    classes.
 
     Args:
         multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
+
+    Raises:
+        TypeError: if `multi_gpu` is not a boolean.
+        ValueError: if `reduction` is unknown, or labels and scores have different shapes.
+
+    Example:
+        >>> y_true, y_pred = np.array([1.0, 1.0, 0.0]), np.array([3.0, 1.0, -1.0])
+        >>> float(lip.losses.NegKR()(y_true, y_pred)), float(lip.losses.KR()(y_true, y_pred))
+        (-3.0, 3.0)
     """
 
     def __init__(
@@ -81,9 +104,19 @@ class MulticlassKR(ParametricLoss):
 
     Args:
         multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
+
+    Raises:
+        TypeError: if `multi_gpu` is not a boolean.
+        ValueError: if `reduction` is unknown, or labels and scores have different shapes.
+
+    Example:
+        >>> y_true, y_pred = np.eye(3), 5.0 * np.eye(3)
+        >>> float(lip.losses.MulticlassKR()(y_true, y_pred))  # a score of 5 for the class, else 0
+        5.0
     """
 
     def __init__(
@@ -112,12 +145,21 @@ class HKR(ParametricLoss):
         alpha: weight of the hinge, at least 0.
         min_margin: `m > 0`, the gap between the two classes' scores; each is asked for `m/2`.
         multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if a parameter is not a number, or `multi_gpu` not a boolean.
         ValueError: if `alpha` is negative or NaN, or `min_margin` is not positive and finite.
+
+    Example:
+        >>> y_true, y_pred = np.array([[1.0], [-1.0]]), np.array([[0.25], [-2.0]])
+        >>> kr = float(lip.losses.NegKR()(y_true, y_pred))
+        >>> hinge = float(lip.losses.HingeMargin(min_margin=1.0)(y_true, y_pred))
+        >>> kr, hinge, float(lip.losses.HKR(alpha=10.0, min_margin=1.0)(y_true, y_pred))
+        (-2.25, 0.125, -1.0)
 
     Source: Serrurier et al., arXiv:2006.06520.
     """
@@ -145,16 +187,27 @@ class MulticlassHKR(ParametricLoss):
     """Multiclass HKR loss `-MulticlassKR + alpha MulticlassHinge`; one-hot labels `(B, C)`.
 
     Args:
-        alpha: weight of the hinge in [0, inf], as in `HKR`.
+        alpha: weight of the hinge, in [0, inf]: 0 is -KR alone, inf the hinge alone.
         min_margin: `m > 0`, the gap between class logits.
         multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        soft_hinge_tau: see `MulticlassHinge`; 0 is the plain hinge.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        soft_hinge_tau: sharpness of the softmax by which the negatives are weighted: at least 0; 0,
+            the default, weights them alike.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if a parameter is not a number, or `multi_gpu` not a boolean.
         ValueError: if a parameter is out of range, or the scores have a single column.
+
+    Example:
+        >>> y_true, y_pred = np.eye(3), 2.0 * np.eye(3) - 1.0  # scores 1 and -1
+        >>> float(lip.losses.MulticlassHKR(min_margin=2.0)(y_true, y_pred))  # -KR: the hinge is 0
+        -2.0
+        >>> wide = lip.losses.MulticlassHKR(alpha=10.0, min_margin=4.0)
+        >>> round(float(wide(y_true, y_pred)), 4)  # -2 + 10 * 4 / 3
+        11.3333
     """
 
     def __init__(
@@ -200,13 +253,28 @@ class LseHKR(ParametricLoss):
     convention, is `alpha = inf` here: the hinge alone.
 
     Args:
-        alpha: weight of the hinge in [0, inf], as in `HKR`.
+        alpha: weight of the hinge, in [0, inf]: 0 is -KR alone, inf the hinge alone.
         temperature: factor of the scores, positive.
         penalty: how far, in units of `m/2`, the smooth maximum may lie above the maximum.
         min_margin: `m > 0`, the gap between class logits, after the temperature.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
+
+    Raises:
+        TypeError: if a parameter is not a number.
+        ValueError: if a parameter is out of range, or the scores have a single column.
+
+    Example:
+        >>> y_true = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        >>> y_pred = np.array([[2.0, -1.0, -1.0], [0.0, 0.1, 0.0]])
+        >>> loss = lip.losses.LseHKR(alpha=10.0, reduction=None)
+        >>> values = np.asarray(loss(y_true, y_pred))
+        >>> bool(values[0] < values[1])  # the first is further from the other classes
+        True
+        >>> np.allclose(values[:1], loss(y_true[:1], y_pred[:1]))  # whatever else is in the batch
+        True
     """
 
     def __init__(

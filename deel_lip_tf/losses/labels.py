@@ -93,6 +93,14 @@ def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
     Raises:
         TypeError: if the labels are not numbers.
         ValueError: if they have another number of axes.
+
+    Example:
+        >>> labels, scores = np.array([1.0, 1.0, 0.0]), np.array([3.0, 1.0, -1.0])
+        >>> weights = lip.losses.process_labels_for_multi_gpu(labels)
+        >>> print(np.asarray(weights))
+        [ 1.5  1.5 -3. ]
+        >>> float(np.mean(scores * weights)), float(lip.losses.KR()(labels, scores))
+        (3.0, 3.0)
     """
     check_no_nan("labels", numeric("labels", labels))
     labels = floating(labels)

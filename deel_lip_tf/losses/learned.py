@@ -168,18 +168,27 @@ class HingeMarginAuto(_PerOutput):
     `theta/2`.
 
     Args:
-        min_margin: smallest margin, positive, and the first value.
-        max_margin: largest margin.
-        alpha_margin: weight of the reward for large margins, at least 0; below `1 / (2 C)`, or the
-            margins grow up to `max_margin`.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        min_margin: smallest margin, and the first value of all: positive, 1 by default.
+        max_margin: largest margin: at least `min_margin`, 200 by default.
+        alpha_margin: weight of the reward for large margins: at least 0, 0.1 by default; below `1 /
+            (2 C)`, or the margins grow up to `max_margin`.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
         TypeError: if a parameter is not a number.
         ValueError: if a parameter is out of range, `max_margin < min_margin`, or the number of
             outputs changes.
+
+    Example:
+        >>> y_true, y_pred = np.array([[1.0], [-1.0]]), np.array([[0.25], [-2.0]])
+        >>> loss = lip.losses.HingeMarginAuto(min_margin=1.0, alpha_margin=0.1)
+        >>> float(lip.losses.HingeMargin(min_margin=1.0)(y_true, y_pred))
+        0.125
+        >>> round(float(loss(y_true, y_pred)), 4)  # less the reward 0.1 * 1 for the margin
+        0.025
     """
 
     def __init__(
@@ -212,17 +221,30 @@ class HKRauto(_PerOutput):
     """HKR with learned margins, `-KR + alpha HingeMarginAuto`.
 
     Args:
-        alpha: weight of the hinge in [0, inf], as in `HKR`; 0 leaves the margins where they are.
-        min_margin: as in `HingeMarginAuto`.
-        max_margin: likewise.
-        alpha_margin: likewise.
+        alpha: weight of the hinge, in [0, inf]: 0 is -KR alone and leaves the margins where they
+            are, inf is the hinge alone.
+        min_margin: smallest margin, and the first value of all: positive, 1 by default.
+        max_margin: largest margin: at least `min_margin`, 200 by default.
+        alpha_margin: weight of the reward for large margins: at least 0, 0.1 by default.
         multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
-        ValueError: as `HingeMarginAuto`.
+        TypeError: if a parameter is not a number, or `multi_gpu` not a boolean.
+        ValueError: if a parameter is out of range, `max_margin < min_margin`, or the number of
+            outputs changes.
+
+    Example:
+        >>> y_true, y_pred = np.array([[1.0], [-1.0]]), np.array([[0.25], [-2.0]])
+        >>> loss = lip.losses.HKRauto(alpha=10.0, min_margin=1.0, alpha_margin=0.0)
+        >>> float(loss(y_true, y_pred)), float(lip.losses.HKR(alpha=10.0)(y_true, y_pred))
+        (-1.0, -1.0)
+        >>> [margin] = loss.get_trainable_variables()
+        >>> print(np.asarray(margin))  # for each output, from here on learned
+        [1.]
     """
 
     def __init__(
@@ -262,20 +284,34 @@ class MulticlassHingeAuto(_PerClass):
 
     `sum_{j != y} w_j (relu(theta_y/2 - f_y) + relu(theta_y/2 + f_j))` minus `alpha_margin` times
     the mean of `theta_c` over the classes in the batch, with `w_j = 1/C`, or a softmax of the
-    negatives if `soft_hinge_tau > 0`. The fraction of samples that training leaves inside the
-    margins is in the table at the top of this module.
+    negatives if `soft_hinge_tau > 0`. Where classes are equally frequent, training leads to
+    `Q = alpha_margin C / (C - 1)` (`alpha_margin` with a softmax), the mean of the share of samples
+    whose true class and of the share of the other classes that lie inside the margin.
 
     Args:
-        min_margin: smallest margin, positive, and the first value.
-        max_margin: largest margin.
-        alpha_margin: weight of the reward for large margins, at least 0.
-        soft_hinge_tau: sharpness of the softmax, see `MulticlassHinge`; 0 is the plain hinge.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        min_margin: smallest margin, and the first value of all: positive, 1 by default.
+        max_margin: largest margin: at least `min_margin`, 200 by default.
+        alpha_margin: weight of the reward for large margins: at least 0, 0.1 by default.
+        soft_hinge_tau: sharpness of the softmax by which the negatives are weighted: at least 0; 0,
+            the default, weights them alike.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
-        ValueError: as `HingeMarginAuto`, or if the scores have a single column.
+        TypeError: if a parameter is not a number.
+        ValueError: if a parameter is out of range, `max_margin < min_margin`, the number of outputs
+            changes, or the scores have a single column.
+
+    Example:
+        >>> y_true, y_pred = np.eye(3), 5.0 * np.eye(3) - 3.0  # beyond the margins
+        >>> loss = lip.losses.MulticlassHingeAuto(min_margin=1.0, alpha_margin=0.1)
+        >>> round(float(loss(y_true, y_pred)), 4)  # the reward alone: -0.1 times the mean margin
+        -0.1
+        >>> [margins] = loss.get_trainable_variables()
+        >>> tuple(margins.shape)  # one for each class
+        (3,)
     """
 
     def __init__(
@@ -312,18 +348,31 @@ class MulticlassHKRauto(_PerClass):
     """Multiclass HKR with learned margins, `-MulticlassKR + alpha MulticlassHingeAuto`.
 
     Args:
-        alpha: weight of the hinge in [0, inf], as in `HKR`; 0 leaves the margins where they are.
-        min_margin: as in `MulticlassHingeAuto`.
-        max_margin: likewise.
-        alpha_margin: likewise.
-        soft_hinge_tau: likewise.
+        alpha: weight of the hinge, in [0, inf]: 0 is -KR alone and leaves the margins where they
+            are, inf is the hinge alone.
+        min_margin: smallest margin, and the first value of all: positive, 1 by default.
+        max_margin: largest margin: at least `min_margin`, 200 by default.
+        alpha_margin: weight of the reward for large margins: at least 0, 0.1 by default.
+        soft_hinge_tau: sharpness of the softmax by which the negatives are weighted: at least 0; 0,
+            the default, weights them alike.
         multi_gpu: whether the labels come from `process_labels_for_multi_gpu`.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
-        ValueError: as `MulticlassHingeAuto`.
+        TypeError: if a parameter is not a number, or `multi_gpu` not a boolean.
+        ValueError: if a parameter is out of range, `max_margin < min_margin`, the number of outputs
+            changes, or the scores have a single column.
+
+    Example:
+        >>> y_true, y_pred = np.eye(3), 2.0 * np.eye(3) - 1.0
+        >>> loss = lip.losses.MulticlassHKRauto(alpha=10.0, alpha_margin=0.1)
+        >>> kr = float(lip.losses.MulticlassKR()(y_true, y_pred))
+        >>> hinge = float(lip.losses.MulticlassHingeAuto(alpha_margin=0.1)(y_true, y_pred))
+        >>> kr, round(hinge, 4), round(float(loss(y_true, y_pred)), 4)
+        (2.0, -0.1, -3.0)
     """
 
     def __init__(

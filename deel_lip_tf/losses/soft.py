@@ -29,16 +29,30 @@ class MulticlassSoftHKR(ParametricLoss):
     warning. It is saved with the compiled model; `reset_state` sets it back.
 
     Args:
-        alpha: weight of the hinge relative to the differences, in (0, inf].
+        alpha: weight of the hinge relative to the differences, in (0, inf], 10 by default.
         min_margin: `m > 0`, the gap between class logits; each score is asked for `m/2`.
-        alpha_mean: inertia of the running mean, in [0, 1).
+        alpha_mean: inertia of the running mean, in [0, 1), 0.99 by default.
         temperature: sharpness of the softmax for scores of the size of the margin, positive.
-        reduction: see `ParametricLoss`.
-        name: name of the loss.
-        dtype: dtype of the computation.
+        reduction: "sum_over_batch_size", the default, for the mean over the samples, another name
+            that Keras knows, or "none" or `None` for one value per sample.
+        name: name of the loss, as Keras reports it.
+        dtype: dtype of the computation, float32 at least; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if a parameter is not a number.
         ValueError: if a parameter is out of range, or the scores have a single column.
+
+    Example:
+        >>> loss = lip.losses.MulticlassSoftHKR(alpha=10.0, min_margin=1.0, alpha_mean=0.5)
+        >>> y_true, y_pred = np.eye(3), 2.0 * np.eye(3) - 1.0  # scores 1 and -1: beyond the margin
+        >>> loss.update_state(3.0 * y_pred)  # the models of this library do so while training
+        >>> float(loss.running_mean)  # 0.5 * 1 + 0.5 * 3
+        2.0
+        >>> round(float(loss(y_true, y_pred)), 4)  # hinge 0, less the differences (1 + 1) / 10
+        -0.2
+        >>> loss.alpha = np.inf
+        >>> float(loss(y_true, y_pred))  # the hinge alone
+        0.0
     """
 
     def __init__(

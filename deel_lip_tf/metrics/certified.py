@@ -182,12 +182,21 @@ class Certificate_Multiclass(_Certified):
         model: a built Sequential or functional model with one output of shape (batch, classes). It
             is not stored with the metric: a loaded model of this library gives itself to it.
         name: name under which the value is reported, with `val_` before it in validation.
-        dtype: dtype of the accumulators.
+        dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
         TypeError: if `model` is not a Keras model.
         ValueError: if the model is not built, has a layer without bound (all are named), does not
             return logits, or has another kind of output.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> metric = lip.certificate_metrics.Certificate_Multiclass(model)
+        >>> x = np.array([[3.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> metric.update_state([0, 1, 1], model(x))
+        >>> round(float(metric.result()), 4)  # the third is wrong: (3 + 1 + 0) / sqrt(2) / 3
+        0.9428
 
     Source: Tsuzuku et al., arXiv:1802.04034; the metric of deel-lip's notebooks, which trusted
     `k_coef_lip` and kept the head it was constructed with.
@@ -220,10 +229,20 @@ class Certificate_Binary(_Certified):
         model: a built Sequential or functional model with one output of shape (batch, 1). It is
             not stored with the metric: a loaded model of this library gives itself to it.
         name: name under which the value is reported, with `val_` before it in validation.
-        dtype: dtype of the accumulators.
+        dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
-        TypeError, ValueError: as `Certificate_Multiclass`.
+        TypeError: if `model` is not a Keras model.
+        ValueError: if the model is not built, has a layer without bound (all are named), does not
+            return logits, or has another kind of output.
+
+    Example:
+        >>> dense = keras.layers.Dense(1, kernel_initializer=keras.initializers.Constant(2.0))
+        >>> model = keras.Sequential([keras.Input((1,)), dense])
+        >>> metric = lip.certificate_metrics.Certificate_Binary(model)
+        >>> metric.update_state([1, -1, 1], model(np.array([[3.0], [-1.0], [-5.0]])))
+        >>> round(float(metric.result()), 4)  # the third is wrong: (3 + 1 + 0) / 3
+        1.3333
     """
 
     def __init__(
@@ -250,14 +269,26 @@ class CertifiedRobustAccuracy(_Certified):
     or several.
 
     Args:
-        model: see `Certificate_Multiclass`.
-        radius: in units of the model's input, at least 0.
-        name: name under which the value is reported.
-        dtype: dtype of the accumulators.
+        model: a built Sequential or functional model with one output of shape (batch, classes) or
+            (batch, 1) that holds logits. It is not stored with the metric: a loaded model of this
+            library gives itself to it.
+        radius: in units of the model's input, at least 0; 36 / 255 by default.
+        name: name under which the value is reported, with `val_` before it in validation.
+        dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
         TypeError: if `model` is not a Keras model.
-        ValueError: as `Certificate_Multiclass`, or if `radius` is negative or not finite.
+        ValueError: if the model is not built, has a layer without bound (all are named), does not
+            return logits, or has another kind of output; if `radius` is negative or not finite.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> metric = lip.certificate_metrics.CertifiedRobustAccuracy(model, radius=1.0)
+        >>> x = np.array([[3.0, 0.0], [0.0, 1.0]])
+        >>> metric.update_state([0, 1], model(x))  # certified radii 2.12 and 0.71
+        >>> float(metric.result())
+        0.5
     """
 
     def __init__(

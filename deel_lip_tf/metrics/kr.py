@@ -88,10 +88,18 @@ class KR(_EpochKR):
         num_classes: number of columns of the scores; taken from the first batch by default. Needed
             by `stateless_update_state`, whose number of variables cannot grow.
         name: name under which the value is reported.
-        dtype: dtype of the accumulators.
+        dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `num_classes` is not an integer.
         ValueError: if shapes differ, or the number of columns changes between batches.
+
+    Example:
+        >>> metric = lip.metrics.KR()
+        >>> metric.update_state([1, 1, 0], np.array([3.0, 1.0, -1.0]))
+        >>> metric.update_state([1, 0, 0], np.array([5.0, 0.0, 0.0]))
+        >>> round(float(metric.result()), 4)  # mean(3, 1, 5) - mean(-1, 0, 0), of both batches
+        3.3333
     """
 
     def __init__(self, num_classes: int | None = None, name: str = "KR", dtype: Any = None):
@@ -108,10 +116,18 @@ class MulticlassKR(_EpochKR):
         num_classes: number of columns of the scores; taken from the first batch by default. Needed
             by `stateless_update_state`, whose number of variables cannot grow.
         name: name under which the value is reported.
-        dtype: dtype of the accumulators.
+        dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
+        TypeError: if `num_classes` is not an integer.
         ValueError: if shapes differ, or the number of columns changes between batches.
+
+    Example:
+        >>> metric = lip.metrics.MulticlassKR()
+        >>> metric.update_state(np.eye(3), 5.0 * np.eye(3))
+        >>> metric.update_state(np.eye(3)[:1], np.array([[1.0, 0.0, 0.0]]))
+        >>> round(float(metric.result()), 4)  # ((5 + 1) / 2 + 5 + 5) / 3
+        4.3333
     """
 
     def __init__(

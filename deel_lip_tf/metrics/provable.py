@@ -104,16 +104,26 @@ class CategoricalProvableRobustAccuracy(_OfClasses):
     must be positive, is the true class: one-hot, {-1, +1}, smoothed. Scores: `(B, C)`, `C >= 2`.
 
     Args:
-        epsilon: radius, in the units of the model's input.
-        lip_const: Lipschitz constant of the model, positive.
-        disjoint_neurons: see above.
+        epsilon: radius, in the units of the model's input: at least 0, 36 / 255 by default.
+        lip_const: Lipschitz constant of the model, in the L2 norm: positive, 1 by default. It is
+            trusted.
+        disjoint_neurons: whether each output neuron has that constant by itself (True, the
+            default), or the output as a whole.
         name: name under which the value is reported.
-        dtype: dtype of the accumulators.
+        dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
         ValueError: if `epsilon` is negative, `lip_const` is not positive, one of them is not
             finite, or the shapes of labels, scores and weights do not fit.
         TypeError: if one of the numbers is not one, or `disjoint_neurons` not a boolean.
+
+    Example:
+        >>> Metric = lip.metrics.CategoricalProvableRobustAccuracy
+        >>> metric = Metric(epsilon=0.5, disjoint_neurons=False)
+        >>> scores = np.array([[2.0, 0.0], [0.0, 0.5], [0.0, 2.0]])  # gaps 2, 0.5, -2
+        >>> metric.update_state([0, 1, 0], scores)
+        >>> round(float(metric.result()), 4)  # 2 / sqrt(2) > 0.5, 0.5 / sqrt(2) < 0.5, wrong
+        0.3333
 
     Source: Tsuzuku et al., arXiv:1802.04034.
     """
@@ -142,16 +152,26 @@ class BinaryProvableRobustAccuracy(_OfSigns):
     """Fraction of samples whose sign is right and provably so within an L2 ball of radius epsilon.
 
     Mean of `1[s f / lip_const > epsilon]` (strict) with `s = +1` where the label is positive and -1
-    elsewhere. Shapes `(B,)`, `(B, 1)`; several columns are as many binary tasks, averaged.
+    elsewhere. Labels and scores `(B,)` or `(B, 1)`; several columns are as many binary tasks,
+    averaged.
 
     Args:
-        epsilon: radius, in the units of the model's input.
-        lip_const: Lipschitz constant of each output, positive.
+        epsilon: radius, in the units of the model's input: at least 0, 36 / 255 by default.
+        lip_const: Lipschitz constant of each output, in the L2 norm: positive, 1 by default. It is
+            trusted.
         name: name under which the value is reported.
-        dtype: dtype of the accumulators.
+        dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
-        ValueError: as `CategoricalProvableRobustAccuracy`.
+        ValueError: if `epsilon` is negative, `lip_const` is not positive, one of them is not
+            finite, or the shapes of labels, scores and weights do not fit.
+        TypeError: if one of the numbers is not one.
+
+    Example:
+        >>> metric = lip.metrics.BinaryProvableRobustAccuracy(epsilon=0.5)
+        >>> metric.update_state([1, 0, 1, 0], np.array([0.75, -0.25, -2.0, -1.0]))
+        >>> float(metric.result())  # certified, too near to 0, wrong, certified
+        0.5
     """
 
     _arguments = ("epsilon", "lip_const")
@@ -175,18 +195,35 @@ class BinaryProvableRobustAccuracy(_OfSigns):
 class CategoricalProvableAvgRobustness(_OfClasses):
     """Mean certified radius `relu(f_y - max_{j != y} f_j) / L`, in the units of the model's input.
 
-    `L`, labels and scores as in `CategoricalProvableRobustAccuracy`. A misclassified sample counts
-    0, or with `negative_robustness` minus the radius within which it provably stays wrong.
+    `L = 2 lip_const` if every output neuron is `lip_const`-Lipschitz by itself
+    (`disjoint_neurons`), `L = sqrt(2) lip_const` if the output as a whole is. Labels: class indices
+    `(B,)` or `(B, 1)`, or `(B, C)` whose largest entry, which must be positive, is the true class.
+    Scores: `(B, C)`, `C >= 2`. A misclassified sample counts 0, or with `negative_robustness` minus
+    the radius within which it provably stays wrong.
 
     Args:
-        lip_const: Lipschitz constant of the model, positive.
-        disjoint_neurons: whether each output neuron has that constant, or the output as a whole.
-        negative_robustness: whether misclassified samples count negatively.
+        lip_const: Lipschitz constant of the model, in the L2 norm: positive, 1 by default. It is
+            trusted.
+        disjoint_neurons: whether each output neuron has that constant by itself (True, the
+            default), or the output as a whole.
+        negative_robustness: whether misclassified samples count negatively instead of 0; False by
+            default.
         name: name under which the value is reported.
-        dtype: dtype of the accumulators.
+        dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
-        ValueError: as `CategoricalProvableRobustAccuracy`.
+        ValueError: if `lip_const` is not positive and finite, or the shapes of labels, scores and
+            weights do not fit.
+        TypeError: if `lip_const` is not a number, or one of the others not a boolean.
+
+    Example:
+        >>> scores = np.array([[2.0, 0.0], [0.0, 2.0]])
+        >>> for negative in (False, True):
+        ...     metric = lip.metrics.CategoricalProvableAvgRobustness(negative_robustness=negative)
+        ...     metric.update_state([0, 0], scores)  # radii 2 / 2, and 0 or -2 / 2
+        ...     print(float(metric.result()))
+        0.5
+        0.0
     """
 
     _arguments = ("lip_const", "disjoint_neurons", "negative_robustness")
@@ -212,16 +249,27 @@ class CategoricalProvableAvgRobustness(_OfClasses):
 class BinaryProvableAvgRobustness(_OfSigns):
     """Mean certified radius `relu(s f) / lip_const` of binary decisions.
 
-    Labels and scores as in `BinaryProvableRobustAccuracy`.
+    `s = +1` where the label is positive and -1 elsewhere. Labels and scores `(B,)` or `(B, 1)`;
+    several columns are as many binary tasks, averaged. In the units of the model's input.
 
     Args:
-        lip_const: Lipschitz constant of each output, positive.
-        negative_robustness: whether misclassified samples count negatively instead of 0.
+        lip_const: Lipschitz constant of each output, in the L2 norm: positive, 1 by default. It is
+            trusted.
+        negative_robustness: whether misclassified samples count negatively instead of 0; False by
+            default.
         name: name under which the value is reported.
-        dtype: dtype of the accumulators.
+        dtype: dtype of the accumulators; `keras.config.floatx()` by default.
 
     Raises:
-        ValueError: as `CategoricalProvableRobustAccuracy`.
+        ValueError: if `lip_const` is not positive and finite, or the shapes of labels, scores and
+            weights do not fit.
+        TypeError: if `lip_const` is not a number, or `negative_robustness` not a boolean.
+
+    Example:
+        >>> metric = lip.metrics.BinaryProvableAvgRobustness(lip_const=2.0)
+        >>> metric.update_state([1, -1, 1], np.array([3.0, -1.0, -4.0]))
+        >>> round(float(metric.result()), 4)  # (3 / 2 + 1 / 2 + 0) / 3
+        0.6667
     """
 
     _arguments = ("lip_const", "negative_robustness")

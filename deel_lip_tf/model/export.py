@@ -24,6 +24,14 @@ def vanillaModel(model: keras.Model) -> keras.Model:
     Raises:
         TypeError: not a Keras model.
         ValueError: a subclassed model, whose graph is not known.
+
+    Example:
+        >>> model = lip.Sequential([keras.Input((4,)), lip.layers.SpectralDense(2)])
+        >>> plain = lip.vanillaModel(model)
+        >>> type(plain).__module__.startswith("keras"), type(plain.layers[0]).__name__
+        (True, 'Dense')
+        >>> np.allclose(plain(np.eye(4)), model(np.eye(4)), atol=1e-6)
+        True
     """
     if not isinstance(model, keras.Model):
         raise TypeError(

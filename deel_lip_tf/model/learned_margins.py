@@ -37,24 +37,28 @@ class _LearnsLoss(BesideModel):
 class LossVariableModel(_LearnsLoss, Model):
     """A functional `Model` that learns the margins of its loss with its own optimizer.
 
-        model = LossVariableModel(inputs, outputs)
-        model.compile("adam", MulticlassHKRauto(alpha=10.0, max_margin=5.0, alpha_margin=0.05))
-
     Any loss with a method `get_trainable_variables()` takes part. The variables of the loss come
     last in `trainable_variables`; they are not among `weights` or the layers', so that exchanging
     weights with a plain model and nesting this one in another stay what they were. A compiled model
     is saved with them and with the state of its optimizer, and training resumes where it stood.
 
     Args:
-        inputs: as in `keras.Model`.
-        outputs: likewise.
-        name: likewise.
+        inputs: the `keras.Input` that the graph starts from, or a list or dictionary of them.
+        outputs: the tensor that the graph ends with, or a list or dictionary of them.
+        name: name of the model; by default one that Keras makes up.
         optim_margin: whether the variables of the loss are trained; if not, they stay as they are.
-        **kwargs: as in `keras.Model`.
+        **kwargs: `trainable` (whether the weights are trained, True by default), and no other.
 
     Raises:
         TypeError: inputs or outputs are missing, `optim_margin` is not a boolean, or an argument is
             unknown.
+
+    Example:
+        >>> inputs = keras.Input((4,))
+        >>> model = lip.LossVariableModel(inputs, lip.layers.SpectralDense(3)(inputs))
+        >>> model.compile("adam", lip.losses.MulticlassHKRauto(alpha=10.0, max_margin=5.0))
+        >>> len(model.trainable_variables), len(model.weights)  # the margins are learned too
+        (3, 2)
     """
 
     def __init__(
@@ -70,14 +74,29 @@ class LossVariableSequential(_LearnsLoss, Sequential):
     """A `Sequential` that learns the margins of its loss, see `LossVariableModel`.
 
     Args:
-        layers: layers, as in `keras.Sequential`.
-        name: name of the model.
+        layers: layers in their order, a `keras.Input` among them where the input shape is known;
+            `None`, the default, for none yet.
+        name: name of the model; by default one that Keras makes up.
         optim_margin: whether the variables of the loss are trained; if not, they stay as they are.
-        k_coef_lip: the Lipschitz constant of the model, as in `Sequential`.
-        **kwargs: as in `keras.Sequential`.
+        k_coef_lip: the Lipschitz constant of the model, shared out among its layers: positive, 1 by
+            default.
+        **kwargs: `trainable` of `keras.Sequential`.
 
     Raises:
-        TypeError, ValueError: as `Sequential`, or `optim_margin` is not a boolean.
+        TypeError: `layers` is not a list, `k_coef_lip` not a number, or `optim_margin` not a
+            boolean.
+        ValueError: `k_coef_lip` is not positive, or it is not 1 and no layer can carry it.
+
+    Example:
+        >>> head = lip.layers.SpectralDense(1, kernel_initializer="ones")
+        >>> model = lip.LossVariableSequential([keras.Input((2,)), head])
+        >>> loss = lip.losses.HKRauto(alpha=10.0, min_margin=1.0, alpha_margin=0.1)
+        >>> model.compile(keras.optimizers.SGD(0.5), loss, run_eagerly=True)
+        >>> x, y = np.array([[9.0, 9.0], [-9.0, -9.0]]), np.array([[1.0], [-1.0]])
+        >>> _ = model.fit(x, y, verbose=0)
+        >>> [margin] = loss.get_trainable_variables()
+        >>> print(np.asarray(margin))  # it has grown: no sample lies within it
+        [1.5]
     """
 
     def __init__(

@@ -10,6 +10,14 @@ def safe_divide(numerator, denominator):
     Args:
         numerator: tensor.
         denominator: tensor of a shape that broadcasts with it.
+
+    Returns:
+        A tensor of the shape that both broadcast to.
+
+    Example:
+        >>> x, y = np.array([1.0, 0.0, 3.0]), np.array([2.0, 0.0, 0.0])
+        >>> print(np.asarray(lip.normalizers.safe_divide(x, y)))
+        [0.5 0.  0. ]
     """
     is_zero = ops.equal(denominator, 0)
     quotient = numerator / ops.where(is_zero, ops.ones_like(denominator), denominator)
@@ -20,7 +28,14 @@ def safe_sqrt(x):
     """The square root of `x >= 0`, exact, with gradient 0 instead of infinity at 0.
 
     Args:
-        x: tensor without negative entries.
+        x: tensor without negative entries, of any shape.
+
+    Returns:
+        A tensor of the same shape.
+
+    Example:
+        >>> print(np.asarray(lip.normalizers.safe_sqrt(np.array([0.0, 4.0, 9.0]))))
+        [0. 2. 3.]
     """
     if keras.backend.is_keras_tensor(x):
         return _sqrt_in_plain_operations(x)
@@ -51,9 +66,19 @@ def frobenius_norm(x, axis=None, keepdims=False):
     """`sqrt(sum(x**2))` over `axis`, with gradient 0 at 0.
 
     Args:
-        x: tensor whose entries can be squared (see `unit_scale`).
+        x: tensor with entries whose squares do not overflow.
         axis: an axis or several; all by default.
-        keepdims: whether the axes stay, with size 1.
+        keepdims: whether the axes stay, with size 1; False by default.
+
+    Returns:
+        A tensor without the axes, or with size 1 there; a scalar where all are summed over.
+
+    Example:
+        >>> x = np.array([[3.0, 1.0], [4.0, 0.0]])
+        >>> round(float(lip.normalizers.frobenius_norm(x)), 4)  # sqrt(26)
+        5.099
+        >>> print(np.asarray(lip.normalizers.frobenius_norm(x, axis=0)))
+        [5. 1.]
     """
     return safe_sqrt(ops.sum(ops.square(x), axis=axis, keepdims=keepdims))
 

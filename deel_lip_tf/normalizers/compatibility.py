@@ -38,6 +38,11 @@ def set_stop_grad_spectral(value: bool) -> None:
 
     Raises:
         TypeError: `value` is not a boolean.
+
+    Example:
+        >>> lip.normalizers.set_stop_grad_spectral(False)
+        >>> lip.normalizers.STOP_GRAD_SPECTRAL  # what it was
+        True
     """
     _check_boolean(value)
 
@@ -50,6 +55,11 @@ def set_swap_memory(value: bool) -> None:
 
     Raises:
         TypeError: `value` is not a boolean.
+
+    Example:
+        >>> lip.normalizers.set_swap_memory(False)
+        >>> lip.normalizers.SWAP_MEMORY  # what it was
+        True
     """
     _check_boolean(value)
 
@@ -75,18 +85,31 @@ def reshaped_kernel_orthogonalization(
         kernel: tensor (..., outputs); flattened to (everything else, outputs).
         u: start vector (1, outputs) of the power iteration that refreshes it, or `None`.
         adjustment_coef: factor of the result.
-        eps_spectral: see `Spectral`.
-        eps_bjorck: likewise; `None` only divides by the bound of the norm.
-        beta: likewise, `beta_bjorck`.
-        maxiter_spectral: likewise; also the iterations that refresh `u`.
-        maxiter_bjorck: likewise.
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
+            the norm is divided out: positive, 1e-3 by default.
+        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
+            only divides by the bound of the norm.
+        beta: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
+            `eps_bjorck=None`.
+        maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
+            default; also of the iterations that refresh `u`.
+        maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
 
     Returns:
         `(wbar, u, sigma)`: the kernel, of norm at most `adjustment_coef` when flattened; the
         refreshed vector (1, outputs); the upper bound of the norm of `kernel`, (1, 1).
 
     Raises:
+        TypeError: a parameter that is not a number, or not an integer where one is asked for.
         ValueError: a parameter outside its range.
+
+    Example:
+        >>> kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 4))
+        >>> wbar, u, sigma = lip.normalizers.reshaped_kernel_orthogonalization(kernel, None, 0.5)
+        >>> print(np.linalg.svd(np.reshape(wbar, (-1, 4)), compute_uv=False).round(3))
+        [0.5 0.5 0.5 0.5]
+        >>> bool(np.linalg.norm(kernel.reshape(-1, 4), 2) <= sigma[0, 0])  # an upper bound
+        True
     """
     parameters = Spectral(eps_spectral, eps_bjorck, beta, maxiter_spectral, maxiter_bjorck)
     kernel = at_least_float32(ops.convert_to_tensor(kernel))
@@ -111,7 +134,14 @@ def spectral_normalization(
         vector, and the bound (1, 1). deel-lip divides by an estimate plus `eps`.
 
     Raises:
+        TypeError: a parameter that is not a number, or not an integer where one is asked for.
         ValueError: `eps` is not positive, or `maxiter` is not.
+
+    Example:
+        >>> kernel = np.random.default_rng(0).normal(size=(6, 3))
+        >>> normalized, u, sigma = lip.normalizers.spectral_normalization(kernel)
+        >>> bool(np.linalg.norm(kernel, 2) <= sigma[0, 0]), bool(np.linalg.norm(normalized, 2) <= 1)
+        (True, True)
     """
     parameters = Spectral(eps, None, None, maxiter)
     kernel = at_least_float32(ops.convert_to_tensor(kernel))
@@ -145,12 +175,24 @@ def bjorck_normalization(
 
     Args:
         w: tensor (rows, columns).
-        eps: how far from 1 the singular values may end.
-        beta: in ]0, 1/2]; another value than 1/2 asks for exactly Björck's steps.
-        maxiter: largest number of steps.
+        eps: how far from 1 the singular values may end: positive, 1e-3 by default.
+        beta: in ]0, 1/2], 1/2 by default; another value asks for exactly Björck's steps.
+        maxiter: largest number of steps, at least 1, 15 by default.
+
+    Returns:
+        A tensor (rows, columns) of norm at most 1. Its singular values are within `eps` of 1 where
+        the smallest one of `w` is at least 1e-4 of the largest.
 
     Raises:
+        TypeError: a parameter that is not a number, or not an integer where one is asked for.
         ValueError: a parameter outside its range.
+
+    Example:
+        >>> w = np.random.default_rng(0).normal(scale=50.0, size=(5, 5))
+        >>> orthogonal = lip.normalizers.bjorck_normalization(w, eps=1e-6, maxiter=30)
+        >>> u, _, vt = np.linalg.svd(w)
+        >>> np.allclose(orthogonal, u @ vt, atol=1e-4)  # the orthogonal matrix nearest to w
+        True
     """
     return Spectral(eps_bjorck=eps, beta_bjorck=beta, maxiter_bjorck=maxiter).project(
         ops.convert_to_tensor(w)
@@ -173,6 +215,14 @@ def get_conv_operators(
 
     Returns:
         `(linear_op, adjoint_op)`, functions of a batch of one image, channels last.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> kernel = rng.normal(size=(3, 3, 2, 4)).astype("float32")
+        >>> forward, adjoint = lip.normalizers.get_conv_operators(kernel, (1, 6, 6, 2), stride=2)
+        >>> x, y = (rng.normal(size=s).astype("float32") for s in ((1, 6, 6, 2), (1, 3, 3, 4)))
+        >>> np.isclose(np.sum(forward(x) * y), np.sum(x * adjoint(y)), rtol=1e-4).item()  # <Ax, y>
+        True
     """
     kernel = ops.convert_to_tensor(kernel)
     channels = kernel.shape[2]
@@ -226,14 +276,27 @@ def spectral_normalization_conv(
         kernel: tensor (rows, columns, channels, filters).
         u: start image (1, rows, columns, channels); an output where `conv_first` is false. deel-lip
             adds noise to it; a start that is not exactly orthogonal to the answer needs none.
-        stride: see `get_conv_operators`.
-        conv_first: likewise.
-        pad_func: likewise.
+        stride: of the convolution, the same along both axes; 1 by default.
+        conv_first: whether `u` is an input of the convolution (the default), or else an output of
+            it.
+        pad_func: pads a batch of images, by zeros or copies of pixels; `None`, the default, is zero
+            padding "same".
         eps: stops when `u` moves by less; negative returns `(kernel, u, 1.0)`.
         maxiter: largest number of iterations.
 
     Returns:
         `(kernel / (sigma + eps), u, sigma)`, `sigma` a scalar tensor, differentiable in `kernel`.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> kernel = rng.normal(size=(3, 3, 2, 4)).astype("float32")
+        >>> u = rng.normal(size=(1, 8, 8, 2)).astype("float32")
+        >>> kernel, u, _ = lip.normalizers.spectral_normalization_conv(kernel, u, maxiter=50)
+        >>> conv = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)
+        >>> conv.build((None, 8, 8, 2))
+        >>> conv.set_weights([kernel])
+        >>> round(lip.bounds.lipschitz_bound(conv).value, 1)  # near 1, and no guarantee
+        1.0
     """
     if eps < 0:
         return kernel, u, 1.0

@@ -30,8 +30,19 @@ def padding_amounts(
         stride: along this axis.
         padding: one of `PADDINGS`, or `"causal"`.
 
+    Returns:
+        `(before, after)`, two numbers of elements.
+
     Raises:
         ValueError: `size` is None with `"same"`.
+
+    Example:
+        >>> for padding in ("valid", "same", "causal", "circular"):
+        ...     print(lip.normalizers.padding_amounts(8, 4, 1, padding), padding)
+        (0, 0) valid
+        (1, 2) same
+        (3, 0) causal
+        (1, 2) circular
     """
     if padding == "valid":
         return 0, 0
@@ -59,6 +70,15 @@ def padded_indices(size, before: int, after: int, mode: str, xp=np):
 
     Returns:
         An array (or tensor) of `before + size + after` integers.
+
+    Example:
+        >>> for mode in ("circular", "symmetric", "reflect", "replicate", "zeros"):
+        ...     print(lip.normalizers.padded_indices(4, 2, 2, mode), mode)
+        [2 3 0 1 2 3 0 1] circular
+        [1 0 0 1 2 3 3 2] symmetric
+        [2 1 0 1 2 3 2 1] reflect
+        [0 0 0 1 2 3 3 3] replicate
+        [-1 -1  0  1  2  3 -1 -1] zeros
     """
     index = xp.arange(-before, size + after)
     if mode == "circular":
@@ -86,6 +106,17 @@ def max_duplication(size: int | None, kernel_size: int, stride: int, padding: st
         kernel_size: length of the kernel on this axis.
         stride: step of the patches on this axis.
         padding: one of `PADDINGS`, or `"causal"`.
+
+    Returns:
+        The number `m` of this axis: the norm of the operation is at most the square root of the
+        product over the axes, times the norm of the flattened kernel.
+
+    Example:
+        >>> for stride, padding in ((1, "same"), (2, "same"), (1, "replicate")):
+        ...     print(lip.normalizers.max_duplication(8, 5, stride, padding), padding)
+        5 same
+        3 same
+        6 replicate
     """
     if size is None:
         # Beyond twice the reach of a patch the two borders no longer meet: the counts then depend
@@ -110,6 +141,15 @@ def transposed_max_duplication(size: int | None, kernel_size: int, stride: int) 
         size: length of the input's axis; None where it is not known.
         kernel_size: of the kernel along this axis.
         stride: along this axis.
+
+    Returns:
+        The largest number of inputs that one output element receives from.
+
+    Example:
+        >>> lip.normalizers.transposed_max_duplication(8, 3, 2)  # two inputs reach one output
+        2
+        >>> lip.normalizers.transposed_max_duplication(1, 3, 1)  # there is only one
+        1
     """
     reach = -(-kernel_size // stride)
     return reach if size is None else min(reach, size)

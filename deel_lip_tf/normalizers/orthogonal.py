@@ -58,6 +58,13 @@ def polar_factor(matrix, cubics: tuple):
 
     Returns:
         A tensor of the same shape; the gradient is that of these very operations.
+
+    Example:
+        >>> matrix = np.random.default_rng(0).normal(size=(5, 3))
+        >>> factor = lip.normalizers.polar_factor(matrix, cubics=((1.5, -0.5),) * 20)
+        >>> u, _, vt = np.linalg.svd(matrix, full_matrices=False)
+        >>> np.allclose(factor, u @ vt, atol=1e-6)
+        True
     """
     rows, columns = matrix.shape[-2:]
     if rows < columns:

@@ -24,18 +24,31 @@ class Spectral:
     """Largest singular value at most 1, and, unless switched off, all of them equal to 1.
 
     Attributes:
-        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where
-            only the norm is divided out.
-        eps_bjorck: how far from 1 the singular values may end; `None` leaves the kernel divided by
-            the bound of its norm. Reached when the smallest singular value is at least 1e-4 of the
-            largest; nearer to a singular kernel the norm is still at most 1.
-        beta_bjorck: in ]0, 1/2], step of Björck's iteration; `None` as `eps_bjorck=None`.
-        maxiter_spectral: largest number of squarings for the bound of the norm.
-        maxiter_bjorck: largest number of orthogonalisation steps.
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
+            the norm is divided out: positive, 1e-3 by default.
+        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
+            leaves the kernel divided by the bound of its norm. Reached when the smallest singular
+            value is at least 1e-4 of the largest; nearer to a singular kernel the norm is still at
+            most 1.
+        beta_bjorck: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
+            `eps_bjorck=None`.
+        maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
+            default.
+        maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
 
     Raises:
         TypeError: an argument is not a number, or not an integer where one is asked for.
         ValueError: an argument outside its range.
+
+    Example:
+        >>> matrix = np.random.default_rng(0).normal(size=(6, 3))
+        >>> orthogonal = lip.normalizers.Spectral().project(matrix)
+        >>> print(np.linalg.svd(orthogonal, compute_uv=False).round(3))
+        [1. 1. 1.]
+        >>> bounded = lip.normalizers.Spectral(eps_bjorck=None).project(matrix)
+        >>> values = np.linalg.svd(bounded, compute_uv=False)
+        >>> bool(values.max() <= 1), bool(values.min() < 0.9)  # only the norm is divided out
+        (True, True)
     """
 
     eps_spectral: float = DEFAULT_EPS_SPECTRAL
@@ -101,7 +114,16 @@ class Frobenius:
     `sqrt(outputs)`-Lipschitz. A zero column stays zero.
 
     Attributes:
-        disjoint_neurons: norms of the columns, or of the matrix.
+        disjoint_neurons: norms of the columns (True, the default), or of the matrix.
+
+    Example:
+        >>> matrix = np.array([[3.0, 0.0], [4.0, 2.0]])
+        >>> print(np.round(lip.normalizers.Frobenius().project(matrix), 4))  # columns of norm 1
+        [[0.6 0. ]
+         [0.8 1. ]]
+        >>> whole = lip.normalizers.Frobenius(disjoint_neurons=False).project(matrix)
+        >>> round(float(np.linalg.norm(whole)), 4)
+        1.0
     """
 
     disjoint_neurons: bool = True
@@ -119,7 +141,14 @@ class Frobenius:
 
 @dataclass(frozen=True)
 class UnitFrobenius:
-    """Frobenius norm 1 of the whole matrix, hence largest singular value at most 1."""
+    """Frobenius norm 1 of the whole matrix, hence largest singular value at most 1.
+
+    Example:
+        >>> projected = lip.normalizers.UnitFrobenius().project(np.array([[3.0, 0.0], [0.0, 4.0]]))
+        >>> print(np.round(projected, 4))
+        [[0.6 0. ]
+         [0.  0.8]]
+    """
 
     is_retracting = False
 
@@ -154,6 +183,13 @@ def flatten_kernel(kernel):
 
     Args:
         kernel: tensor (*sizes, inputs, outputs).
+
+    Returns:
+        A tensor (everything else, outputs) with the same entries in the same order.
+
+    Example:
+        >>> tuple(lip.normalizers.flatten_kernel(np.zeros((3, 3, 2, 8))).shape)  # (patch, outputs)
+        (18, 8)
     """
     return ops.reshape(kernel, (-1, kernel.shape[-1]))
 
@@ -175,9 +211,20 @@ def check_lipschitz_factor(k, name: str = "k_coef_lip") -> float:
         k: the factor.
         name: of the argument, for the message.
 
+    Returns:
+        The factor, a positive finite Python float.
+
     Raises:
         TypeError: not a number.
         ValueError: not positive or not finite.
+
+    Example:
+        >>> lip.normalizers.check_lipschitz_factor(2)
+        2.0
+        >>> lip.normalizers.check_lipschitz_factor(-1.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: `k_coef_lip` must be positive and finite. Received: k_coef_lip=-1.0.
     """
     try:
         value = float(k)

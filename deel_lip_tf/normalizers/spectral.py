@@ -33,11 +33,20 @@ def spectral_norm_bound(matrix, squarings: int):
     small, which power iteration always is.
 
     Args:
-        matrix: tensor (..., rows, columns) with entries that can be squared (see `unit_scale`).
+        matrix: tensor (..., rows, columns) with entries whose squares do not overflow.
         squarings: `t`, how many times the Gram matrix is squared.
 
     Returns:
         A tensor (...), a scalar for one matrix, differentiable in `matrix`; 0 for the zero matrix.
+
+    Example:
+        >>> matrix = np.diag([1.0, 0.9, 0.8])
+        >>> for squarings in (0, 2, 4, 6):  # decreases to the norm, and never below
+        ...     print(round(float(lip.normalizers.spectral_norm_bound(matrix, squarings)), 4))
+        1.1989
+        1.0122
+        1.0
+        1.0
 
     Source: Delattre et al., 2023, arXiv:2305.16173.
     """
@@ -77,6 +86,15 @@ def power_iteration(matrix, u=None, eps: float = 1e-3, maxiter: int = 10):
 
     Returns:
         `(sigma, u)`: the estimate, a scalar tensor, and the last vector (1, columns).
+
+    Example:
+        >>> matrix = np.diag([3.0, 2.0, 1.0])
+        >>> for maxiter in (1, 3, 20):  # from below
+        ...     sigma, u = lip.normalizers.power_iteration(matrix, eps=1e-6, maxiter=maxiter)
+        ...     print(round(float(sigma), 4))
+        2.8464
+        2.9936
+        3.0
     """
     transposed = ops.transpose(matrix)
 

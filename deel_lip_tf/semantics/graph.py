@@ -51,7 +51,7 @@ class Call:
         operation: what is called.
         prefix: names of the nested models around it, each with a slash.
         args: positional arguments, with a `Value` for each tensor.
-        kwargs: likewise.
+        kwargs: keyword arguments, with a `Value` for each tensor.
         inputs: the tensors among the arguments, in order.
         outputs: the results, flattened.
         refusal: why the call does not compute what its operation computes at inference in real

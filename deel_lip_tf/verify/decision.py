@@ -41,6 +41,18 @@ class Decision:
         witness: that input, of the model's input shape and type, or `None`.
         outputs: what the model returns for it, or `None`.
         seconds: time spent.
+
+    Example:
+        >>> import os, tempfile
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> path = os.path.join(tempfile.mkdtemp(), "question.vnnlib")
+        >>> lip.verify.to_vnnlib(path, model, np.array([0.75, 0.25]), label=0, eps=0.4)
+        >>> decision = lip.verify.decide(model, lip.verify.read_vnnlib(path))
+        >>> decision.status, decision.witness.shape
+        ('sat', (2,))
+        >>> bool(decision.outputs[1] >= decision.outputs[0])  # what the model gives for the witness
+        True
     """
 
     status: str
@@ -63,13 +75,28 @@ def decide(
     Args:
         model: a Keras model with one input and one output.
         property: as many inputs and outputs as the model has entries.
-        time_limit: seconds, or `None` for none.
-        seed: of the search.
+        time_limit: seconds, 60 by default, or `None` for none.
+        seed: of the search, 0 by default.
+
+    Returns:
+        A `Decision`: "unsat" is a proof that no input satisfies the property, "sat" comes with one
+        that does, "unknown" is neither.
 
     Raises:
         TypeError: not a Keras model.
         ValueError: layers without a relaxation (all are named), other numbers of inputs or outputs,
             or a property of probabilities that is not about their order.
+
+    Example:
+        >>> import os, tempfile
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> path = os.path.join(tempfile.mkdtemp(), "question.vnnlib")
+        >>> for eps in (0.2, 0.3):  # the gap of 0.5 changes by at most 2 eps
+        ...     lip.verify.to_vnnlib(path, model, np.array([0.75, 0.25]), label=0, eps=eps)
+        ...     print(lip.verify.decide(model, lip.verify.read_vnnlib(path)).status)
+        unsat
+        sat
     """
     start = time.monotonic()
     program = program_of(model)

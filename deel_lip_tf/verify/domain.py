@@ -22,6 +22,13 @@ class Domain:
         radius: (n,) float64 of the ball that the box is cut out of; 0 for a box.
         norm: "l2" or "l1" where the set is the box cut out of that ball, "linf" where it is a ball
             in that norm (the box alone, then, says all), `None` for a box.
+
+    Example:
+        >>> domain = lip.verify.ball([[0.5, 0.9], [0.5, 0.5]], eps=0.2, norm="l2")
+        >>> len(domain), domain.norm, domain.radius.tolist()
+        (2, 'l2', [0.2, 0.2])
+        >>> print(domain.lower[0].round(4), domain.upper[0].round(4))  # cut to the range [0, 1]
+        [0.3 0.7] [0.7 1. ]
     """
 
     lower: np.ndarray
@@ -81,9 +88,17 @@ def box(lower, upper, center=None) -> Domain:
         upper: (n, *shape), nowhere below `lower`.
         center: (n, *shape), points inside; the middle by default.
 
+    Returns:
+        The domain, one box for each sample, in float64.
+
     Raises:
         ValueError: shapes that differ, values that are not finite, an inverted box, or a center
             outside.
+
+    Example:
+        >>> domain = lip.verify.box([[0.0, 1.0]], [[0.5, 1.0]])  # the second feature is fixed
+        >>> print(domain.center)
+        [[0.25 1.  ]]
     """
     lower, upper = _real("lower", lower), _real("upper", upper)
     if lower.shape != upper.shape:
@@ -122,6 +137,11 @@ def ball(x, eps, norm: str = "linf", clip: tuple | None = (0.0, 1.0)) -> Domain:
     Raises:
         ValueError: a value that is not finite, a negative `eps`, an unknown norm, an inverted
             range, or `x` outside the range.
+
+    Example:
+        >>> domain = lip.verify.ball([[0.5, 0.9]], eps=0.2)
+        >>> print(domain.lower.round(4), domain.upper.round(4))  # cut to the range [0, 1]
+        [[0.3 0.7]] [[0.7 1. ]]
     """
     x = _real("x", x)
     if norm not in NORMS:

@@ -37,6 +37,15 @@ class Curves:
             prove more.
         seconds: by method, (k,) time for all samples.
         samples: their number.
+
+    Example:
+        >>> from deel_lip_tf.verify.figures import Curves
+        >>> shares = {"crown": np.array([1.0, 0.5])}
+        >>> seconds = {"crown": np.array([0.1, 0.1])}
+        >>> print(Curves(np.array([0.1, 0.2]), shares, np.array([1.0, 0.75]), seconds, samples=4))
+        4 samples, %                  0.1      0.2
+        crown                       100.0     50.0
+        attack finds nothing        100.0     75.0
     """
 
     epsilons: np.ndarray
@@ -69,17 +78,35 @@ def verified_curves(
     """How many samples each method proves at each radius, and what an attack leaves.
 
     Args:
-        model: as in `robustness`.
-        x: likewise.
-        y: likewise.
-        epsilons: radii.
-        methods: those of `robustness`.
-        norm: as in `robustness`.
-        clip: likewise.
+        model: a Sequential or functional model with one input and an output of shape
+            (batch, classes), or (batch, 1) for the classes 0 and 1.
+        x: (n, *shape) finite samples, of the model's input shape, in the units of the radius.
+        y: labels: integers (n,) or (n, 1), one-hot rows, or `None`, the default, for what the model
+            predicts.
+        epsilons: radii, not negative, in the units of `x`.
+        methods: names of `verify.METHODS`, "auto" or "branch-and-bound": one curve for each.
+        norm: "linf", the default, "l2" or "l1", of the flattened difference.
+        clip: smallest and largest value of the data, (0, 1) by default, or `None`; balls are cut to
+            it.
         time_limit: of a method that takes its time, such as "auto", for all samples at one radius.
 
+    Returns:
+        The `Curves`: `print` them, or hand them to `curve_figure`.
+
     Raises:
-        TypeError, ValueError: as in `robustness`, or no radius.
+        TypeError: `model` is not a Keras model.
+        ValueError: no radius, an argument out of its range, or a model with several inputs or with
+            layers that have no rule: all of them are named.
+
+    Example:
+        >>> from deel_lip_tf.verify.figures import verified_curves
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> x = np.array([[0.9, 0.1], [0.6, 0.4]])  # gaps 0.8 and 0.2
+        >>> print(verified_curves(model, x, epsilons=(0.05, 0.2, 0.45), methods=("crown",)))
+        2 samples, %                 0.05      0.2     0.45
+        crown                       100.0     50.0      0.0
+        attack finds nothing        100.0     50.0      0.0
     """
     radii = np.unique(np.asarray(epsilons, np.float64))
     if not radii.size:
@@ -128,7 +155,26 @@ def _ceiling(model, x, labels, right, radii, norm, clip) -> np.ndarray:
 
 
 def curve_figure(curves: Curves):
-    """The curves of `verified_curves`, as a matplotlib `Figure`."""
+    """The curves of `verified_curves`, as a matplotlib `Figure`.
+
+    Args:
+        curves: what `verified_curves` returned.
+
+    Returns:
+        A figure of one line for each method, under the dashed one that the attack leaves.
+
+    Raises:
+        ImportError: without the package `matplotlib`.
+
+    Example:
+        >>> from deel_lip_tf.verify.figures import curve_figure, verified_curves
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> curves = verified_curves(model, [[0.9, 0.1]], epsilons=(0.1, 0.5), methods=("crown",))
+        >>> figure = curve_figure(curves)
+        >>> [line.get_label() for line in figure.axes[0].lines]
+        ['left by the attack', 'proven by crown']
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -163,7 +209,14 @@ def status_figure(images, statuses, epsilons: Sequence[float] | None = None, lab
         A matplotlib `Figure`.
 
     Raises:
+        ImportError: without the package `matplotlib`.
         ValueError: shapes that do not fit, or an unknown status.
+
+    Example:
+        >>> from deel_lip_tf.verify.figures import status_figure
+        >>> figure = status_figure(np.zeros((3, 8, 8)), ["robust", "unknown", "falsified"])
+        >>> len(figure.axes)  # one for each image
+        3
     """
     from matplotlib.figure import Figure
 

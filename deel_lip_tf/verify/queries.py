@@ -25,10 +25,18 @@ class Bounds:
 
     Attributes:
         lower: (n, functions) float64; (n, *output shape) where the outputs themselves are bounded.
-        upper: likewise.
+        upper: as many upper bounds, of the same shape: nowhere below `lower`.
         layers: by name, "model/layer" inside a nested model, `(lower, upper)` of the output of a
             layer, (n, *shape); of its last call where it is called more than once. `None` where it
             was not asked for.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity", name="dense")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> domain = lip.verify.box([[0.25, 1.0]], [[0.5, 2.0]])
+        >>> answer = lip.verify.bounds(model, domain, per_layer=True)
+        >>> print(answer.lower.round(4), answer.upper.round(4), list(answer.layers))
+        [[0.25 1.  ]] [[0.5 2. ]] ['dense']
     """
 
     lower: np.ndarray
@@ -62,10 +70,25 @@ def bounds(
             "branch-and-bound".
         time_limit: seconds of branch and bound; by default one for each sample, at most 60.
 
+    Returns:
+        A `Bounds`, float64, of the layers too where it was asked for: every value that the exact
+        function takes on the domain lies between `lower` and `upper`.
+
     Raises:
         TypeError: `model` is not a Keras model.
         ValueError: shapes that do not fit, an unknown method, a time limit that is not positive, or
             a model without a rule.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, "relu", kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> domain = lip.verify.box([[0.5, 1.0]], [[0.75, 2.0]])
+        >>> answer = lip.verify.bounds(model, domain)
+        >>> print(answer.lower.round(4), answer.upper.round(4))
+        [[0.5 1. ]] [[0.75 2.  ]]
+        >>> gap = lip.verify.bounds(model, domain, outputs=[[-1.0, 1.0]])
+        >>> print(gap.lower.round(4))  # of the second output less the first
+        [[0.25]]
     """
     check_choice("method", method, (*METHODS, BRANCHING))
     check_time_limit(time_limit)
@@ -135,18 +158,32 @@ def certified_radius(
     farthest corner, which is the largest radius there is.
 
     Args:
-        model: as in `robustness`.
-        x: likewise.
-        y: likewise.
-        norm: likewise.
-        clip: likewise.
+        model: a Sequential or functional model with one input and an output of shape
+            (batch, classes), or (batch, 1) for the classes 0 and 1.
+        x: (n, *shape) finite samples, of the model's input shape, in the units of the radius.
+        y: labels: integers (n,) or (n, 1), one-hot rows, or `None`, the default, for what the model
+            predicts.
+        norm: "linf", the default, "l2" or "l1", of the flattened difference.
+        clip: smallest and largest value of the data, (0, 1) by default, or `None`; balls are cut to
+            it.
         method: "auto" for its methods up to "crown", or one of `METHODS`.
 
     Returns:
         (n,) float64; 0 where the label is not proven at the sample itself.
 
     Raises:
-        TypeError, ValueError: as in `robustness`.
+        TypeError: `model` is not a Keras model.
+        ValueError: an argument out of its range, or a model with several inputs or with layers that
+            have no rule: all of them are named.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> x = np.array([[0.8, 0.4]])  # a gap of 0.4, which changes by 2 eps
+        >>> print(lip.verify.certified_radius(model, x).round(3))
+        [0.2]
+        >>> print(lip.verify.certified_radius(model, x, norm="l2").round(3))  # 0.4 / sqrt(2)
+        [0.283]
     """
     check_choice("method", method, ("auto", *METHODS))
     at_samples = ball(x, 0.0, norm, clip)

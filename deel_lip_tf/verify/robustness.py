@@ -50,6 +50,16 @@ class Robustness:
         method: (n,) what decided: a name of `METHODS`, "branch-and-bound", "prediction" where the
             center itself is given another label, "attack"; "" where unknown.
         seconds: (n,) from the question to the decision, or to the end.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> x = np.array([[0.9, 0.1], [0.6, 0.5]])
+        >>> answer = lip.verify.robustness(model, x, [0, 0], eps=0.2)
+        >>> print(answer.status, answer.margin.round(4)[0])  # the gap 0.8, less 2 * 0.2
+        ['robust' 'falsified'] 0.4
+        >>> print(np.argmax(model(answer.witness[1:]), axis=1))  # another label, within 0.2
+        [1]
     """
 
     status: np.ndarray
@@ -121,10 +131,23 @@ def robustness(
             Without one, branch and bound takes at most a second for each sample that is undecided
             when it begins, and a minute in all.
 
+    Returns:
+        A `Robustness` of n answers: status, proven margin, witness, method and seconds of each.
+
     Raises:
         TypeError: `model` is not a Keras model.
         ValueError: an argument out of its range (each message says which and why), or a model with
             several inputs or with layers that have no rule: all of them are named.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> x = np.array([[0.75, 0.25]])  # a gap of 0.5, which changes by at most 2 eps
+        >>> for eps in (0.2, 0.3):
+        ...     answer = lip.verify.robustness(model, x, [0], eps=eps)
+        ...     print(answer.status[0], answer.method[0], answer.margin[0].round(4))
+        robust crown-ibp 0.1
+        falsified attack -0.1
     """
     return prove(model, ball(x, eps, norm, clip), y, method, time_limit)
 
@@ -139,15 +162,28 @@ def prove(
     """As `robustness`, on any domain: the label `y`, or what the model predicts at the centers.
 
     Args:
-        model: as for `robustness`.
-        domain: of `box` or `ball`.
+        model: a Sequential or functional model with one input and an output of shape
+            (batch, classes), or (batch, 1) for the classes 0 and 1.
+        domain: n sets of inputs, by `box` or `ball`.
         y: labels: classes (n,) or (n, 1), rows (n, classes) whose largest entry is the class's, or
             `None` for what the model predicts. One output: 0 and 1, or -1 and 1.
         method: "auto", or a name of `METHODS` or "branch-and-bound" for that one alone.
         time_limit: seconds after which nothing further begins.
 
+    Returns:
+        A `Robustness` of n answers: status, proven margin, witness, method and seconds of each.
+
     Raises:
-        TypeError, ValueError: as `robustness`.
+        TypeError: `model` is not a Keras model.
+        ValueError: an argument out of its range (each message says which and why), or a model with
+            several inputs or with layers that have no rule: all of them are named.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> domain = lip.verify.box([[0.6, 0.0], [0.4, 0.0]], [[1.0, 0.5], [1.0, 0.5]])
+        >>> print(lip.verify.prove(model, domain, [0, 0]).status)  # in the second box they overlap
+        ['robust' 'falsified']
     """
     started = time.perf_counter()
     check_choice("method", method, ("auto", *METHODS, BRANCHING))

@@ -104,7 +104,7 @@ def test_every_ceiling_is_above_a_glance():
 ROOMS = (
     *("activations", "bounds", "callbacks", "certificate_metrics", "certificates"),
     *("compute_layer_sv", "constraints", "initializers", "layers", "losses", "metrics", "model"),
-    *("normalizers", "regularizers", "utils", "verify"),
+    *("normalizers", "regularizers", "utils", "verify", "verify.decomon", "verify.figures"),
 )
 
 
@@ -116,7 +116,7 @@ def public_objects():
         own = [name for name, one in vars(module).items() if _is_from(one, module)]
         for name in getattr(module, "__all__", own):
             one = getattr(module, name)
-            if not name.startswith("_") and (inspect.isclass(one) or inspect.isfunction(one)):
+            if not name.startswith("_") and callable(one):
                 found.setdefault(one, f"{room}.{name}")
     return {name: one for one, name in found.items()}
 
@@ -141,3 +141,40 @@ def test_every_public_object_says_what_its_arguments_are():
         if has_arguments(one) and not re.search(r"^\s*(Args|Attributes):$", one.__doc__, re.M)
     ]
     assert undocumented + silent == []
+
+
+def entries_of(docstring):
+    """What is said of each argument and attribute, by name."""
+    found = {}
+    for section in re.findall(r"^(?:Args|Attributes):\n((?: +.*\n?)+)", docstring, re.M):
+        entries = re.findall(r"^    (\S+): (.*(?:\n     .*)*)", section, re.M)
+        found.update({name: " ".join(text.split()) for name, text in entries})
+    return found
+
+
+POINTS_ELSEWHERE = re.compile(r"\blikewise\b|\bas in\b|^(see|as|as for) `", re.I)
+
+
+def test_what_is_said_of_an_argument_stands_there():
+    """Whoever reads one docstring need not look for the meaning of an argument in another."""
+    elsewhere = [
+        f"{name}({argument}: {text})"
+        for name, one in public_objects().items()
+        for argument, text in entries_of(inspect.getdoc(one)).items()
+        if POINTS_ELSEWHERE.search(text)
+    ]
+    assert elsewhere == []
+
+
+@pytest.mark.parametrize(
+    "text", ["likewise.", "of `f`, likewise; 0 by default.", "as in `keras.Model`.", "see `f`."]
+)
+def test_an_argument_explained_elsewhere_is_found(text):
+    entries = entries_of(f"A function.\n\nArgs:\n    x: a number.\n    y: {text}\n\nReturns:\n")
+    assert list(entries) == ["x", "y"]
+    assert POINTS_ELSEWHERE.search(entries["y"]) and not POINTS_ELSEWHERE.search(entries["x"])
+
+
+def test_every_public_object_has_an_example():
+    """`test_docstring_examples.py` runs them."""
+    assert [name for name, one in public_objects().items() if ">>> " not in one.__doc__] == []

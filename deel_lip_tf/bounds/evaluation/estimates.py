@@ -37,7 +37,7 @@ def jacobian_estimate(exact: ExactModel, model: keras.Model, x: np.ndarray, step
 def attack_estimate(exact: ExactModel, model: keras.Model, x: np.ndarray, steps: int) -> float:
     """The largest quotient of pairs that are driven apart, at several distances.
 
-    Arguments and result as in `jacobian_estimate`; both points of a pair move.
+    Both points of a pair move. What is given and returned is that of `jacobian_estimate`.
     """
     return max(
         _largest_quotient(exact, *_driven_apart(model, x, steps // 6, radius, seed))

@@ -32,6 +32,15 @@ def from_onnx(model) -> keras.Model:
         ValueError: a file that is no ONNX model, several inputs or outputs, an unknown shape,
             operators that are not supported (all are named), or an operator with arguments that
             are not (it is named).
+
+    Example:
+        >>> import os, tempfile
+        >>> model = lip.Sequential([keras.Input((4,)), lip.layers.SpectralDense(2)])
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
+        >>> lip.verify.to_onnx(model, path)
+        >>> loaded = lip.verify.from_onnx(path)
+        >>> np.allclose(loaded(np.eye(4)), model(np.eye(4)), atol=1e-6)
+        True
     """
     graph = read(model, {*OPERATORS, "Constant"})
     inputs = keras.Input(graph.shape, dtype=graph.dtype, name="input")

@@ -43,6 +43,16 @@ def to_onnx(model: keras.Model, path: str | Path, drop_softmax: bool = False) ->
         ImportError: without the package `onnx`.
         ValueError: a model of another kind, or layers that cannot be written: all are named. For
             those, `model.export(path, format="onnx")` of Keras may do, with the package `tf2onnx`.
+
+    Example:
+        >>> import os, tempfile
+        >>> layers = [lip.layers.SpectralDense(2), keras.layers.Activation("softmax")]
+        >>> model = keras.Sequential([keras.Input((4,)), *layers])
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
+        >>> lip.verify.to_onnx(model, path, drop_softmax=True)
+        >>> logits = lip.verify.from_onnx(path)(np.eye(4))
+        >>> np.allclose(keras.ops.softmax(logits), model(np.eye(4)), atol=1e-6)
+        True
     """
     import onnx
 

@@ -35,6 +35,17 @@ def from_saved_model(path: str | Path, signature: str = "serving_default") -> ke
         ValueError: a folder that holds no SavedModel, no such signature, several inputs or
             outputs, an unknown shape, operators that are not supported (all are named), or
             arguments that are not.
+
+    Example:
+        >>> import tempfile
+        >>> model = lip.Sequential([keras.Input((4,)), lip.layers.SpectralDense(2)])
+        >>> folder = tempfile.mkdtemp()
+        >>> model.export(folder, verbose=False)
+        >>> loaded = lip.verify.from_saved_model(folder)
+        >>> np.allclose(loaded(np.eye(4)), model(np.eye(4)), atol=1e-6)
+        True
+        >>> lip.bounds.lipschitz_bound(loaded).value <= 1 + 1e-6
+        True
     """
     graph = with_activations_recognized(read(path, signature))
     graph.raise_for_unknown(set(OPERATORS))

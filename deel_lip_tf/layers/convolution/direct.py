@@ -63,21 +63,26 @@ class SpectralConv2D(_ConstrainedConv2D):
     that `activation` is 1-Lipschitz.
 
     Args:
-        filters: number of channels of the output.
+        filters: number of channels of the output, at least 1.
         kernel_size: an integer or a pair.
-        strides: an integer or a pair.
-        padding: `"same"` or `"valid"` as in Keras, or `"circular"`, `"symmetric"`, `"reflect"`,
-            `"replicate"`, which extend the image by `(k - 1) // 2` pixels in front and `k // 2`
-            behind, so that stride 1 keeps its size.
-        activation: as in `keras.layers.Conv2D`; a layer such as `GroupSort2()` is fine.
-        use_bias: whether to add a bias.
+        strides: an integer or a pair; 1 by default.
+        padding: `"same"` (the default) or `"valid"`, with zeros or none, or `"circular"`,
+            `"symmetric"`, `"reflect"`, `"replicate"`, which extend the image by `(k - 1) // 2`
+            pixels in front and `k // 2` behind, so that stride 1 keeps its size.
+        activation: a function, a name such as "relu", a layer such as `GroupSort2()`, or `None`,
+            the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
+        use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
-        k_coef_lip: the Lipschitz constant, 1 by default.
-        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
-        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
-        beta_bjorck: likewise.
-        maxiter_spectral: likewise.
-        maxiter_bjorck: likewise.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
+            the norm is divided out: positive, 1e-3 by default.
+        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
+            divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
+            `eps_bjorck=None`.
+        maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
+            default.
+        maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
         *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv2D`, except dilation, groups, LoRA and
             quantization.
@@ -85,8 +90,20 @@ class SpectralConv2D(_ConstrainedConv2D):
     Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`.
 
     Raises:
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
         ValueError: dilation, groups, LoRA, quantization or an unknown padding; an input of a size
             whose bound is larger than the one the layer was built for.
+
+    Example:
+        >>> layer = lip.layers.SpectralConv2D(8, 3, activation=lip.layers.GroupSort2())
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 1, 8, 8, 3))
+        >>> bool(np.linalg.norm(layer(x) - layer(y)) <= np.linalg.norm(x - y))
+        True
+        >>> lip.bounds.lipschitz_bound(layer).value <= 1 + 1e-6
+        True
+        >>> plain = layer.vanilla_export()
+        >>> type(plain).__name__, np.allclose(plain(x), layer(x), atol=1e-5)
+        ('Conv2D', True)
 
     Source: the reshaped kernel of Cisse et al., 2017, arXiv:1704.08847; the count of patches in
     place of the average of Serrurier et al., 2021, arXiv:2006.06520, which is not an upper bound.
@@ -99,23 +116,40 @@ class SpectralConv2D(_ConstrainedConv2D):
 class FrobeniusConv2D(_ConstrainedConv2D):
     """Convolution whose kernel is divided by its Frobenius norm.
 
-    `W = k_coef_lip / sqrt(m) * kernel / ||kernel||_F` with `m` as in `SpectralConv2D`; the layer
-    is `k_coef_lip`-Lipschitz, and usually much less.
+    `W = k_coef_lip / sqrt(m) * kernel / ||kernel||_F` with `m` the largest number of patches that
+    share a pixel; the layer is `k_coef_lip`-Lipschitz for any finite raw kernel, and usually much
+    less, provided that `activation` is 1-Lipschitz.
 
     Args:
-        filters: number of channels of the output.
+        filters: number of channels of the output, at least 1.
         kernel_size: an integer or a pair.
-        strides: an integer or a pair.
-        padding: as in `SpectralConv2D`.
-        activation: as in `keras.layers.Conv2D`.
-        use_bias: whether to add a bias.
+        strides: an integer or a pair; 1 by default.
+        padding: `"same"` (the default) or `"valid"`, with zeros or none, or `"circular"`,
+            `"symmetric"`, `"reflect"`, `"replicate"`, which extend the image by `(k - 1) // 2`
+            pixels in front and `k // 2` behind, so that stride 1 keeps its size.
+        activation: a function, a name such as "relu", a layer such as `GroupSort2()`, or `None`,
+            the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
+        use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
-        k_coef_lip: the Lipschitz constant, 1 by default.
-        *args: as in `SpectralConv2D`.
-        **kwargs: as in `SpectralConv2D`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
+        **kwargs: every other argument of `keras.layers.Conv2D`, except dilation, groups, LoRA and
+            quantization.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`.
 
     Raises:
-        ValueError: as in `SpectralConv2D`.
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
+        ValueError: dilation, groups, LoRA, quantization or an unknown padding; an input of a size
+            whose bound is larger than the one the layer was built for.
+
+    Example:
+        >>> layer = lip.layers.FrobeniusConv2D(4, 3)
+        >>> layer.build((None, 8, 8, 2))
+        >>> round(float(np.linalg.norm(layer.effective_kernel())), 4)  # a pixel lies in 9 patches
+        0.3333
+        >>> lip.bounds.lipschitz_bound(layer).value <= 1 + 1e-6
+        True
     """
 
     parametrization_class = UnitFrobenius
@@ -131,20 +165,28 @@ class SpectralConv1D(_ConstrainedConv1D):
     kernel, provided that `activation` is 1-Lipschitz.
 
     Args:
-        filters: number of channels of the output.
+        filters: number of channels of the output, at least 1.
         kernel_size: an integer.
-        strides: an integer.
-        padding: as in `SpectralConv2D`, or `"causal"`: zeros before the sequence only, so that an
-            output sees nothing later than its own time step.
-        activation: as in `keras.layers.Conv1D`; a layer such as `GroupSort2()` is fine.
-        use_bias: whether to add a bias.
+        strides: an integer; 1 by default.
+        padding: `"same"` (the default) or `"valid"`, with zeros or none, or `"circular"`,
+            `"symmetric"`, `"reflect"`, `"replicate"`, which extend the sequence by `(k - 1) // 2`
+            steps in front and `k // 2` behind, so that stride 1 keeps its length; or `"causal"`:
+            zeros before the sequence only, so that an output sees nothing later than its own time
+            step.
+        activation: a function, a name such as "relu", a layer such as `GroupSort2()`, or `None`,
+            the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
+        use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
-        k_coef_lip: the Lipschitz constant, 1 by default.
-        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
-        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
-        beta_bjorck: likewise.
-        maxiter_spectral: likewise.
-        maxiter_bjorck: likewise.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
+            the norm is divided out: positive, 1e-3 by default.
+        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
+            divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
+            `eps_bjorck=None`.
+        maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
+            default.
+        maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
         *args: the arguments of `keras.layers.Conv1D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv1D`, except dilation, groups, LoRA and
             quantization.
@@ -152,7 +194,19 @@ class SpectralConv1D(_ConstrainedConv1D):
     Input shape: `(batch, steps, channels)`, or channels first by `data_format`.
 
     Raises:
-        ValueError: as in `SpectralConv2D`.
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
+        ValueError: dilation, groups, LoRA, quantization or an unknown padding; an input of a size
+            whose bound is larger than the one the layer was built for.
+
+    Example:
+        >>> layer = lip.layers.SpectralConv1D(4, 3, padding="causal")
+        >>> x = np.random.default_rng(0).normal(size=(1, 8, 2))
+        >>> later = x.copy()
+        >>> later[:, 5:] = 0.0
+        >>> np.allclose(layer(x)[:, :5], layer(later)[:, :5])  # nothing from the future
+        True
+        >>> lip.bounds.lipschitz_bound(layer).value <= 1 + 1e-6
+        True
     """
 
     parametrization_class = Spectral
@@ -170,19 +224,26 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
 
     Args:
         kernel_size: an integer or a pair.
-        strides: an integer, the same along both axes.
-        padding: as in `SpectralConv2D`.
-        depth_multiplier: number of outputs of each channel.
-        activation: as in `keras.layers.DepthwiseConv2D`; a layer such as `GroupSort2()` is fine.
-        use_bias: whether to add a bias.
+        strides: an integer, the same along both axes; 1 by default.
+        padding: `"same"` (the default) or `"valid"`, with zeros or none, or `"circular"`,
+            `"symmetric"`, `"reflect"`, `"replicate"`, which extend the image by `(k - 1) // 2`
+            pixels in front and `k // 2` behind, so that stride 1 keeps its size.
+        depth_multiplier: number of outputs of each channel, at least 1; 1 by default.
+        activation: a function, a name such as "relu", a layer such as `GroupSort2()`, or `None`,
+            the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
+        use_bias: whether to add a bias; True by default.
         depthwise_initializer: of the raw kernel; default
             `SpectralInitializer(depthwise=True)`.
-        k_coef_lip: the Lipschitz constant, 1 by default.
-        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
-        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
-        beta_bjorck: likewise.
-        maxiter_spectral: likewise.
-        maxiter_bjorck: likewise.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
+            the norm is divided out: positive, 1e-3 by default.
+        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
+            divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
+            `eps_bjorck=None`.
+        maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
+            default.
+        maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
         *args: the arguments of `keras.layers.DepthwiseConv2D` after `depth_multiplier`, in their
             order.
         **kwargs: every other argument of `keras.layers.DepthwiseConv2D`, except dilation.
@@ -191,8 +252,16 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
     channel `c * depth_multiplier + i` is the i-th one of channel c.
 
     Raises:
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
         ValueError: dilation, an unknown padding, strides that differ; an input of a size whose
             bound is larger than the one the layer was built for.
+
+    Example:
+        >>> layer = lip.layers.SpectralDepthwiseConv2D(3, depth_multiplier=2)
+        >>> tuple(layer(np.zeros((1, 8, 8, 3))).shape)
+        (1, 8, 8, 6)
+        >>> lip.bounds.lipschitz_bound(layer).value <= 1 + 1e-6
+        True
     """
 
     plain_class = keras.layers.DepthwiseConv2D

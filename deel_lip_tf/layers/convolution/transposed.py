@@ -129,22 +129,27 @@ class SpectralConv2DTranspose(_ConstrainedConv2DTranspose):
     finite raw kernel, provided that `activation` is 1-Lipschitz.
 
     Args:
-        filters: number of channels of the output.
+        filters: number of channels of the output, at least 1.
         kernel_size: an integer or a pair.
-        strides: an integer or a pair.
-        padding: `"same"` or `"valid"` as in Keras, or `"circular"`, `"symmetric"`, `"reflect"`,
+        strides: an integer or a pair; 1 by default.
+        padding: `"same"` (the default) or `"valid"`, or `"circular"`, `"symmetric"`, `"reflect"`,
             `"replicate"`: the adjoint of the convolution of an image of `strides` times the size
             with that padding. What falls beyond the border is added to the pixel that the padding
             would have copied there; for `"circular"` it goes round.
-        activation: as in `keras.layers.Conv2DTranspose`.
-        use_bias: whether to add a bias.
+        activation: a function, a name such as "relu", a layer such as `GroupSort2()`, or `None`,
+            the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
+        use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
-        k_coef_lip: the Lipschitz constant, 1 by default.
-        eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
-        eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
-        beta_bjorck: likewise.
-        maxiter_spectral: likewise.
-        maxiter_bjorck: likewise.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
+            the norm is divided out: positive, 1e-3 by default.
+        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
+            divides by a bound of the norm instead of orthogonalising.
+        beta_bjorck: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
+            `eps_bjorck=None`.
+        maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
+            default.
+        maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
         *args: `data_format`, `dilation_rate`, `activation` and so on, in deel-lip's order, which is
             that of `keras.layers.Conv2D` without `groups`.
         **kwargs: every other argument of `keras.layers.Conv2DTranspose` (`output_padding`
@@ -155,7 +160,15 @@ class SpectralConv2DTranspose(_ConstrainedConv2DTranspose):
     and `output_padding`.
 
     Raises:
+        TypeError: a number of another type, or a class, not an instance of one, as `activation`.
         ValueError: dilation, an unknown padding, `output_padding` with a padding that copies.
+
+    Example:
+        >>> layer = lip.layers.SpectralConv2DTranspose(4, 3, strides=2)
+        >>> tuple(layer(np.zeros((1, 5, 5, 8))).shape)
+        (1, 10, 10, 4)
+        >>> lip.bounds.lipschitz_bound(layer).value <= 1 + 1e-6
+        True
     """
 
     parametrization_class = Spectral

@@ -31,10 +31,11 @@ class PadConv2D(CheckedArguments, Condensable, keras.layers.Conv2D):
     enforced, by `bounds.lipschitz_bound`.
 
     Args:
-        filters: number of channels of the output.
+        filters: number of channels of the output, at least 1.
         kernel_size: an integer or a pair.
-        strides: an integer or a pair.
-        padding: `"same"` or `"valid"` as in Keras, or one of the five above, in any case.
+        strides: an integer or a pair; 1 by default.
+        padding: `"same"` (the default) or `"valid"`, with zeros or none, or one of the five above,
+            in any case.
         *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv2D`. Dilation does not change by how
             much the image is extended.
@@ -44,6 +45,15 @@ class PadConv2D(CheckedArguments, Condensable, keras.layers.Conv2D):
     Raises:
         TypeError: a class, not an instance of one, as `activation`.
         ValueError: an unknown padding.
+
+    Example:
+        >>> layer = lip.layers.PadConv2D(1, 3, padding="circular", kernel_initializer="ones")
+        >>> print(np.asarray(layer(np.eye(3)[None, :, :, None]))[0, :, :, 0])  # no border
+        [[3. 3. 3.]
+         [3. 3. 3.]
+         [3. 3. 3.]]
+        >>> round(lip.bounds.lipschitz_bound(layer).value, 4)  # proven, not enforced
+        9.0
     """
 
     def __init__(

@@ -57,9 +57,9 @@ def retracted(matrix, eps: float, maximum: int):
     needs no Lyapunov equation. Cheaper than `nearest_orthogonal`, and has no gradient of use.
 
     Args:
-        matrix: as for `nearest_orthogonal`.
-        eps: likewise.
-        maximum: likewise.
+        matrix: tensor (..., rows, columns), any finite entries; each matrix by itself.
+        eps: how far from 1 the singular values may end.
+        maximum: largest number of steps.
     """
     return _for_tall(_retracted, matrix, eps, maximum)
 

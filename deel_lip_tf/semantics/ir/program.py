@@ -130,9 +130,14 @@ class Program:
         return self.nodes[0].shape
 
     @property
+    def output_shape(self) -> Shape:
+        """Shape of the output of one sample."""
+        return self.nodes[self.output].shape
+
+    @property
     def outputs(self) -> int:
         """Number of entries of the output of one sample."""
-        return math.prod(self.nodes[self.output].shape)
+        return math.prod(self.output_shape)
 
     def shapes(self, indices: Sequence[int]) -> list[Shape]:
         """Shapes of some nodes."""

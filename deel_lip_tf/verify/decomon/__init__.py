@@ -84,6 +84,13 @@ class Converted:
     Attributes:
         model: the Keras model, as it was given.
         method: decomon's name.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        >>> converted = decomon.clone(model, method="crown-forward-ibp")
+        >>> converted.model is model, converted.method
+        (True, 'crown-forward-ibp')
     """
 
     model: keras.Model
@@ -106,9 +113,21 @@ def clone(model: keras.Model, method: str = "crown", finetune: bool = False) -> 
             `METHODS_BY_NAME`.
         finetune: accepted for users of decomon, without effect: slopes are chosen for each box.
 
+    Returns:
+        A `Converted`, which every function of this module takes in place of a model.
+
     Raises:
         TypeError: not a Keras model.
         ValueError: an unknown method, or layers without a rule: all of them are named.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> converted = decomon.clone(model, method="forward-ibp")
+        >>> gap = decomon.get_adv_box(converted, [[0.6, 0.0]], [[1.0, 0.5]], source_labels=0)
+        >>> print(gap.round(4))  # negative: the label 0 is proven on the whole box
+        [-0.1]
     """
     name = getattr(method, "value", method)
     if not isinstance(name, str) or name.lower() not in METHODS_BY_NAME:
@@ -137,19 +156,28 @@ def get_adv_box(
     Args:
         model: from `clone`, or a Keras model (then "crown").
         x_min: (n, ...) lower corners, of the model's input shape or flattened.
-        x_max: (n, ...) upper corners.
+        x_max: (n, ...) upper corners, nowhere below `x_min`.
         source_labels: the labels that should win: an integer for all samples, integers (n,) or
             (n, k) for k labels each, or rows of 0 and 1 (n, classes), such as one-hot.
         target_labels: those that should lose, in the same forms; all others by default.
-        batch_size: samples treated together, -1 for all.
-        n_sub_boxes: into how many parts each box is cut, rounded down to a power of two; the bound
-            is the largest of the parts'.
+        batch_size: samples treated together, -1, the default, for all.
+        n_sub_boxes: into how many parts each box is cut, rounded down to a power of two, 1 by
+            default; the bound is the largest of the parts'.
 
     Returns:
         (n,) float64: upper bounds of `max(f_target - f_source)` over pairs and over the box.
 
     Raises:
         ValueError: inverted boxes, shapes or labels that do not fit.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> lower, upper = np.array([[0.6, 0.0], [0.4, 0.0]]), np.array([[1.0, 0.5], [1.0, 0.5]])
+        >>> gap = decomon.get_adv_box(model, lower, upper, source_labels=0)
+        >>> print(gap.round(4))  # 0.5 - 0.6: proven; 0.5 - 0.4: not
+        [-0.1  0.1]
     """
     converted = _converted(model)
     domain = _box_domain(converted, x_min, x_max)
@@ -167,12 +195,13 @@ def check_adv_box(
     """Lower bounds of how far a target label exceeds a source label somewhere in each box.
 
     Args:
-        model: as in `get_adv_box`.
-        x_min: likewise.
-        x_max: likewise.
-        source_labels: likewise.
-        target_labels: likewise.
-        batch_size: likewise.
+        model: from `clone`, or a Keras model (then "crown").
+        x_min: (n, ...) lower corners, of the model's input shape or flattened.
+        x_max: (n, ...) upper corners, nowhere below `x_min`.
+        source_labels: the labels that should win: an integer for all samples, integers (n,) or
+            (n, k) for k labels each, or rows of 0 and 1 (n, classes), such as one-hot.
+        target_labels: those that should lose, in the same forms; all others by default.
+        batch_size: samples treated together, -1, the default, for all.
 
     Returns:
         (n,) float64. A number that is not negative proves a counterexample: an attack has found a
@@ -181,7 +210,15 @@ def check_adv_box(
         middle of the box, and always a negative number.
 
     Raises:
-        ValueError: as in `get_adv_box`.
+        ValueError: inverted boxes, shapes or labels that do not fit.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> lower, upper = np.array([[0.6, 0.0], [0.4, 0.0]]), np.array([[1.0, 0.5], [1.0, 0.5]])
+        >>> print(decomon.check_adv_box(model, lower, upper, source_labels=0) >= 0)
+        [False  True]
     """
     converted = _converted(model)
     domain = _box_domain(converted, x_min, x_max)
@@ -213,14 +250,26 @@ def get_range_box(
     A final softmax is left out: the bounds are those of its input.
 
     Args:
-        model: as in `get_adv_box`.
-        x_min: likewise.
-        x_max: likewise.
-        batch_size: likewise.
-        n_sub_boxes: likewise; the bounds are the extremes of the parts'.
+        model: from `clone`, or a Keras model (then "crown").
+        x_min: (n, ...) lower corners, of the model's input shape or flattened.
+        x_max: (n, ...) upper corners, nowhere below `x_min`.
+        batch_size: samples treated together, -1, the default, for all.
+        n_sub_boxes: into how many parts each box is cut, rounded down to a power of two, 1 by
+            default; the bounds are the extremes of the parts'.
+
+    Returns:
+        Two arrays (n, classes) of float64: no output of the model leaves them on the box.
 
     Raises:
         ValueError: inverted boxes, or shapes that do not fit.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> dense = keras.layers.Dense(2, "relu", kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> upper, lower = decomon.get_range_box(model, [[0.5, 1.0]], [[0.75, 2.0]])
+        >>> print(upper.round(4), lower.round(4))
+        [[0.75 2.  ]] [[0.5 1. ]]
     """
     converted = _converted(model)
     domain = _box_domain(converted, x_min, x_max)
@@ -228,12 +277,50 @@ def get_range_box(
 
 
 def get_upper_box(model, x_min, x_max, batch_size: int = -1, n_sub_boxes: int = 1) -> np.ndarray:
-    """The first of the bounds of `get_range_box`."""
+    """The upper bounds (n, classes) of the outputs in each box, see `get_range_box`.
+
+    Args:
+        model: from `clone`, or a Keras model (then "crown").
+        x_min: (n, ...) lower corners, of the model's input shape or flattened.
+        x_max: (n, ...) upper corners, nowhere below `x_min`.
+        batch_size: samples treated together, -1, the default, for all.
+        n_sub_boxes: into how many parts each box is cut, rounded down to a power of two, 1 by
+            default.
+
+    Raises:
+        ValueError: inverted boxes, or shapes that do not fit.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> print(decomon.get_upper_box(model, [[-1.0, 2.0]], [[0.5, 3.0]]).round(4))
+        [[3.5]]
+    """
     return get_range_box(model, x_min, x_max, batch_size, n_sub_boxes)[0]
 
 
 def get_lower_box(model, x_min, x_max, batch_size: int = -1, n_sub_boxes: int = 1) -> np.ndarray:
-    """The second of the bounds of `get_range_box`."""
+    """The lower bounds (n, classes) of the outputs in each box, see `get_range_box`.
+
+    Args:
+        model: from `clone`, or a Keras model (then "crown").
+        x_min: (n, ...) lower corners, of the model's input shape or flattened.
+        x_max: (n, ...) upper corners, nowhere below `x_min`.
+        batch_size: samples treated together, -1, the default, for all.
+        n_sub_boxes: into how many parts each box is cut, rounded down to a power of two, 1 by
+            default.
+
+    Raises:
+        ValueError: inverted boxes, or shapes that do not fit.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> print(decomon.get_lower_box(model, [[-1.0, 2.0]], [[0.5, 3.0]]).round(4))
+        [[1.]]
+    """
     return get_range_box(model, x_min, x_max, batch_size, n_sub_boxes)[1]
 
 
@@ -246,19 +333,37 @@ def get_adv_noise(
     target_labels=None,
     batch_size: int = -1,
 ) -> np.ndarray:
-    """As `get_adv_box`, on balls: all points at a distance of at most `eps` in the Lp norm.
+    """Upper bounds of how far a target label can exceed a source label in each ball.
+
+    A ball holds the points at a distance of at most `eps` from its center in the Lp norm. A
+    negative number proves that on the whole ball every source label has a larger output than every
+    target label.
 
     Args:
-        model: as in `get_adv_box`, by default with "crown-forward-hybrid".
+        model: from `clone`, or a Keras model (then "crown-forward-hybrid").
         x: (n, ...) centers, of the model's input shape or flattened.
-        source_labels: as in `get_adv_box`.
+        source_labels: the labels that should win: an integer for all samples, integers (n,) or
+            (n, k) for k labels each, or rows of 0 and 1 (n, classes), such as one-hot.
         eps: radius, not negative.
-        p: `numpy.inf`, 2 or 1. Balls are not cut to a data range, as in decomon.
-        target_labels: as in `get_adv_box`.
-        batch_size: likewise.
+        p: `numpy.inf`, the default, 2 or 1. As decomon does, no ball is cut to a data range.
+        target_labels: those that should lose, in the same forms; all others by default.
+        batch_size: samples treated together, -1, the default, for all.
+
+    Returns:
+        (n,) float64: upper bounds of `max(f_target - f_source)` over pairs and over the ball.
 
     Raises:
         ValueError: another `p`, a negative `eps`, shapes or labels that do not fit.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> for p in (np.inf, 2):  # the gap is 0.5, and changes by 0.3 times 2 or sqrt(2)
+        ...     gap = decomon.get_adv_noise(model, [[0.75, 0.25]], source_labels=0, eps=0.3, p=p)
+        ...     print(gap.round(4))
+        [0.1]
+        [-0.0757]
     """
     converted = _converted(model, "crown-forward-hybrid")
     domain = _ball_domain(converted, x, eps, p)
@@ -273,18 +378,78 @@ def get_adv_noise(
 def get_range_noise(
     model, x, eps: float, p: float = np.inf, batch_size: int = -1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `get_range_box`, on the balls of `get_adv_noise`."""
+    """`(upper, lower)` bounds (n, classes) of the outputs in each ball, in the Lp norm.
+
+    A final softmax is left out: the bounds are those of its input.
+
+    Args:
+        model: from `clone`, or a Keras model (then "crown-forward-hybrid").
+        x: (n, ...) centers, of the model's input shape or flattened.
+        eps: radius, not negative.
+        p: `numpy.inf`, the default, 2 or 1. As decomon does, no ball is cut to a data range.
+        batch_size: samples treated together, -1, the default, for all.
+
+    Returns:
+        Two arrays (n, classes) of float64: no output of the model leaves them on the ball.
+
+    Raises:
+        ValueError: another `p`, a negative `eps`, or shapes that do not fit.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> upper, lower = decomon.get_range_noise(model, [[0.5, 1.5]], eps=0.25)
+        >>> print(upper.round(4), lower.round(4))
+        [[0.75 1.75]] [[0.25 1.25]]
+    """
     converted = _converted(model, "crown-forward-hybrid")
     return _range(converted, _ball_domain(converted, x, eps, p), batch_size, 1)
 
 
 def get_upper_noise(model, x, eps: float, p: float = np.inf, batch_size: int = -1) -> np.ndarray:
-    """The first of the bounds of `get_range_noise`."""
+    """The upper bounds (n, classes) of the outputs in each ball, see `get_range_noise`.
+
+    Args:
+        model: from `clone`, or a Keras model (then "crown-forward-hybrid").
+        x: (n, ...) centers, of the model's input shape or flattened.
+        eps: radius, not negative.
+        p: `numpy.inf`, the default, 2 or 1. As decomon does, no ball is cut to a data range.
+        batch_size: samples treated together, -1, the default, for all.
+
+    Raises:
+        ValueError: another `p`, a negative `eps`, or shapes that do not fit.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> print(decomon.get_upper_noise(model, [[0.5, 1.5]], eps=0.25, p=2).round(4))
+        [[2.3536]]
+    """
     return get_range_noise(model, x, eps, p, batch_size)[0]
 
 
 def get_lower_noise(model, x, eps: float, p: float = np.inf, batch_size: int = -1) -> np.ndarray:
-    """The second of the bounds of `get_range_noise`."""
+    """The lower bounds (n, classes) of the outputs in each ball, see `get_range_noise`.
+
+    Args:
+        model: from `clone`, or a Keras model (then "crown-forward-hybrid").
+        x: (n, ...) centers, of the model's input shape or flattened.
+        eps: radius, not negative.
+        p: `numpy.inf`, the default, 2 or 1. As decomon does, no ball is cut to a data range.
+        batch_size: samples treated together, -1, the default, for all.
+
+    Raises:
+        ValueError: another `p`, a negative `eps`, or shapes that do not fit.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> print(decomon.get_lower_noise(model, [[0.5, 1.5]], eps=0.25, p=1).round(4))
+        [[1.75]]
+    """
     return get_range_noise(model, x, eps, p, batch_size)[1]
 
 
@@ -301,6 +466,12 @@ def refine_boxes(x_min, x_max, n_sub_boxes: int = 10) -> tuple[np.ndarray, np.nd
 
     Raises:
         ValueError: inverted boxes, shapes that differ, or `n_sub_boxes` below 1.
+
+    Example:
+        >>> from deel_lip_tf.verify import decomon
+        >>> lower, upper = decomon.refine_boxes([[0.0, 0.0]], [[4.0, 1.0]], n_sub_boxes=2)
+        >>> print(lower[0].tolist(), upper[0].tolist())  # the wider feature is halved
+        [[0.0, 0.0], [2.0, 0.0]] [[2.0, 1.0], [4.0, 1.0]]
     """
     domain = box(x_min, x_max)
     check_count("n_sub_boxes", n_sub_boxes)

@@ -78,8 +78,8 @@ def offsets(activation: Activation, lower, upper, lower_slope, upper_slope):
 
     Args:
         activation: the function.
-        lower: ends of the intervals, any shape; infinite ones are fine.
-        upper: likewise.
+        lower: left ends of the intervals, any shape; infinite ones are fine.
+        upper: right ends, of the same shape.
         lower_slope: finite slopes of the line below, of a shape that broadcasts. On an infinite
             interval the offsets belong to slope 0 instead.
         upper_slope: of the line above.

@@ -82,16 +82,26 @@ def falsify(
         x: (n, ...) samples, of the model's input shape.
         labels: (n,) integers, the labels that are claimed.
         domain: the inputs that count, one set for each sample.
-        seed: of the random starts.
+        seed: of the random starts, 0 by default.
         steps: of each descent.
         restarts: number of random starts for each of the nearest classes, 0 for none.
-        time_limit: seconds after which no further descent begins.
+        time_limit: seconds after which no further descent begins; `None`, the default, for none.
 
     Returns:
         (n, ...) witnesses in the model's input type; NaN where none was found, and everywhere for
-        a model whose inputs are not float16, float32 or float64. Each lies in its
-        domain, and the model itself gives it another label: its score exceeds that of the claimed
-        one by more than 64 units in the last place. A tie is no witness.
+        a model whose inputs are not float16, float32 or float64. Each lies in its domain, and the
+        model itself gives it another label: its score exceeds that of the claimed one by more than
+        64 units in the last place. A tie is no witness. NaN proves nothing.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> x = np.array([[0.9, 0.1], [0.6, 0.5]])
+        >>> found = lip.verify.falsify(model, x, [0, 0], lip.verify.ball(x, 0.2))
+        >>> print(np.isnan(found).any(axis=1))  # none exists for the first
+        [ True False]
+        >>> print(np.argmax(model(found[1:]), axis=1), bool(np.abs(found[1] - x[1]).max() <= 0.2))
+        [1] True
     """
     labels = np.asarray(labels, np.int64)
     found = _no_witnesses(model, np.shape(x))

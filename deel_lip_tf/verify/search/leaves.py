@@ -38,7 +38,7 @@ class Leaves(NamedTuple):
         weights: (n,) largest weight of an activation, of an earlier bound, or 0.
         splits: (n, neurons) 1 where the kink lies on the left of the leaf, -1 on the right, else 0.
         shares: (n, neurons) where to begin, -1 for the default.
-        multipliers: (n, neurons) likewise.
+        multipliers: (n, neurons) of the splits, where to begin.
     """
 
     samples: np.ndarray
@@ -57,7 +57,7 @@ class Solved(NamedTuple):
         values: (n,) lower bounds.
         weights: (n,) largest weight of an activation.
         shares: (n, neurons) float32, the best found.
-        multipliers: (n, neurons) float32, likewise.
+        multipliers: (n, neurons) float32, the best found.
         choices: (n,) the neuron to split next, or -1.
         points: (n, *shape) candidates in the domains.
         reached: (n,) value of the row there, in float64.

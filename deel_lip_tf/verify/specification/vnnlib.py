@@ -51,6 +51,17 @@ def read_vnnlib(path: str | Path) -> Property:
         OSError: the file cannot be read.
         ImportError: a file of version 2.0 without the package `vnnlib`.
         ValueError: the file is no such property, or one whose inputs are not bounded one by one.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "question.vnnlib"
+        >>> text = "(declare-const X_0 Real) (declare-const Y_0 Real) "
+        >>> text += "(assert (>= X_0 0.0)) (assert (<= X_0 1.0)) (assert (>= Y_0 3.0))"
+        >>> _ = path.write_text(text)
+        >>> question = lip.verify.read_vnnlib(path)
+        >>> [part] = question.conjunctions
+        >>> question.inputs, question.outputs, part.lower.tolist(), part.upper.tolist()
+        (1, 1, [0.0], [1.0])
     """
     text = Path(path).read_text(encoding="utf-8")
     is_second = re.search(r"\(\s*(vnnlib-version|declare-network)\b", text)
@@ -88,6 +99,22 @@ def to_vnnlib(
 
     Raises:
         ValueError: another norm or version, more than one sample, a label out of range.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "question.vnnlib"
+        >>> lip.verify.to_vnnlib(path, model, np.array([0.5, 0.25]), label=0, eps=0.25)
+        >>> print(path.read_text())
+        (declare-const X_0 Real)
+        (declare-const X_1 Real)
+        (declare-const Y_0 Real)
+        (declare-const Y_1 Real)
+        (assert (>= X_0 0.24999999999999997))
+        (assert (<= X_0 0.7500000000000001))
+        (assert (>= X_1 0.0))
+        (assert (<= X_1 0.5000000000000001))
+        (assert (or (and (>= Y_1 Y_0))))
     """
     if norm != "linf":
         raise ValueError(
@@ -120,6 +147,17 @@ def counterexample(x: np.ndarray, y: np.ndarray) -> str:
     Args:
         x: an input, any shape; its entries are numbered in their order.
         y: its outputs.
+
+    Returns:
+        The text `((X_0 ...) ... (Y_0 ...) ...)`, each float64 in the shortest digits that give it
+        back.
+
+    Example:
+        >>> print(lip.verify.counterexample(np.array([0.25, 0.5]), np.array([1.0, 2.0])))
+        ((X_0 0.25)
+         (X_1 0.5)
+         (Y_0 1.0)
+         (Y_1 2.0))
     """
     lines = [f"(X_{i} {_digits(value)})" for i, value in enumerate(np.ravel(x))]
     lines += [f"(Y_{i} {_digits(value)})" for i, value in enumerate(np.ravel(y))]
