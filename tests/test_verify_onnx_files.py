@@ -315,7 +315,7 @@ def refused_file(name):
         "strides and dilations": (
             [node("Conv", ["x", "k"], strides=[2, 2], dilations=[2, 2])], IMAGE, {"k": KERNEL}, 14,
         ),
-        "a constant in a maximum": ([node("Max", ["x", "s"])], (5,), {"s": np.float32(1)}, 14),
+        "constants in a maximum": ([node("Max", ["x", "s", "s"])], (5,), {"s": np.float32(1)}, 14),
         "a constant for each sample": ([node("Add", ["x", "m"])], (5,), {"m": numbers(2, 5)}, 14),
         "a constant of more axes": (
             [node("Mul", ["x", "m"])], (5,), {"m": numbers(1, 1, 5)}, 14,
@@ -345,7 +345,7 @@ REFUSED = {
     "sum along another axis": "broadcast=0",
     "negative slope": "an alpha of at least 0",
     "strides and dilations": "no strides together with dilations",
-    "a constant in a maximum": "no constant input",
+    "constants in a maximum": "no constant input",
     "a constant for each sample": "the same for every sample",
     "a constant of more axes": "broadcasts against samples",
     "a constant that is larger": "broadcasts against samples",

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deel_lip_tf.formats.compression import content_of
 from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.domain import Domain, ball
@@ -42,7 +43,8 @@ def read_vnnlib(path: str | Path) -> Property:
     `and`, `or`, `<=`, `>=`, `<`, `>`, `=`, and of linear terms of `+`, `-`, `*`.
 
     Args:
-        path: a file of version 1.0 or, with the package `vnnlib`, 2.0.
+        path: a file (`.vnnlib`, or `.vnnlib.gz`) of version 1.0 or, with the package `vnnlib`,
+            2.0.
 
     Returns:
         The property.
@@ -52,7 +54,7 @@ def read_vnnlib(path: str | Path) -> Property:
         ImportError: a file of version 2.0 without the package `vnnlib`.
         ValueError: the file is no such property, or one whose inputs are not bounded one by one.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = content_of(path).decode("utf-8")
     is_second = re.search(r"\(\s*(vnnlib-version|declare-network)\b", text)
     declared, formula = (_second_version if is_second else _first_version)(text)
     inputs, outputs = (_count(declared, letter) for letter in "XY")
