@@ -365,7 +365,14 @@ def test_files_of_other_tools(name, rng):
     np.testing.assert_allclose(got, expected, **CLOSE)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "cast"])
+NOT_IN_FLOAT64 = {
+    "cast": "to float32",
+    "constant": "its constants are float32",
+    "volumes": "TensorFlow's CPU has no maximum of float64 volumes",
+}
+
+
+@pytest.mark.parametrize("name", sorted(FILES.keys() - NOT_IN_FLOAT64))
 def test_files_in_float64_lose_nothing(name, rng):
     model = file_of(name, np.float64)
     x = rng.normal(size=(1, *FILES[name][1]))

@@ -56,7 +56,8 @@ def folded(node: Node, constants: list[np.ndarray | None], version: int) -> list
     feed = {name: array for name, array in zip(node.inputs, constants, strict=True) if name}
     evaluator = ReferenceEvaluator(_encoded(node), opsets={"": max(version, _VERSION)})
     try:
-        results = evaluator.run(None, feed)
+        with np.errstate(all="ignore"):
+            results = evaluator.run(None, feed)
     except (RuntimeError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"it cannot be evaluated: {reason}") from error
@@ -75,7 +76,9 @@ def _check(node: Node, given: list[np.ndarray]) -> None:
         )
     if node.kind == "Cast":
         _check_cast(node, given[0])
-    if any(map(carries_batch, given)) and not is_of_sizes(node.kind):
+    is_moved = node.kind == "Concat" or not any(map(carries_batch, given[1:]))
+    is_moved = is_moved and is_of_sizes(node.kind)
+    if any(map(carries_batch, given)) and not is_moved:
         raise node.unsupported("numbers that do not depend on the size of the batch", node.inputs)
 
 
@@ -85,7 +88,9 @@ def _check_cast(node: Node, array: np.ndarray) -> None:
     target = np.dtype(helper.tensor_dtype_to_np_dtype(node.attributes["to"]))
     if target.kind not in "biuf":
         raise node.unsupported("a type of whole bytes to cast to", target.name)
-    if target.kind in "iu" and not np.array_equal(np.trunc(array), array.astype(target)):
+    with np.errstate(invalid="ignore"):
+        is_held = np.array_equal(np.trunc(array), array.astype(target))
+    if (target.kind in "iu" and not is_held) or (target != np.int64 and carries_batch(array)):
         raise node.unsupported(f"numbers that {target.name} can hold", array.dtype.name)
 
 
