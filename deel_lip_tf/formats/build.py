@@ -20,7 +20,7 @@ class KerasGraphBuilder(Generic[Tensor]):
         dtype: in which to compute.
         constants: arrays by name.
         values: the input, by name.
-        version: of the operators, where it matters.
+        version: of the operators, of formats that have versions.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class KerasGraphBuilder(Generic[Tensor]):
         dtype: str,
         constants: dict[str, np.ndarray],
         values: dict[str, Tensor],
-        version: int | None = None,
+        version: int = 1,
     ):
         self.dtype, self.version = dtype, version
         self._constants = dict(constants)

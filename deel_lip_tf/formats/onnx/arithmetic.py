@@ -6,7 +6,8 @@ quotient.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import keras
 import numpy as np
@@ -142,8 +143,9 @@ def _affine(
     """
     sample = value.sample
     scale, shift = (np.broadcast_to(constant, sample) for constant in (scale, shift))
-    per_channel = [_along_channels(constant, sample) for constant in (scale, shift)]
-    if all(vector is not None for vector in per_channel):
+    vectors = [_along_channels(constant, sample) for constant in (scale, shift)]
+    per_channel = [vector for vector in vectors if vector is not None]
+    if len(per_channel) == 2:
         tensor = value.channels_last()
         output = _normalized(builder, tensor, *per_channel)
         return Tensor(output, "NHWC" if value.rank > 2 else "NCHW")
@@ -244,7 +246,7 @@ def merged(kind: type):
     return call
 
 
-def reduced(function: Callable, of_images: dict[int, type] | None = None):
+def reduced(function: Callable, of_images: Mapping[int, type] = MappingProxyType({})):
     """A sum or a mean over axes behind the batch.
 
     `of_images`: the layers that reduce all axes of an image but its channels.
@@ -259,7 +261,7 @@ def reduced(function: Callable, of_images: dict[int, type] | None = None):
         if 0 in axes:
             raise node.unsupported("axes behind the batch", axes)
         keeps_axes = bool(node.attributes.get("keepdims", 1))
-        if sorted(axes) == list(range(2, value.rank)) and value.rank - 2 in (of_images or {}):
+        if sorted(axes) == list(range(2, value.rank)) and value.rank - 2 in of_images:
             layer = of_images[value.rank - 2](keepdims=keeps_axes, dtype=builder.dtype)
             return Tensor(layer(value.channels_last()), "NHWC" if keeps_axes else "NCHW")
         return Tensor(function(value.channels_first(), axis=tuple(axes), keepdims=keeps_axes))

@@ -32,11 +32,11 @@ class Emitted:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple
     is_first: bool = False
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[Callable, tuple[str, dict]] = {
     activations.relu: ("Relu", {}),
     activations.leaky_relu: ("LeakyRelu", {"alpha": 0.2}),
     activations.elu: ("Elu", {"alpha": 1.0}),

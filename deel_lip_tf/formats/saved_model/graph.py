@@ -212,7 +212,7 @@ class _Reader:
             for node in function.node_def
         )
 
-    def graph(self, shape: list[int | None], dtype: str) -> SavedGraph:
+    def graph(self, shape: list, dtype: str) -> SavedGraph:
         """The graph between the input and the output."""
         nodes = [node for node in map(self._classified, self._definition.node) if node is not None]
         entry, exit_ = (_plain(t[0].name) for t in (self._frozen.inputs, self._frozen.outputs))
@@ -306,7 +306,7 @@ def _readable(name: str) -> str:
 
 def _decoded(attribute):
     kind = attribute.WhichOneof("value")
-    value = getattr(attribute, kind) if kind else None
     if kind == "list":
-        return list(value.i)
+        return list(attribute.list.i)
+    value = getattr(attribute, kind) if kind else None
     return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -26,8 +26,8 @@ def _shaped(
     builder: KerasGraphBuilder, value: Tensor, shape: list[int], rows: int | None = None
 ) -> Tensor:
     """A tensor whose sample has another shape."""
-    tensor, shape = value.tensor, tuple(shape)
-    if tuple(tensor.shape[1:]) != shape:
+    tensor = value.tensor
+    if list(tensor.shape[1:]) != shape:
         flat = keras.layers.Flatten(dtype=builder.dtype)
         is_flat = len(shape) == 1
         tensor = (flat if is_flat else keras.layers.Reshape(shape, dtype=builder.dtype))(tensor)

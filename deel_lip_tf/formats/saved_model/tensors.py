@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class Tensor:
         batch_size: 1, where the graph takes one sample at a time; else `None`.
     """
 
-    tensor: object
+    tensor: Any
     rows: int | None = None
     with_bias: Callable[[np.ndarray], "Tensor"] | None = None
     blocks: Blocks | None = None
