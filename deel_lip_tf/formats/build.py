@@ -14,7 +14,7 @@ Tensor = TypeVar("Tensor")
 
 
 class KerasGraphBuilder(Generic[Tensor]):
-    """What is known while a graph is walked through.
+    """The tensors and constants that are known while operators become calls of Keras layers.
 
     Args:
         dtype: in which to compute.

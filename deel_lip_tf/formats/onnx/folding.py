@@ -11,10 +11,11 @@ import numpy as np
 
 from deel_lip_tf.formats.graph import Node, carries_batch
 
-__all__ = ["folded", "is_foldable", "is_of_sizes"]
+__all__ = ["folded", "is_foldable"]
 
-_SIZES_ONLY = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
-# These move and copy entries.
+# These move and copy entries, and also sizes of which one is that of the batch.
+_OF_SIZES = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
+# These move and copy entries too.
 _MOVING = (*("ConstantOfShape", "Expand", "Flatten", "Shape", "Size", "Split", "Tile", "Transpose"),
            "Where")  # fmt: skip
 # These have exact results.
@@ -22,7 +23,7 @@ _EXACT = ("Abs", "Ceil", "Equal", "Floor", "Max", "Min", "Neg", "Not")
 # IEEE 754 says how their results are rounded.
 _ROUNDED_ONCE = ("Add", "Div", "Mul", "Sqrt", "Sub")
 _OF_INTEGERS = ("ReduceProd", "ReduceSum")
-_FOLDABLE = {*_SIZES_ONLY, *_MOVING, *_EXACT, *_ROUNDED_ONCE, *_OF_INTEGERS}
+_FOLDABLE = {*_OF_SIZES, *_MOVING, *_EXACT, *_ROUNDED_ONCE, *_OF_INTEGERS}
 
 _VERSION = 18
 """Since then all of these take their arguments as `graph` hands them out."""
@@ -31,11 +32,6 @@ _VERSION = 18
 def is_foldable(kind: str) -> bool:
     """Whether an operator of constants alone is a constant."""
     return kind in _FOLDABLE
-
-
-def is_of_sizes(kind: str) -> bool:
-    """Whether an operator moves sizes, that of the batch among them."""
-    return kind in _SIZES_ONLY
 
 
 def folded(node: Node, constants: list[np.ndarray | None], version: int) -> list[np.ndarray]:
@@ -70,14 +66,14 @@ def _check(node: Node, given: list[np.ndarray]) -> None:
     kinds = {array.dtype.kind for array in given}
     if node.kind in _OF_INTEGERS and "f" in kinds:
         raise node.unsupported("integers as its constants: sums are rounded in some order", "float")
-    if node.kind == "Div" and kinds & set("iu") and any((array < 0).any() for array in given):
+    if node.kind == "Div" and kinds & set("iu") and ((given[0] < 0).any() or (given[1] < 1).any()):
         raise node.unsupported(
-            "integers of at least 0, which all runtimes round alike", node.inputs
+            "integers of at least 0, and of 1 below, as runtimes round these alike", node.inputs
         )
     if node.kind == "Cast":
         _check_cast(node, given[0])
     is_moved = node.kind == "Concat" or not any(map(carries_batch, given[1:]))
-    is_moved = is_moved and is_of_sizes(node.kind)
+    is_moved = is_moved and node.kind in _OF_SIZES
     if any(map(carries_batch, given)) and not is_moved:
         raise node.unsupported("numbers that do not depend on the size of the batch", node.inputs)
 

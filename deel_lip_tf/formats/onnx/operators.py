@@ -103,7 +103,7 @@ def _batch_normalization(builder: KerasGraphBuilder, node: Node) -> Tensor:
     node.expect("training_mode", 0, 0)
     node.expect("spatial", 1, 1)
     _refuse_training(builder, node, first_without_flag=7)
-    if builder.version < 14 and node.further_outputs:
+    if builder.version < 14 and any(node.further_outputs):
         raise node.unsupported("one output, since several mean training", node.further_outputs)
     value = builder.tensor(node.inputs[0])
     weights = [builder.numbers(node, position) for position in (1, 2, 3, 4)]

@@ -179,7 +179,8 @@ def split(builder: KerasGraphBuilder, node: Node) -> Tensor:
         begin = sum(counts[:i])
         parts.append(Tensor(tensor[(*[slice(None)] * axis, slice(begin, begin + count))]))
     for name, part in zip(names, parts, strict=True):
-        builder.set(name, part)
+        if name:
+            builder.set(name, part)
     return parts[0]
 
 
