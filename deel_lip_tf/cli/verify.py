@@ -24,10 +24,10 @@ def add_parser(commands) -> None:
     verify.add_argument(
         "model",
         metavar="MODEL",
-        help="a .keras, .h5 or .onnx file, or the folder of a SavedModel",
+        help="a .keras, .h5, .onnx or .onnx.gz file, or the folder of a SavedModel",
     )
     verify.add_argument(
-        "property", metavar="PROPERTY", help="a .vnnlib file, of VNN-LIB 1.0 or 2.0"
+        "property", metavar="PROPERTY", help="a .vnnlib or .vnnlib.gz file, of VNN-LIB 1.0 or 2.0"
     )
     verify.add_argument(
         "--time-limit",

@@ -4,6 +4,7 @@
 Keras model; its errors name what cannot be read.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from deel_lip_tf.formats.keras_files import NotLoaded, from_keras
@@ -23,16 +24,20 @@ __all__ = [
 
 _FOLDER = "folder"
 
-READERS = {
+READERS: dict[str, Callable] = {
     ".keras": from_keras,
     ".h5": from_keras,
     ".hdf5": from_keras,
     ".onnx": from_onnx,
+    ".onnx.gz": from_onnx,
     _FOLDER: from_saved_model,
 }
-"""By suffix of the file."""
+"""By the end of the file's name."""
 
 
-def reader_of(path: str | Path):
+def reader_of(path: str | Path) -> Callable | None:
     """The function that reads what lies at a path, or `None` if no format has that suffix."""
-    return READERS.get(_FOLDER if Path(path).is_dir() else Path(path).suffix.lower())
+    if Path(path).is_dir():
+        return READERS[_FOLDER]
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    return READERS.get("".join(suffixes[-2:]), READERS.get("".join(suffixes[-1:])))

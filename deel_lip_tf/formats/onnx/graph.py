@@ -1,68 +1,84 @@
 """An ONNX file as a list of operators and constants; nothing here knows Keras."""
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from deel_lip_tf.formats.nodes import Node
+from deel_lip_tf.formats.compression import content_of
+from deel_lip_tf.formats.graph import Graph, Node, UnsupportedOperatorError, raise_for_unknown
+from deel_lip_tf.formats.onnx.folding import folded, is_foldable
 
-__all__ = ["Graph", "read"]
+__all__ = ["OF_SHAPES", "OnnxGraph", "read", "results_by_name"]
+
+OF_SHAPES = ("Shape",)
+"""Operators that look at the shape of their input alone."""
+
+_REDUCTIONS = ("ReduceMean", "ReduceProd", "ReduceSum")
+_FORMER_ATTRIBUTES = {
+    **dict.fromkeys((*_REDUCTIONS, "Squeeze", "Unsqueeze"), ("axes",)),
+    "Clip": ("min", "max"),
+    "Pad": ("pads", "value"),
+    "Reshape": ("shape",),
+    "Slice": ("starts", "ends", "axes"),
+    "Split": ("split",),
+}
+"""What later versions of an operator take as inputs behind the first, in their order."""
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
-    """What there is to compute.
+class OnnxGraph(Graph):
+    """The operators that depend on the input, in their newest form.
+
+    A `MatMul` whose result only gets a vector added is one operator of three inputs.
 
     Attributes:
-        nodes: the operators, in order; a `MatMul` whose result only gets a vector added is one
-            operator of three inputs.
-        constants: arrays by name.
-        input: name of the input.
-        shape: of one sample.
-        dtype: "float32" or "float64".
-        output: name of the output.
         version: of the operators.
         has_batch: whether the first axis of the input is the batch; an input of one axis is one
             sample.
     """
 
-    nodes: list[Node]
-    constants: dict[str, np.ndarray]
-    input: str
-    shape: tuple[int, ...]
-    dtype: str
-    output: str
-    version: int
-    has_batch: bool
+    version: int = 1
+    has_batch: bool = True
 
 
-def read(model, supported: set[str]) -> Graph:
-    """Reads a file or an `onnx.ModelProto`.
+def read(model, supported: Collection[str]) -> OnnxGraph:
+    """Reads a file, which may be compressed by gzip, or an `onnx.ModelProto`.
 
     Raises:
         ValueError: no ONNX model, an operator that is not supported (all are named), several
             inputs or outputs, or an input of unknown shape.
     """
+    from onnx import numpy_helper
+
     model = _loaded(model)
-    graph = model.graph
-    _raise_for_unknown(graph, supported)
-    constants = _constants(graph)
+    graph, version = model.graph, _version(model)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    decoded = [_decoded(node, constants) for node in graph.node]
+    nodes = _without_constants(decoded, constants, version)
+    raise_for_unknown(_called(nodes, constants), supported, "ONNX")
     name, shape, dtype = _only_input(graph, constants)
     has_batch = len(shape) > 1
     if len(graph.output) != 1:
         names = [entry.name for entry in graph.output]
         raise ValueError(f"`model` must have one output. Received: {names}.")
-    return Graph(
-        nodes=_fused(graph, constants),
+    output = graph.output[0].name
+    if output in constants:
+        makers = [node.label for node in decoded if output in (node.output, *node.further_outputs)]
+        raise ValueError(
+            f"The output {output!r} of {' '.join(makers) or 'the file'} does not depend on the "
+            "input: this is no classifier."
+        )
+    return OnnxGraph(
+        nodes=_fused(nodes, constants, output),
         constants=constants,
         input=name,
         shape=shape[1:] if has_batch else shape,
         dtype=dtype,
-        output=graph.output[0].name,
-        version=max(
-            (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1
-        ),
+        output=output,
+        version=version,
         has_batch=has_batch,
     )
 
@@ -79,22 +95,68 @@ def _loaded(model):
     if isinstance(model, onnx.ModelProto):
         return model
     try:
+        if Path(model).suffix.lower() == ".gz":
+            return onnx.load_model_from_string(content_of(model))
         return onnx.load(str(Path(model)))
     except DecodeError as error:
         raise ValueError(f"{str(model)!r} is not an ONNX model: {error}") from error
 
 
-def _constants(graph) -> dict[str, np.ndarray]:
-    """Initializers, results of `Constant`, and what is computed from constants alone."""
-    from onnx import numpy_helper
+def _decoded(proto, constants: dict[str, np.ndarray]) -> Node:
+    """An operator, of which former attributes are constants now, as in later versions."""
+    from onnx import TensorProto, helper, numpy_helper
 
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            found[node.output[0]] = _constant_value(_decoded(node))
-        elif node.op_type == "Identity" and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return found
+    attributes = {}
+    for attribute in proto.attribute:
+        value = helper.get_attribute_value(attribute)
+        value = numpy_helper.to_array(value) if isinstance(value, TensorProto) else value
+        attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    is_own = proto.domain in ("", "ai.onnx")
+    kind = proto.op_type if is_own else f"{proto.domain}.{proto.op_type}"
+    output, *others = proto.output
+    node = Node(kind, proto.name or output, list(proto.input), output, attributes, tuple(others))
+    former = _FORMER_ATTRIBUTES.get(kind, ())
+    moved = {key: f"{key} of {node.label}" for key in former if key in attributes}
+    if not moved:
+        return node
+    constants.update({name: np.asarray(attributes.pop(key)) for key, name in moved.items()})
+    return replace(node, inputs=[node.inputs[0], *(moved.get(key, "") for key in former)])
+
+
+def _without_constants(
+    nodes: list[Node], constants: dict[str, np.ndarray], version: int
+) -> list[Node]:
+    """The operators that need an input; the results of the others become constants."""
+    kept = []
+    for node in nodes:
+        is_known = all(not name or name in constants for name in node.inputs)
+        if node.kind == "Constant":
+            constants[node.output] = _constant_value(node)
+        elif is_known and is_foldable(node.kind):
+            arrays = [constants[name] if name else None for name in node.inputs]
+            constants.update(results_by_name(node, arrays, version))
+        else:
+            kept.append(node)
+    return kept
+
+
+def results_by_name(
+    node: Node, constants: list[np.ndarray | None], version: int
+) -> dict[str, np.ndarray]:
+    """The outputs of an operator of constants.
+
+    Raises:
+        UnsupportedOperatorError: it has none that all runtimes agree on.
+    """
+    try:
+        results = folded(node, constants, version)
+    except UnsupportedOperatorError:
+        raise
+    except ValueError as error:
+        raise UnsupportedOperatorError(
+            f"The operator {node.label} cannot be read: {error}"
+        ) from error
+    return dict(zip((node.output, *node.further_outputs), results, strict=True))
 
 
 def _constant_value(node: Node) -> np.ndarray:
@@ -103,20 +165,19 @@ def _constant_value(node: Node) -> np.ndarray:
             value = node.attributes[key]
             single = np.float32 if "float" in key else np.int64
             return value if key == "value" else np.asarray(value, single)
-    raise node.refuse("a dense numeric value", sorted(node.attributes))
+    raise node.unsupported("a dense numeric value", sorted(node.attributes))
 
 
-def _decoded(node) -> Node:
-    from onnx import TensorProto, helper, numpy_helper
-
-    attributes = {}
-    for attribute in node.attribute:
-        value = helper.get_attribute_value(attribute)
-        value = numpy_helper.to_array(value) if isinstance(value, TensorProto) else value
-        attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
-    output, *others = node.output
-    further = tuple(name for name in others if name)
-    return Node(node.op_type, node.name or output, list(node.input), output, attributes, further)
+def _called(nodes: list[Node], constants: dict[str, np.ndarray]) -> list[Node]:
+    """The operators on tensors; not those on shapes, or on what is computed from shapes."""
+    known, called = set(constants), []
+    for node in nodes:
+        is_known = known.issuperset(filter(None, node.inputs)) and is_foldable(node.kind)
+        if node.kind in OF_SHAPES or is_known:
+            known.update((node.output, *node.further_outputs))
+        else:
+            called.append(node)
+    return called
 
 
 def _only_input(graph, constants: dict) -> tuple[str, tuple[int, ...], str]:
@@ -140,31 +201,14 @@ def _only_input(graph, constants: dict) -> tuple[str, tuple[int, ...], str]:
     return inputs[0].name, shape, dtype
 
 
-def _raise_for_unknown(graph, supported: set[str]) -> None:
-    unknown = {}
-    for node in graph.node:
-        if node.op_type != "Constant" and (node.domain or node.op_type not in supported):
-            kind = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            unknown.setdefault(kind, []).append(node.name or node.output[0])
-    if unknown:
-        listed = "; ".join(f"{kind} ({', '.join(map(repr, at))})" for kind, at in unknown.items())
-        raise ValueError(
-            f"These ONNX operators are not supported: {listed}. Supported are: "
-            f"{', '.join(sorted(supported))}. Rewrite the network with these, or "
-            "give the Keras model itself."
-        )
-
-
-def _fused(graph, constants: dict) -> list[Node]:
-    """The operators to call, with `MatMul` and the `Add` of a vector made one `Gemm`."""
-    nodes = [_decoded(node) for node in graph.node if node.output[0] not in constants]
-    uses = [name for node in graph.node for name in node.input]
-    uses += [entry.name for entry in graph.output]
+def _fused(nodes: list[Node], constants: dict[str, np.ndarray], output: str) -> list[Node]:
+    """The operators, with `MatMul` and the `Add` of a vector made one."""
+    uses = Counter([output, *(name for node in nodes for name in node.inputs)])
     sums = {node.inputs[i]: node for node in nodes if node.kind == "Add" for i in (0, 1)}
     fused, skipped = [], set()
     for node in nodes:
         total = sums.get(node.output)
-        if node.kind == "MatMul" and total is not None and uses.count(node.output) == 1:
+        if node.kind == "MatMul" and total is not None and uses[node.output] == 1:
             bias = next((n for n in total.inputs if n != node.output), "")
             kernel = constants.get(node.inputs[1], np.zeros(0))
             if bias in constants and constants[bias].shape == kernel.shape[1:]:

@@ -1,13 +1,13 @@
-"""ONNX operators on images and sequences: convolutions, poolings, padding."""
-
-import math
+"""ONNX operators on images, sequences and volumes: convolutions and poolings."""
 
 import keras
 import numpy as np
 
-from deel_lip_tf.formats.nodes import Node
-from deel_lip_tf.formats.onnx.values import Value
-from deel_lip_tf.formats.walk import Walk
+from deel_lip_tf.formats.build import KerasGraphBuilder
+from deel_lip_tf.formats.graph import Node
+from deel_lip_tf.formats.onnx.shapes import zeros_added
+from deel_lip_tf.formats.onnx.tensors import Tensor
+from deel_lip_tf.normalizers.convolution import padding_amounts
 
 __all__ = [
     "AVERAGE",
@@ -16,95 +16,133 @@ __all__ = [
     "MAXIMUM",
     "convolution",
     "global_pooling",
-    "pad",
     "pooling",
+    "transposed_convolution",
 ]
 
-_CONV = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D}
-_DEPTHWISE = {1: keras.layers.DepthwiseConv1D, 2: keras.layers.DepthwiseConv2D}
-_PADDING = {1: keras.layers.ZeroPadding1D, 2: keras.layers.ZeroPadding2D}
-AVERAGE = {1: keras.layers.AveragePooling1D, 2: keras.layers.AveragePooling2D}
-MAXIMUM = {1: keras.layers.MaxPooling1D, 2: keras.layers.MaxPooling2D}
-GLOBAL_AVERAGE = {1: keras.layers.GlobalAveragePooling1D, 2: keras.layers.GlobalAveragePooling2D}
-GLOBAL_MAXIMUM = {1: keras.layers.GlobalMaxPooling1D, 2: keras.layers.GlobalMaxPooling2D}
+
+def _by_dimension(name: str, end: str = "", most: int = 3) -> dict[int, type]:
+    """Keras's layers of a name by their number of spatial dimensions."""
+    return {n: getattr(keras.layers, f"{name}{n}D{end}") for n in range(1, most + 1)}
 
 
-def _spatial(table: dict, walk: Walk, node: Node) -> tuple[type, Value]:
-    """The layer's type for one or two dimensions, and the input channels last."""
-    value = walk.tensor(node.inputs[0])
+_CONV = _by_dimension("Conv")
+_TRANSPOSED = _by_dimension("Conv", "Transpose")
+_DEPTHWISE = _by_dimension("DepthwiseConv", most=2)
+_CROPPING = _by_dimension("Cropping")
+AVERAGE = _by_dimension("AveragePooling")
+MAXIMUM = _by_dimension("MaxPooling")
+GLOBAL_AVERAGE = _by_dimension("GlobalAveragePooling")
+GLOBAL_MAXIMUM = _by_dimension("GlobalMaxPooling")
+
+Pairs = list[tuple[int, int]]
+
+
+def _spatial(table: dict, builder: KerasGraphBuilder, node: Node) -> tuple[type, Tensor]:
+    """The layer's type for so many dimensions, and the input channels last."""
+    value = builder.tensor(node.inputs[0])
     if value.rank - 2 not in table:
-        raise node.refuse("images or sequences as input", tuple(value.tensor.shape))
-    return table[value.rank - 2], Value(value.channels_last(), is_last=True)
+        raise node.unsupported("images or sequences as input", tuple(value.tensor.shape))
+    return table[value.rank - 2], Tensor(value.channels_last(), "NHWC")
 
 
-def _pads(node: Node, size: tuple[int, ...], kernel, strides, dilations) -> str | list:
-    """`"valid"`, `"same"` or the pairs of zeros to add along each axis."""
-    node.expect("auto_pad", "NOTSET", "NOTSET", "VALID", "SAME_UPPER")
-    auto = node.attributes.get("auto_pad", "NOTSET")
-    if auto == "SAME_UPPER":
-        return "same"
-    flat = node.attributes.get("pads", [0] * 2 * len(size)) if auto == "NOTSET" else []
-    if not any(flat):
-        return "valid"
-    pairs = list(zip(flat[: len(size)], flat[len(size) :], strict=True))
+def _steps(node: Node, kernel) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Strides and dilations."""
+    ones = [1] * len(kernel)
+    strides, dilations = (node.attributes.get(key, ones) for key in ("strides", "dilations"))
+    return tuple(strides), tuple(dilations)
+
+
+def _pads(node: Node, value: Tensor, kernel, strides, dilations) -> tuple[str | None, Pairs]:
+    """Keras's name of the padding, if it has one, and the zeros before and behind each axis."""
+    node.expect("auto_pad", "NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    total = [
-        max((math.ceil(n / s) - 1) * s + k - n, 0)
-        for n, s, k in zip(size, strides, reach, strict=True)
-    ]
-    same = [(t // 2, t - t // 2) for t in total]
-    return "same" if pairs == same else pairs
+    size = value.tensor.shape[1:-1]
+    same = [padding_amounts(*of_axis, "same") for of_axis in zip(size, reach, strides, strict=True)]
+    flat = node.attributes.get("pads", [0] * 2 * len(size))
+    pairs = {
+        "NOTSET": list(zip(flat[: len(size)], flat[len(size) :], strict=True)),
+        "VALID": [(0, 0)] * len(size),
+        "SAME_UPPER": same,
+        "SAME_LOWER": [pair[::-1] for pair in same],
+    }[node.attributes.get("auto_pad", "NOTSET")]
+    if min(map(min, pairs)) < 0:
+        raise node.unsupported("no negative padding", pairs)
+    if not any(map(any, pairs)):
+        return "valid", pairs
+    return ("same" if pairs == same else None), pairs
 
 
-def _windows(node: Node, value: Value, kernel) -> tuple[list[int], list[int], str | list]:
-    size = tuple(value.tensor.shape[1:-1])
-    ones = [1] * len(size)
-    strides = list(node.attributes.get("strides", ones))
-    dilations = list(node.attributes.get("dilations", ones))
-    return strides, dilations, _pads(node, size, kernel, strides, dilations)
-
-
-def _zeros_added(walk: Walk, node: Node, value: Value, pairs: list) -> Value:
-    if any(count < 0 for pair in pairs for count in pair):
-        raise node.refuse("no negative padding", pairs)
-    layer = _PADDING[len(pairs)](
-        tuple(pairs) if len(pairs) > 1 else tuple(pairs[0]), dtype=walk.dtype
-    )
-    return Value(layer(value.tensor), is_last=True)
-
-
-def convolution(walk: Walk, node: Node) -> Value:
-    """`Conv` of one or two dimensions; one group for each channel is a depthwise convolution."""
-    plain, value = _spatial(_CONV, walk, node)
-    kernel = walk.numbers(node, 1)
-    bias = walk.numbers(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
-    kernel = np.moveaxis(kernel, (0, 1), (-1, -2))
+def convolution(builder: KerasGraphBuilder, node: Node) -> Tensor:
+    """`Conv`; one group for each channel is a depthwise convolution."""
+    plain, value = _spatial(_CONV, builder, node)
+    kernel = np.moveaxis(builder.numbers(node, 1), (0, 1), (-1, -2))
+    window, rank = kernel.shape[:-2], kernel.ndim - 2
     groups, channels = node.attributes.get("group", 1), value.tensor.shape[-1]
-    strides, dilations, padding = _windows(node, value, kernel.shape[:-2])
+    strides, dilations = _steps(node, window)
     if max(strides) > 1 and max(dilations) > 1:
-        raise node.refuse(
+        raise node.unsupported(
             "no strides together with dilations, which Keras has not got", (strides, dilations)
         )
-    if isinstance(padding, list):
-        value, padding = _zeros_added(walk, node, value, padding), "valid"
-    options = {
-        "kernel_size": kernel.shape[:-2],
-        "strides": tuple(strides),
-        "padding": padding,
-        "dilation_rate": tuple(dilations),
-        "use_bias": bias is not None,
-        "dtype": walk.dtype,
-    }
+    if rank not in _DEPTHWISE and groups > 1:
+        raise node.unsupported("one group, as TensorFlow has for volumes", groups)
+    padding, pairs = _pads(node, value, window, strides, dilations)
+    if padding is None:
+        value, padding = zeros_added(builder, value.tensor, pairs), "valid"
+    options = {"padding": padding, "strides": strides, "dilation_rate": dilations}
     # TensorFlow's depthwise convolution has the same strides along both axes.
     if groups == channels > 1 and len(set(strides)) == 1:
         multiplier = kernel.shape[-1] // channels
-        kernel = kernel.reshape(*kernel.shape[:-2], channels, multiplier)
-        layer = _DEPTHWISE[len(strides)](depth_multiplier=multiplier, **options)
-    else:
-        layer = plain(kernel.shape[-1], groups=groups, **options)
+        kernel = kernel.reshape(*window, channels, multiplier)
+        return _convolved(builder, node, value, kernel, _DEPTHWISE[rank], {
+            "depth_multiplier": multiplier, **options,
+        })  # fmt: skip
+    options |= {"filters": kernel.shape[-1], "groups": groups}
+    return _convolved(builder, node, value, kernel, plain, options)
+
+
+def _convolved(builder, node: Node, value: Tensor, kernel, kind: type, options: dict) -> Tensor:
+    """The output of a layer of a kernel, and of a bias if the operator has one."""
+    bias = [builder.numbers(node, 2)] if len(node.inputs) > 2 and node.inputs[2] else []
+    window = kernel.shape[:-2]
+    layer = kind(kernel_size=window, use_bias=bool(bias), dtype=builder.dtype, **options)
     output = layer(value.tensor)
-    layer.set_weights([kernel] if bias is None else [kernel, bias])
-    return Value(output, is_last=True)
+    layer.set_weights([kernel, *bias])
+    return Tensor(output, "NHWC")
+
+
+def transposed_convolution(builder: KerasGraphBuilder, node: Node) -> Tensor:
+    """`ConvTranspose`: that of Keras without padding, of which the border is cut off."""
+    node.expect("auto_pad", "NOTSET", "NOTSET", "VALID")
+    node.expect("group", 1, 1)
+    node.expect("output_shape", None, None)
+    kind, value = _spatial(_TRANSPOSED, builder, node)
+    kernel = np.moveaxis(builder.numbers(node, 1), (0, 1), (-1, -2))
+    window, rank = kernel.shape[:-2], kernel.ndim - 2
+    strides, dilations = _steps(node, window)
+    if max(dilations) > 1:
+        raise node.unsupported("no dilation", dilations)
+    flat = node.attributes.get("pads", [0] * 2 * rank)
+    more = node.attributes.get("output_padding", [0] * rank)
+    options = {"filters": kernel.shape[-2], "strides": strides, "padding": "valid"}
+    output = _convolved(builder, node, value, kernel, kind, options)
+    # Keras makes at least `stride` entries of each one, and ONNX as many as the window has.
+    rows = [
+        (n - 1) * s + k for n, s, k in zip(value.tensor.shape[1:-1], strides, window, strict=True)
+    ]
+    made = output.tensor.shape[1:-1]
+    crops = [
+        (begin, there - full - extra + end)
+        for begin, end, full, extra, there in zip(
+            flat[:rank], flat[rank:], rows, more, made, strict=True
+        )
+    ]
+    if min(map(min, crops)) < 0:
+        raise node.unsupported("pads of at least 0, no smaller than output_padding", (flat, more))
+    if not any(map(any, crops)):
+        return output
+    amounts = tuple(crops) if rank > 1 else crops[0]
+    return output.of(_CROPPING[rank](amounts, dtype=builder.dtype)(output.tensor))
 
 
 def pooling(table: dict, counts_padding: bool):
@@ -113,24 +151,20 @@ def pooling(table: dict, counts_padding: bool):
     `counts_padding`: whether the operator knows `count_include_pad`.
     """
 
-    def call(walk: Walk, node: Node) -> Value:
+    def call(builder: KerasGraphBuilder, node: Node) -> Tensor:
         node.expect("ceil_mode", 0, 0)
-        kind, value = _spatial(table, walk, node)
-        kernel = list(node.attributes["kernel_shape"])
-        strides, dilations, padding = _windows(node, value, kernel)
-        if any(step != 1 for step in dilations):
-            raise node.refuse("no dilation", dilations)
-        counts_zeros = counts_padding and node.attributes.get("count_include_pad", 0)
-        if padding != "valid" and counts_zeros:
-            if isinstance(padding, str):
-                node.expect("auto_pad", "NOTSET", "NOTSET")
-                flat = node.attributes["pads"]
-                padding = list(zip(flat[: len(strides)], flat[len(strides) :], strict=True))
-            value, padding = _zeros_added(walk, node, value, padding), "valid"
-        if isinstance(padding, list):
-            raise node.refuse("no padding, or that of Keras's 'same'", padding)
-        layer = kind(tuple(kernel), strides=tuple(strides), padding=padding, dtype=walk.dtype)
-        return Value(layer(value.tensor), is_last=True)
+        kind, value = _spatial(table, builder, node)
+        window = tuple(node.attributes["kernel_shape"])
+        strides, dilations = _steps(node, window)
+        if max(dilations) > 1:
+            raise node.unsupported("no dilation", dilations)
+        padding, pairs = _pads(node, value, window, strides, dilations)
+        if padding != "valid" and counts_padding and node.attributes.get("count_include_pad", 0):
+            value, padding = zeros_added(builder, value.tensor, pairs), "valid"
+        if padding is None:
+            raise node.unsupported("no padding, or that of Keras's 'same'", pairs)
+        layer = kind(window, strides=strides, padding=padding, dtype=builder.dtype)
+        return value.of(layer(value.tensor))
 
     return call
 
@@ -138,28 +172,8 @@ def pooling(table: dict, counts_padding: bool):
 def global_pooling(table: dict):
     """The rule of a pooling over whole images, with the layers of a table."""
 
-    def call(walk: Walk, node: Node) -> Value:
-        kind, value = _spatial(table, walk, node)
-        return Value(kind(keepdims=True, dtype=walk.dtype)(value.tensor), is_last=True)
+    def call(builder: KerasGraphBuilder, node: Node) -> Tensor:
+        kind, value = _spatial(table, builder, node)
+        return value.of(kind(keepdims=True, dtype=builder.dtype)(value.tensor))
 
     return call
-
-
-def pad(walk: Walk, node: Node) -> Value:
-    """`Pad` with zeros, of rows and columns; the pads are an attribute in old versions."""
-    node.expect("mode", "constant", "constant")
-    zero = walk.constant(node, 2, default=0.0) if len(node.inputs) > 2 else 0.0
-    if np.any(zero) or node.attributes.get("value", 0.0) or len(node.inputs) > 3:
-        raise node.refuse("zeros as padding, along all axes", node.inputs)
-    flat = [int(n) for n in node.attributes.get("pads", ())] or list(walk.constant(node, 1))
-    rank = len(flat) // 2
-    pairs = [(int(a), int(b)) for a, b in zip(flat[:rank], flat[rank:], strict=True)]
-    value = walk.tensor(node.inputs[0])
-    if rank == value.rank and rank - 2 in _PADDING and not any(pairs[0]):
-        if not any(pairs[1]):
-            last = Value(value.channels_last(), is_last=True)
-            return _zeros_added(walk, node, last, pairs[2:])
-        if not any(pairs[-1]):  # the file itself holds images channels last
-            plain = Value(value.channels_first())
-            return Value(_zeros_added(walk, node, plain, pairs[1:-1]).tensor)
-    raise node.refuse("padding of rows and columns only", pairs)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import keras
 
-from deel_lip_tf.formats.onnx.emitter import Emitter, OnnxTensor
-from deel_lip_tf.formats.onnx.functions import write_function
-from deel_lip_tf.formats.onnx.maps import write_affine
-from deel_lip_tf.formats.onnx.poolings import has_operator, write_pooling
+from deel_lip_tf.formats.onnx.writing.emitter import Emitter, OnnxTensor
+from deel_lip_tf.formats.onnx.writing.functions import write_function
+from deel_lip_tf.formats.onnx.writing.maps import write_affine
+from deel_lip_tf.formats.onnx.writing.poolings import has_operator, write_pooling
 from deel_lip_tf.semantics.graph import is_readable
 from deel_lip_tf.semantics.ir.lowering import lower_model
 from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Norm, Program

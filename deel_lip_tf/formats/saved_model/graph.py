@@ -18,12 +18,9 @@ from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 
-from deel_lip_tf.formats.nodes import Node
+from deel_lip_tf.formats.graph import BATCH, Graph, Node
 
-__all__ = ["BATCH", "Graph", "read"]
-
-BATCH = -(2**40)
-"""Times the batch: `BATCH * 3` stands for three times the batch in an array of sizes."""
+__all__ = ["SavedGraph", "read"]
 
 _BATCH_SIZES = (2, 3, 5)
 _OF_SHAPES = ("Shape", "Size", "Rank")
@@ -41,52 +38,26 @@ _OF_SIZES = (
     "Squeeze",
     "StridedSlice",
 )
-# Operators that are told the shape of their result, the batch with it.
-_TOLD_SIZES = ("Conv2DBackpropInput", "Reshape")
 _CHANGES = ("Assign", "ResourceApply", "ResourceScatter")
 _CALLS = ("Case", "If", "PartitionedCall", "StatefulPartitionedCall", "While")
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
-    """What there is to compute.
+class SavedGraph(Graph):
+    """The operators that the output needs, without identities.
+
+    Among the constants are sizes, where `BATCH` stands for the batch.
 
     Attributes:
-        nodes: the operators that the output needs, in order; identities are left out.
-        constants: arrays by name, and sizes, where `BATCH` stands for the batch.
-        input: name of the input.
-        shape: of one sample.
-        dtype: "float32" or "float64".
-        output: name of the output.
         batch_size: 1 where the input has one sample, else `None`.
         measured: names of tensors whose shapes are constants here: the operators they need count
             too, since those of others may make shapes that depend on values.
     """
 
-    nodes: list[Node]
-    constants: dict[str, np.ndarray]
-    input: str
-    shape: tuple[int, ...]
-    dtype: str
-    output: str
-    batch_size: int | None
+    batch_size: int | None = None
     measured: frozenset[str] = frozenset()
 
-    def raise_for_unknown(self, supported: set[str]) -> None:
-        """Raises one error that names all operators that are not supported."""
-        unknown = {}
-        for node in self.nodes:
-            if node.kind not in supported:
-                unknown.setdefault(node.kind, []).append(node.name)
-        if unknown:
-            listed = "; ".join(f"{k} ({', '.join(map(repr, at))})" for k, at in unknown.items())
-            raise ValueError(
-                f"These TensorFlow operators are not supported: {listed}. Supported are: "
-                f"{', '.join(sorted(supported))}. Rewrite the network with these, or "
-                "give the Keras model itself."
-            )
-
-    def needed(self, nodes: Iterable[Node]) -> "Graph":
+    def needed(self, nodes: Iterable[Node]) -> "SavedGraph":
         """The graph of those of `nodes`, in order, that the output and the shapes depend on."""
         wanted, kept = {self.output, *self.measured}, []
         for node in reversed(list(nodes)):
@@ -96,7 +67,7 @@ class Graph:
         return replace(self, nodes=kept[::-1])
 
 
-def read(path: str | Path, signature: str) -> Graph:
+def read(path: str | Path, signature: str) -> SavedGraph:
     """Reads the function of a signature.
 
     Raises:
@@ -116,7 +87,7 @@ def read(path: str | Path, signature: str) -> Graph:
         ) from error
 
 
-def _graph(function, shape: list, dtype: str) -> Graph:
+def _graph(function, shape: list, dtype: str) -> SavedGraph:
     with _forgotten_functions():
         frozen = _frozen(function)
         definition = frozen.graph.as_graph_def()
@@ -241,27 +212,18 @@ class _Reader:
             for node in function.node_def
         )
 
-    def graph(self, shape: list[int | None], dtype: str) -> Graph:
+    def graph(self, shape: list, dtype: str) -> SavedGraph:
         """The graph between the input and the output."""
         nodes = [node for node in map(self._classified, self._definition.node) if node is not None]
         entry, exit_ = (_plain(t[0].name) for t in (self._frozen.inputs, self._frozen.outputs))
         output = self._alias.get(exit_, exit_)
-        graph = Graph([], {}, entry, tuple(shape[1:]), dtype, output, shape[0])
+        graph = SavedGraph([], {}, entry, tuple(shape[1:]), dtype, output, shape[0])
         nodes, counted = [node for node in nodes if node.output != entry], -1
         while len(graph.nodes) > counted:
             counted, graph = len(graph.nodes), graph.needed(nodes)
             used = {name for node in graph.nodes for name in node.inputs}
             graph = replace(graph, measured=graph.measured.union(*map(self._measured, used)))
-        graph = replace(graph, constants=self._evaluated(used, shape, dtype))
-        for node in graph.nodes:
-            sizes = [graph.constants.get(name, np.zeros(0)) for name in node.inputs]
-            if node.kind not in _TOLD_SIZES and any(
-                s.dtype.kind == "i" and (s <= BATCH).any() for s in sizes
-            ):
-                raise node.refuse(
-                    "numbers that do not depend on the size of the batch", node.inputs
-                )
-        return graph
+        return replace(graph, constants=self._evaluated(used, shape, dtype))
 
     def _measured(self, name: str) -> frozenset[str]:
         return self._sizes.get(name.partition(":")[0], frozenset())
@@ -344,7 +306,7 @@ def _readable(name: str) -> str:
 
 def _decoded(attribute):
     kind = attribute.WhichOneof("value")
-    value = getattr(attribute, kind) if kind else None
     if kind == "list":
-        return list(value.i)
+        return list(attribute.list.i)
+    value = getattr(attribute, kind) if kind else None
     return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.formats.nodes import Node
+from deel_lip_tf.formats.build import KerasGraphBuilder
+from deel_lip_tf.formats.graph import Node
 from deel_lip_tf.formats.saved_model.shapes import (
     concatenated,
     expanded,
@@ -19,7 +20,7 @@ from deel_lip_tf.formats.saved_model.shapes import (
     squeezed,
     transposed,
 )
-from deel_lip_tf.formats.saved_model.values import Value
+from deel_lip_tf.formats.saved_model.tensors import Tensor
 from deel_lip_tf.formats.saved_model.windows import (
     average_pooling,
     batch_to_space,
@@ -29,16 +30,15 @@ from deel_lip_tf.formats.saved_model.windows import (
     space_to_batch,
     transposed_convolution,
 )
-from deel_lip_tf.formats.walk import Walk
 from deel_lip_tf.layers.activations import FullSort, GroupSort2
 
 __all__ = ["OPERATORS"]
 
 
 def _elementwise(make: Callable[..., keras.layers.Layer]):
-    def call(walk: Walk, node: Node) -> Value:
-        value = walk.tensor(node.inputs[0])
-        return value.of(make(node.attributes, dtype=walk.dtype)(value.tensor))
+    def call(builder: KerasGraphBuilder, node: Node) -> Tensor:
+        value = builder.tensor(node.inputs[0])
+        return value.of(make(node.attributes, dtype=builder.dtype)(value.tensor))
 
     return call
 
@@ -50,69 +50,71 @@ def _named(activation: str):
 def _operation(function: Callable):
     """An operation of Keras on one tensor, entry by entry."""
 
-    def call(walk: Walk, node: Node) -> Value:
-        value = walk.tensor(node.inputs[0])
+    def call(builder: KerasGraphBuilder, node: Node) -> Tensor:
+        value = builder.tensor(node.inputs[0])
         return value.of(function(value.tensor))
 
     return call
 
 
-def _dense(walk: Walk, value: Value, kernel: np.ndarray, bias: np.ndarray | None = None) -> Value:
-    layer = keras.layers.Dense(kernel.shape[1], use_bias=bias is not None, dtype=walk.dtype)
+def _dense(
+    builder: KerasGraphBuilder, value: Tensor, kernel: np.ndarray, bias: np.ndarray | None = None
+) -> Tensor:
+    layer = keras.layers.Dense(kernel.shape[1], use_bias=bias is not None, dtype=builder.dtype)
     output = value.of(layer(value.tensor))
     layer.set_weights([kernel] if bias is None else [kernel, bias])
     if bias is not None:
         return output
-    return replace(output, with_bias=partial(_dense, walk, value, kernel))
+    return replace(output, with_bias=partial(_dense, builder, value, kernel))
 
 
-def _matmul(walk: Walk, node: Node) -> Value:
-    attributes, kernel = node.attributes, walk.constant(node, 1)
-    value = walk.tensor(node.inputs[0])
+def _matmul(builder: KerasGraphBuilder, node: Node) -> Tensor:
+    attributes, kernel = node.attributes, builder.constant(node, 1)
+    value = builder.tensor(node.inputs[0])
     if attributes.get("transpose_a") or attributes.get("adj_x") or kernel.ndim != 2:
-        raise node.refuse("a tensor first and a matrix second", kernel.shape)
+        raise node.unsupported("a tensor first and a matrix second", kernel.shape)
     is_transposed = attributes.get("transpose_b") or attributes.get("adj_y")
-    return _dense(walk, value, kernel.T if is_transposed else kernel)
+    return _dense(builder, value, kernel.T if is_transposed else kernel)
 
 
-def _bias_added(walk: Walk, node: Node) -> Value:
+def _bias_added(builder: KerasGraphBuilder, node: Node) -> Tensor:
     if node.attributes.get("data_format", "NHWC") != "NHWC":
-        raise node.refuse("its channels last", node.attributes["data_format"])
-    return _sum(walk, node)
+        raise node.unsupported("its channels last", node.attributes["data_format"])
+    return _sum(builder, node)
 
 
-def _sum(walk: Walk, node: Node) -> Value:
+def _sum(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """Of two tensors or of a tensor and a constant, which becomes the bias of a layer if it can."""
     for position in (0, 1):
         other = node.inputs[1 - position]
-        if walk.is_constant(node.inputs[position]) and not walk.is_constant(other):
-            value, constant = walk.tensor(other), walk.constant(node, position)
+        if builder.is_constant(node.inputs[position]) and not builder.is_constant(other):
+            value, constant = builder.tensor(other), builder.constant(node, position)
             if value.with_bias is not None and constant.shape == value.sample[-1:]:
                 return value.with_bias(constant)
-    return _arithmetic(ops.add, keras.layers.Add)(walk, node)
+    return _arithmetic(ops.add, keras.layers.Add)(builder, node)
 
 
 def _arithmetic(function: Callable, merge: Callable | None, constant_second: bool = False):
     """An operator of two inputs: `merge` of tensors, `function` where one is constant."""
 
-    def call(walk: Walk, node: Node) -> Value:
-        is_constant = [walk.is_constant(name) for name in node.inputs]
+    def call(builder: KerasGraphBuilder, node: Node) -> Tensor:
+        is_constant = [builder.is_constant(name) for name in node.inputs]
         if not any(is_constant):
             if merge is None:
-                raise node.refuse("one constant input", node.inputs)
-            return _joined(walk, node, merge(dtype=walk.dtype))
+                raise node.unsupported("one constant input", node.inputs)
+            return _joined(builder, node, merge(dtype=builder.dtype))
         if constant_second and is_constant[0]:
-            raise node.refuse("its constant second", node.inputs)
+            raise node.unsupported("its constant second", node.inputs)
         position = is_constant.index(True)
-        value = walk.tensor(node.inputs[1 - position])
+        value = builder.tensor(node.inputs[1 - position])
         operands = [value.tensor, value.tensor]
-        operands[position] = _on_sample(node, value, walk.constant(node, position))
+        operands[position] = _on_sample(node, value, builder.constant(node, position))
         return value.of(function(*operands))
 
     return call
 
 
-def _on_sample(node: Node, value: Value, constant: np.ndarray) -> np.ndarray:
+def _on_sample(node: Node, value: Tensor, constant: np.ndarray) -> np.ndarray:
     """A constant that is the same for all samples, and does not make them larger."""
     if constant.ndim == value.rank and constant.shape[0] == 1:
         constant = constant[0]
@@ -122,33 +124,33 @@ def _on_sample(node: Node, value: Value, constant: np.ndarray) -> np.ndarray:
     )
     if not fits:
         rule = f"a constant that broadcasts against samples of shape {shape}"
-        raise node.refuse(rule, constant.shape)
+        raise node.unsupported(rule, constant.shape)
     return constant
 
 
-def _joined(walk: Walk, node: Node, layer: keras.layers.Layer) -> Value:
-    values = [walk.tensor(name) for name in node.inputs]
+def _joined(builder: KerasGraphBuilder, node: Node, layer: keras.layers.Layer) -> Tensor:
+    values = [builder.tensor(name) for name in node.inputs]
     first = values[0]
     is_alike = len({(value.rank, value.rows) for value in values}) == 1
     if not is_alike or any(value.blocks is not None for value in values):
         shapes = [value.sample for value in values]
-        raise node.refuse("inputs of as many axes, of which the first is the batch", shapes)
+        raise node.unsupported("inputs of as many axes, of which the first is the batch", shapes)
     return first.of(layer([value.tensor for value in values]))
 
 
-def _axes(walk: Walk, node: Node, value: Value) -> tuple[int, ...]:
-    axes = sorted(int(axis) % value.rank for axis in np.atleast_1d(walk.constant(node, 1)))
+def _axes(builder: KerasGraphBuilder, node: Node, value: Tensor) -> tuple[int, ...]:
+    axes = sorted(int(axis) % value.rank for axis in np.atleast_1d(builder.constant(node, 1)))
     if 0 in axes or value.rows is not None:
-        raise node.refuse("axes behind the batch", axes)
+        raise node.unsupported("axes behind the batch", axes)
     return tuple(axes)
 
 
 def _reduced(function: Callable):
     """A mean or a sum over some axes."""
 
-    def call(walk: Walk, node: Node) -> Value:
-        value = walk.tensor(node.inputs[0])
-        axes = _axes(walk, node, value)
+    def call(builder: KerasGraphBuilder, node: Node) -> Tensor:
+        value = builder.tensor(node.inputs[0])
+        axes = _axes(builder, node, value)
         tensor = value.samples()
         if not axes:
             return value
@@ -160,56 +162,56 @@ def _reduced(function: Callable):
 _GLOBAL_MAXIMUM = {3: keras.layers.GlobalMaxPooling1D, 4: keras.layers.GlobalMaxPooling2D}
 
 
-def _maximum_over_axes(walk: Walk, node: Node) -> Value:
-    value = walk.tensor(node.inputs[0])
-    axes = _axes(walk, node, value)
+def _maximum_over_axes(builder: KerasGraphBuilder, node: Node) -> Tensor:
+    value = builder.tensor(node.inputs[0])
+    axes = _axes(builder, node, value)
     if value.rank not in _GLOBAL_MAXIMUM or axes != tuple(range(1, value.rank - 1)):
-        raise node.refuse("all axes of an image or a sequence but its channels", axes)
+        raise node.unsupported("all axes of an image or a sequence but its channels", axes)
     kind, keeps_axes = _GLOBAL_MAXIMUM[value.rank], bool(node.attributes["keep_dims"])
-    layer = kind(keepdims=keeps_axes, dtype=walk.dtype)
+    layer = kind(keepdims=keeps_axes, dtype=builder.dtype)
     return value.of(layer(value.samples()))
 
 
-def _batch_normalization(walk: Walk, node: Node) -> Value:
+def _batch_normalization(builder: KerasGraphBuilder, node: Node) -> Tensor:
     node.expect("is_training", True, False)
     node.expect("data_format", "NHWC", "NHWC")
-    value = walk.tensor(node.inputs[0])
-    weights = [walk.constant(node, position) for position in (1, 2, 3, 4)]
-    layer = keras.layers.BatchNormalization(epsilon=node.attributes["epsilon"], dtype=walk.dtype)
+    value = builder.tensor(node.inputs[0])
+    weights = [builder.constant(node, position) for position in (1, 2, 3, 4)]
+    layer = keras.layers.BatchNormalization(epsilon=node.attributes["epsilon"], dtype=builder.dtype)
     output = layer(value.samples())
     layer.set_weights(weights)
     return value.of(output)
 
 
-def _softmax(walk: Walk, node: Node) -> Value:
-    value = walk.tensor(node.inputs[0])
+def _softmax(builder: KerasGraphBuilder, node: Node) -> Tensor:
+    value = builder.tensor(node.inputs[0])
     tensor = value.samples()
     if value.rank != 2:
-        raise node.refuse("a vector of scores as input", value.sample)
-    return value.of(keras.layers.Activation("softmax", dtype=walk.dtype)(tensor))
+        raise node.unsupported("a vector of scores as input", value.sample)
+    return value.of(keras.layers.Activation("softmax", dtype=builder.dtype)(tensor))
 
 
-def _largest_of_last(walk: Walk, node: Node) -> Value:
+def _largest_of_last(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """All entries of the last axis, in descending order."""
-    value, count = walk.tensor(node.inputs[0]), walk.constant(node, 1)
+    value, count = builder.tensor(node.inputs[0]), builder.constant(node, 1)
     if count != value.sample[-1] or not node.attributes.get("sorted", True):
-        raise node.refuse(f"all {value.sample[-1]} entries to sort", int(count))
-    ascending = FullSort(dtype=walk.dtype)(ops.negative(value.tensor))
+        raise node.unsupported(f"all {value.sample[-1]} entries to sort", int(count))
+    ascending = FullSort(dtype=builder.dtype)(ops.negative(value.tensor))
     return value.of(ops.negative(ascending))
 
 
-def _sorted_pairs(walk: Walk, node: Node) -> Value:
-    value = walk.tensor(node.inputs[0])
+def _sorted_pairs(builder: KerasGraphBuilder, node: Node) -> Tensor:
+    value = builder.tensor(node.inputs[0])
     if value.sample[-1] != 2:
-        raise node.refuse("pairs", value.sample)
-    return value.of(FullSort(dtype=walk.dtype)(value.tensor))
+        raise node.unsupported("pairs", value.sample)
+    return value.of(FullSort(dtype=builder.dtype)(value.tensor))
 
 
-def _sorted_neighbours(walk: Walk, node: Node) -> Value:
-    value, width = walk.tensor(node.inputs[0]), node.attributes["width"]
+def _sorted_neighbours(builder: KerasGraphBuilder, node: Node) -> Tensor:
+    value, width = builder.tensor(node.inputs[0]), node.attributes["width"]
     if value.rank != 2 or value.sample[-1] != width:
-        raise node.refuse(f"rows of {width} numbers", value.sample)
-    return value.of(GroupSort2(dtype=walk.dtype)(value.tensor))
+        raise node.unsupported(f"rows of {width} numbers", value.sample)
+    return value.of(GroupSort2(dtype=builder.dtype)(value.tensor))
 
 
 def _leaky_relu(attributes: dict, dtype: str) -> keras.layers.Layer:
@@ -224,7 +226,7 @@ def _relu(maximum: float | None = None):
     return _elementwise(lambda a, dtype: keras.layers.ReLU(max_value=maximum, dtype=dtype))
 
 
-OPERATORS: dict[str, Callable[[Walk, Node], Value]] = {
+OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "Abs": _operation(ops.absolute),
     "Add": _sum,
     "AddV2": _sum,

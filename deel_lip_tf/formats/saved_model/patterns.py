@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from deel_lip_tf.formats.nodes import Node
-from deel_lip_tf.formats.saved_model.graph import Graph
+from deel_lip_tf.formats.graph import Node
+from deel_lip_tf.formats.saved_model.graph import SavedGraph
 
 __all__ = ["with_activations_recognized"]
 
 
-def with_activations_recognized(graph: Graph) -> Graph:
+def with_activations_recognized(graph: SavedGraph) -> SavedGraph:
     """The graph with one operator for each activation, named as Keras names it."""
     matcher = _Matcher(graph)
     return graph.needed([matcher.simplified(node) for node in graph.nodes])
@@ -20,7 +20,7 @@ def with_activations_recognized(graph: Graph) -> Graph:
 class _Matcher:
     """Looks at operators and at what they read."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: SavedGraph):
         self._constants = graph.constants
         self._nodes = {node.output: node for node in graph.nodes}
 
@@ -51,10 +51,10 @@ class _Matcher:
         node = self._nodes.get(name)
         if node is None or node.kind != "StridedSlice":
             return None
-        places = [self._constants.get(one) for one in node.inputs[1:]]
+        places = [self._constants.get(one, np.zeros(())) for one in node.inputs[1:]]
         others = ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
         is_plain = not any(node.attributes.get(mask, 0) for mask in others)
-        if not is_plain or any(place is None or place.shape != (2,) for place in places):
+        if not is_plain or any(place.shape != (2,) for place in places):
             return None
         begins, ends, steps = (place.tolist() for place in places)
         no_begin, no_end = (node.attributes.get(f"{mask}_mask", 0) for mask in ("begin", "end"))
@@ -67,8 +67,8 @@ class _Matcher:
     def rolled(self, name: str) -> tuple[str, int] | None:
         """The matrix that a tensor is, and how many of its first columns are moved to its end."""
         *parts, axis = self.inputs(name, "ConcatV2") or ("",)
-        ranges = [self.columns(part) for part in parts]
-        if len(ranges) != 2 or None in ranges or self.number(axis) not in (1.0, -1.0):
+        ranges = [found for part in parts if (found := self.columns(part)) is not None]
+        if len(parts) != 2 or len(ranges) != 2 or self.number(axis) not in (1.0, -1.0):
             return None
         (tensor, (start, end)), (same, (begin, stop)) = ranges
         is_whole = start is not None and start == stop and end is None and begin is None
@@ -117,8 +117,8 @@ def _elu(matcher: _Matcher, node: Node):
 def _sorted_pairs(matcher: _Matcher, node: Node):
     """Rows of two numbers, taken for a complex one, whose parts are exchanged if in disorder."""
     smaller, larger = matcher.inputs(node.inputs[0], "Complex") or ("", "")
-    chosen = [matcher.inputs(name, "SelectV2") for name in (smaller, larger)]
-    if None in chosen or chosen[0] != [chosen[1][0], chosen[1][2], chosen[1][1]]:
+    chosen = [matcher.inputs(name, "SelectV2") or [] for name in (smaller, larger)]
+    if [] in chosen or chosen[0] != [chosen[1][0], chosen[1][2], chosen[1][1]]:
         return None
     condition, second, first = chosen[0]
     pair = matcher.inputs(first, "Real")
@@ -134,7 +134,8 @@ def _sorted_neighbours(matcher: _Matcher, node: Node):
     is_even, lower, upper = node.inputs
     mask = matcher.constant(is_even)
     width = mask.shape[-1] if mask is not None and mask.ndim == 2 else 0
-    if width % 2 or width == 0 or not np.array_equal(mask, np.arange(width)[None] % 2 == 0):
+    is_alternating = mask is not None and np.array_equal(mask, np.arange(width)[None] % 2 == 0)
+    if width % 2 or width == 0 or not is_alternating:
         return None
     rows, following = matcher.inputs(lower, "Minimum") or ("", "")
     same, preceding = matcher.inputs(upper, "Maximum") or ("", "")

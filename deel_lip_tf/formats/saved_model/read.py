@@ -4,13 +4,17 @@ from pathlib import Path
 
 import keras
 
+from deel_lip_tf.formats.build import KerasGraphBuilder, called
+from deel_lip_tf.formats.graph import raise_for_unknown
 from deel_lip_tf.formats.saved_model.graph import read
 from deel_lip_tf.formats.saved_model.operators import OPERATORS
 from deel_lip_tf.formats.saved_model.patterns import with_activations_recognized
-from deel_lip_tf.formats.saved_model.values import Value
-from deel_lip_tf.formats.walk import Walk, called
+from deel_lip_tf.formats.saved_model.tensors import Tensor
 
 __all__ = ["from_saved_model"]
+
+_TOLD_SIZES = ("Conv2DBackpropInput", "Reshape")
+"""Operators that are told the shape of their result, the batch with it."""
 
 
 def from_saved_model(path: str | Path, signature: str = "serving_default") -> keras.Model:
@@ -48,10 +52,12 @@ def from_saved_model(path: str | Path, signature: str = "serving_default") -> ke
         True
     """
     graph = with_activations_recognized(read(path, signature))
-    graph.raise_for_unknown(set(OPERATORS))
+    raise_for_unknown(graph.nodes, OPERATORS, "TensorFlow")
     inputs = keras.Input(graph.shape, dtype=graph.dtype, name="input")
-    known = {graph.input: Value(inputs, batch_size=graph.batch_size)}
-    walk = Walk(graph.dtype, graph.constants, known)
+    known = {graph.input: Tensor(inputs, batch_size=graph.batch_size)}
+    builder = KerasGraphBuilder(graph.dtype, graph.constants, known)
     for node in graph.nodes:
-        walk.put(node.output, called(OPERATORS[node.kind], walk, node))
-    return keras.Model(inputs, walk.tensor(graph.output).samples(), name="from_saved_model")
+        if node.kind not in _TOLD_SIZES:
+            builder.raise_for_batch(node)
+        builder.set(node.output, called(OPERATORS[node.kind], builder, node))
+    return keras.Model(inputs, builder.tensor(graph.output).samples(), name="from_saved_model")

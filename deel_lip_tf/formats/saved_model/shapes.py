@@ -6,10 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.formats.nodes import Node
-from deel_lip_tf.formats.saved_model.graph import BATCH
-from deel_lip_tf.formats.saved_model.values import Value
-from deel_lip_tf.formats.walk import Walk
+from deel_lip_tf.formats.build import KerasGraphBuilder
+from deel_lip_tf.formats.graph import BATCH, Node
+from deel_lip_tf.formats.saved_model.tensors import Tensor
 
 __all__ = [
     "concatenated",
@@ -23,20 +22,22 @@ __all__ = [
 ]
 
 
-def _shaped(walk: Walk, value: Value, shape: list[int], rows: int | None = None) -> Value:
+def _shaped(
+    builder: KerasGraphBuilder, value: Tensor, shape: list[int], rows: int | None = None
+) -> Tensor:
     """A tensor whose sample has another shape."""
-    tensor, shape = value.tensor, tuple(shape)
-    if tuple(tensor.shape[1:]) != shape:
-        flat = keras.layers.Flatten(dtype=walk.dtype)
+    tensor = value.tensor
+    if list(tensor.shape[1:]) != shape:
+        flat = keras.layers.Flatten(dtype=builder.dtype)
         is_flat = len(shape) == 1
-        tensor = (flat if is_flat else keras.layers.Reshape(shape, dtype=walk.dtype))(tensor)
-    return Value(tensor, rows=rows, batch_size=value.batch_size)
+        tensor = (flat if is_flat else keras.layers.Reshape(shape, dtype=builder.dtype))(tensor)
+    return Tensor(tensor, rows=rows, batch_size=value.batch_size)
 
 
-def reshaped(walk: Walk, node: Node) -> Value:
+def reshaped(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """`Reshape`; rows of samples may move to the batch axis and back again."""
-    value = walk.tensor(node.inputs[0])
-    target = [int(size) for size in walk.constant(node, 1)]
+    value = builder.tensor(node.inputs[0])
+    target = [int(size) for size in builder.constant(node, 1)]
     entries, known = math.prod(value.sample), math.prod(target[1:])
     first = value.batch_size if target and target[0] == value.batch_size else None
     times = target[0] // BATCH if target and target[0] <= BATCH else first
@@ -47,95 +48,97 @@ def reshaped(walk: Walk, node: Node) -> Value:
     is_whole = times == rows or (target and target[0] == -1)
     if value.blocks is not None or rows < 1 or rows * known != entries or not is_whole:
         shown = ["batch" if n == BATCH else n for n in target]
-        raise node.refuse(f"the batch first, and {entries} entries for each sample", shown)
+        raise node.unsupported(f"the batch first, and {entries} entries for each sample", shown)
     if rows == 1:
-        return _shaped(walk, value, target[1:])
-    return _shaped(walk, value, [rows, *target[1:]], rows=rows)
+        return _shaped(builder, value, target[1:])
+    return _shaped(builder, value, [rows, *target[1:]], rows=rows)
 
 
-def expanded(walk: Walk, node: Node) -> Value:
+def expanded(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """`ExpandDims`."""
-    value = walk.tensor(node.inputs[0])
+    value = builder.tensor(node.inputs[0])
     value.samples()
-    axis = int(walk.constant(node, 1)) % (value.rank + 1)
+    axis = int(builder.constant(node, 1)) % (value.rank + 1)
     if axis == 0:
-        raise node.refuse("an axis behind the batch", axis)
+        raise node.unsupported("an axis behind the batch", axis)
     sample = list(value.sample)
     sample.insert(axis - 1, 1)
-    return _shaped(walk, value, sample)
+    return _shaped(builder, value, sample)
 
 
-def squeezed(walk: Walk, node: Node) -> Value:
+def squeezed(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """`Squeeze` of axes that are named."""
-    value = walk.tensor(node.inputs[0])
+    value = builder.tensor(node.inputs[0])
     value.samples()
     given = node.attributes.get("squeeze_dims", [])
     axes = [axis % value.rank for axis in given]
     if not axes or 0 in axes or any(value.sample[axis - 1] != 1 for axis in axes):
-        raise node.refuse("axes of size 1 behind the batch", given)
-    return _shaped(walk, value, [n for axis, n in enumerate(value.sample, 1) if axis not in axes])
+        raise node.unsupported("axes of size 1 behind the batch", given)
+    return _shaped(
+        builder, value, [n for axis, n in enumerate(value.sample, 1) if axis not in axes]
+    )
 
 
-def transposed(walk: Walk, node: Node) -> Value:
+def transposed(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """`Transpose` of axes behind the batch."""
-    value = walk.tensor(node.inputs[0])
-    order = [int(axis) % value.rank for axis in walk.constant(node, 1)]
+    value = builder.tensor(node.inputs[0])
+    order = [int(axis) % value.rank for axis in builder.constant(node, 1)]
     if order == list(range(value.rank)):
         return value
     if order[0] != 0:
-        raise node.refuse("the batch axis left where it is", order)
-    return value.of(keras.layers.Permute(tuple(order[1:]), dtype=walk.dtype)(value.samples()))
+        raise node.unsupported("the batch axis left where it is", order)
+    return value.of(keras.layers.Permute(tuple(order[1:]), dtype=builder.dtype)(value.samples()))
 
 
-def concatenated(walk: Walk, node: Node) -> Value:
+def concatenated(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """`ConcatV2` of tensors."""
     *names, _ = node.inputs
-    if any(walk.is_constant(name) for name in names):
-        raise node.refuse("no constant input", names)
-    values = [walk.tensor(name) for name in names]
-    axis = int(walk.constant(node, len(names))) % values[0].rank
+    if any(builder.is_constant(name) for name in names):
+        raise node.unsupported("no constant input", names)
+    values = [builder.tensor(name) for name in names]
+    axis = int(builder.constant(node, len(names))) % values[0].rank
     if axis == 0:
-        raise node.refuse("another axis than the batch", axis)
+        raise node.unsupported("another axis than the batch", axis)
     tensors = [value.samples() for value in values]
     if len(tensors) == 1:
         return values[0]
-    return values[0].of(keras.layers.Concatenate(axis=axis, dtype=walk.dtype)(tensors))
+    return values[0].of(keras.layers.Concatenate(axis=axis, dtype=builder.dtype)(tensors))
 
 
-def padded(walk: Walk, node: Node) -> Value:
+def padded(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """`Pad` and `PadV2`, with zeros."""
-    value = walk.tensor(node.inputs[0])
-    if len(node.inputs) > 2 and np.any(walk.constant(node, 2)):
-        raise node.refuse("zeros as padding", walk.constant(node, 2))
-    pairs = [(int(a), int(b)) for a, b in walk.constant(node, 1)]
+    value = builder.tensor(node.inputs[0])
+    if len(node.inputs) > 2 and np.any(builder.constant(node, 2)):
+        raise node.unsupported("zeros as padding", builder.constant(node, 2))
+    pairs = [(int(a), int(b)) for a, b in builder.constant(node, 1)]
     if any(pairs[0]):
-        raise node.refuse("no padding of the batch", pairs)
+        raise node.unsupported("no padding of the batch", pairs)
     if value.rank == 4 and not any(pairs[-1]):
-        layer = keras.layers.ZeroPadding2D(tuple(pairs[1:3]), dtype=walk.dtype)
+        layer = keras.layers.ZeroPadding2D(tuple(pairs[1:3]), dtype=builder.dtype)
         return value.of(layer(value.samples()))
     return value.of(ops.pad(value.samples(), pairs))
 
 
-def repeated(walk: Walk, node: Node) -> Value:
+def repeated(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """`Tile` of axes of size 1."""
-    value = walk.tensor(node.inputs[0])
-    counts = [int(count) for count in walk.constant(node, 1)]
+    value = builder.tensor(node.inputs[0])
+    counts = [int(count) for count in builder.constant(node, 1)]
     tensor = value.samples()
     for axis, count in enumerate(counts):
         if count == 1:
             continue
         if axis == 0 or count < 1 or value.sample[axis - 1] != 1:
-            raise node.refuse("axes of size 1 behind the batch to repeat", counts)
+            raise node.unsupported("axes of size 1 behind the batch to repeat", counts)
         tensor = ops.repeat(tensor, count, axis=axis)
     return value.of(tensor)
 
 
-def sliced(walk: Walk, node: Node) -> Value:
+def sliced(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """`StridedSlice` of axes behind the batch."""
-    value = walk.tensor(node.inputs[0])
+    value = builder.tensor(node.inputs[0])
     node.expect("ellipsis_mask", 0, 0)
     node.expect("new_axis_mask", 0, 0)
-    begins, ends, steps = (walk.constant(node, position).tolist() for position in (1, 2, 3))
+    begins, ends, steps = (builder.constant(node, position).tolist() for position in (1, 2, 3))
     masks = [node.attributes.get(f"{name}_mask", 0) for name in ("begin", "end", "shrink_axis")]
     key = []
     for axis, (begin, end, step) in enumerate(zip(begins, ends, steps, strict=True)):
@@ -143,5 +146,5 @@ def sliced(walk: Walk, node: Node) -> Value:
         part = slice(None if no_begin else begin, None if no_end else end, step)
         key.append(begin if is_index else part)
     if key[0] not in (slice(None, None, 1), slice(0, None, 1)):
-        raise node.refuse("all samples of the batch", key[0])
+        raise node.unsupported("all samples of the batch", key[0])
     return value.of(value.samples()[(slice(None), *key[1:])])

@@ -19,25 +19,37 @@ _MOST_CONJUNCTIONS = 2**16
 Variable = tuple[str, int]  # ("X", position in the flattened input) or ("Y", ...) of the output
 
 
+_ZERO = Fraction(0)
+
+
 @dataclass(frozen=True)
 class Linear:
     """`sum(terms[v] v) + constant`."""
 
     terms: dict[Variable, Fraction]
-    constant: Fraction = Fraction(0)
+    constant: Fraction = _ZERO
 
     def __add__(self, other: "Linear") -> "Linear":
-        keys = {*self.terms, *other.terms}
-        sums = {v: self.terms.get(v, Fraction(0)) + other.terms.get(v, Fraction(0)) for v in keys}
-        terms = {v: coefficient for v, coefficient in sums.items() if coefficient}
-        return Linear(terms, self.constant + other.constant)
+        constant = self.constant + other.constant if other.constant else self.constant
+        if not other.terms:
+            return Linear(self.terms, constant)
+        terms = dict(self.terms)
+        for variable, coefficient in other.terms.items():
+            terms[variable] = terms.get(variable, _ZERO) + coefficient
+        return Linear({v: c for v, c in terms.items() if c}, constant)
 
     def __mul__(self, factor: Fraction) -> "Linear":
         terms = {v: factor * coefficient for v, coefficient in self.terms.items() if factor}
         return Linear(terms, factor * self.constant)
 
+    def __neg__(self) -> "Linear":
+        return Linear({v: -coefficient for v, coefficient in self.terms.items()}, -self.constant)
+
     def __sub__(self, other: "Linear") -> "Linear":
-        return self + other * Fraction(-1)
+        # Files have tens of thousands of bounds, and every operation on a fraction is slow.
+        if self.constant or (other.terms and self.terms):
+            return self + -other
+        return Linear(self.terms, -other.constant) if self.terms else -other
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,8 @@ class Conjunction:
         weights: (rows, outputs) float64, exact; `weights @ y + offsets <= 0` row by row.
         offsets: (rows,) float64, rounded downward: the inequality grows no harder to satisfy.
         is_strict: (rows,) whether the inequality excludes 0.
-        inequalities: the same, and those of the inputs, exactly.
+        inequalities: the same, and those of the inputs, exactly; without those in `shared`.
+        shared: inequalities that other conjunctions have too, exactly.
     """
 
     lower: np.ndarray
@@ -73,13 +86,15 @@ class Conjunction:
     offsets: np.ndarray
     is_strict: np.ndarray
     inequalities: tuple[Inequality, ...]
+    shared: tuple[Inequality, ...] = ()
 
     def holds(self, x: np.ndarray, y: np.ndarray) -> bool:
         """Whether an input and its outputs are a counterexample, in exact arithmetic."""
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             return False
         values = {"X": np.ravel(x), "Y": np.ravel(y)}
-        return all(inequality.holds(values) for inequality in self.inequalities)
+        everything = itertools.chain(self.inequalities, self.shared)
+        return all(inequality.holds(values) for inequality in everything)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,28 +112,33 @@ class Property:
     conjunctions: tuple[Conjunction, ...]
 
 
-def conjunctions(formula) -> list[list[Inequality]]:
+def conjunctions(formula) -> tuple[list[Inequality], list[list[Inequality]]]:
     """The disjunctive normal form of nested `("and" | "or", [formulas])` and inequalities.
+
+    Returns:
+        What all conjunctions have in common, and what each of them has besides.
 
     Raises:
         ValueError: more than 65,536 conjunctions.
     """
     if isinstance(formula, Inequality):
-        return [[formula]]
+        return [formula], [[]]
     kind, parts = formula
     forms = [conjunctions(part) for part in parts]
-    if kind == "or":
-        return list(itertools.chain.from_iterable(forms))
-    certain = [form[0] for form in forms if len(form) == 1]
-    common = list(itertools.chain.from_iterable(certain))
-    branching = [form for form in forms if len(form) != 1]
+    if kind == "or" and len(forms) > 1:
+        return [], [[*common, *own] for common, choices in forms for own in choices]
+    common = list(itertools.chain.from_iterable(common for common, _ in forms))
+    branching = [choices for _, choices in forms if choices != [[]]]
     if math.prod(map(len, branching)) > _MOST_CONJUNCTIONS:
         raise ValueError(
             f"The property has more than {_MOST_CONJUNCTIONS} alternatives when its disjunctions "
             "are multiplied out. Split it into several files."
         )
-    choices = itertools.product(*branching)
-    return [[*common, *itertools.chain.from_iterable(choice)] for choice in choices]
+    if len(branching) == 1:
+        return common, branching[0]
+    return common, [
+        list(itertools.chain.from_iterable(choice)) for choice in itertools.product(*branching)
+    ]
 
 
 def property_of(formula, inputs: int, outputs: int) -> Property:
@@ -133,78 +153,109 @@ def property_of(formula, inputs: int, outputs: int) -> Property:
         ValueError: an input without bounds, an inequality of several inputs or of inputs and
             outputs, coefficients of too many digits.
     """
-    boxed: dict[tuple, tuple] = {}
-    found = [_conjunction(form, inputs, outputs, boxed) for form in conjunctions(formula)]
-    return Property(inputs, outputs, tuple(entry for entry in found if entry is not None))
+    common, alternatives = conjunctions(formula)
+    shared = _parts(common, outputs)
+    if shared is None:
+        return Property(inputs, outputs, ())
+    bounds = _tightened(([None] * inputs, [None] * inputs), shared.about_inputs)
+    boxes: dict[tuple, tuple | None] = {}
+    found = []
+    for alternative in alternatives:
+        own = _parts(alternative, outputs)
+        if own is None:
+            continue
+        # A box of many inputs is shared by many conjunctions.
+        key = tuple(map(id, own.about_inputs))
+        if key not in boxes:
+            boxes[key] = _box(_tightened(bounds, own.about_inputs))
+        if (box := boxes[key]) is not None:
+            rows = (np.concatenate(pair) for pair in zip(shared.rows, own.rows, strict=True))
+            found.append(Conjunction(*box, *rows, tuple(alternative), tuple(common)))
+    return Property(inputs, outputs, tuple(found))
 
 
-def _conjunction(form: list[Inequality], inputs: int, outputs: int, boxed) -> Conjunction | None:
-    """One conjunction, or `None` where it contradicts itself before any network."""
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """Inequalities of inputs, and those of outputs as `(weights, offsets, is_strict)`."""
+
+    about_inputs: list[Inequality]
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _parts(inequalities: list[Inequality], outputs: int) -> _Parts | None:
+    """The inequalities by what they are about, or `None` where one holds nowhere."""
     about_inputs, about_outputs = [], []
-    for inequality in form:
+    for inequality in inequalities:
         letters = {letter for letter, _ in inequality.linear.terms}
         if letters == {"X", "Y"}:
             raise ValueError(
                 "An inequality must be about inputs or about outputs. Received one that mixes "
                 f"them: {_text(inequality)}."
             )
-        if not letters and not inequality.holds({}):
+        if letters:
+            (about_outputs if letters == {"Y"} else about_inputs).append(inequality)
+        elif not inequality.holds({}):
             return None
-        (about_outputs if letters == {"Y"} else about_inputs).append(inequality)
-    # A box of many inputs is shared by many conjunctions.
-    key = tuple(map(id, about_inputs))
-    if key not in boxed:
-        boxed[key] = _box(about_inputs, inputs)
-    if boxed[key] is None:
-        return None
-    lower, upper = boxed[key]
     weights, offsets = np.zeros((len(about_outputs), outputs)), np.zeros(len(about_outputs))
     for row, inequality in enumerate(about_outputs):
-        weights[row], offsets[row] = _row(inequality, outputs)
+        offsets[row] = _set_row(weights[row], inequality)
     strict = np.array([inequality.is_strict for inequality in about_outputs], bool)
-    return Conjunction(lower, upper, weights, offsets, strict, tuple(form))
+    return _Parts(about_inputs, (weights, offsets, strict))
 
 
-def _box(inequalities: list[Inequality], inputs: int):
-    """`(lower, upper)` rounded outward, or `None` where the box is empty."""
-    lower: list[Fraction | None] = [None] * inputs
-    upper: list[Fraction | None] = [None] * inputs
+_Bounds = tuple[list[Fraction | None], list[Fraction | None]]
+
+
+def _tightened(bounds: _Bounds, inequalities: list[Inequality]) -> _Bounds:
+    """`(lower, upper)` of the inputs that satisfy some inequalities besides."""
+    if not inequalities:
+        return bounds
+    lower, upper = (list(ends) for ends in bounds)
     for inequality in inequalities:
         terms = inequality.linear.terms
-        if not terms:
-            continue
         if len(terms) != 1:
             raise ValueError(
                 "Inputs must be bounded one by one. Received an inequality of several inputs: "
                 f"{_text(inequality)}."
             )
         (((_, index), coefficient),) = terms.items()
-        bound = -inequality.linear.constant / coefficient
-        if coefficient > 0:
-            upper[index] = bound if upper[index] is None else min(upper[index], bound)
-        else:
-            lower[index] = bound if lower[index] is None else max(lower[index], bound)
-    missing = [i for i in range(inputs) if lower[i] is None or upper[i] is None]
+        bound = -inequality.linear.constant if coefficient > 0 else inequality.linear.constant
+        if abs(coefficient) != 1:
+            bound /= abs(coefficient)
+        ends, tighter = (upper, min) if coefficient > 0 else (lower, max)
+        known = ends[index]
+        ends[index] = bound if known is None else tighter(known, bound)
+    return lower, upper
+
+
+def _box(bounds: _Bounds) -> tuple[np.ndarray, np.ndarray] | None:
+    """`(lower, upper)` rounded outward, or `None` where the box is empty."""
+    missing = [
+        i for i, ends in enumerate(zip(*bounds, strict=True)) if ends[0] is None or ends[1] is None
+    ]
     if missing:
         names = ", ".join(f"X_{i}" for i in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
             f"Every input must have a lower and an upper bound. Without: {names} ({len(missing)} "
-            f"of {inputs})."
+            f"of {len(bounds[0])})."
         )
+    lower, upper = bounds
     if any(low > high for low, high in zip(lower, upper, strict=True)):
         return None
-    ends = [[rounded(v, -1) for v in lower], [rounded(v, 1) for v in upper]]
+    ends = np.array([[rounded(v, -1) for v in lower], [rounded(v, 1) for v in upper]])
     if not np.isfinite(ends).all():
         raise ValueError("The bounds of an input must be finite in float64.")
-    return np.array(ends[0]), np.array(ends[1])
+    return ends[0], ends[1]
 
 
-def _row(inequality: Inequality, outputs: int) -> tuple[np.ndarray, float]:
-    """Weights that are exact in float64, after a multiplication by a positive number if needed."""
+def _set_row(weights: np.ndarray, inequality: Inequality) -> float:
+    """Sets weights that are exact in float64, and returns the offset that belongs to them.
+
+    Both are multiplied by a positive number if needed.
+    """
     linear = inequality.linear
     if not all(map(_is_exact, linear.terms.values())):
         linear = linear * Fraction(math.lcm(*[c.denominator for c in linear.terms.values()]))
-    weights = np.zeros(outputs)
     for (letter, index), coefficient in linear.terms.items():
         if not _is_exact(coefficient):
             raise ValueError(
@@ -213,7 +264,7 @@ def _row(inequality: Inequality, outputs: int) -> tuple[np.ndarray, float]:
                 f"exact. Received: {_text(inequality)}. Write one coefficient for each output."
             )
         weights[index] = float(coefficient)
-    return weights, rounded(linear.constant, -1)
+    return rounded(linear.constant, -1)
 
 
 def _is_exact(value: Fraction) -> bool:
@@ -234,6 +285,8 @@ def rounded(value: Fraction, direction: int) -> float:
     nearest = _nearest(value)
     if math.isinf(nearest):
         return nearest if nearest * direction > 0 else math.copysign(sys.float_info.max, nearest)
+    if nearest.as_integer_ratio() == value.as_integer_ratio():
+        return nearest
     is_beyond = Fraction(nearest) > value if direction < 0 else Fraction(nearest) < value
     return math.nextafter(nearest, direction * math.inf) if is_beyond else nearest
 

@@ -9,16 +9,20 @@ Numbers are the float64 nearest to their digits, as in other tools; what is comp
 exact.
 """
 
+import contextlib
 import decimal
+import gc
 import itertools
 import math
 import re
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from deel_lip_tf.formats.compression import content_of
 from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.domain import Domain, ball
@@ -42,7 +46,8 @@ def read_vnnlib(path: str | Path) -> Property:
     `and`, `or`, `<=`, `>=`, `<`, `>`, `=`, and of linear terms of `+`, `-`, `*`.
 
     Args:
-        path: a file of version 1.0 or, with the package `vnnlib`, 2.0.
+        path: a file (`.vnnlib`, or `.vnnlib.gz`) of version 1.0 or, with the package `vnnlib`,
+            2.0.
 
     Returns:
         The property.
@@ -63,11 +68,24 @@ def read_vnnlib(path: str | Path) -> Property:
         >>> question.inputs, question.outputs, part.lower.tolist(), part.upper.tolist()
         (1, 1, [0.0], [1.0])
     """
-    text = Path(path).read_text(encoding="utf-8")
+    text = content_of(path).decode("utf-8")
     is_second = re.search(r"\(\s*(vnnlib-version|declare-network)\b", text)
-    declared, formula = (_second_version if is_second else _first_version)(text)
-    inputs, outputs = (_count(declared, letter) for letter in "XY")
-    return property_of(formula, inputs, outputs)
+    with _without_collections():
+        declared, formula = (_second_version if is_second else _first_version)(text)
+        inputs, outputs = (_count(declared, letter) for letter in "XY")
+        return property_of(formula, inputs, outputs)
+
+
+@contextlib.contextmanager
+def _without_collections():
+    """Pauses Python's search for cycles: reading makes none, and that takes most of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def to_vnnlib(
@@ -223,18 +241,21 @@ def _indexed(name: str) -> str:
 
 def _first_version(text: str):
     """`(declared variables, formula)` of a file of `declare-const` and `assert`."""
-    declared, asserted = set(), []
+    declared: dict[str, Linear] = {}
+    asserted = []
     for command in _expressions(text):
         head = command[0] if isinstance(command, list) and command else command
         if head in ("declare-const", "declare-fun") and command[-1] == "Real":
-            declared.add(_declared(command))
+            name, variable = _declared(command)
+            declared[name] = Linear({variable: Fraction(1)})
         elif head == "assert" and len(command) == 2:
             asserted.append(_formula(command[1], declared))
         elif head not in _IGNORED:
             raise ValueError(f"A command must be declare-const or assert. Received: {command!r}.")
     if not asserted:
         raise ValueError("The file asserts nothing.")
-    return declared, ("and", asserted)
+    variables = {variable for linear in declared.values() for variable in linear.terms}
+    return variables, ("and", asserted)
 
 
 def _expressions(text: str) -> list:
@@ -264,11 +285,11 @@ def _check_depth(depth: int) -> None:
         )
 
 
-def _declared(command: list) -> tuple[str, int]:
+def _declared(command: list) -> tuple[str, tuple[str, int]]:
     match = _VARIABLE.fullmatch(command[1]) if isinstance(command[1], str) else None
     if match is None or (command[0] == "declare-fun" and command[2:] != [[], "Real"]):
         raise ValueError(f"Variables must be called X_i or Y_i. Received: {command!r}.")
-    return match[1], int(match[2])
+    return command[1], (match[1], int(match[2]))
 
 
 def _count(declared: set, letter: str) -> int:
@@ -281,7 +302,7 @@ def _count(declared: set, letter: str) -> int:
     return len(indices)
 
 
-def _formula(expression, declared: set):
+def _formula(expression, declared: dict[str, Linear]):
     """Nested tokens as `("and" | "or", ...)` of inequalities."""
     if not isinstance(expression, list) or len(expression) < 2:
         raise ValueError(f"A condition must be a list of an operator and terms: {expression!r}.")
@@ -308,7 +329,7 @@ def _comparison(head: str, terms: list[Linear]):
     return ("and", found)
 
 
-def _linear(expression, declared: set) -> Linear:
+def _linear(expression, declared: dict[str, Linear]) -> Linear:
     if isinstance(expression, str):
         return _atom(expression, declared)
     if len(expression) < 2 or expression[0] not in ("+", "-", "*"):
@@ -325,23 +346,22 @@ def _combined(head: str, parts: list[Linear]) -> Linear:
         factor = math.prod(constants, start=Fraction(1))
         return (factors[0] if factors else Linear({}, Fraction(1))) * factor
     if head == "-" and len(parts) == 1:
-        return parts[0] * Fraction(-1)
+        return -parts[0]
     total = parts[0]
     for part in parts[1:]:
         total = total + part if head == "+" else total - part
     return total
 
 
-def _atom(token: str, declared: set) -> Linear:
-    if _NUMBER.fullmatch(token):
-        return Linear({}, _number(token))
-    match = _VARIABLE.fullmatch(token)
-    variable = (match[1], int(match[2])) if match else None
-    if variable not in declared:
+def _atom(token: str, declared: dict[str, Linear]) -> Linear:
+    if token in declared:
+        return declared[token]
+    if not _NUMBER.fullmatch(token):
         raise ValueError(f"{token!r} is neither a number nor a declared variable.")
-    return Linear({variable: Fraction(1)})
+    return Linear({}, _number(token))
 
 
+@lru_cache(maxsize=2**16)  # files repeat 0, 1 and the values of pixels
 def _number(digits: str) -> Fraction:
     value = float(digits)
     if not math.isfinite(value):

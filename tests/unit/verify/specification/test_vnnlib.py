@@ -1,5 +1,6 @@
 """VNN-LIB: what is read means what the file says, what is written comes back, answers are true."""
 
+import gzip
 import itertools
 import re
 from types import SimpleNamespace
@@ -95,6 +96,32 @@ def test_unions_of_boxes(tmp_path):
     boxes = {(*c.lower, *c.upper) for c in read.conjunctions}
     assert len(read.conjunctions) == 4
     assert boxes == {(0.0, 0.0, 1.0, 1.0), (2.0, 2.0, 3.0, 3.0)}
+
+
+def test_a_box_of_many_inputs_is_read_once(tmp_path):
+    """What all conjunctions have in common stands once, or reading would be quadratic."""
+    inputs, rivals = 500, 300
+    names = [f"X_{i}" for i in range(inputs)] + [f"Y_{i}" for i in range(rivals + 1)]
+    text = "".join(f"(declare-const {name} Real)" for name in names)
+    text += "".join(f"(assert (<= -0.1 X_{i} 0.7))" for i in range(inputs))
+    text += f"(assert (or {' '.join(f'(and (>= Y_{i} Y_0))' for i in range(1, rivals + 1))}))"
+    read = parsed(tmp_path, text)
+    first = read.conjunctions[0]
+    assert len(read.conjunctions) == rivals and len(first.shared) == 2 * inputs
+    assert all(len(c.inequalities) == 1 and c.lower is first.lower for c in read.conjunctions)
+    y = np.zeros(rivals + 1)
+    y[:2] = 1.0, 2.0
+    for x, expected in ((np.full(inputs, 0.5), [True, False]), (np.full(inputs, 0.8), [False] * 2)):
+        assert [c.holds(x, y) for c in read.conjunctions[:2]] == expected
+
+
+def test_compressed_files(tmp_path):
+    path = tmp_path / "property.vnnlib.gz"
+    path.write_bytes(gzip.compress(f"{DECLARED}{BOX}(assert (<= Y_0 Y_1))".encode()))
+    assert len(read_vnnlib(path).conjunctions) == 1
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="not compressed by gzip"):
+        read_vnnlib(path)
 
 
 def test_empty_boxes_and_contradictions_are_left_out(tmp_path):

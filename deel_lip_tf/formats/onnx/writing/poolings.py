@@ -6,7 +6,7 @@ from collections.abc import Callable
 from keras import layers
 
 from deel_lip_tf import layers as lip
-from deel_lip_tf.formats.onnx.emitter import Emitter, OnnxTensor
+from deel_lip_tf.formats.onnx.writing.emitter import Emitter, OnnxTensor
 from deel_lip_tf.normalizers import padding_amounts
 
 __all__ = ["has_operator", "write_pooling"]

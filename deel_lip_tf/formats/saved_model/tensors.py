@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Blocks", "Value"]
+__all__ = ["Blocks", "Tensor"]
 
 _PARTS = (
     "A tensor whose first axis holds parts of samples must be a matrix to multiply, or the image "
@@ -30,7 +31,7 @@ class Blocks:
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
+class Tensor:
     """A Keras tensor that stands for a tensor of the graph.
 
     Attributes:
@@ -43,9 +44,9 @@ class Value:
         batch_size: 1, where the graph takes one sample at a time; else `None`.
     """
 
-    tensor: object
+    tensor: Any
     rows: int | None = None
-    with_bias: Callable[[np.ndarray], "Value"] | None = None
+    with_bias: Callable[[np.ndarray], "Tensor"] | None = None
     blocks: Blocks | None = None
     batch_size: int | None = None
 
@@ -59,7 +60,7 @@ class Value:
         """Shape of one sample."""
         return tuple(self.tensor.shape[1:])
 
-    def of(self, tensor) -> "Value":
+    def of(self, tensor) -> "Tensor":
         """Another tensor of the same kind.
 
         Raises:

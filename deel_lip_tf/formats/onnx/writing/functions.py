@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deel_lip_tf.formats.onnx.emitter import Emitter, OnnxTensor
+from deel_lip_tf.formats.onnx.writing.emitter import Emitter, OnnxTensor
 from deel_lip_tf.semantics.ir.elementwise import Function
 
 __all__ = ["FUNCTIONS", "write_function"]

@@ -1,42 +1,57 @@
-"""Tensors and constants while the operators of a file become calls of Keras layers."""
+"""The operators of a file become calls of Keras layers, whatever its format."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from deel_lip_tf.formats.nodes import Node, Refused
+from deel_lip_tf.formats.graph import Node, UnsupportedOperatorError, carries_batch
 
-__all__ = ["Walk", "called"]
+__all__ = ["KerasGraphBuilder", "called"]
 
-Value = TypeVar("Value")
+Tensor = TypeVar("Tensor")
 """What stands for a tensor of the file: each format has its own."""
 
 
-class Walk(Generic[Value]):
-    """What is known while a graph is walked through.
+class KerasGraphBuilder(Generic[Tensor]):
+    """The tensors and constants that are known while operators become calls of Keras layers.
 
     Args:
         dtype: in which to compute.
         constants: arrays by name.
         values: the input, by name.
-        version: of the operators, where it matters.
+        version: of the operators, of formats that have versions.
     """
 
     def __init__(
         self,
         dtype: str,
         constants: dict[str, np.ndarray],
-        values: dict[str, Value],
-        version: int | None = None,
+        values: dict[str, Tensor],
+        version: int = 1,
     ):
         self.dtype, self.version = dtype, version
-        self._constants = constants
+        self._constants = dict(constants)
         self._values = dict(values)
 
-    def put(self, name: str, value: Value) -> None:
+    def set(self, name: str, value: Tensor) -> None:
         """Keeps a tensor that was computed."""
         self._values[name] = value
+
+    def know(self, name: str, array: np.ndarray) -> None:
+        """Keeps a constant that the file does not hold, such as the shape of a tensor."""
+        self._constants[name] = array
+
+    def knows_all(self, node: Node) -> bool:
+        """Whether all inputs of an operator are constants, or left out."""
+        return all(not name or name in self._constants for name in node.inputs)
+
+    def raise_for_batch(self, node: Node) -> None:
+        """Refuses an operator that gets the size of the batch and is not made for it."""
+        if any(carries_batch(self._constants.get(name, np.zeros(0))) for name in node.inputs):
+            raise node.unsupported(
+                "numbers that do not depend on the size of the batch", node.inputs
+            )
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor is known without the input."""
@@ -46,7 +61,7 @@ class Walk(Generic[Value]):
         """Whether a tensor is the input, or was computed from it."""
         return name in self._values
 
-    def tensor(self, name: str) -> Value:
+    def tensor(self, name: str) -> Tensor:
         """A tensor that was computed."""
         if name not in self._values:
             raise ValueError(
@@ -61,7 +76,7 @@ class Walk(Generic[Value]):
         if not name and default is not None:
             return np.asarray(default)
         if name not in self._constants:
-            raise node.refuse(f"a constant as input {position}", name)
+            raise node.unsupported(f"a constant as input {position}", name)
         return self._constants[name]
 
     def numbers(self, node: Node, position: int, default=None) -> np.ndarray:
@@ -69,22 +84,24 @@ class Walk(Generic[Value]):
         given = self.constant(node, position, default)
         kept = given.astype(self.dtype)
         if not np.array_equal(kept, given, equal_nan=True):
-            raise node.refuse(f"constants of the input's type {self.dtype}", given.dtype.name)
+            raise node.unsupported(f"constants of the input's type {self.dtype}", given.dtype.name)
         return kept
 
 
-def called(rule: Callable, walk: Walk, node: Node):
+def called(rule: Callable, builder: KerasGraphBuilder, node: Node):
     """The output of an operator by its rule.
 
     Raises:
         ValueError: its arguments have no rule, here or in Keras; the message names the operator.
     """
     try:
-        return rule(walk, node)
-    except Refused:
+        return rule(builder, node)
+    except UnsupportedOperatorError:
         raise
     except KeyError as error:
-        raise node.refuse(f"the attribute {error}", sorted(node.attributes)) from error
+        raise node.unsupported(f"the attribute {error}", sorted(node.attributes)) from error
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise Refused(f"The operator {node.label} cannot be read: {reason}") from error
+        raise UnsupportedOperatorError(
+            f"The operator {node.label} cannot be read: {reason}"
+        ) from error

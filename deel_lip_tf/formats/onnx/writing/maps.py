@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from deel_lip_tf.formats.onnx.emitter import Emitter, OnnxTensor
+from deel_lip_tf.formats.onnx.writing.emitter import Emitter, OnnxTensor
 from deel_lip_tf.semantics.ir.primitives import (
     Adjoint,
     AxisProducts,

@@ -1,0 +1,1 @@
+"""Programs in ONNX operators: tensors, maps, functions, and layers that have an operator."""
