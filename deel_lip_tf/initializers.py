@@ -12,7 +12,7 @@ from deel_lip_tf.normalizers import (
     check_lipschitz_factor,
     flatten_kernel,
 )
-from deel_lip_tf.normalizers.parametrization import depthwise_kernel, depthwise_matrices
+from deel_lip_tf.normalizers.operation import depthwise_kernel, depthwise_matrices
 
 
 @register
@@ -95,3 +95,40 @@ class SpectralInitializer(keras.initializers.Initializer):
             "base_initializer": initializers.serialize(self.base_initializer),
             "depthwise": self.depthwise,
         }
+
+
+@register
+class CenteredInitializer(keras.initializers.Initializer):
+    """Draws the middle of a kernel, a matrix, and leaves zeros around it.
+
+    The convolution then applies one matrix to the channels of each pixel: with an orthogonal one it
+    is an isometry, or the adjoint of one. A kernel without spatial axes is the matrix itself.
+
+    Args:
+        base_initializer: what draws the matrix (inputs, outputs): a Keras initializer, its name or
+            its config, `"identity"` for example.
+
+    Example:
+        >>> from deel_lip_tf.initializers import CenteredInitializer
+        >>> kernel = CenteredInitializer("identity")((3, 3, 2, 2))
+        >>> kernel[1, 1].numpy().tolist(), float(abs(kernel.numpy()).sum())
+        ([[1.0, 0.0], [0.0, 1.0]], 2.0)
+
+    Source: for almost-orthogonal layers Prach and Lampert, 2022, arXiv:2208.03160.
+    """
+
+    def __init__(self, base_initializer="orthogonal"):
+        self.base_initializer = initializers.get(base_initializer)
+
+    def __call__(self, shape, dtype=None):
+        """A kernel (*sizes, inputs, outputs)."""
+        dtype = backend.standardize_dtype(dtype)
+        # Drawn in at least float32: Keras's orthogonal initializer knows no 16-bit types.
+        matrix = self.base_initializer(shape[-2:], "float64" if dtype == "float64" else "float32")
+        matrix = ops.reshape(ops.cast(matrix, dtype), (*[1] * (len(shape) - 2), *shape[-2:]))
+        around = [((k - 1) // 2, k // 2) for k in shape[:-2]]
+        return ops.pad(matrix, [*around, (0, 0), (0, 0)])
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"base_initializer": initializers.serialize(self.base_initializer)}

@@ -11,8 +11,8 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf.normalizers import flatten_kernel
 from deel_lip_tf.normalizers.arguments import whole_number
+from deel_lip_tf.normalizers.norm_bounds import smaller_gram
 from deel_lip_tf.normalizers.parametrization import at_least_float32
-from deel_lip_tf.normalizers.spectral import smaller_gram
 
 
 class Lorth(ABC):

@@ -243,6 +243,8 @@ OF_KERNELS = (
 OF_IMAGES = f"data_format dilation_rate groups activation use_bias {OF_KERNELS}"
 BY_POSITION = {
     layers.SpectralDense: f"units activation use_bias {OF_KERNELS} lora_rank",
+    layers.AOLDense: f"units activation use_bias {OF_KERNELS} lora_rank",
+    layers.AOLConv2D: f"filters kernel_size strides padding {OF_IMAGES}",
     layers.FrobeniusDense: f"units activation use_bias {OF_KERNELS} lora_rank",
     layers.SpectralConv1D: f"filters kernel_size strides padding {OF_IMAGES}",
     layers.SpectralConv2D: f"filters kernel_size strides padding {OF_IMAGES}",

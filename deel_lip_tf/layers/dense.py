@@ -4,16 +4,16 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.initializers import CenteredInitializer
 from deel_lip_tf.layers.arguments import flag, known_size
 from deel_lip_tf.layers.base import KERNEL_ARGUMENTS, NO_LORA, ConstrainedKernel
-from deel_lip_tf.normalizers import Frobenius, Spectral
+from deel_lip_tf.normalizers import AOL, Frobenius, Spectral
 from deel_lip_tf.normalizers.polar.dense_product import dense_product, is_worth_projecting
 
 
 class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
     """The dense family: `activation(inputs @ effective_kernel + bias)`."""
 
-    plain_class = keras.layers.Dense
     _positional = (*KERNEL_ARGUMENTS, "lora_rank")
     _refused = NO_LORA
 
@@ -28,14 +28,19 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
     def _apply_kernel(self, inputs, kernel):
         if not (self._is_projected_exactly(kernel) and is_worth_projecting(kernel)):
             return ops.matmul(inputs, kernel)
-        gain, eps = self.k_coef_lip * self._gain, self.parametrization.eps_bjorck
-        raw = ops.convert_to_tensor(self.kernel)
-        return dense_product(ops.convert_to_tensor(inputs), kernel, raw, gain, eps)
+        raw, eps = ops.convert_to_tensor(self.kernel), self.parametrization.eps_bjorck
+        return dense_product(ops.convert_to_tensor(inputs), kernel, raw, self.k_coef_lip, eps)
 
     def _is_projected_exactly(self, kernel) -> bool:
         """Whether `kernel` is a multiple of the polar factor of the raw kernel, in its own type."""
-        is_same_type = kernel.dtype == self.kernel.dtype == self.compute_dtype
-        return self.parametrization.is_retracting and is_same_type
+        if type(self.parametrization) is not Spectral or not self.parametrization.is_retracting:
+            return False
+        return kernel.dtype == self.kernel.dtype == self.compute_dtype
+
+    @property
+    def disjoint_neurons(self) -> bool:
+        """Whether each output is bounded by itself, and all of them are not jointly."""
+        return getattr(self.parametrization, "disjoint_neurons", False)
 
 
 @register
@@ -108,10 +113,44 @@ class FrobeniusDense(ConstrainedDense):
         disjoint_neurons: bool = True,
         **kwargs,
     ):
-        kwargs["disjoint_neurons"] = flag("disjoint_neurons", disjoint_neurons)
+        if kwargs.get("parametrization") is None or not flag("disjoint_neurons", disjoint_neurons):
+            kwargs["disjoint_neurons"] = flag("disjoint_neurons", disjoint_neurons)
         super().__init__(units, activation, use_bias, *args, **kwargs)
 
-    @property
-    def disjoint_neurons(self) -> bool:
-        """Whether each output is bounded by itself."""
-        return self.parametrization.disjoint_neurons
+
+@register
+class AOLDense(ConstrainedDense):
+    """Dense layer whose columns, or rows, are divided by what bounds their products.
+
+    `W = k_coef_lip * K D**(-1/2)` of the raw kernel `K`, where `D_ii = sum_j |K'K|_ij`, on its
+    smaller side. The layer is `k_coef_lip`-Lipschitz for any finite raw kernel, provided that
+    `activation` is 1-Lipschitz, and nearly orthogonal where training makes it so: no iteration.
+
+    Args:
+        units: dimension of the output.
+        activation: as in `keras.layers.Dense`; a layer such as `GroupSort2()` is fine.
+        use_bias: whether to add a bias.
+        kernel_initializer: of the raw kernel; default `CenteredInitializer()`, an orthogonal one.
+        k_coef_lip: the Lipschitz constant, 1 by default.
+        parametrization: another one than `deel_lip_tf.normalizers.AOL()`.
+        *args: the arguments of `keras.layers.Dense` after `use_bias`, in their order.
+        **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
+
+    Input shape: `(batch, ..., inputs)`. Output shape: `(batch, ..., units)`.
+
+    Raises:
+        ValueError: `k_coef_lip` not positive, LoRA or quantization asked for.
+
+    Example:
+        >>> import keras
+        >>> import deel_lip_tf as lip
+        >>> hidden = lip.layers.AOLDense(16, activation=lip.layers.MaxMin())
+        >>> model = lip.Sequential([keras.Input((8,)), hidden, lip.layers.AOLDense(3)])
+        >>> lip.bounds.lipschitz_bound(model).value <= 1
+        True
+
+    Source: Prach and Lampert, 2022, arXiv:2208.03160.
+    """
+
+    parametrization_class = AOL
+    _default_initializer = CenteredInitializer

@@ -334,6 +334,7 @@ _CONVOLUTIONS = (
     lip.SpectralConv1D,
     lip.SpectralConv2D,
     lip.FrobeniusConv2D,
+    lip.AOLConv2D,
 )
 
 LAYERS: dict[type, Callable] = {
@@ -343,6 +344,7 @@ LAYERS: dict[type, Callable] = {
     layers.Dense: _dense,
     lip.SpectralDense: _dense,
     lip.FrobeniusDense: _dense,
+    lip.AOLDense: _dense,
     layers.EinsumDense: _einsum_dense,
     layers.DepthwiseConv1D: depthwise,
     layers.DepthwiseConv2D: depthwise,

@@ -4,56 +4,17 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.initializers import SpectralInitializer
-from deel_lip_tf.layers.arguments import whole_number
+from deel_lip_tf.initializers import CenteredInitializer, SpectralInitializer
 from deel_lip_tf.layers.convolution.patches import (
     NO_DILATION,
-    NO_GROUPS,
     OF_CONVOLUTIONS,
-    PatchKernel,
+    ConstrainedConvolution,
 )
-from deel_lip_tf.normalizers import Spectral, UnitFrobenius
-from deel_lip_tf.normalizers.convolution import PADDINGS
-from deel_lip_tf.normalizers.parametrization import (
-    depthwise_kernel,
-    depthwise_matrices,
-)
-
-
-class _ConstrainedConv(PatchKernel):
-    """Mixin: convolutions from all channels to all filters."""
-
-    _positional = OF_CONVOLUTIONS
-    _refused = NO_GROUPS
-
-    def __init__(
-        self, filters: int, kernel_size, strides=1, padding: str = "same", *args, **kwargs
-    ):
-        super().__init__(
-            *args,
-            filters=whole_number("filters", filters),
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            **kwargs,
-        )
-
-
-class _ConstrainedConv1D(_ConstrainedConv, keras.layers.Conv1D):
-    """The family of convolutions of sequences."""
-
-    plain_class = keras.layers.Conv1D
-    _paddings = (*PADDINGS, "causal")
-
-
-class _ConstrainedConv2D(_ConstrainedConv, keras.layers.Conv2D):
-    """The family of convolutions of images."""
-
-    plain_class = keras.layers.Conv2D
+from deel_lip_tf.normalizers import AOL, Spectral, UnitFrobenius
 
 
 @register
-class SpectralConv2D(_ConstrainedConv2D):
+class SpectralConv2D(ConstrainedConvolution, keras.layers.Conv2D):
     """Convolution whose flattened kernel has all its singular values equal.
 
     `y = activation(conv2d(pad(x), W) + bias)` where `W`, flattened to (patch, filters), is
@@ -96,7 +57,7 @@ class SpectralConv2D(_ConstrainedConv2D):
 
 
 @register
-class FrobeniusConv2D(_ConstrainedConv2D):
+class FrobeniusConv2D(ConstrainedConvolution, keras.layers.Conv2D):
     """Convolution whose kernel is divided by its Frobenius norm.
 
     `W = k_coef_lip / sqrt(m) * kernel / ||kernel||_F` with `m` as in `SpectralConv2D`; the layer
@@ -122,7 +83,52 @@ class FrobeniusConv2D(_ConstrainedConv2D):
 
 
 @register
-class SpectralConv1D(_ConstrainedConv1D):
+class AOLConv2D(ConstrainedConvolution, keras.layers.Conv2D):
+    """Convolution whose channels are divided by what bounds their products, at all distances.
+
+    `W = k_coef_lip * K D**(-1/2)` of the raw kernel `K`, where `D` sums the absolute values of its
+    autocorrelation, see `deel_lip_tf.normalizers.AOL`. Nothing is lost to patches that overlap, so
+    that the layer can be an isometry, and starts as one where strides and channels allow it. It is
+    `k_coef_lip`-Lipschitz for any finite raw kernel, provided that `activation` is 1-Lipschitz: at
+    every size for the zero and circular paddings.
+
+    Args:
+        filters: number of channels of the output.
+        kernel_size: an integer or a pair.
+        strides: an integer or a pair.
+        padding: as in `SpectralConv2D`. Paddings that copy cost the square root of how often; so
+            do circular ones the stride, where it does not divide the size.
+        activation: as in `keras.layers.Conv2D`; a layer such as `GroupSort2()` is fine.
+        use_bias: whether to add a bias.
+        kernel_initializer: of the raw kernel; default `CenteredInitializer()`.
+        k_coef_lip: the Lipschitz constant, 1 by default.
+        parametrization: another one than `deel_lip_tf.normalizers.AOL()`.
+        *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
+        **kwargs: every other argument of `keras.layers.Conv2D`, except dilation, groups, LoRA and
+            quantization.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`.
+
+    Raises:
+        ValueError: dilation, groups, LoRA, quantization or an unknown padding; an input of a size
+            whose bound is larger than the one the layer was built for.
+
+    Example:
+        >>> import numpy as np
+        >>> from deel_lip_tf import layers
+        >>> layer = layers.AOLConv2D(16, 3, activation=layers.MaxMin())
+        >>> layer(np.zeros((1, 8, 8, 16))).shape
+        TensorShape([1, 8, 8, 16])
+
+    Source: Prach and Lampert, 2022, arXiv:2208.03160.
+    """
+
+    parametrization_class = AOL
+    _default_initializer = CenteredInitializer
+
+
+@register
+class SpectralConv1D(ConstrainedConvolution, keras.layers.Conv1D):
     """Convolution of sequences whose flattened kernel has all its singular values equal.
 
     As `SpectralConv2D`, along one axis: `W`, flattened to (patch, filters), is
@@ -159,7 +165,7 @@ class SpectralConv1D(_ConstrainedConv1D):
 
 
 @register
-class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
+class SpectralDepthwiseConv2D(ConstrainedConvolution, keras.layers.DepthwiseConv2D):
     """Convolution of each channel by itself, each with singular values that are all equal.
 
     The operator is block-diagonal, one block for each channel of the input, so that its norm is
@@ -195,13 +201,13 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
             bound is larger than the one the layer was built for.
     """
 
-    plain_class = keras.layers.DepthwiseConv2D
     parametrization_class = Spectral
     _kernel_argument = "depthwise"
     _positional = tuple(
         name.replace("kernel", "depthwise") for name in OF_CONVOLUTIONS if name != "groups"
     )
     _refused = NO_DILATION
+    _width = "depth_multiplier"
 
     def __init__(
         self,
@@ -212,14 +218,7 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
         *args,
         **kwargs,
     ):
-        super().__init__(
-            *args,
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            depth_multiplier=whole_number("depth_multiplier", depth_multiplier),
-            **kwargs,
-        )
+        super().__init__(depth_multiplier, kernel_size, strides, padding, *args, **kwargs)
         if len(set(self.strides)) > 1:
             raise ValueError(
                 "`strides` of SpectralDepthwiseConv2D must be the same along both axes: not every "
@@ -227,7 +226,7 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
             )
 
     @staticmethod
-    def _operation(inputs, kernel, **kwargs):
+    def _convolve(inputs, kernel, **kwargs):
         return ops.depthwise_conv(inputs, kernel, **kwargs)
 
     def _output_channels(self, input_shape: tuple) -> int:
@@ -236,7 +235,3 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
     @staticmethod
     def _default_initializer():
         return SpectralInitializer(depthwise=True)
-
-    @staticmethod
-    def _on_matrices(function, kernel):
-        return depthwise_kernel(function(depthwise_matrices(kernel)), kernel.shape)
