@@ -76,8 +76,9 @@ def _with_scaled_outputs(kernel, strides: tuple[int, ...]):
     units = safe_divide(kernel, largest)
     scale = safe_divide(largest, ops.max(largest, axis=-1, keepdims=True))
     sums = safe_sqrt(_absolute_correlations(units, units * scale, strides))
-    # The sums are rounded: as many units in the last place as leave the norm below 1.
-    return units * safe_divide(ops.sqrt(scale), sums * (1 + 16 * unit_roundoff(kernel)))
+    # The sums are rounded, by more the more terms: half of this leaves the norm below 1.
+    slack = (8 + math.prod(kernel.shape[axis] for axis in axes) ** 0.5 / 4) * unit_roundoff(kernel)
+    return units * safe_divide(ops.sqrt(scale), sums * (1 + slack))
 
 
 def _absolute_correlations(kernel, others, strides: tuple[int, ...]):

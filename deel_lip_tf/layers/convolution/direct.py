@@ -88,7 +88,7 @@ class AOLConv2D(ConstrainedConvolution, keras.layers.Conv2D):
 
     `W = k_coef_lip * K D**(-1/2)` of the raw kernel `K`, where `D` sums the absolute values of its
     autocorrelation, see `deel_lip_tf.normalizers.AOL`. Nothing is lost to patches that overlap, so
-    that the layer can be an isometry, and starts as one where strides and channels allow it. It is
+    that the layer can be an isometry or the adjoint of one, and with stride 1 starts as such. It is
     `k_coef_lip`-Lipschitz for any finite raw kernel, provided that `activation` is 1-Lipschitz: at
     every size for the zero and circular paddings.
 
