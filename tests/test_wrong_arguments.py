@@ -256,8 +256,9 @@ def of_regularizers_and_the_like():
         yield from refused(make, "eps_spectral", 0, -1, nan)
         yield from refused(make, "eps_bjorck", 0, -1, nan)
         yield from refused(make, "beta_bjorck", 0, 0.6, nan)
-    yield from refused(initializers.CenteredInitializer, "base_initializer", "nope", None)
-    for drawn in (initializer(), initializers.CenteredInitializer()):
+    centered = initializers.CenteredInitializer
+    yield from refused(centered, "base_initializer", "nope", None, words="initializer")
+    for drawn in (initializer(), centered()):
         for shape in ((3,), (3, 0), 3, None):
             yield Row(drawn.__call__, "shape", shape, ValueError, "`shape`", {})
         yield Row(drawn.__call__, "dtype", "int32", ValueError, "`dtype`", dict(shape=(3, 3)))
