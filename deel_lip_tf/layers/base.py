@@ -8,12 +8,8 @@ from keras import ops
 
 from deel_lip_tf.initializers import SpectralInitializer
 from deel_lip_tf.layers.arguments import CheckedArguments, check_activation, named
-from deel_lip_tf.normalizers import (
-    Operation,
-    Parametrization,
-    Projected,
-    check_lipschitz_factor,
-)
+from deel_lip_tf.normalizers import Operation, Parametrization, check_lipschitz_factor
+from deel_lip_tf.normalizers.parametrization import parametrization_of
 
 
 class LipschitzLayer(CheckedArguments):
@@ -142,28 +138,11 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         initializer = f"{self._kernel_argument}_initializer"
         kwargs[initializer] = kwargs.get(initializer) or self._default_initializer()
         super().__init__(**kwargs)
-        self.parametrization = self._chosen_parametrization(parametrization, chosen)
+        self.parametrization = parametrization_of(
+            type(self).__name__, self.parametrization_class, chosen, parametrization
+        )
         self.operation = Operation()
         self.set_klip_factor(k_coef_lip)
-
-    def _chosen_parametrization(self, parametrization, fields: dict) -> Parametrization:
-        if parametrization is None:
-            return self.parametrization_class(**fields)
-        if isinstance(parametrization, dict):  # of a configuration
-            parametrization = keras.saving.deserialize_keras_object(parametrization)
-        owner = type(self).__name__
-        if not isinstance(parametrization, Parametrization):
-            raise TypeError(
-                f"`parametrization` of {owner} must be an instance of a subclass of "
-                "`normalizers.Parametrization`, AOL() for example. Received: "
-                f"parametrization={parametrization!r}."
-            )
-        if fields:
-            raise ValueError(
-                f"{owner} takes `parametrization` or the fields of its own, not both: give them to "
-                f"the parametrization. Received: {fields} and parametrization={parametrization!r}."
-            )
-        return parametrization
 
     @staticmethod
     def _default_initializer():
@@ -231,16 +210,13 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
                 f"The effective kernel of layer {self.name!r} depends on its weights: build the "
                 "layer first, by calling it or by `layer.build(input_shape)`."
             )
-        projected = self._projected()
+        projected = self.parametrization.projected(self.raw_weights, self.operation)
         return projected.kernel * (self.k_coef_lip * (1 / projected.bound))
 
     @property
     def wbar(self):
         """deel-lip's name for `effective_kernel()`."""
         return self.effective_kernel()
-
-    def _projected(self) -> Projected:
-        return self.parametrization.projected(self.raw_weights, self.operation)
 
     def _retracted(self, name: str, weight):
         weights = {**self.raw_weights, name: weight}

@@ -26,16 +26,18 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
         super().build(input_shape)
 
     def _apply_kernel(self, inputs, kernel):
-        if not (self._is_projected_exactly(kernel) and is_worth_projecting(kernel)):
+        eps = self._eps_of_polar_factor(kernel)
+        if eps is None or not is_worth_projecting(kernel):
             return ops.matmul(inputs, kernel)
-        raw, eps = ops.convert_to_tensor(self.kernel), self.parametrization.eps_bjorck
+        raw = ops.convert_to_tensor(self.kernel)
         return dense_product(ops.convert_to_tensor(inputs), kernel, raw, self.k_coef_lip, eps)
 
-    def _is_projected_exactly(self, kernel) -> bool:
-        """Whether `kernel` is a multiple of the polar factor of the raw kernel, in its own type."""
-        if type(self.parametrization) is not Spectral or not self.parametrization.is_retracting:
-            return False
-        return kernel.dtype == self.kernel.dtype == self.compute_dtype
+    def _eps_of_polar_factor(self, kernel) -> float | None:
+        """Of a multiple of the polar factor of the raw kernel, in its own type; else None."""
+        own = self.parametrization
+        if type(own) is not Spectral or not own.is_retracting:
+            return None
+        return own.eps_bjorck if kernel.dtype == self.kernel.dtype == self.compute_dtype else None
 
     @property
     def disjoint_neurons(self) -> bool:
@@ -56,6 +58,7 @@ class SpectralDense(ConstrainedDense):
         activation: as in `keras.layers.Dense`; a layer such as `GroupSort2()` is fine.
         use_bias: whether to add a bias.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
         k_coef_lip: the Lipschitz constant, 1 by default.
         eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
         eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
@@ -92,6 +95,7 @@ class FrobeniusDense(ConstrainedDense):
         use_bias: whether to add a bias.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
         disjoint_neurons: norms of columns (`True`, the default) or of the whole kernel (`False`).
+        parametrization: another one of `deel_lip_tf.normalizers`.
         k_coef_lip: the Lipschitz constant, of each output or of the layer; 1 by default.
         *args: the arguments of `keras.layers.Dense` after `use_bias`, in their order.
         **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
@@ -113,8 +117,9 @@ class FrobeniusDense(ConstrainedDense):
         disjoint_neurons: bool = True,
         **kwargs,
     ):
-        if kwargs.get("parametrization") is None or not flag("disjoint_neurons", disjoint_neurons):
-            kwargs["disjoint_neurons"] = flag("disjoint_neurons", disjoint_neurons)
+        disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
+        if kwargs.get("parametrization") is None or not disjoint_neurons:
+            kwargs["disjoint_neurons"] = disjoint_neurons
         super().__init__(units, activation, use_bias, *args, **kwargs)
 
 

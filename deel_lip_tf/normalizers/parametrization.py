@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+import keras
 from keras import backend, ops
 
 from deel_lip_tf.normalizers.operation import Operation, Shape
@@ -27,6 +28,7 @@ class Projected:
     bound: Any = 1.0
 
 
+@dataclass(frozen=True)
 class Parametrization(ABC):
     """How the kernel of a layer is made of its raw weights; frozen, stateless, comparable.
 
@@ -36,8 +38,10 @@ class Parametrization(ABC):
     with Keras (`keras.saving.register_keras_serializable`) to save models that hold it.
     """
 
-    is_retracting = False
-    """Whether `retracted` is to be applied after each update of an optimizer."""
+    @property
+    def is_retracting(self) -> bool:
+        """Whether `retracted` is to be applied after each update of an optimizer."""
+        return False
 
     def weights(self, kernel_shape: Shape) -> dict[str, Shape]:
         """Names and shapes of the raw weights, all of them drawn by the kernel's initializer.
@@ -101,7 +105,7 @@ class Parametrization(ABC):
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]  # subclasses are dataclasses
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_config(cls, config: dict):
@@ -109,6 +113,7 @@ class Parametrization(ABC):
         return cls(**config)
 
 
+@dataclass(frozen=True)
 class MatrixParametrization(Parametrization):
     """A projection of the flattened kernel to norm 1; layers divide by the overlap of patches.
 
@@ -149,6 +154,37 @@ class MatrixParametrization(Parametrization):
     def condensed(self, weights, operation):
         """The projected kernel, which is its own projection."""
         return {"kernel": self.projected(weights, operation).kernel}
+
+
+def parametrization_of(
+    owner: str, preset: type[Parametrization], fields: dict, given
+) -> Parametrization:
+    """What a layer computes with.
+
+    Args:
+        owner: class name of the layer, for the messages.
+        preset: its own parametrization, for `given=None`.
+        fields: arguments of the preset.
+        given: another parametrization, or the configuration of one.
+
+    Raises:
+        TypeError: `given` is no parametrization.
+        ValueError: it is one, and there are fields besides.
+    """
+    if given is None:
+        return preset(**fields)
+    found = keras.saving.deserialize_keras_object(given) if isinstance(given, dict) else given
+    if not isinstance(found, Parametrization):
+        raise TypeError(
+            f"`parametrization` of {owner} must be an instance of a subclass of `normalizers."
+            f"Parametrization`, AOL() for example. Received: parametrization={given!r}."
+        )
+    if fields:
+        raise ValueError(
+            f"{owner} takes `parametrization` or the fields of its own, not both: give them to the "
+            f"parametrization. Received: {fields} and parametrization={given!r}."
+        )
+    return found
 
 
 def check_field(owner, name: str, kind: type, is_allowed: Callable, rule: str) -> None:

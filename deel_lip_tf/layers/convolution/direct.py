@@ -33,6 +33,7 @@ class SpectralConv2D(ConstrainedConvolution, keras.layers.Conv2D):
         activation: as in `keras.layers.Conv2D`; a layer such as `GroupSort2()` is fine.
         use_bias: whether to add a bias.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
         k_coef_lip: the Lipschitz constant, 1 by default.
         eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
         eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
@@ -71,6 +72,7 @@ class FrobeniusConv2D(ConstrainedConvolution, keras.layers.Conv2D):
         activation: as in `keras.layers.Conv2D`.
         use_bias: whether to add a bias.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        parametrization: another one of `deel_lip_tf.normalizers`.
         k_coef_lip: the Lipschitz constant, 1 by default.
         *args: as in `SpectralConv2D`.
         **kwargs: as in `SpectralConv2D`.
@@ -145,6 +147,7 @@ class SpectralConv1D(ConstrainedConvolution, keras.layers.Conv1D):
         activation: as in `keras.layers.Conv1D`; a layer such as `GroupSort2()` is fine.
         use_bias: whether to add a bias.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
         k_coef_lip: the Lipschitz constant, 1 by default.
         eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
         eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
@@ -183,6 +186,7 @@ class SpectralDepthwiseConv2D(ConstrainedConvolution, keras.layers.DepthwiseConv
         use_bias: whether to add a bias.
         depthwise_initializer: of the raw kernel; default
             `SpectralInitializer(depthwise=True)`.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
         k_coef_lip: the Lipschitz constant, 1 by default.
         eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
         eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.

@@ -42,7 +42,7 @@ OF_CONVOLUTIONS = (
 class ConstrainedConvolution(ConstrainedKernel):
     """Mixin of the convolutions: `activation(convolution(pad(x), effective_kernel) + bias)`."""
 
-    _positional = OF_CONVOLUTIONS
+    _positional: tuple[str, ...] = OF_CONVOLUTIONS
     _refused = NO_GROUPS
     # The argument that says how many channels the output has.
     _width = "filters"

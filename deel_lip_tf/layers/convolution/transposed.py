@@ -119,6 +119,7 @@ class SpectralConv2DTranspose(ConstrainedTranspose, keras.layers.Conv2DTranspose
         activation: as in `keras.layers.Conv2DTranspose`.
         use_bias: whether to add a bias.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
         k_coef_lip: the Lipschitz constant, 1 by default.
         eps_spectral: see `deel_lip_tf.normalizers.Spectral`.
         eps_bjorck: likewise; `None` divides by a bound of the norm instead of orthogonalising.
