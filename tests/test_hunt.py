@@ -41,6 +41,8 @@ def network(kernel=None, with_head=True):
 
 def average_overlap(self):
     """The coefficient of deel-lip: the average number of patches, see test_soundness.py."""
+    if not self.kernel_size:
+        return ()
     n, k = self.sizes[0], self.kernel_size[0]
     half = (k - 1) / 2
     return (k - half * (half + 1) / n,) * 2

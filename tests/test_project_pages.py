@@ -82,7 +82,7 @@ def test_every_command_that_is_named_exists(page):
 
 def test_the_docstring_that_is_shown_stands_in_the_code():
     [shown] = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-    path = SOURCE / "deel_lip_tf" / "normalizers" / "spectral.py"
+    path = SOURCE / "deel_lip_tf" / "normalizers" / "norm_bounds.py"
     assert shown in path.read_text(encoding="utf-8")
 
 

@@ -246,7 +246,6 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         for name, value in self.parametrization.condensed(raw, self.operation).items():
             raw[name].assign(ops.cast(value, raw[name].dtype))
 
-    # What Keras's layers save and load is their one `kernel`, and the bias.
     def save_own_variables(self, store) -> None:
         """As Keras's layer; several raw weights in their order."""
         if self._factors is None:

@@ -149,7 +149,7 @@ class AOLDense(ConstrainedDense):
     Example:
         >>> import keras
         >>> import deel_lip_tf as lip
-        >>> hidden = lip.layers.AOLDense(16, activation=lip.layers.MaxMin())
+        >>> hidden = lip.layers.AOLDense(16, activation=lip.layers.GroupSort2())
         >>> model = lip.Sequential([keras.Input((8,)), hidden, lip.layers.AOLDense(3)])
         >>> lip.bounds.lipschitz_bound(model).value <= 1
         True

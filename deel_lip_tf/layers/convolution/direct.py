@@ -118,7 +118,7 @@ class AOLConv2D(ConstrainedConvolution, keras.layers.Conv2D):
     Example:
         >>> import numpy as np
         >>> from deel_lip_tf import layers
-        >>> layer = layers.AOLConv2D(16, 3, activation=layers.MaxMin())
+        >>> layer = layers.AOLConv2D(16, 3, activation=layers.GroupSort2())
         >>> layer(np.zeros((1, 8, 8, 16))).shape
         TensorShape([1, 8, 8, 16])
 
