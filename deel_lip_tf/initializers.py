@@ -13,7 +13,7 @@ from deel_lip_tf.normalizers import (
     check_lipschitz_factor,
     flatten_kernel,
 )
-from deel_lip_tf.normalizers.parametrization import depthwise_kernel, depthwise_matrices
+from deel_lip_tf.normalizers.operation import depthwise_kernel, depthwise_matrices
 
 
 @register
@@ -57,12 +57,7 @@ class SpectralInitializer(keras.initializers.Initializer):
     ):
         self.parametrization = Spectral(eps_spectral, eps_bjorck, beta_bjorck)
         self.k_coef_lip = check_lipschitz_factor(k_coef_lip)
-        self.base_initializer = initializers.get(base_initializer)
-        if self.base_initializer is None:
-            raise ValueError(
-                "`base_initializer` must be a Keras initializer, its name or its config. "
-                "Received: base_initializer=None. Leave it out for an orthogonal one."
-            )
+        self.base_initializer = _base(base_initializer)
         self.depthwise = flag("depthwise", depthwise)
 
     def __call__(self, shape, dtype=None):
@@ -71,20 +66,8 @@ class SpectralInitializer(keras.initializers.Initializer):
         Raises:
             ValueError: another shape or type, or an axis of size 0.
         """
-        if not isinstance(shape, list | tuple) or len(shape) < 2 or 0 in shape:
-            raise ValueError(
-                "SpectralInitializer needs a `shape` of at least two axes, none of them empty: a "
-                f"vector has one singular value. Received: shape={shape!r}. Use another "
-                "initializer for it."
-            )
-        dtype = backend.standardize_dtype(dtype)
-        if not backend.is_float_dtype(dtype):
-            raise ValueError(
-                "`dtype` must be a floating type: entries of orthogonal kernels are below 1. "
-                f"Received: dtype={dtype!r}."
-            )
-        # Drawn in at least float32: Keras's orthogonal initializer knows no 16-bit types.
-        kernel = self.base_initializer(shape, dtype="float64" if dtype == "float64" else "float32")
+        dtype = _checked_type(self, shape, dtype)
+        kernel = self.base_initializer(shape, dtype=_drawn_type(dtype))
         if self.depthwise:
             matrices = self.parametrization.project(depthwise_matrices(kernel))
             projected = depthwise_kernel(matrices, shape)
@@ -102,3 +85,77 @@ class SpectralInitializer(keras.initializers.Initializer):
             "base_initializer": initializers.serialize(self.base_initializer),
             "depthwise": self.depthwise,
         }
+
+
+@register
+class CenteredInitializer(keras.initializers.Initializer):
+    """Draws the middle of a kernel, a matrix, and leaves zeros around it.
+
+    The convolution then applies one matrix to the channels of each pixel: with an orthogonal one it
+    is an isometry, or the adjoint of one. A kernel without spatial axes is the matrix itself.
+
+    Args:
+        base_initializer: what draws the matrix (inputs, outputs): a Keras initializer, its name or
+            its config, `"identity"` for example.
+
+    Raises:
+        ValueError: `base_initializer` is none.
+
+    Example:
+        >>> from deel_lip_tf.initializers import CenteredInitializer
+        >>> kernel = CenteredInitializer("identity")((3, 3, 2, 2))
+        >>> kernel[1, 1].numpy().tolist(), float(abs(kernel.numpy()).sum())
+        ([[1.0, 0.0], [0.0, 1.0]], 2.0)
+
+    Source: for almost-orthogonal layers Prach and Lampert, 2022, arXiv:2208.03160.
+    """
+
+    def __init__(self, base_initializer="orthogonal"):
+        self.base_initializer = _base(base_initializer)
+
+    def __call__(self, shape, dtype=None):
+        """A kernel (*sizes, inputs, outputs) of a floating type.
+
+        Raises:
+            ValueError: another shape or type, or an axis of size 0.
+        """
+        dtype = _checked_type(self, shape, dtype)
+        matrix = self.base_initializer(shape[-2:], dtype=_drawn_type(dtype))
+        matrix = ops.reshape(ops.cast(matrix, dtype), (*[1] * (len(shape) - 2), *shape[-2:]))
+        around = [((k - 1) // 2, k // 2) for k in shape[:-2]]
+        return ops.pad(matrix, [*around, (0, 0), (0, 0)])
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"base_initializer": initializers.serialize(self.base_initializer)}
+
+
+def _base(base_initializer):
+    found = initializers.get(base_initializer)
+    if found is None:
+        raise ValueError(
+            "`base_initializer` must be a Keras initializer, its name or its config. "
+            "Received: base_initializer=None. Leave it out for an orthogonal one."
+        )
+    return found
+
+
+def _checked_type(initializer, shape, dtype) -> str:
+    if not isinstance(shape, list | tuple) or len(shape) < 2 or 0 in shape:
+        raise ValueError(
+            f"{type(initializer).__name__} needs a `shape` of at least two axes, none of them "
+            f"empty: a vector has one singular value. Received: shape={shape!r}. Use another "
+            "initializer for it."
+        )
+    dtype = backend.standardize_dtype(dtype)
+    if not backend.is_float_dtype(dtype):
+        raise ValueError(
+            "`dtype` must be a floating type: entries of orthogonal kernels are below 1. "
+            f"Received: dtype={dtype!r}."
+        )
+    return dtype
+
+
+def _drawn_type(dtype: str) -> str:
+    """At least float32: Keras's orthogonal initializer knows no 16-bit types."""
+    return "float64" if dtype == "float64" else "float32"

@@ -11,6 +11,7 @@ from deel_lip_tf.layers.activations import (
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.centering import LayerCentering, ScaleBias
 from deel_lip_tf.layers.convolution.direct import (
+    AOLConv2D,
     FrobeniusConv2D,
     SpectralConv1D,
     SpectralConv2D,
@@ -18,7 +19,7 @@ from deel_lip_tf.layers.convolution.direct import (
 )
 from deel_lip_tf.layers.convolution.transposed import SpectralConv2DTranspose
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
-from deel_lip_tf.layers.dense import FrobeniusDense, SpectralDense
+from deel_lip_tf.layers.dense import AOLDense, FrobeniusDense, SpectralDense
 from deel_lip_tf.layers.normalization import BatchCentering, BatchLipNorm
 from deel_lip_tf.layers.pooling import (
     ScaledAdaptiveAveragePooling2D,
@@ -32,6 +33,8 @@ from deel_lip_tf.layers.resampling import InvertibleDownSampling, InvertibleUpSa
 from deel_lip_tf.layers.residual import LipResidual
 
 __all__ = [
+    "AOLConv2D",
+    "AOLDense",
     "BatchCentering",
     "BatchLipNorm",
     "Condensable",

@@ -1,14 +1,15 @@
 """What every layer of known Lipschitz constant shares, and the one owner of constrained kernels."""
 
 import dataclasses
+import functools
 
 import keras
 from keras import ops
 
 from deel_lip_tf._validation.constructors import CheckedArguments, check_activation, named
 from deel_lip_tf.initializers import SpectralInitializer
-from deel_lip_tf.normalizers import check_lipschitz_factor, flatten_kernel
-from deel_lip_tf.normalizers.parametrization import at_least_float32
+from deel_lip_tf.normalizers import Operation, Parametrization, check_lipschitz_factor
+from deel_lip_tf.normalizers.parametrization import parametrization_of
 
 
 class LipschitzLayer(CheckedArguments):
@@ -124,24 +125,33 @@ def with_bias(outputs, bias, data_format: str | None):
 class ConstrainedKernel(LipschitzLayer, Condensable):
     """Mixin, before a Keras layer with a `kernel`, that computes with the effective kernel.
 
-    The effective kernel is `k_coef_lip * gain * project(kernel)`, a pure function of the raw
-    kernel: nothing is cached and no state is added to the Keras layer's own. A family (dense,
-    convolution, transposed convolution) says how to apply a kernel, by `_apply_kernel`, and what
-    gain its operation allows, by `_compute_gain`; a public class sets `parametrization_class`,
-    whose fields become arguments of the layer.
+    The effective kernel is `k_coef_lip / bound * kernel`, where a parametrization makes `kernel` of
+    the raw weights, a pure function of them, and proves `bound` of the operation with it: nothing
+    is cached and no state is added to the Keras layer's own. A family (dense, convolution) says
+    how to apply a kernel, by `_apply_kernel`, and what operation that is, by `_operation_on`; a
+    public class sets `parametrization_class`, whose fields become arguments of the layer. Another
+    parametrization is an argument of every layer.
     """
 
     plain_class: type[keras.layers.Layer]
-    parametrization_class: type
+    parametrization_class: type[Parametrization]
     # Keras names the kernel's initializer, regularizer and constraint after it, or not.
     _kernel_argument = "kernel"
     # Those after the ones that a constructor spells out: in deel-lip's order, which is no longer
     # Keras's everywhere.
     _positional: tuple[str, ...] = ()
     _refused: dict = {}
-    _gain = 1.0
+    _factors: dict | None = None
 
-    def __init__(self, *args, k_coef_lip: float = 1.0, **kwargs):
+    def __init_subclass__(cls, **kwargs):
+        """The plain class is the Keras layer beside the mixins."""
+        super().__init_subclass__(**kwargs)
+        layers = (c for c in cls.__mro__ if issubclass(c, keras.layers.Layer))
+        plain = next((c for c in layers if not issubclass(c, LipschitzLayer)), None)
+        if plain is not None:
+            cls.plain_class = plain
+
+    def __init__(self, *args, k_coef_lip: float = 1.0, parametrization=None, **kwargs):
         kwargs = named(type(self).__name__, self._positional, args, kwargs)
         check_activation(type(self).__name__, kwargs.get("activation"))
         _refuse_unboundable(type(self).__name__, kwargs, self._refused)
@@ -150,7 +160,10 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         initializer = f"{self._kernel_argument}_initializer"
         kwargs[initializer] = kwargs.get(initializer) or self._default_initializer()
         super().__init__(**kwargs)
-        self.parametrization = self.parametrization_class(**chosen)
+        self.parametrization = parametrization_of(
+            type(self).__name__, self.parametrization_class, chosen, parametrization
+        )
+        self.operation = Operation()
         self.set_klip_factor(k_coef_lip)
 
     @staticmethod
@@ -159,29 +172,50 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
-        return {**super().get_config(), **dataclasses.asdict(self.parametrization)}
+        if type(self.parametrization) is self.parametrization_class:
+            return {**super().get_config(), **self.parametrization.get_config()}
+        serialized = keras.saving.serialize_keras_object(self.parametrization)
+        return {**super().get_config(), "parametrization": serialized}
 
     def add_weight(self, *args, **kwargs):
-        """As in Keras, but the raw kernel is never rounded before it is projected.
+        """As in Keras, but raw kernels are never rounded before they are projected.
 
-        Unless it has a constraint of its own, an optimizer retracts it after each update: what
-        the layer computes hardly changes, and the next step costs less.
+        The parametrization says which there are. Unless there is a constraint of their own, an
+        optimizer retracts them after each update where the parametrization does: what the layer
+        computes hardly changes, and the next step costs less.
         """
-        if kwargs.get("name") == "kernel":
-            kwargs["autocast"] = False
-            if kwargs.get("constraint") is None and self.parametrization.is_retracting:
-                kwargs["constraint"] = self._retracted
-        return super().add_weight(*args, **kwargs)
+        if kwargs.get("name") != "kernel":
+            return super().add_weight(*args, **kwargs)
+        shapes = self.parametrization.weights(kwargs["shape"])
+        if shapes == {"kernel": tuple(kwargs["shape"])}:
+            return self._add_raw_weight(**kwargs)
+        self._factors = {
+            name: self._add_raw_weight(**{**kwargs, "name": name, "shape": shape})
+            for name, shape in shapes.items()
+        }
+        return None
+
+    def _add_raw_weight(self, **kwargs):
+        if kwargs.get("constraint") is None and self.parametrization.is_retracting:
+            kwargs["constraint"] = functools.partial(self._retracted, kwargs["name"])
+        return super().add_weight(**{**kwargs, "autocast": False})
+
+    @property
+    def raw_weights(self) -> dict:
+        """The trainable tensors that the kernel is made of: `kernel` itself, or its factors."""
+        return {"kernel": self.kernel} if self._factors is None else dict(self._factors)
 
     def build(self, input_shape):
-        """Creates the weights; the gain is that of this input shape from now on."""
-        self._gain = self._compute_gain(tuple(input_shape))
+        """Creates the weights; the bound is that of this input shape from now on."""
+        self.operation = self._operation_on(tuple(input_shape))
+        self.parametrization.reuse(self.operation)
         build_activation(self, self.compute_output_shape(input_shape))
         super().build(input_shape)
         self.built = True
 
-    def _compute_gain(self, input_shape: tuple) -> float:
-        return 1.0
+    def _operation_on(self, input_shape: tuple) -> Operation:
+        """The operation on inputs of this shape."""
+        return Operation()
 
     def _apply_kernel(self, inputs, kernel):
         """The linear operation, without bias."""
@@ -198,26 +232,18 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
                 f"The effective kernel of layer {self.name!r} depends on its weights: build the "
                 "layer first, by calling it or by `layer.build(input_shape)`."
             )
-        return self._project_kernel() * (self.k_coef_lip * self._gain)
+        projected = self.parametrization.projected(self.raw_weights, self.operation)
+        return projected.kernel * (self.k_coef_lip * (1 / projected.bound))
 
     @property
     def wbar(self):
         """deel-lip's name for `effective_kernel()`."""
         return self.effective_kernel()
 
-    def _project_kernel(self):
-        kernel = at_least_float32(ops.convert_to_tensor(self.kernel))
-        return self._on_matrices(self.parametrization.project, kernel)
-
-    def _retracted(self, kernel):
-        tensor = ops.convert_to_tensor(kernel)
-        retracted = self._on_matrices(self.parametrization.retract, at_least_float32(tensor))
-        return ops.cast(retracted, tensor.dtype)
-
-    @staticmethod
-    def _on_matrices(function, kernel):
-        """The kernel with `function` applied to it as a matrix, or to each of its matrices."""
-        return ops.reshape(function(flatten_kernel(kernel)), kernel.shape)
+    def _retracted(self, name: str, weight):
+        weights = {**self.raw_weights, name: weight}
+        retracted = self.parametrization.retracted(weights, self.operation)[name]
+        return ops.cast(retracted, weight.dtype)
 
     def call(self, inputs, training=None):
         """Applies the effective kernel, adds the bias, applies the activation."""
@@ -234,8 +260,27 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
             self.activation.set_klip_factor(1.0)
 
     def condense(self) -> None:
-        """Writes the projected kernel, without gain and `k_coef_lip`, into the raw kernel."""
-        self.kernel.assign(ops.cast(self._project_kernel(), self.kernel.dtype))
+        """Writes the projected kernel, without gain and `k_coef_lip`, into the raw kernel.
+
+        Where the projection of a projected kernel would be another one (`AOL`), nothing is written.
+        """
+        raw = self.raw_weights
+        for name, value in self.parametrization.condensed(raw, self.operation).items():
+            raw[name].assign(ops.cast(value, raw[name].dtype))
+
+    def save_own_variables(self, store) -> None:
+        """As Keras's layer; several raw weights in their order."""
+        if self._factors is None:
+            super().save_own_variables(store)
+        else:
+            keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store) -> None:
+        """As Keras's layer; several raw weights in their order."""
+        if self._factors is None:
+            super().load_own_variables(store)
+        else:
+            keras.layers.Layer.load_own_variables(self, store)
 
     def vanilla_export(self) -> keras.layers.Layer:
         """The plain Keras layer, of the same name, with the effective kernel and the bias."""
@@ -244,7 +289,7 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
             return plain
         build_activation(plain, self.compute_output_shape(self._built_shape))
         plain.build(self._plain_input_shape())
-        kernel = ops.cast(self.effective_kernel(), self.kernel.dtype)
+        kernel = ops.cast(self.effective_kernel(), self.variable_dtype)
         plain.set_weights(exported_weights(self, kernel))
         return plain
 
@@ -296,17 +341,16 @@ def build_activation(layer: keras.layers.Layer, shape: tuple) -> None:
         activation.build(shape)
 
 
-def exported_weights(layer: keras.layers.Layer, kernel) -> list:
-    """The weights of a layer as arrays, with another tensor in the place of its kernel.
+def exported_weights(layer: ConstrainedKernel, *kernel) -> list:
+    """The weights of a layer as arrays, with another kernel, or none, in place of the raw weights.
 
     Args:
         layer: a built layer.
-        kernel: takes the place, in its own type; `None` leaves the place out.
+        *kernel: takes the place, in its own type.
     """
-    # Keras keeps it as `_kernel` behind a property in some layers, as `kernel` in others.
-    raw = layer.__dict__.get("_kernel", layer.__dict__.get("kernel"))
-    weights = [kernel if weight is raw else weight for weight in layer.weights]
-    return [ops.convert_to_numpy(weight) for weight in weights if weight is not None]
+    raw = [id(weight) for weight in layer.raw_weights.values()]
+    others = [weight for weight in layer.weights if id(weight) not in raw]
+    return [ops.convert_to_numpy(weight) for weight in (*kernel, *others)]
 
 
 def rescaled_export(

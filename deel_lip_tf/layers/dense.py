@@ -6,15 +6,15 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import flag
 from deel_lip_tf._validation.shapes import known_size
+from deel_lip_tf.initializers import CenteredInitializer
 from deel_lip_tf.layers.base import KERNEL_ARGUMENTS, NO_LORA, ConstrainedKernel
-from deel_lip_tf.normalizers import Frobenius, Spectral
+from deel_lip_tf.normalizers import AOL, Frobenius, Spectral
 from deel_lip_tf.normalizers.polar.dense_product import dense_product, is_worth_projecting
 
 
 class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
     """The dense family: `activation(inputs @ effective_kernel + bias)`."""
 
-    plain_class = keras.layers.Dense
     _positional = (*KERNEL_ARGUMENTS, "lora_rank")
     _refused = NO_LORA
 
@@ -27,16 +27,23 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
         super().build(input_shape)
 
     def _apply_kernel(self, inputs, kernel):
-        if not (self._is_projected_exactly(kernel) and is_worth_projecting(kernel)):
+        eps = self._eps_of_polar_factor(kernel)
+        if eps is None or not is_worth_projecting(kernel):
             return ops.matmul(inputs, kernel)
-        gain, eps = self.k_coef_lip * self._gain, self.parametrization.eps_bjorck
         raw = ops.convert_to_tensor(self.kernel)
-        return dense_product(ops.convert_to_tensor(inputs), kernel, raw, gain, eps)
+        return dense_product(ops.convert_to_tensor(inputs), kernel, raw, self.k_coef_lip, eps)
 
-    def _is_projected_exactly(self, kernel) -> bool:
-        """Whether `kernel` is a multiple of the polar factor of the raw kernel, in its own type."""
-        is_same_type = kernel.dtype == self.kernel.dtype == self.compute_dtype
-        return self.parametrization.is_retracting and is_same_type
+    def _eps_of_polar_factor(self, kernel) -> float | None:
+        """Of a multiple of the polar factor of the raw kernel, in its own type; else None."""
+        own = self.parametrization
+        if type(own) is not Spectral or not own.is_retracting:
+            return None
+        return own.eps_bjorck if kernel.dtype == self.kernel.dtype == self.compute_dtype else None
+
+    @property
+    def disjoint_neurons(self) -> bool:
+        """Whether each output is bounded by itself, and all of them are not jointly."""
+        return getattr(self.parametrization, "disjoint_neurons", False)
 
 
 @register
@@ -53,6 +60,7 @@ class SpectralDense(ConstrainedDense):
             the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
             the norm is divided out: positive, 1e-3 by default.
@@ -104,6 +112,7 @@ class FrobeniusDense(ConstrainedDense):
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
         disjoint_neurons: norms of columns (`True`, the default) or of the whole kernel (`False`).
+        parametrization: another one of `deel_lip_tf.normalizers`.
         k_coef_lip: the Lipschitz constant, of each output or of the layer: positive, 1 by default.
         *args: the arguments of `keras.layers.Dense` after `use_bias`, in their order.
         **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
@@ -136,10 +145,45 @@ class FrobeniusDense(ConstrainedDense):
         disjoint_neurons: bool = True,
         **kwargs,
     ):
-        kwargs["disjoint_neurons"] = flag("disjoint_neurons", disjoint_neurons)
+        disjoint_neurons = flag("disjoint_neurons", disjoint_neurons)
+        if kwargs.get("parametrization") is None or not disjoint_neurons:
+            kwargs["disjoint_neurons"] = disjoint_neurons
         super().__init__(units, activation, use_bias, *args, **kwargs)
 
-    @property
-    def disjoint_neurons(self) -> bool:
-        """Whether each output is bounded by itself."""
-        return self.parametrization.disjoint_neurons
+
+@register
+class AOLDense(ConstrainedDense):
+    """Dense layer whose columns, or rows, are divided by what bounds their products.
+
+    `W = k_coef_lip * K D**(-1/2)` of the raw kernel `K`, where `D_ii = sum_j |K'K|_ij`, on its
+    smaller side. The layer is `k_coef_lip`-Lipschitz for any finite raw kernel, provided that
+    `activation` is 1-Lipschitz, and nearly orthogonal where training makes it so: no iteration.
+
+    Args:
+        units: dimension of the output, at least 1.
+        activation: a function, a name such as "relu", a layer such as `GroupSort2()`, or `None`,
+            the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
+        use_bias: whether to add a bias; True by default.
+        kernel_initializer: of the raw kernel; default `CenteredInitializer()`, an orthogonal one.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        parametrization: how the kernel is made of the raw one; `None`, the default, for
+            `deel_lip_tf.normalizers.AOL()`.
+        *args: the arguments of `keras.layers.Dense` after `use_bias`, in their order.
+        **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
+
+    Input shape: `(batch, ..., inputs)`. Output shape: `(batch, ..., units)`.
+
+    Raises:
+        ValueError: `k_coef_lip` not positive, LoRA or quantization asked for.
+
+    Example:
+        >>> hidden = lip.layers.AOLDense(16, activation=lip.layers.GroupSort2())
+        >>> model = lip.Sequential([keras.Input((8,)), hidden, lip.layers.AOLDense(3)])
+        >>> lip.bounds.lipschitz_bound(model).value <= 1 + 1e-6
+        True
+
+    Source: Prach and Lampert, 2022, arXiv:2208.03160.
+    """
+
+    parametrization_class = AOL
+    _default_initializer = CenteredInitializer

@@ -1,11 +1,12 @@
 """Pure mathematics of constrained kernels: tensors in, tensors out, no layer and no variable.
 
-Vocabulary: a *kernel* is the trainable tensor of a layer; flattened to (inputs of a patch,
-outputs) it is a *matrix*; a *parametrization* projects the matrix onto a set of bounded norm; the
-*gain* of an operation undoes how often it uses the kernel on one input; the *effective kernel* is
-`gain * project(kernel)`, the one the layer computes with.
+Vocabulary: a *kernel* is the tensor that a layer computes with; flattened to (inputs of a patch,
+outputs) it is a *matrix*; an *operation* is what a layer does with it; a *parametrization* makes a
+kernel of raw weights and bounds the norm of the operation with it; the *effective kernel* is
+`k_coef_lip / bound * kernel`.
 """
 
+from deel_lip_tf.normalizers.aol import AOL
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, safe_sqrt
 from deel_lip_tf.normalizers.compatibility import (
     STOP_GRAD_SPECTRAL,
@@ -24,22 +25,27 @@ from deel_lip_tf.normalizers.convolution import (
     padding_amounts,
     transposed_max_duplication,
 )
+from deel_lip_tf.normalizers.frobenius import Frobenius, UnitFrobenius
+from deel_lip_tf.normalizers.norm_bounds import power_iteration, spectral_norm_bound
+from deel_lip_tf.normalizers.operation import Operation, flatten_kernel
 from deel_lip_tf.normalizers.orthogonal import polar_factor
 from deel_lip_tf.normalizers.parametrization import (
+    MatrixParametrization,
+    Parametrization,
+    Projected,
+    check_lipschitz_factor,
+)
+from deel_lip_tf.normalizers.spectral import (
     DEFAULT_BETA_BJORCK,
     DEFAULT_EPS_BJORCK,
     DEFAULT_EPS_SPECTRAL,
     DEFAULT_MAXITER_BJORCK,
     DEFAULT_MAXITER_SPECTRAL,
-    Frobenius,
     Spectral,
-    UnitFrobenius,
-    check_lipschitz_factor,
-    flatten_kernel,
 )
-from deel_lip_tf.normalizers.spectral import power_iteration, spectral_norm_bound
 
 __all__ = [
+    "AOL",
     "DEFAULT_BETA_BJORCK",
     "DEFAULT_EPS_BJORCK",
     "DEFAULT_EPS_SPECTRAL",
@@ -48,6 +54,10 @@ __all__ = [
     "STOP_GRAD_SPECTRAL",
     "SWAP_MEMORY",
     "Frobenius",
+    "MatrixParametrization",
+    "Operation",
+    "Parametrization",
+    "Projected",
     "Spectral",
     "UnitFrobenius",
     "bjorck_normalization",

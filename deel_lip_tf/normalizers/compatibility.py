@@ -11,17 +11,17 @@ from keras import ops
 
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
 from deel_lip_tf.normalizers.convolution import padding_amounts
-from deel_lip_tf.normalizers.parametrization import (
+from deel_lip_tf.normalizers.norm_bounds import power_iteration, spectral_norm_bound, squarings_for
+from deel_lip_tf.normalizers.operation import flatten_kernel
+from deel_lip_tf.normalizers.parametrization import at_least_float32
+from deel_lip_tf.normalizers.spectral import (
     DEFAULT_BETA_BJORCK,
     DEFAULT_EPS_BJORCK,
     DEFAULT_EPS_SPECTRAL,
     DEFAULT_MAXITER_BJORCK,
     DEFAULT_MAXITER_SPECTRAL,
     Spectral,
-    at_least_float32,
-    flatten_kernel,
 )
-from deel_lip_tf.normalizers.spectral import power_iteration, spectral_norm_bound, squarings_for
 
 STOP_GRAD_SPECTRAL = True
 SWAP_MEMORY = True

@@ -1,163 +1,220 @@
-"""Parametrizations: hyper-parameters in, `project(matrix)` out; frozen, stateless, comparable."""
+"""What a layer asks of a parametrization: raw weights in, a kernel of bounded operation out."""
 
+import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
+import keras
 from keras import backend, ops
 
-from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, unit_scale
-from deel_lip_tf.normalizers.orthogonal import bjorck_cubics, polar_factor
-from deel_lip_tf.normalizers.polar.factor import nearest_orthogonal, retracted
-from deel_lip_tf.normalizers.spectral import spectral_norm_bound, squarings_for
-
-DEFAULT_EPS_SPECTRAL = 1e-3
-DEFAULT_EPS_BJORCK = 1e-3
-DEFAULT_BETA_BJORCK = 0.5
-DEFAULT_MAXITER_SPECTRAL = 10
-DEFAULT_MAXITER_BJORCK = 15
+from deel_lip_tf.normalizers.operation import Operation, Shape
 
 
 @dataclass(frozen=True)
-class Spectral:
-    """Largest singular value at most 1, and, unless switched off, all of them equal to 1.
+class Projected:
+    """A kernel, and what is proven of the operation that computes with it.
 
     Attributes:
-        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
-            the norm is divided out: positive, 1e-3 by default.
-        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
-            leaves the kernel divided by the bound of its norm. Reached when the smallest singular
-            value is at least 1e-4 of the largest; nearer to a singular kernel the norm is still at
-            most 1.
-        beta_bjorck: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
-            `eps_bjorck=None`.
-        maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
-            default.
-        maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
-
-    Raises:
-        TypeError: an argument is not a number, or not an integer where one is asked for.
-        ValueError: an argument outside its range.
+        kernel: tensor in Keras's layout, in at least float32.
+        bound: of the norm of the operation, a positive number or a scalar tensor. The layer
+            divides by it: its effective kernel is `k_coef_lip / bound * kernel`.
 
     Example:
-        >>> matrix = np.random.default_rng(0).normal(size=(6, 3))
-        >>> orthogonal = lip.normalizers.Spectral().project(matrix)
-        >>> print(np.linalg.svd(orthogonal, compute_uv=False).round(3))
-        [1. 1. 1.]
-        >>> bounded = lip.normalizers.Spectral(eps_bjorck=None).project(matrix)
-        >>> values = np.linalg.svd(bounded, compute_uv=False)
-        >>> bool(values.max() <= 1), bool(values.min() < 0.9)  # only the norm is divided out
-        (True, True)
+        >>> operation = lip.normalizers.Operation((3, 3), (1, 1), "same", (8, 8))
+        >>> weights = {"kernel": np.ones((3, 3, 2, 4), "float32")}
+        >>> projected = lip.normalizers.Spectral().projected(weights, operation)
+        >>> tuple(projected.kernel.shape), projected.bound  # the square root of 9 patches
+        ((3, 3, 2, 4), 3.0)
     """
 
-    eps_spectral: float = DEFAULT_EPS_SPECTRAL
-    eps_bjorck: float | None = DEFAULT_EPS_BJORCK
-    beta_bjorck: float | None = DEFAULT_BETA_BJORCK
-    maxiter_spectral: int = DEFAULT_MAXITER_SPECTRAL
-    maxiter_bjorck: int = DEFAULT_MAXITER_BJORCK
+    kernel: Any
+    bound: Any = 1.0
 
-    def __post_init__(self):
-        apart = "or None to keep the singular values apart"
-        _check(self, "eps_spectral", float, lambda x: x > 0, "a number > 0")
-        _check(self, "eps_bjorck", float, lambda x: x > 0, f"a number > 0, {apart}")
-        _check(self, "beta_bjorck", float, lambda x: 0 < x <= 0.5, f"in ]0, 0.5], {apart}")
-        for name in ("maxiter_spectral", "maxiter_bjorck"):
-            _check(self, name, int, lambda x: x >= 1, "an integer of at least 1")
 
-    def project(self, matrix):
-        """The nearest orthogonal matrix (or the unit-norm multiple) of `matrix`.
+@dataclass(frozen=True)
+class Parametrization(ABC):
+    """How the kernel of a layer is made of its raw weights; frozen, stateless, comparable.
 
-        Args:
-            matrix: tensor (..., rows, outputs); each matrix is projected by itself.
-        """
-        matrix = at_least_float32(matrix)
-        if self.eps_bjorck is None or self.beta_bjorck is None:
-            return self._unit_norm(matrix)
-        if self.is_retracting:
-            return nearest_orthogonal(matrix, self.eps_bjorck, self.maxiter_bjorck)
-        # Another step than Björck's own is a wish for exactly that iteration.
-        return polar_factor(matrix, bjorck_cubics(self.beta_bjorck, self.maxiter_bjorck))
+    A subclass is a frozen dataclass of Python's numbers with one method, `projected`. Any
+    constrained layer computes with it: `SpectralConv2D(8, 3, parametrization=Mine())`. For a
+    method that only sees the flattened kernel, there is `MatrixParametrization`. Register the class
+    with Keras (`keras.saving.register_keras_serializable`) to save models that hold it.
+
+    Example:
+        >>> class Halved(lip.normalizers.Parametrization):
+        ...     def projected(self, weights, operation):
+        ...         kernel = keras.ops.convert_to_tensor(weights["kernel"])
+        ...         bound = 2.0 * keras.ops.norm(kernel) + 1e-6  # not 0 for the zero kernel
+        ...         return lip.normalizers.Projected(kernel, bound)
+        >>> layer = lip.layers.SpectralDense(2, parametrization=Halved())
+        >>> layer.build((None, 4))
+        >>> lip.bounds.lipschitz_bound(layer).value <= 0.5 * (1 + 1e-6)
+        True
+    """
 
     @property
     def is_retracting(self) -> bool:
-        """Whether `retract` moves a kernel: not where singular values are to stay apart."""
-        if self.eps_bjorck is None or self.beta_bjorck is None:
-            return False
-        return math.isclose(self.beta_bjorck, 0.5)
+        """Whether `retracted` is to be applied after each update of an optimizer."""
+        return False
+
+    def weights(self, kernel_shape: Shape) -> dict[str, Shape]:
+        """Names and shapes of the raw weights, all of them drawn by the kernel's initializer.
+
+        Args:
+            kernel_shape: of the kernel that the layer computes with, in Keras's layout.
+        """
+        return {"kernel": tuple(kernel_shape)}
+
+    @abstractmethod
+    def projected(self, weights: dict[str, Any], operation: Operation) -> Projected:
+        """The kernel, a differentiable function of the raw weights, and its bound.
+
+        The bound holds for every finite value of the weights, zeros included, and for each size
+        of which `reuse` is not larger than that of `operation`.
+
+        Args:
+            weights: tensors or variables by the names of `weights`.
+            operation: what the layer does with the kernel.
+        """
+
+    def reuse(self, operation: Operation) -> tuple[int, ...]:
+        """For each spatial axis, how often the bound lets an element of the inputs be used.
+
+        A layer refuses inputs of a size at which it would be more than at the size it was built
+        for. Nothing depends on the sizes unless a subclass says so.
+
+        Args:
+            operation: with the sizes of the inputs.
+
+        Raises:
+            ValueError: no bound is known of this operation.
+        """
+        return (1,) * len(operation.kernel_size)
+
+    def retracted(self, weights: dict[str, Any], operation: Operation) -> dict[str, Any]:
+        """Weights of nearly the same kernel, back where the next projection is cheap; no gradient.
+
+        Args:
+            weights: as for `projected`, after an update.
+            operation: likewise.
+        """
+        return weights
+
+    def condensed(self, weights: dict[str, Any], operation: Operation) -> dict[str, Any]:
+        """Weights of the same kernel that a projection leaves as they are, where there are any.
+
+        Args:
+            weights: as for `projected`.
+            operation: likewise.
+        """
+        return weights
+
+    def project(self, matrix):
+        """The kernel of a dense layer.
+
+        Args:
+            matrix: the raw kernel, a tensor (rows, outputs).
+        """
+        return self.projected({"kernel": matrix}, Operation()).kernel
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict):
+        """The parametrization with these arguments."""
+        return cls(**config)
+
+
+@dataclass(frozen=True)
+class MatrixParametrization(Parametrization):
+    """A projection of the flattened kernel to norm 1; layers divide by the overlap of patches.
+
+    A subclass is a frozen dataclass with `project`, and `retract` where `is_retracting`.
+
+    Example:
+        >>> class Clipped(lip.normalizers.MatrixParametrization):
+        ...     def project(self, matrix):  # the Frobenius norm bounds the largest singular value
+        ...         return matrix / keras.ops.maximum(1.0, keras.ops.norm(matrix))
+        >>> layer = lip.layers.SpectralConv2D(4, 3, parametrization=Clipped())
+        >>> layer.build((None, 8, 8, 2))
+        >>> lip.bounds.lipschitz_bound(layer).value <= 1 + 1e-6
+        True
+    """
+
+    @abstractmethod
+    def project(self, matrix):
+        """A matrix of norm at most 1; each matrix of a stack by itself.
+
+        Args:
+            matrix: tensor (..., rows, outputs), any finite entries.
+        """
 
     def retract(self, matrix):
-        """The nearest orthogonal matrix of a kernel that an update has moved; no gradient.
+        """The matrix after an update, back where the next projection is cheap; no gradient.
 
         Args:
             matrix: as for `project`, in at least float32.
-
-        Raises:
-            ValueError: singular values are to stay apart (`is_retracting` says whether they are).
         """
-        if self.eps_bjorck is None:
-            raise ValueError("`retract` needs a number. Received: eps_bjorck=None.")
-        return retracted(matrix, self.eps_bjorck, self.maxiter_bjorck)
+        return matrix
 
-    def _unit_norm(self, matrix):
-        squarings = squarings_for(min(matrix.shape[-2:]), self.eps_spectral)
-        scaled = unit_scale(matrix, axis=(-2, -1))
-        bound = spectral_norm_bound(scaled, min(squarings, self.maxiter_spectral))
-        return safe_divide(scaled, bound[..., None, None])
+    def projected(self, weights, operation):
+        """The projected kernel; the bound is the square root of the number of patches."""
+        kernel = at_least_float32(ops.convert_to_tensor(weights["kernel"]))
+        bound = math.sqrt(math.prod(self.reuse(operation)))
+        return Projected(operation.on_matrices(self.project, kernel), bound)
+
+    def reuse(self, operation):
+        """For each spatial axis, the largest number of patches that share an element."""
+        return operation.patch_counts
+
+    def retracted(self, weights, operation):
+        """The raw kernel, retracted."""
+        kernel = at_least_float32(ops.convert_to_tensor(weights["kernel"]))
+        return {"kernel": operation.on_matrices(self.retract, kernel)}
+
+    def condensed(self, weights, operation):
+        """The projected kernel, which is its own projection."""
+        return {"kernel": self.projected(weights, operation).kernel}
 
 
-@dataclass(frozen=True)
-class Frobenius:
-    """Euclidean norm 1: of every column (`disjoint_neurons`), or of the whole matrix.
+def parametrization_of(
+    owner: str, preset: type[Parametrization], fields: dict, given
+) -> Parametrization:
+    """What a layer computes with.
 
-    With `disjoint_neurons` each output is 1-Lipschitz by itself, all of them together are only
-    `sqrt(outputs)`-Lipschitz. A zero column stays zero.
+    Args:
+        owner: class name of the layer, for the messages.
+        preset: its own parametrization, for `given=None`.
+        fields: arguments of the preset.
+        given: another parametrization, or the configuration of one.
 
-    Attributes:
-        disjoint_neurons: norms of the columns (True, the default), or of the matrix.
-
-    Example:
-        >>> matrix = np.array([[3.0, 0.0], [4.0, 2.0]])
-        >>> print(np.round(lip.normalizers.Frobenius().project(matrix), 4))  # columns of norm 1
-        [[0.6 0. ]
-         [0.8 1. ]]
-        >>> whole = lip.normalizers.Frobenius(disjoint_neurons=False).project(matrix)
-        >>> round(float(np.linalg.norm(whole)), 4)
-        1.0
+    Raises:
+        TypeError: `given` is no parametrization.
+        ValueError: it is one, and there are fields besides.
     """
-
-    disjoint_neurons: bool = True
-    is_retracting = False
-
-    def project(self, matrix):
-        """`matrix` (rows, outputs) divided by the norms of its columns, or by its own."""
-        axis = 0 if self.disjoint_neurons else None
-        scaled = unit_scale(at_least_float32(matrix), axis=axis)
-        norm = frobenius_norm(scaled, axis=axis, keepdims=True)
-        # The sum of squares is rounded: half a dozen units in the last place keep the norm below 1.
-        slack = 2.0**-50 if backend.standardize_dtype(scaled.dtype) == "float64" else 2.0**-21
-        return safe_divide(scaled, norm * (1 + slack))
-
-
-@dataclass(frozen=True)
-class UnitFrobenius:
-    """Frobenius norm 1 of the whole matrix, hence largest singular value at most 1.
-
-    Example:
-        >>> projected = lip.normalizers.UnitFrobenius().project(np.array([[3.0, 0.0], [0.0, 4.0]]))
-        >>> print(np.round(projected, 4))
-        [[0.6 0. ]
-         [0.  0.8]]
-    """
-
-    is_retracting = False
-
-    def project(self, matrix):
-        """`matrix` (rows, outputs) divided by its Frobenius norm."""
-        return Frobenius(disjoint_neurons=False).project(matrix)
+    if given is None:
+        return preset(**fields)
+    found = keras.saving.deserialize_keras_object(given) if isinstance(given, dict) else given
+    if not isinstance(found, Parametrization):
+        raise TypeError(
+            f"`parametrization` of {owner} must be an instance of a subclass of `normalizers."
+            f"Parametrization`, AOL() for example. Received: parametrization={given!r}."
+        )
+    if fields:
+        raise ValueError(
+            f"{owner} takes `parametrization` or the fields of its own, not both: give them to the "
+            f"parametrization. Received: {fields} and parametrization={given!r}."
+        )
+    return found
 
 
-def _check(owner, name: str, kind: type, is_allowed: Callable, rule: str) -> None:
+def check_field(owner, name: str, kind: type, is_allowed: Callable, rule: str) -> None:
     """Raises unless an attribute is a number of a kind, in its range, or `None` if that may be."""
     value = getattr(owner, name)
     if value is None and "None" in rule:
@@ -176,32 +233,6 @@ def at_least_float32(tensor):
     """`tensor`, in float32 where it came in a 16-bit type: too coarse to orthogonalise in."""
     dtype = backend.standardize_dtype(tensor.dtype)
     return tensor if dtype in ("float32", "float64") else ops.cast(tensor, "float32")
-
-
-def flatten_kernel(kernel):
-    """The matrix (everything else, last axis) of a kernel.
-
-    Args:
-        kernel: tensor (*sizes, inputs, outputs).
-
-    Returns:
-        A tensor (everything else, outputs) with the same entries in the same order.
-
-    Example:
-        >>> tuple(lip.normalizers.flatten_kernel(np.zeros((3, 3, 2, 8))).shape)  # (patch, outputs)
-        (18, 8)
-    """
-    return ops.reshape(kernel, (-1, kernel.shape[-1]))
-
-
-def depthwise_matrices(kernel):
-    """A matrix (patch, multiplier) for each channel of a kernel (*sizes, channels, multiplier)."""
-    return ops.moveaxis(ops.reshape(kernel, (-1, *kernel.shape[-2:])), 1, 0)
-
-
-def depthwise_kernel(matrices, shape):
-    """The kernel of the given shape with these `depthwise_matrices`."""
-    return ops.reshape(ops.moveaxis(matrices, 0, 1), shape)
 
 
 def check_lipschitz_factor(k, name: str = "k_coef_lip") -> float:

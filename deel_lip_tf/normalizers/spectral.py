@@ -1,120 +1,109 @@
-"""The largest singular value of a matrix: bounded from above (Gram), or estimated from below."""
+"""Orthogonal kernels: all singular values equal to 1, or the largest one alone."""
 
 import math
+from dataclasses import dataclass
 
-from keras import backend, ops
+from deel_lip_tf._registration import register
+from deel_lip_tf.normalizers.arithmetic import safe_divide, unit_scale
+from deel_lip_tf.normalizers.norm_bounds import spectral_norm_bound, squarings_for
+from deel_lip_tf.normalizers.orthogonal import bjorck_cubics, polar_factor
+from deel_lip_tf.normalizers.parametrization import (
+    MatrixParametrization,
+    at_least_float32,
+    check_field,
+)
+from deel_lip_tf.normalizers.polar.factor import nearest_orthogonal, retracted
 
-from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, safe_sqrt
-
-
-def smaller_gram(matrix):
-    """The Gram matrix of `matrix` (rows, columns) on its smaller side."""
-    rows, columns = matrix.shape[-2:]
-    transposed = ops.swapaxes(matrix, -1, -2)
-    return ops.matmul(transposed, matrix) if columns <= rows else ops.matmul(matrix, transposed)
-
-
-def squarings_for(size: int, tolerance: float) -> int:
-    """Squarings after which `spectral_norm_bound` is at most `(1 + tolerance)` times the norm.
-
-    A Gram matrix of `size` rows has at most `size` equal eigenvalues, so the bound is at most
-    `size ** (1 / 2**(t + 2))` times the norm after `t` squarings.
-    """
-    if size == 1:
-        return 0
-    return max(0, math.ceil(math.log2(math.log(size) / math.log1p(tolerance)) - 2))
+DEFAULT_EPS_SPECTRAL = 1e-3
+DEFAULT_EPS_BJORCK = 1e-3
+DEFAULT_BETA_BJORCK = 0.5
+DEFAULT_MAXITER_SPECTRAL = 10
+DEFAULT_MAXITER_BJORCK = 15
 
 
-def spectral_norm_bound(matrix, squarings: int):
-    """An upper bound on the largest singular value by Gram iteration.
+@register
+@dataclass(frozen=True)
+class Spectral(MatrixParametrization):
+    """Largest singular value at most 1, and, unless switched off, all of them equal to 1.
 
-    With `G` the Gram matrix on the smaller side, `||W||_2 <= ||G**(2**t)||_F ** (1 / 2**(t+1))`
-    for every `t`, and the right side decreases to `||W||_2`. It holds no state and cannot be too
-    small, which power iteration always is.
+    Attributes:
+        eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
+            the norm is divided out: positive, 1e-3 by default.
+        eps_bjorck: how far from 1 the singular values may end: positive, 1e-3 by default; `None`
+            leaves the kernel divided by the bound of its norm. Reached when the smallest singular
+            value is at least 1e-4 of the largest; nearer to a singular kernel the norm is still at
+            most 1.
+        beta_bjorck: step of Björck's iteration, in ]0, 1/2], 1/2 by default; `None` does as
+            `eps_bjorck=None`.
+        maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
+            default.
+        maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
 
-    Args:
-        matrix: tensor (..., rows, columns) with entries whose squares do not overflow.
-        squarings: `t`, how many times the Gram matrix is squared.
-
-    Returns:
-        A tensor (...), a scalar for one matrix, differentiable in `matrix`; 0 for the zero matrix.
-
-    Example:
-        >>> matrix = np.diag([1.0, 0.9, 0.8])
-        >>> for squarings in (0, 2, 4, 6):  # decreases to the norm, and never below
-        ...     print(round(float(lip.normalizers.spectral_norm_bound(matrix, squarings)), 4))
-        1.1989
-        1.0122
-        1.0
-        1.0
-
-    Source: Delattre et al., 2023, arXiv:2305.16173.
-    """
-    bound = safe_sqrt(gram_norm_bound(smaller_gram(matrix), squarings))
-    # Rounding of the products moves the bound by a few units of the last place.
-    bound = bound * (1 + 16 * unit_roundoff(matrix))
-    return ops.squeeze(bound, axis=(-2, -1))
-
-
-def gram_norm_bound(gram, squarings: int):
-    """An upper bound, (..., 1, 1), on the largest eigenvalue of Gram matrices (..., n, n).
-
-    Rounding aside: see `spectral_norm_bound`.
-    """
-    norms = [frobenius_norm(gram, axis=(-2, -1), keepdims=True)]
-    for _ in range(squarings):
-        gram = safe_divide(gram, norms[-1])
-        gram = ops.matmul(gram, gram)
-        norms.append(frobenius_norm(gram, axis=(-2, -1), keepdims=True))
-    # ||G_t||_2 = n_t ||G_t / n_t||_2 = n_t ||G_{t+1}||_2^(1/2), from the innermost square outwards
-    bound = norms.pop()
-    while norms:
-        bound = norms.pop() * safe_sqrt(bound)
-    return bound
-
-
-def power_iteration(matrix, u=None, eps: float = 1e-3, maxiter: int = 10):
-    """An estimate of the largest singular value, from below, by power iteration.
-
-    Good enough to watch training; nothing that claims a guarantee may use it.
-
-    Args:
-        matrix: tensor (rows, columns).
-        u: start vector (1, columns), or `None` for the constant one.
-        eps: stops when `u` moves by less than this.
-        maxiter: largest number of iterations.
-
-    Returns:
-        `(sigma, u)`: the estimate, a scalar tensor, and the last vector (1, columns).
+    Raises:
+        TypeError: an argument is not a number, or not an integer where one is asked for.
+        ValueError: an argument outside its range.
 
     Example:
-        >>> matrix = np.diag([3.0, 2.0, 1.0])
-        >>> for maxiter in (1, 3, 20):  # from below
-        ...     sigma, u = lip.normalizers.power_iteration(matrix, eps=1e-6, maxiter=maxiter)
-        ...     print(round(float(sigma), 4))
-        2.8464
-        2.9936
-        3.0
+        >>> matrix = np.random.default_rng(0).normal(size=(6, 3))
+        >>> orthogonal = lip.normalizers.Spectral().project(matrix)
+        >>> print(np.linalg.svd(orthogonal, compute_uv=False).round(3))
+        [1. 1. 1.]
+        >>> bounded = lip.normalizers.Spectral(eps_bjorck=None).project(matrix)
+        >>> values = np.linalg.svd(bounded, compute_uv=False)
+        >>> bool(values.max() <= 1), bool(values.min() < 0.9)  # only the norm is divided out
+        (True, True)
     """
-    transposed = ops.transpose(matrix)
 
-    def normalized(vector):
-        return safe_divide(vector, frobenius_norm(vector))
+    eps_spectral: float = DEFAULT_EPS_SPECTRAL
+    eps_bjorck: float | None = DEFAULT_EPS_BJORCK
+    beta_bjorck: float | None = DEFAULT_BETA_BJORCK
+    maxiter_spectral: int = DEFAULT_MAXITER_SPECTRAL
+    maxiter_bjorck: int = DEFAULT_MAXITER_BJORCK
 
-    def step(i, vector, _):
-        following = normalized(ops.matmul(normalized(ops.matmul(vector, transposed)), matrix))
-        return i + 1, following, frobenius_norm(following - vector)
+    def __post_init__(self):
+        apart = "or None to keep the singular values apart"
+        check_field(self, "eps_spectral", float, lambda x: x > 0, "a number > 0")
+        check_field(self, "eps_bjorck", float, lambda x: x > 0, f"a number > 0, {apart}")
+        check_field(self, "beta_bjorck", float, lambda x: 0 < x <= 0.5, f"in ]0, 0.5], {apart}")
+        for name in ("maxiter_spectral", "maxiter_bjorck"):
+            check_field(self, name, int, lambda x: x >= 1, "an integer of at least 1")
 
-    if u is None:
-        u = ops.ones((1, matrix.shape[1]), dtype=matrix.dtype)
-    start = (0, normalized(u), ops.cast(2 * eps + 1, matrix.dtype))
-    _, u, _ = ops.while_loop(
-        lambda i, _, moved: moved > eps, step, start, maximum_iterations=maxiter
-    )
-    u = ops.stop_gradient(u)
-    return frobenius_norm(ops.matmul(u, transposed)), u
+    def project(self, matrix):
+        """The nearest orthogonal matrix (or the unit-norm multiple) of `matrix`.
 
+        Args:
+            matrix: tensor (..., rows, outputs); each matrix is projected by itself.
+        """
+        matrix = at_least_float32(matrix)
+        if self.eps_bjorck is None or self.beta_bjorck is None:
+            return self._unit_norm(matrix)
+        if self.is_retracting:
+            return nearest_orthogonal(matrix, self.eps_bjorck, self.maxiter_bjorck)
+        # Another step than Björck's own is a wish for exactly that iteration.
+        return polar_factor(matrix, bjorck_cubics(self.beta_bjorck, self.maxiter_bjorck))
 
-def unit_roundoff(tensor) -> float:
-    """Half the distance from 1 to the next number, in the type of `tensor`."""
-    return 2.0**-53 if backend.standardize_dtype(tensor.dtype) == "float64" else 2.0**-24
+    @property
+    def is_retracting(self) -> bool:
+        """Whether `retract` moves a kernel: not where singular values are to stay apart."""
+        if self.eps_bjorck is None or self.beta_bjorck is None:
+            return False
+        return math.isclose(self.beta_bjorck, 0.5)
+
+    def retract(self, matrix):
+        """The nearest orthogonal matrix of a kernel that an update has moved; no gradient.
+
+        Args:
+            matrix: as for `project`, in at least float32.
+
+        Raises:
+            ValueError: singular values are to stay apart (`is_retracting` says whether they are).
+        """
+        if self.eps_bjorck is None:
+            raise ValueError("`retract` needs a number. Received: eps_bjorck=None.")
+        return retracted(matrix, self.eps_bjorck, self.maxiter_bjorck)
+
+    def _unit_norm(self, matrix):
+        squarings = squarings_for(min(matrix.shape[-2:]), self.eps_spectral)
+        scaled = unit_scale(matrix, axis=(-2, -1))
+        bound = spectral_norm_bound(scaled, min(squarings, self.maxiter_spectral))
+        return safe_divide(scaled, bound[..., None, None])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import keras
 
 from deel_lip_tf import layers
+from deel_lip_tf.normalizers import AOL
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,12 @@ DENSE = [
     Case(layers.SpectralDense, dict(units=4, beta_bjorck=0.3, maxiter_bjorck=40)),
     Case(layers.FrobeniusDense, dict(units=4)),
     Case(layers.FrobeniusDense, dict(units=4, disjoint_neurons=False)),
+    Case(layers.AOLDense, dict(units=4)),
+    Case(layers.AOLDense, dict(units=12)),
 ]
 CONVOLUTIONS = [
+    *[Case(layers.AOLConv2D, dict(filters=4, kernel_size=3, padding=p), IMAGE) for p in PADDINGS],
+    Case(layers.AOLConv2D, dict(filters=40, kernel_size=(2, 3), strides=2), IMAGE),
     *[
         Case(layers.SpectralConv2D, dict(filters=4, kernel_size=3, padding=p), IMAGE)
         for p in PADDINGS
@@ -66,6 +71,11 @@ SEQUENCES = [
         layers.SpectralConv1D, dict(filters=9, kernel_size=5, strides=2, padding="causal"), (7, 2)
     ),
     Case(layers.SpectralConv1D, dict(filters=4, kernel_size=4, strides=3), SEQUENCE),
+    Case(
+        layers.SpectralConv1D,
+        dict(filters=4, kernel_size=3, padding="causal", parametrization=AOL()),
+        SEQUENCE,
+    ),
 ]
 DEPTHWISE = [
     *[
@@ -81,6 +91,11 @@ DEPTHWISE = [
     Case(
         layers.SpectralDepthwiseConv2D,
         dict(kernel_size=3, depth_multiplier=2, eps_bjorck=None),
+        IMAGE,
+    ),
+    Case(
+        layers.SpectralDepthwiseConv2D,
+        dict(kernel_size=3, depth_multiplier=2, parametrization=AOL()),
         IMAGE,
     ),
 ]
@@ -107,6 +122,11 @@ TRANSPOSED = [
     Case(
         layers.SpectralConv2DTranspose,
         dict(filters=2, kernel_size=3, strides=2, output_padding=1),
+        IMAGE,
+    ),
+    Case(
+        layers.SpectralConv2DTranspose,
+        dict(filters=2, kernel_size=3, strides=2, parametrization=AOL()),
         IMAGE,
     ),
 ]

@@ -4,56 +4,17 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf._validation.scalars import whole_number
-from deel_lip_tf.initializers import SpectralInitializer
+from deel_lip_tf.initializers import CenteredInitializer, SpectralInitializer
 from deel_lip_tf.layers.convolution.patches import (
     NO_DILATION,
-    NO_GROUPS,
     OF_CONVOLUTIONS,
-    PatchKernel,
+    ConstrainedConvolution,
 )
-from deel_lip_tf.normalizers import Spectral, UnitFrobenius
-from deel_lip_tf.normalizers.convolution import PADDINGS
-from deel_lip_tf.normalizers.parametrization import (
-    depthwise_kernel,
-    depthwise_matrices,
-)
-
-
-class _ConstrainedConv(PatchKernel):
-    """Mixin: convolutions from all channels to all filters."""
-
-    _positional = OF_CONVOLUTIONS
-    _refused = NO_GROUPS
-
-    def __init__(
-        self, filters: int, kernel_size, strides=1, padding: str = "same", *args, **kwargs
-    ):
-        super().__init__(
-            *args,
-            filters=whole_number("filters", filters),
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            **kwargs,
-        )
-
-
-class _ConstrainedConv1D(_ConstrainedConv, keras.layers.Conv1D):
-    """The family of convolutions of sequences."""
-
-    plain_class = keras.layers.Conv1D
-    _paddings = (*PADDINGS, "causal")
-
-
-class _ConstrainedConv2D(_ConstrainedConv, keras.layers.Conv2D):
-    """The family of convolutions of images."""
-
-    plain_class = keras.layers.Conv2D
+from deel_lip_tf.normalizers import AOL, Spectral, UnitFrobenius
 
 
 @register
-class SpectralConv2D(_ConstrainedConv2D):
+class SpectralConv2D(ConstrainedConvolution, keras.layers.Conv2D):
     """Convolution whose flattened kernel has all its singular values equal.
 
     `y = activation(conv2d(pad(x), W) + bias)` where `W`, flattened to (patch, filters), is
@@ -73,6 +34,7 @@ class SpectralConv2D(_ConstrainedConv2D):
             the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
             the norm is divided out: positive, 1e-3 by default.
@@ -113,7 +75,7 @@ class SpectralConv2D(_ConstrainedConv2D):
 
 
 @register
-class FrobeniusConv2D(_ConstrainedConv2D):
+class FrobeniusConv2D(ConstrainedConvolution, keras.layers.Conv2D):
     """Convolution whose kernel is divided by its Frobenius norm.
 
     `W = k_coef_lip / sqrt(m) * kernel / ||kernel||_F` with `m` the largest number of patches that
@@ -131,6 +93,7 @@ class FrobeniusConv2D(_ConstrainedConv2D):
             the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        parametrization: another one of `deel_lip_tf.normalizers`.
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv2D`, except dilation, groups, LoRA and
@@ -156,7 +119,57 @@ class FrobeniusConv2D(_ConstrainedConv2D):
 
 
 @register
-class SpectralConv1D(_ConstrainedConv1D):
+class AOLConv2D(ConstrainedConvolution, keras.layers.Conv2D):
+    """Convolution whose channels are divided by what bounds their products, at all distances.
+
+    `W = k_coef_lip * K D**(-1/2)` of the raw kernel `K`, where `D` sums the absolute values of its
+    autocorrelation, see `deel_lip_tf.normalizers.AOL`. Nothing is lost to patches that overlap, so
+    that the layer can be an isometry or the adjoint of one, and with stride 1 starts as such. It is
+    `k_coef_lip`-Lipschitz for any finite raw kernel, provided that `activation` is 1-Lipschitz: at
+    every size for the zero and circular paddings.
+
+    Args:
+        filters: number of channels of the output, at least 1.
+        kernel_size: an integer or a pair.
+        strides: an integer or a pair; 1 by default.
+        padding: `"same"` (the default) or `"valid"`, with zeros or none, or `"circular"`,
+            `"symmetric"`, `"reflect"`, `"replicate"`, which extend the image by `(k - 1) // 2`
+            pixels in front and `k // 2` behind. Paddings that copy cost the square root of how
+            often; so do circular ones the stride, where it does not divide the size.
+        activation: a function, a name such as "relu", a layer such as `GroupSort2()`, or `None`,
+            the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
+        use_bias: whether to add a bias; True by default.
+        kernel_initializer: of the raw kernel; default `CenteredInitializer()`.
+        k_coef_lip: the Lipschitz constant: positive, 1 by default.
+        parametrization: how the kernel is made of the raw one; `None`, the default, for
+            `deel_lip_tf.normalizers.AOL()`.
+        *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
+        **kwargs: every other argument of `keras.layers.Conv2D`, except dilation, groups, LoRA and
+            quantization.
+
+    Input shape: `(batch, rows, columns, channels)`, or channels first by `data_format`.
+
+    Raises:
+        ValueError: dilation, groups, LoRA, quantization or an unknown padding; an input of a size
+            whose bound is larger than the one the layer was built for.
+
+    Example:
+        >>> layer = lip.layers.AOLConv2D(16, 3, activation=lip.layers.GroupSort2())
+        >>> tuple(layer(np.zeros((1, 8, 8, 16))).shape)
+        (1, 8, 8, 16)
+        >>> bound = lip.bounds.lipschitz_bound(layer).value
+        >>> 1 - 1e-3 <= bound <= 1 + 1e-6  # an isometry at the start
+        True
+
+    Source: Prach and Lampert, 2022, arXiv:2208.03160.
+    """
+
+    parametrization_class = AOL
+    _default_initializer = CenteredInitializer
+
+
+@register
+class SpectralConv1D(ConstrainedConvolution, keras.layers.Conv1D):
     """Convolution of sequences whose flattened kernel has all its singular values equal.
 
     As `SpectralConv2D`, along one axis: `W`, flattened to (patch, filters), is
@@ -177,6 +190,7 @@ class SpectralConv1D(_ConstrainedConv1D):
             the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
             the norm is divided out: positive, 1e-3 by default.
@@ -213,7 +227,7 @@ class SpectralConv1D(_ConstrainedConv1D):
 
 
 @register
-class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
+class SpectralDepthwiseConv2D(ConstrainedConvolution, keras.layers.DepthwiseConv2D):
     """Convolution of each channel by itself, each with singular values that are all equal.
 
     The operator is block-diagonal, one block for each channel of the input, so that its norm is
@@ -234,6 +248,7 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
         use_bias: whether to add a bias; True by default.
         depthwise_initializer: of the raw kernel; default
             `SpectralInitializer(depthwise=True)`.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
             the norm is divided out: positive, 1e-3 by default.
@@ -264,13 +279,13 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
         True
     """
 
-    plain_class = keras.layers.DepthwiseConv2D
     parametrization_class = Spectral
     _kernel_argument = "depthwise"
     _positional = tuple(
         name.replace("kernel", "depthwise") for name in OF_CONVOLUTIONS if name != "groups"
     )
     _refused = NO_DILATION
+    _width = "depth_multiplier"
 
     def __init__(
         self,
@@ -281,14 +296,7 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
         *args,
         **kwargs,
     ):
-        super().__init__(
-            *args,
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            depth_multiplier=whole_number("depth_multiplier", depth_multiplier),
-            **kwargs,
-        )
+        super().__init__(depth_multiplier, kernel_size, strides, padding, *args, **kwargs)
         if len(set(self.strides)) > 1:
             raise ValueError(
                 "`strides` of SpectralDepthwiseConv2D must be the same along both axes: not every "
@@ -296,7 +304,7 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
             )
 
     @staticmethod
-    def _operation(inputs, kernel, **kwargs):
+    def _convolve(inputs, kernel, **kwargs):
         return ops.depthwise_conv(inputs, kernel, **kwargs)
 
     def _output_channels(self, input_shape: tuple) -> int:
@@ -305,7 +313,3 @@ class SpectralDepthwiseConv2D(PatchKernel, keras.layers.DepthwiseConv2D):
     @staticmethod
     def _default_initializer():
         return SpectralInitializer(depthwise=True)
-
-    @staticmethod
-    def _on_matrices(function, kernel):
-        return depthwise_kernel(function(depthwise_matrices(kernel)), kernel.shape)

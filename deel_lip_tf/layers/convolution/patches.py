@@ -1,10 +1,9 @@
-"""What layers that slide a kernel over a sequence or an image share, of any rank."""
-
-import math
+"""What constrained layers that slide a kernel over a sequence or an image share, of any rank."""
 
 import keras
 from keras import ops
 
+from deel_lip_tf._validation.scalars import whole_number
 from deel_lip_tf._validation.shapes import check_sizes, known_size
 from deel_lip_tf.layers.base import (
     KERNEL_ARGUMENTS,
@@ -20,7 +19,7 @@ from deel_lip_tf.layers.convolution.padding import (
     spatial_axes,
     standardize_padding,
 )
-from deel_lip_tf.normalizers import max_duplication, padding_amounts
+from deel_lip_tf.normalizers import Operation, padding_amounts
 from deel_lip_tf.normalizers.convolution import EXTENDING, PADDINGS
 
 _ONE = (None, 1, (1,), (1, 1))
@@ -41,39 +40,60 @@ OF_CONVOLUTIONS = (
 )
 
 
-class CountedGain(ConstrainedKernel):
-    """A gain from how many patches share a pixel, fixed by the shape the layer is built for."""
+class ConstrainedConvolution(ConstrainedKernel):
+    """Mixin of the convolutions: `activation(convolution(pad(x), effective_kernel) + bias)`."""
 
-    _counts: tuple = ()
+    _positional: tuple[str, ...] = OF_CONVOLUTIONS
+    _refused = NO_GROUPS
+    # The argument that says how many channels the output has.
+    _width = "filters"
+    _is_transposed = False
 
-    def _axis_counts(self, sizes: tuple) -> tuple:
-        """For each spatial axis of the given sizes, the largest number of patches on an element."""
-        raise NotImplementedError
-
-    def _sizes(self, shape: tuple) -> tuple:
-        return tuple(shape[axis] for axis in spatial_axes(self.data_format, self.rank))
+    def __init__(
+        self, filters: int, kernel_size, strides=1, padding: str = "same", *args, **kwargs
+    ):
+        is_sequence = issubclass(self.plain_class, keras.layers.Conv1D)
+        allowed = (*PADDINGS, "causal") if is_sequence else PADDINGS
+        padding = standardize_padding(padding, type(self).__name__, allowed)
+        super().__init__(
+            *args,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding="valid" if padding in EXTENDING else padding,
+            **{**kwargs, self._width: whole_number(self._width, filters)},
+        )
+        self.padding = padding
 
     def build(self, input_shape):
-        """Creates the weights; the gain is that of this input shape from now on."""
+        """Creates the weights; the bound is that of this input shape from now on."""
         check_sizes(self, input_shape, (1,) * self.rank)
         known_size(self, input_shape, -1 if self.data_format == "channels_last" else 1)
         super().build(input_shape)
 
-    def _compute_gain(self, input_shape: tuple) -> float:
-        self._counts = self._axis_counts(self._sizes(input_shape))
-        return 1 / math.sqrt(math.prod(self._counts))
+    def _operation_on(self, input_shape: tuple) -> Operation:
+        return Operation(
+            kernel_size=self.kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            sizes=self._sizes(input_shape),
+            is_depthwise=isinstance(self, keras.layers.DepthwiseConv2D),
+            is_transposed=self._is_transposed,
+        )
+
+    def _sizes(self, shape: tuple) -> tuple:
+        return tuple(shape[axis] for axis in spatial_axes(self.data_format, self.rank))
 
     def _check_size(self, shape: tuple) -> None:
-        """Refuses a size at which a pixel is shared by more patches than the gain allows for."""
-        sizes = self._sizes(shape)
-        if None in sizes:
+        """Refuses a size at which more is used twice than the bound allows for."""
+        if None in self._sizes(shape):
             return
-        counts = self._axis_counts(sizes)
-        if any(now > built for now, built in zip(counts, self._counts, strict=True)):
+        built = self.parametrization.reuse(self.operation)
+        now = self.parametrization.reuse(self._operation_on(shape))
+        if any(more > allowed for more, allowed in zip(now, built, strict=True)):
             raise ValueError(
                 f"Layer {self.name!r} was built for inputs of shape {self._built_shape}, and its "
-                f"bound holds where a pixel lies in at most {self._counts} patches along the axes. "
-                f"Received an input of shape {tuple(shape)}, where it lies in up to {counts}. "
+                f"bound holds where a pixel is used up to {built} times along the axes. Received "
+                f"an input of shape {tuple(shape)}, where it is used up to {now} times. "
                 "Build the layer for this size, or with None for the sizes that vary."
             )
 
@@ -82,45 +102,26 @@ class CountedGain(ConstrainedKernel):
         """What the paddings that Keras has not got add to each axis."""
         return tuple(padding_amounts(None, k, 1, self.padding) for k in self.kernel_size)
 
-    def _shape_of(self, sizes: list, input_shape: tuple, channels: int) -> tuple:
+    def _shape_of(self, sizes: list, input_shape: tuple) -> tuple:
+        """Of an output of these sizes."""
         axes = spatial_axes(self.data_format, self.rank)
         shape = dict(zip(axes, sizes, strict=True)) | {0: input_shape[0]}
+        channels = self._output_channels(input_shape)
         return tuple(shape.get(axis, channels) for axis in range(self.rank + 2))
-
-
-class PatchKernel(CountedGain):
-    """Mixin of the convolutions: `activation(convolution(pad(x), effective_kernel) + bias)`."""
-
-    _paddings: tuple[str, ...] = PADDINGS
-
-    def __init__(self, *args, kernel_size, strides, padding, **kwargs):
-        padding = standardize_padding(padding, type(self).__name__, self._paddings)
-        super().__init__(
-            *args,
-            kernel_size=kernel_size,
-            strides=strides,
-            padding="valid" if padding in EXTENDING else padding,
-            **kwargs,
-        )
-        self.padding = padding
-
-    @staticmethod
-    def _operation(inputs, kernel, **kwargs):
-        return ops.conv(inputs, kernel, **kwargs)
 
     def _output_channels(self, input_shape: tuple) -> int:
         return self.filters
 
-    def _axis_counts(self, sizes: tuple) -> tuple:
-        axes = zip(sizes, self.kernel_size, self.strides, strict=True)
-        return tuple(max_duplication(*axis, self.padding) for axis in axes)
+    @staticmethod
+    def _convolve(inputs, kernel, **kwargs):
+        return ops.conv(inputs, kernel, **kwargs)
 
     def _apply_kernel(self, inputs, kernel):
         self._check_size(inputs.shape)
         by_keras = self.padding in ("same", "valid")
         if not by_keras:
             inputs = extend(inputs, self._amounts, self.padding, self.data_format)
-        return self._operation(
+        return self._convolve(
             inputs,
             kernel,
             strides=self.strides,
@@ -134,7 +135,7 @@ class PatchKernel(CountedGain):
             return super().compute_output_shape(input_shape)
         pairs = zip(self._sizes(input_shape), self.strides, strict=True)
         sizes = [None if size is None else -(-size // stride) for size, stride in pairs]
-        return self._shape_of(sizes, input_shape, self._output_channels(input_shape))
+        return self._shape_of(sizes, input_shape)
 
     def _plain_config(self) -> dict:
         padding = "valid" if self.padding in EXTENDING else self.padding

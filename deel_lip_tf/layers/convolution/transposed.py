@@ -5,15 +5,18 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf._validation.scalars import whole_number
 from deel_lip_tf.layers.base import LipschitzLayer, build_activation, exported_weights
-from deel_lip_tf.layers.convolution.padding import fold, standardize_padding
-from deel_lip_tf.layers.convolution.patches import NO_DILATION, OF_CONVOLUTIONS, CountedGain
-from deel_lip_tf.normalizers import Spectral, max_duplication, transposed_max_duplication
+from deel_lip_tf.layers.convolution.padding import fold
+from deel_lip_tf.layers.convolution.patches import (
+    NO_DILATION,
+    OF_CONVOLUTIONS,
+    ConstrainedConvolution,
+)
+from deel_lip_tf.normalizers import Spectral
 from deel_lip_tf.normalizers.convolution import EXTENDING
 
 
-class _ConstrainedConvTranspose(CountedGain):
+class ConstrainedTranspose(ConstrainedConvolution):
     """Mixin: the adjoints of the convolutions with the same kernel.
 
     The kernel (*sizes, filters, inputs) is that of the adjoint convolution from `filters` to
@@ -22,36 +25,19 @@ class _ConstrainedConvTranspose(CountedGain):
 
     _positional = tuple(name for name in OF_CONVOLUTIONS if name != "groups")
     _refused = NO_DILATION
+    _is_transposed = True
 
     def __init__(
         self, filters: int, kernel_size, strides=1, padding: str = "same", *args, **kwargs
     ):
-        padding = standardize_padding(padding, type(self).__name__)
-        output_padding = kwargs.get("output_padding")
-        if padding in EXTENDING and output_padding is not None:
+        super().__init__(filters, kernel_size, strides, padding, *args, **kwargs)
+        if self.padding in EXTENDING and self.output_padding is not None:
             raise ValueError(
-                f"`output_padding` of {type(self).__name__} must be None with padding={padding!r}: "
-                f"the output has `strides` times the size of the input. Received: output_padding="
-                f'{output_padding}. Leave it out, or use padding="same".'
+                f"`output_padding` of {type(self).__name__} must be None with padding="
+                f"{self.padding!r}: the output has `strides` times the size of the input. "
+                f"Received: output_padding={self.output_padding}. Leave it out, or use "
+                'padding="same".'
             )
-        super().__init__(
-            *args,
-            filters=whole_number("filters", filters),
-            kernel_size=kernel_size,
-            strides=strides,
-            padding="valid" if padding in EXTENDING else padding,
-            **kwargs,
-        )
-        self.padding = padding
-
-    def _axis_counts(self, sizes: tuple) -> tuple:
-        axes = list(zip(sizes, self.kernel_size, self.strides, strict=True))
-        if self.padding not in EXTENDING:
-            return tuple(transposed_max_duplication(*axis) for axis in axes)
-        return tuple(
-            max_duplication(None if size is None else size * stride, k, stride, self.padding)
-            for size, k, stride in axes
-        )
 
     @property
     def _keras_arguments(self) -> dict:
@@ -79,7 +65,7 @@ class _ConstrainedConvTranspose(CountedGain):
             return super().compute_output_shape(input_shape)
         pairs = zip(self._sizes(input_shape), self.strides, strict=True)
         sizes = [None if size is None else size * stride for size, stride in pairs]
-        return self._shape_of(sizes, input_shape, self.filters)
+        return self._shape_of(sizes, input_shape)
 
     def vanilla_export(self) -> keras.layers.Layer:
         """A `keras.layers.Conv2DTranspose`, of the same name, with the effective kernel.
@@ -109,18 +95,12 @@ class _ConstrainedConvTranspose(CountedGain):
         layer = keras.layers.DepthwiseConv2D.from_config(config)
         build_activation(layer, tensor.shape)
         outputs = layer(tensor)
-        layer.set_weights([np.ones(layer.kernel.shape), *exported_weights(self, None)])
+        layer.set_weights([np.ones(layer.kernel.shape), *exported_weights(self)])
         return outputs
 
 
-class _ConstrainedConv2DTranspose(_ConstrainedConvTranspose, keras.layers.Conv2DTranspose):
-    """The family of transposed convolutions of images."""
-
-    plain_class = keras.layers.Conv2DTranspose
-
-
 @register
-class SpectralConv2DTranspose(_ConstrainedConv2DTranspose):
+class SpectralConv2DTranspose(ConstrainedTranspose, keras.layers.Conv2DTranspose):
     """Transposed convolution whose flattened kernel has all its singular values equal.
 
     The adjoint of a `SpectralConv2D`-like convolution: the kernel (rows, columns, filters, inputs)
@@ -140,6 +120,7 @@ class SpectralConv2DTranspose(_ConstrainedConv2DTranspose):
             the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
             the norm is divided out: positive, 1e-3 by default.

@@ -9,10 +9,10 @@ import keras
 from keras import ops
 
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm
+from deel_lip_tf.normalizers.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
 from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, transposed
 from deel_lip_tf.normalizers.polar.tf_graphs import usually
-from deel_lip_tf.normalizers.spectral import unit_roundoff
 
 
 def is_worth_projecting(kernel) -> bool:

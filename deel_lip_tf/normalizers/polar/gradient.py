@@ -3,9 +3,9 @@
 from keras import ops
 
 from deel_lip_tf.normalizers.arithmetic import safe_divide, unit_scale
+from deel_lip_tf.normalizers.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.orthogonal import SMALLEST_RATIO
 from deel_lip_tf.normalizers.polar.products import identity_like, symmetric_part, transposed
-from deel_lip_tf.normalizers.spectral import unit_roundoff
 
 # Conjugate gradients reach rounding in about `sqrt(condition) ln(1 / roundoff) / 2` steps; beyond
 # this many the kernel is so near to a singular one that its derivative means little.

@@ -243,6 +243,8 @@ OF_KERNELS = (
 OF_IMAGES = f"data_format dilation_rate groups activation use_bias {OF_KERNELS}"
 BY_POSITION = {
     layers.SpectralDense: f"units activation use_bias {OF_KERNELS} lora_rank",
+    layers.AOLDense: f"units activation use_bias {OF_KERNELS} lora_rank",
+    layers.AOLConv2D: f"filters kernel_size strides padding {OF_IMAGES}",
     layers.FrobeniusDense: f"units activation use_bias {OF_KERNELS} lora_rank",
     layers.SpectralConv1D: f"filters kernel_size strides padding {OF_IMAGES}",
     layers.SpectralConv2D: f"filters kernel_size strides padding {OF_IMAGES}",
@@ -345,6 +347,7 @@ OF_PLAIN_LAYERS = [
     dict(kernel_constraint=constraints.WeightClipConstraint(0.5)),
     dict(kernel_constraint=constraints.AutoWeightClipConstraint()),
     dict(kernel_initializer=initializers.SpectralInitializer()),
+    dict(kernel_initializer=initializers.CenteredInitializer()),
     dict(kernel_regularizer=regularizers.OrthDenseRegularizer(0.1)),
 ]
 

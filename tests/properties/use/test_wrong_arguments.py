@@ -256,10 +256,12 @@ def of_regularizers_and_the_like():
         yield from refused(make, "eps_spectral", 0, -1, nan)
         yield from refused(make, "eps_bjorck", 0, -1, nan)
         yield from refused(make, "beta_bjorck", 0, 0.6, nan)
-    drawn = initializer()
-    for shape in ((3,), (3, 0), 3, None):
-        yield Row(drawn.__call__, "shape", shape, ValueError, "`shape`", {})
-    yield Row(drawn.__call__, "dtype", "int32", ValueError, "`dtype`", dict(shape=(3, 3)))
+    centered = initializers.CenteredInitializer
+    yield from refused(centered, "base_initializer", "nope", None, words="initializer")
+    for drawn in (initializer(), centered()):
+        for shape in ((3,), (3, 0), 3, None):
+            yield Row(drawn.__call__, "shape", shape, ValueError, "`shape`", {})
+        yield Row(drawn.__call__, "dtype", "int32", ValueError, "`dtype`", dict(shape=(3, 3)))
     yield from number(constraints.WeightClipConstraint, "c", 0, -1, inf)
     yield from number(constraints.FrobeniusConstraint, "eps", -1, inf)
     yield from number(constraints.AutoWeightClipConstraint, "scale", 0, -1, inf)

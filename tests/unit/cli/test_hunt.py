@@ -12,6 +12,7 @@ from deel_lip_tf.cli.hunt import job, searches
 from deel_lip_tf.cli.hunt.inputs import extreme_inputs
 from deel_lip_tf.cli.hunt.referee import Referee, distance
 from deel_lip_tf.cli.hunt.target import Finding, Target, under_policy
+from deel_lip_tf.normalizers import Operation
 from tests._tables.cancelling import cancelling_model
 
 pytestmark = pytest.mark.skipif(
@@ -39,15 +40,13 @@ def network(kernel=None, with_head=True):
     return model
 
 
-honest_gain = lip.layers.SpectralConv2D._compute_gain
-
-
-def average_overlap(self, input_shape):
+def average_overlap(self):
     """The coefficient of deel-lip: the average number of patches, see test_soundness.py."""
-    honest_gain(self, input_shape)
-    n, k = input_shape[1], self.kernel_size[0]
+    if not self.kernel_size:
+        return ()
+    n, k = self.sizes[0], self.kernel_size[0]
     half = (k - 1) / 2
-    return n / (k * n - half * (half + 1))
+    return (k - half * (half + 1) / n,) * 2
 
 
 def trusting(layer, *arguments, **keywords):
@@ -100,7 +99,7 @@ def test_a_layer_that_runs_otherwise_is_found(monkeypatch):
 
 def test_a_layer_with_the_average_overlap_is_found(monkeypatch):
     """The bound sees the kernel, so the certificates stay true; the layer's promise does not."""
-    monkeypatch.setattr(lip.layers.SpectralConv2D, "_compute_gain", average_overlap)
+    monkeypatch.setattr(Operation, "patch_counts", property(average_overlap))
     report = hunt(network())
     (claim,) = {finding.claim for finding in report.findings}
     assert claim.startswith("Lipschitz constant of layer 'spectral_conv2d")
@@ -108,7 +107,7 @@ def test_a_layer_with_the_average_overlap_is_found(monkeypatch):
 
 
 def test_certificates_that_believe_it_are_refuted(monkeypatch):
-    monkeypatch.setattr(lip.layers.SpectralConv2D, "_compute_gain", average_overlap)
+    monkeypatch.setattr(Operation, "patch_counts", property(average_overlap))
     monkeypatch.setattr(graph, "layer_bound", trusting)
     report = hunt(network(with_head=False), rounds=12, without=("foolbox attacks", PROMISES))
     found = {finding.claim for finding in report.findings}
@@ -210,7 +209,7 @@ def test_the_command_on_a_false_claim_writes_what_shows_it(tmp_path, capsys, mon
     path = saved(tmp_path, network(with_head=False))
     monkeypatch.setattr(job, "has_foolbox", lambda: False)
     monkeypatch.setattr(job, "POLICIES", ("float64",))
-    monkeypatch.setattr(lip.layers.SpectralConv2D, "_compute_gain", average_overlap)
+    monkeypatch.setattr(Operation, "patch_counts", property(average_overlap))
     out = tmp_path / "out"
     assert main(["hunt", path, "--minutes", "0.001", "--out", str(out), "--seed", "3"]) == 1
     assert "REFUTED: Lipschitz constant of layer" in capsys.readouterr().out

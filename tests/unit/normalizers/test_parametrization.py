@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from deel_lip_tf import constraints, initializers
 from deel_lip_tf.normalizers import (
+    AOL,
     Frobenius,
     Spectral,
     UnitFrobenius,
@@ -19,8 +20,8 @@ from deel_lip_tf.normalizers import (
     spectral_norm_bound,
     transposed_max_duplication,
 )
+from deel_lip_tf.normalizers.norm_bounds import squarings_for
 from deel_lip_tf.normalizers.orthogonal import bjorck_cubics, minimax_cubic
-from deel_lip_tf.normalizers.spectral import squarings_for
 from tests._oracles import oracles
 from tests._oracles.tolerances import GRADIENT, SOUND
 
@@ -32,6 +33,7 @@ PARAMETRIZATIONS = [
     Frobenius(),
     Frobenius(disjoint_neurons=False),
     UnitFrobenius(),
+    AOL(),
 ]
 
 
@@ -75,7 +77,7 @@ def test_polar_factor_against_the_singular_value_decomposition(shape, rng):
     np.testing.assert_allclose(factor, left @ right, atol=1e-9)
 
 
-@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS[:3], ids=str)
+@pytest.mark.parametrize("parametrization", [*PARAMETRIZATIONS[:3], UnitFrobenius()], ids=str)
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 1)], ids=str)
 def test_stacked_matrices_are_projected_one_by_one(parametrization, shape, rng):
     stack = rng.normal(size=(3, *shape)) * np.array([1e-3, 1.0, 1e3])[:, None, None]

@@ -1,0 +1,133 @@
+"""What a layer does with its kernel, as far as a bound of the result depends on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from keras import ops
+
+from deel_lip_tf.normalizers.convolution import (
+    EXTENDING,
+    max_duplication,
+    padded_indices,
+    padding_amounts,
+    transposed_max_duplication,
+)
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A product of a batch with a kernel (inputs, outputs), or a convolution with a larger one.
+
+    Kernels have Keras's layout: (*kernel_size, inputs, outputs), (*kernel_size, channels,
+    multiplier) of a depthwise convolution, and (*kernel_size, outputs, inputs) of a transposed
+    one, which is the adjoint of the convolution that has this kernel and reads its outputs.
+
+    Attributes:
+        kernel_size: of the kernel along each spatial axis; none for a product.
+        strides: along each of them.
+        padding: one of `PADDINGS`, or `"causal"`.
+        sizes: of the inputs, `None` where they are not known: every size is meant then.
+        is_depthwise: whether each channel is convolved by itself.
+        is_transposed: whether it is the adjoint of a convolution.
+
+    Example:
+        >>> operation = lip.normalizers.Operation((3, 3), (1, 2), "same", (8, 8))
+        >>> operation.patch_counts  # along the axis of stride 2 fewer patches share a pixel
+        (3, 2)
+    """
+
+    kernel_size: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    padding: str = "valid"
+    sizes: tuple[int | None, ...] = ()
+    is_depthwise: bool = False
+    is_transposed: bool = False
+
+    @property
+    def patch_counts(self) -> tuple[int, ...]:
+        """For each spatial axis, the largest number of patches that share an element of it.
+
+        The norm of the operation is at most that of the flattened kernel times the square root of
+        their product.
+        """
+        axes = zip(self.kernel_size, self.strides, strict=True)
+        if self.is_transposed and self.padding not in EXTENDING:
+            pairs = zip(self.sizes, axes, strict=True)
+            return tuple(transposed_max_duplication(size, *axis) for size, axis in pairs)
+        pairs = zip(self._image_sizes, axes, strict=True)
+        return tuple(max_duplication(size, *axis, self.padding) for size, axis in pairs)
+
+    @property
+    def copies(self) -> tuple[int, ...]:
+        """For each spatial axis, how often the padding repeats an element of it at most.
+
+        1 for zeros; the norm of the padding is the square root of the product. A circular axis is
+        1, too: it is a ring, on which nothing is repeated.
+        """
+        if self.padding not in EXTENDING or self.padding == "circular":
+            return (1,) * len(self.kernel_size)
+        return tuple(
+            _most_copies(size, k, self.padding)
+            for size, k in zip(self._image_sizes, self.kernel_size, strict=True)
+        )
+
+    @property
+    def lattice(self) -> tuple[int, ...]:
+        """For each spatial axis, what the distances between any two patches are multiples of.
+
+        That is the stride, unless the axis is a ring of another length than a multiple of it: the
+        last patch may then be at any distance of the first one.
+        """
+        if self.padding != "circular" or self.is_transposed:
+            return self.strides
+        return tuple(
+            stride if size is not None and size % stride == 0 else 1
+            for size, stride in zip(self.sizes, self.strides, strict=True)
+        )
+
+    @property
+    def _image_sizes(self) -> tuple[int | None, ...]:
+        """Sizes of what the convolution reads: what its adjoint writes, for paddings that copy."""
+        if not self.is_transposed:
+            return self.sizes
+        pairs = zip(self.sizes, self.strides, strict=True)
+        return tuple(None if size is None else size * stride for size, stride in pairs)
+
+    def on_matrices(self, function: Callable, kernel):
+        """The kernel with `function` applied to it as a matrix, or to a stack of its matrices."""
+        if self.is_depthwise:
+            return depthwise_kernel(function(depthwise_matrices(kernel)), kernel.shape)
+        return ops.reshape(function(flatten_kernel(kernel)), kernel.shape)
+
+
+def _most_copies(size: int | None, kernel_size: int, padding: str) -> int:
+    """How often an element occurs in a padded axis; the worst size is 1."""
+    size = 1 if size is None else size
+    added = padding_amounts(size, kernel_size, 1, padding)
+    return int(np.bincount(padded_indices(size, *added, padding)).max())
+
+
+def flatten_kernel(kernel):
+    """The matrix (everything else, last axis) of a kernel.
+
+    Args:
+        kernel: tensor (*sizes, inputs, outputs).
+
+    Example:
+        >>> tuple(lip.normalizers.flatten_kernel(np.zeros((3, 3, 2, 8))).shape)  # (patch, outputs)
+        (18, 8)
+    """
+    return ops.reshape(kernel, (-1, kernel.shape[-1]))
+
+
+def depthwise_matrices(kernel):
+    """A matrix (patch, multiplier) for each channel of a kernel (*sizes, channels, multiplier)."""
+    return ops.moveaxis(ops.reshape(kernel, (-1, *kernel.shape[-2:])), 1, 0)
+
+
+def depthwise_kernel(matrices, shape):
+    """The kernel of the given shape with these `depthwise_matrices`."""
+    return ops.reshape(ops.moveaxis(matrices, 0, 1), shape)
