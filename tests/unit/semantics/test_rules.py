@@ -25,14 +25,14 @@ OPERATIONS = [kind for kind in RULES if isinstance(kind, str)]
 
 WITHOUT_A_ROW = {
     layers.InputLayer: "it is called by no model",
-    layers.Softmax: "where it is not the end of a model, verification has no rule; test_known.py",
+    layers.Softmax: "where it is not the end of a model, verification has no rule; test_rule.py",
     layers.MaxPooling3D: "no float64 kernel on a CPU; ir/test_lowering.py",
     layers.AveragePooling3D: "likewise",
-    layers.Multiply: "it has no constant; test_bounds_graph.py",
+    layers.Multiply: "it has no constant; test_propagation.py",
     layers.Dot: "likewise",
     "Cast": "it computes nothing; test_nested_models.py",
     "Divide": "Keras makes it of `ops.divide` alone; `x / 2` is `TrueDivide`",
-    "Split": "it has several outputs; test_bounds_graph.py",
+    "Split": "it has several outputs; test_propagation.py",
 }
 ROWS = verify_cases.KERAS + verify_cases.ACTIVATION_LAYERS + verify_cases.OPERATIONS
 ROWS += verify_cases.LIBRARY[-5:]  # those that are not in `cases.LAYERS`

@@ -156,14 +156,6 @@ class Rearranging(Movement):
     """Axes in another order, and copies."""
 
 
-@rule("Identity")
-class OfIntegers(Movement):
-    """The input."""
-
-    def lower_call(self, lowering, call, inputs):
-        return only(inputs)
-
-
 @rule("Stack")
 class Stack(Movement):
     """Tensors side by side along a new axis."""
