@@ -50,7 +50,7 @@ def find_patterns(calls: list[Call]) -> dict[Call, Pattern]:
     for call in calls:
         for match in _MATCHES.get(type(call.operation).__name__, ()):
             pattern = match(call)
-            if pattern is not None and not any(c.refusal for c in (call, *pattern.inner)):
+            if pattern is not None and not any(c.unsupported for c in (call, *pattern.inner)):
                 found[call] = pattern
                 break
     return found

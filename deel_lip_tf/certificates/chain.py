@@ -12,13 +12,13 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._rounding import UNIT, UP, gamma
-from deel_lip_tf.bounds.evaluation.model import ExactModel, Traced
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
 from deel_lip_tf.semantics.float64 import computable, plain_of
 from deel_lip_tf.semantics.functions import PiecewiseLinear, activation_constant, pieces_of
 from deel_lip_tf.semantics.graph import Call, Graph
 from deel_lip_tf.semantics.rule import Rule, rule_for
 
-__all__ = ["Gate", "Gradients", "Linear", "chain_of", "steps_of"]
+__all__ = ["PiecewiseStep", "GradientSet", "LinearStep", "sequential_tail", "steps_back"]
 
 # More than the rounding of norms of up to 1e9 entries, of products of a few factors, and of
 # arguments to float32.
@@ -26,7 +26,7 @@ _UP = 1.0 + 2.0**-20
 
 
 @dataclass
-class Gradients:
+class GradientSet:
     """The gradients that some combinations of logits can have, with respect to one tensor.
 
     Attributes:
@@ -42,7 +42,7 @@ class Gradients:
     best: np.ndarray
 
     @classmethod
-    def of(cls, directions: np.ndarray) -> "Gradients":
+    def of(cls, directions: np.ndarray) -> "GradientSet":
         """Of combinations `directions` (rows, classes) of the logits, with respect to these."""
         rows = len(directions)
         zeros = np.zeros_like(directions)
@@ -55,7 +55,7 @@ class Gradients:
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearStep:
     """One call of a linear layer.
 
     Attributes:
@@ -74,7 +74,7 @@ class Linear:
     rounding: float
     rows: np.ndarray | None
 
-    def backward(self, gradients: Gradients) -> None:
+    def backward(self, gradients: GradientSet) -> None:
         """From the gradients with respect to the output to those with respect to the input."""
         centre, box = gradients.centre, gradients.box
         ball = gradients.ball * self.norm + self.rounding * _norm(centre)
@@ -98,7 +98,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Gate:
+class PiecewiseStep:
     """One call of an activation with straight pieces.
 
     Attributes:
@@ -127,8 +127,8 @@ class Gate:
         moved = moved * _UP + 4.0 * UNIT * np.abs(values)
         return self.pieces.range_of_slopes(values - moved, values + moved)
 
-    def backward(self, gradients: Gradients, low: np.ndarray, high: np.ndarray) -> None:
-        """As in `Linear`, for slopes between `low` and `high`, (rows, ...)."""
+    def backward(self, gradients: GradientSet, low: np.ndarray, high: np.ndarray) -> None:
+        """As in `LinearStep`, for slopes between `low` and `high`, (rows, ...)."""
         steepest = np.maximum(np.abs(low), np.abs(high))
         magnitude, carried = np.abs(gradients.centre), steepest * gradients.box
         gradients.ball = (gradients.ball + gamma(8) * _norm(magnitude)) * self.steepest * _UP
@@ -138,7 +138,7 @@ class Gate:
         gradients.box = (0.5 * (high - low) * magnitude + carried) * _UP
 
 
-def chain_of(graph: Graph) -> list[Call]:
+def sequential_tail(graph: Graph) -> list[Call]:
     """The calls that lead to the output one by one, as far back as they are straight.
 
     The last one comes first.
@@ -168,9 +168,9 @@ def _is_linear(operation) -> bool:
     return pads and (is_linear or pieces_of(activation) is not None)
 
 
-def steps_of(
-    calls: list[Call], values: list[tuple[Traced, Traced]], copies: ExactModel
-) -> list[tuple[Linear | None, Gate | None]]:
+def steps_back(
+    calls: list[Call], values: list[tuple[WithError, WithError]], copies: Float64Evaluator
+) -> list[tuple[LinearStep | None, PiecewiseStep | None]]:
     """The chain as steps, the first call first.
 
     Args:
@@ -179,7 +179,7 @@ def steps_of(
         copies: gives the float64 copies, whose activations are taken off.
 
     Returns:
-        For each call, `(Linear or None, Gate or None)`.
+        For each call, `(LinearStep or None, PiecewiseStep or None)`.
     """
     steps, entries = [], None
     for call, (before, after) in zip(calls, values, strict=True):
@@ -195,15 +195,15 @@ def steps_of(
         if activation not in (None, keras.activations.linear):
             pieces, steepest = pieces_of(activation), activation_constant(activation)
             inside = constant if linear is None else linear.norm * constant * _UP
-            gate = Gate(pieces, steepest, inside, np.minimum(entries, inside))
+            gate = PiecewiseStep(pieces, steepest, inside, np.minimum(entries, inside))
             entries = np.minimum(steepest * entries, after.constant) * _UP
         steps.append((linear, gate))
     return steps
 
 
 def _linear(
-    call: Call, shape: tuple, output_shape: tuple, constant: float, copies: ExactModel
-) -> Linear:
+    call: Call, shape: tuple, output_shape: tuple, constant: float, copies: Float64Evaluator
+) -> LinearStep:
     layer = call.operation
     copy, rows = copies.copy(layer), None
     if _gradient(layer) == "kernel":
@@ -212,11 +212,11 @@ def _linear(
     whole = copies.constants(call)
     rounding, _ = copies.roundings(call, whole, math.prod(shape), output_shape)
     share = rounding.of_inputs[0]
-    return Linear(copy, _adjoint(copy, shape), constant, whole[0], share, rows)
+    return LinearStep(copy, _adjoint(copy, shape), constant, whole[0], share, rows)
 
 
 def _entries_after(
-    linear: Linear, gradient: str | None, entries: np.ndarray, after: Traced
+    linear: LinearStep, gradient: str | None, entries: np.ndarray, after: WithError
 ) -> np.ndarray:
     """Constants of the entries of the output of a linear layer."""
     if linear.rows is not None:

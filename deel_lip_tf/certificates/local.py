@@ -17,9 +17,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.bounds.evaluation.model import ExactModel, Traced
-from deel_lip_tf.bounds.propagation import GraphWalk
-from deel_lip_tf.certificates.chain import Gate, Gradients, Linear, chain_of, steps_of
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
+from deel_lip_tf.certificates.chain import (
+    GradientSet,
+    LinearStep,
+    PiecewiseStep,
+    sequential_tail,
+    steps_back,
+)
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii
 
 __all__ = ["LocalBounds", "widened"]
@@ -34,14 +40,16 @@ class LocalBounds:
 
     Args:
         model: a bounded classifier.
-        walk: the pass that bounded it.
+        propagation: the pass that bounded it.
         exact: what evaluates it; from now on it keeps the calls that are wanted here.
 
     Raises:
         ValueError: if Keras does not run on TensorFlow, which applies the adjoints.
     """
 
-    def __init__(self, model: keras.Model, walk: GraphWalk, exact: ExactModel):
+    def __init__(
+        self, model: keras.Model, propagation: LipschitzPropagation, exact: Float64Evaluator
+    ):
         if keras.backend.backend() != "tensorflow":
             raise ValueError(
                 "`local=True` differentiates with TensorFlow, but Keras runs on "
@@ -49,10 +57,10 @@ class LocalBounds:
             )
         self._exact = exact
         # Copies of its own, because their activations are taken off.
-        self._copies = ExactModel(model, walk)
-        self._calls = chain_of(exact.graph)[::-1]
+        self._copies = Float64Evaluator(model, propagation)
+        self._calls = sequential_tail(exact.graph)[::-1]
         exact.kept.update({call: ([], []) for call in self._calls})
-        self._steps: list[tuple[Linear | None, Gate | None]] | None = None
+        self._steps: list[tuple[LinearStep | None, PiecewiseStep | None]] | None = None
         self._points: list[tuple[np.ndarray, np.ndarray] | None] = []
 
     def observe(self) -> None:
@@ -60,7 +68,7 @@ class LocalBounds:
         made = [self._exact.kept[call] for call in self._calls]
         values = [(_exactly(before[0]), _exactly(after[0])) for before, after in made]
         if self._steps is None:
-            self._steps = steps_of(self._calls, values, self._copies)
+            self._steps = steps_back(self._calls, values, self._copies)
         self._points = [
             None if gate is None else _point(linear, before, after)
             for (linear, gate), (before, after) in zip(self._steps, values, strict=True)
@@ -86,7 +94,7 @@ class LocalBounds:
         return bounds
 
     def _block(self, radius, sample, directions) -> np.ndarray:
-        gradients = Gradients.of(directions)
+        gradients = GradientSet.of(directions)
         # Slopes are those of the ball, for all its rows.
         ball, row = np.unique(sample, return_inverse=True)
         for (linear, gate), point in zip(self._steps[::-1], self._points[::-1], strict=True):
@@ -99,12 +107,12 @@ class LocalBounds:
         return gradients.best
 
 
-def _exactly(value) -> Traced:
+def _exactly(value) -> WithError:
     """A value in exact arithmetic, of one that may tell what float32 adds."""
     return getattr(value, "exact", value)
 
 
-def _point(linear: Linear | None, before, after) -> tuple[np.ndarray, np.ndarray]:
+def _point(linear: LinearStep | None, before, after) -> tuple[np.ndarray, np.ndarray]:
     """The input of an activation at the samples, and its errors."""
     if linear is None:
         return np.asarray(ops.convert_to_numpy(before.tensor)), before.error

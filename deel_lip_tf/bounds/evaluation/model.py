@@ -26,7 +26,7 @@ from deel_lip_tf.bounds.evaluation.rounding_errors import (
 )
 from deel_lip_tf.bounds.merges import merge_of
 from deel_lip_tf.bounds.patterns import Pattern, find_patterns
-from deel_lip_tf.bounds.propagation import GraphWalk
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.semantics.float64 import in_float64
 from deel_lip_tf.semantics.graph import Call, Graph, float_types, graph_of
 from deel_lip_tf.semantics.norms import L2
@@ -34,10 +34,10 @@ from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.rules.wrappers import Wrapper, unwrapped
 from deel_lip_tf.semantics.state import is_constrained
 
-__all__ = ["Evaluation", "ExactModel", "Traced"]
+__all__ = ["Evaluation", "Float64Evaluator", "WithError"]
 
 
-class Traced(NamedTuple):
+class WithError(NamedTuple):
     """A tensor of the graph, evaluated.
 
     Attributes:
@@ -65,16 +65,16 @@ class Evaluation(NamedTuple):
     """
 
     call: Call
-    outputs: list[Traced]
+    outputs: list[WithError]
     constants: list[float]
 
 
-class ExactModel:
+class Float64Evaluator:
     """Float64 copies of the layers of a bounded model, called along its graph.
 
     Args:
         model: a Sequential or functional model.
-        walk: the pass that bounded the model; its constants propagate the errors.
+        propagation: the pass that bounded the model; its constants propagate the errors.
         both_readings: whether errors cover a number in an argument both as it is written and as the
             backend keeps it. Without, they are about the function of the numbers as they are kept.
 
@@ -85,12 +85,14 @@ class ExactModel:
             that are there before.
     """
 
-    def __init__(self, model: keras.Model, walk: GraphWalk, both_readings: bool = True):
+    def __init__(
+        self, model: keras.Model, propagation: LipschitzPropagation, both_readings: bool = True
+    ):
         self.graph = graph_of(model)
         self.kept: dict[Call, tuple[list, list]] = {}
         self._written = WRITTEN if both_readings else 0.0
-        self._bounds = walk.layer_bounds
-        self._copies: dict[int, keras.layers.Layer | _ExactPlain] = {}
+        self._bounds = propagation.layer_bounds
+        self._copies: dict[int, keras.layers.Layer | _ExportedLayer] = {}
         self._roundings: dict[tuple, tuple[Rounding, Rounding]] = {}
         self._roundoff = max(UNITS[dtype] for dtype in float_types(self.graph)) / UNIT
         self.patterns = _patterns_without_rules(self.graph)
@@ -128,14 +130,14 @@ class ExactModel:
             plain = layer.vanilla_export() if is_constrained(layer) else layer
             # Where Keras has not got the padding, the export is a model that pads first.
             is_model = isinstance(plain, keras.Model)
-            self._copies[id(layer)] = _ExactPlain(plain) if is_model else in_float64(plain)
+            self._copies[id(layer)] = _ExportedLayer(plain) if is_model else in_float64(plain)
         return self._copies[id(layer)]
 
-    def start(self, tensor) -> Traced:
+    def start(self, tensor) -> WithError:
         """What is known of an input: its values are exact, and the model rounds them."""
         norm = _norms(tensor)
         rounding = self._roundoff * UNIT * norm + FLUSHED
-        return Traced(tensor, np.zeros(tensor.shape[0]), 1.0, rounding, norm)
+        return WithError(tensor, np.zeros(tensor.shape[0]), 1.0, rounding, norm)
 
     def run(self, values: list) -> list:
         """The outputs of the model, given what is known of its inputs."""
@@ -155,12 +157,12 @@ class ExactModel:
             known.update(zip(call.outputs, results, strict=True))
         return [known[value] for value in self.graph.outputs]
 
-    def _without_errors(self, call: Call, values: list[Traced]) -> Traced:
+    def _without_errors(self, call: Call, values: list[WithError]) -> WithError:
         output = self._apply(call, [value.tensor for value in values])
         nothing = np.zeros(output.shape[0])
-        return Traced(output, nothing, math.nan, nothing, nothing)
+        return WithError(output, nothing, math.nan, nothing, nothing)
 
-    def _end_of_pattern(self, call: Call, values: list, pattern: Pattern, source) -> Traced:
+    def _end_of_pattern(self, call: Call, values: list, pattern: Pattern, source) -> WithError:
         """The output of a root of sums of squares, or of a centering, as of one layer."""
         output = self._apply(call, [value.tensor for value in values])
         constant, _ = pattern.bound(L2, 1.0)
@@ -171,13 +173,13 @@ class ExactModel:
         error = error * UP
         deviation = self._roundoff * rounding + constant * source.deviation
         deviation = deviation + lost_squares(size, constant, FLUSHED)
-        return Traced(output, error, product_up(source.constant, constant), deviation, norm)
+        return WithError(output, error, product_up(source.constant, constant), deviation, norm)
 
     def call(self, call: Call, values: list) -> list:
         """The outputs of one call."""
         return self.evaluate(call, values).outputs
 
-    def evaluate(self, call: Call, values: list[Traced]) -> Evaluation:
+    def evaluate(self, call: Call, values: list[WithError]) -> Evaluation:
         """One call of the graph."""
         results = self._apply(call, [value.tensor for value in values])
         results = list(results) if isinstance(results, list | tuple) else [results]
@@ -192,7 +194,7 @@ class ExactModel:
             deviation = deviation + factor * value.deviation
         error, constant = error * UP, self._constant(call, values)
         outputs = [
-            Traced(result, error, constant, deviation, norm)
+            WithError(result, error, constant, deviation, norm)
             for result, norm in zip(results, produced, strict=True)
         ]
         return Evaluation(call, outputs, constants)
@@ -208,7 +210,7 @@ class ExactModel:
             )
         return self._roundings[call, size]
 
-    def _constant(self, call: Call, values: list[Traced]) -> float:
+    def _constant(self, call: Call, values: list[WithError]) -> float:
         constants = [value.constant for value in values]
         if (merge := merge_of(call)) is not None:
             return merge.total(constants, L2)
@@ -222,7 +224,7 @@ class ExactModel:
             return self._wrapped(operation, tensors[0])
         if isinstance(operation, keras.layers.Layer):
             operation = self.copy(operation)
-        if isinstance(operation, _ExactPlain):
+        if isinstance(operation, _ExportedLayer):
             return operation.apply(tensors[0])
         arguments, keywords = call.arguments(tensors)
         return operation(*arguments, **keywords)
@@ -236,7 +238,7 @@ class ExactModel:
         if type(layer) is keras.layers.SpectralNormalization:
             return self._wrapped(layer.layer, tensor)
         copy = self.copy(layer)
-        return copy.apply(tensor) if isinstance(copy, _ExactPlain) else copy(tensor)
+        return copy.apply(tensor) if isinstance(copy, _ExportedLayer) else copy(tensor)
 
     def constants(self, call: Call) -> list[float]:
         """Lipschitz constants of a call with respect to each of its inputs."""
@@ -247,11 +249,11 @@ class ExactModel:
         return [self._bounds[id(layer), shape][0]]
 
 
-class _ExactPlain(ExactModel):
+class _ExportedLayer(Float64Evaluator):
     """The same without error bounds, for the exported form of a single layer."""
 
     def __init__(self, model: keras.Model):
-        super().__init__(model, GraphWalk())
+        super().__init__(model, LipschitzPropagation())
 
     def apply(self, tensor):
         return self.run([self.start(tensor)])[0].tensor
@@ -259,7 +261,7 @@ class _ExactPlain(ExactModel):
     def constants(self, call: Call) -> list[float]:
         return [0.0] * len(call.inputs)
 
-    def _constant(self, call: Call, values: list[Traced]) -> float:
+    def _constant(self, call: Call, values: list[WithError]) -> float:
         return 0.0
 
 
