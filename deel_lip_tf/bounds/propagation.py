@@ -22,7 +22,7 @@ from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
 from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.graph import UNREADABLE, Call, Graph, Value, graph_of, is_readable
 from deel_lip_tf.semantics.norms import L2, Norm, standardize_norm
-from deel_lip_tf.semantics.operators import Merge
+from deel_lip_tf.semantics.operators import Merge, all_known, single_shape
 from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.rules.wrappers import Wrapper
 
@@ -107,8 +107,7 @@ def _build_shape(layer):
     if type(layer) is layers.Rescaling and not layer.built:
         return (None, *np.broadcast_shapes(np.shape(layer.scale), np.shape(layer.offset)))
     shape = (layer.get_build_config() or {}).get("input_shape") if layer.built else None
-    is_single = isinstance(shape, list | tuple) and all(n is None or type(n) is int for n in shape)
-    return tuple(shape) if is_single else None
+    return single_shape(shape)
 
 
 @dataclass(frozen=True)
@@ -274,8 +273,8 @@ class LipschitzPropagation:
     def _merged(self, merge: Merge, known: list[_Known]) -> _Known:
         """The result of a merge: inputs that depend on different parts of a tensor vary apart."""
         total = merge.total([one.constant for one in known], self._norm)
-        parts = [one.part for one in known]
-        if None in parts or len({part.root for part in parts}) > 1:
+        parts = [one.part for one in known if one.part is not None]
+        if len(parts) < len(known) or len({part.root for part in parts}) > 1:
             return _Known(total)
         entries = np.sum([part.entries for part in parts], axis=0)
         if entries.max() > 1:
@@ -287,10 +286,11 @@ class LipschitzPropagation:
     def _parts(self, call: Call, result: _Known) -> list[_Part | None]:
         """For slices of a tensor, the entries that each output consists of."""
         value, name = call.inputs[0], type(call.operation).__name__
-        if name not in ("GetItem", "Split") or None in value.shape[1:]:
+        shape = all_known(value.shape[1:])
+        if name not in ("GetItem", "Split") or shape is None:
             return [result.part] * len(call.outputs)
-        size = math.prod(value.shape[1:])
-        index = np.arange(size).reshape(1, *value.shape[1:])
+        size = math.prod(shape)
+        index = np.arange(size).reshape(1, *shape)
         if name == "GetItem":
             pieces = [index[call.argument(1, "key")]]
         else:
@@ -309,7 +309,7 @@ def _hidden(graph: Graph, patterns: dict) -> set[Call]:
     for call in graph.calls:
         for value in call.inputs:
             users.setdefault(value, []).append(call)
-    wanted, hidden = set(graph.outputs), set()
+    wanted, hidden = set(graph.outputs), set[Call]()
     for call, pattern in patterns.items():
         inside = {*pattern.inner, call}
         values = [value for each in pattern.inner for value in each.outputs]

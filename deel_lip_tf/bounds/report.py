@@ -166,7 +166,7 @@ def report(
             raise ValueError(f"`{name}` must be an integer of at least 0. Received: {value!r}.")
     start = time.perf_counter()
     bound = lipschitz_bound(model, budget=budget)
-    found = {"jacobian": None, "attack": None}
+    found: dict[str, float | None] = {"jacobian": None, "attack": None}
     points = _points(model, x, samples)
     if points is not None:
         propagation = LipschitzPropagation()

@@ -1,4 +1,4 @@
-"""The end of a network as a chain of linear maps and of activations with straight pieces.
+"""The end of a network as a sequence of linear maps and of activations with straight pieces.
 
 Each knows how it maps a set of gradients backward: see `local.py`.
 """
@@ -14,11 +14,11 @@ from keras import ops
 from deel_lip_tf._rounding import UNIT, UP, gamma
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
 from deel_lip_tf.semantics.float64 import computable, plain_of
-from deel_lip_tf.semantics.functions import PiecewiseLinear, activation_constant, pieces_of
+from deel_lip_tf.semantics.functions import PiecewiseLinear, pieces_of, proven_slope
 from deel_lip_tf.semantics.graph import Call, Graph
 from deel_lip_tf.semantics.rule import Rule, rule_for
 
-__all__ = ["PiecewiseStep", "GradientSet", "LinearStep", "sequential_tail", "steps_back"]
+__all__ = ["PiecewiseStep", "GradientSet", "LinearStep", "sequential_tail", "steps_of_tail"]
 
 # More than the rounding of norms of up to 1e9 entries, of products of a few factors, and of
 # arguments to float32.
@@ -84,14 +84,14 @@ class LinearStep:
             gradients.box = np.zeros_like(gradients.centre)
             gradients.box += 0.0 if is_empty else np.abs(self.adjoint(box)) * _UP
         else:
-            ball = ball + self._norm_of_image(box)
+            ball = ball + self._norm_of_image(box, self.rows)
             gradients.box = np.zeros_like(gradients.centre)
         gradients.ball = ball * _UP
         gradients.stop(self.constant)
 
-    def _norm_of_image(self, box: np.ndarray) -> np.ndarray:
+    def _norm_of_image(self, box: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Bounds `||W^T v||` for all `|v| <= box`."""
-        box, rows = box.reshape(len(box), -1), self.rows.ravel()
+        box, rows = box.reshape(len(box), -1), rows.ravel()
         frobenius = np.sqrt((box > 0) @ np.square(rows))
         by_norms = _norm(box) * np.minimum(frobenius, self.norm)
         return np.minimum(by_norms, box @ rows) * _UP
@@ -113,7 +113,9 @@ class PiecewiseStep:
     constant: float
     entries: np.ndarray
 
-    def slopes(self, values: np.ndarray, errors: np.ndarray, radius: np.ndarray) -> tuple:
+    def slopes(
+        self, values: np.ndarray, errors: np.ndarray, radius: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and largest slopes, entry by entry, in the balls of these radii.
 
         Args:
@@ -168,36 +170,38 @@ def _is_linear(operation) -> bool:
     return pads and (is_linear or pieces_of(activation) is not None)
 
 
-def steps_back(
+Step = tuple[LinearStep | None, PiecewiseStep | None]
+"""One call: its linear part, and the activation after it."""
+
+
+def steps_of_tail(
     calls: list[Call], values: list[tuple[WithError, WithError]], copies: Float64Evaluator
-) -> list[tuple[LinearStep | None, PiecewiseStep | None]]:
-    """The chain as steps, the first call first.
+) -> list[Step]:
+    """The tail as steps, the first call first.
 
     Args:
-        calls: of the chain.
+        calls: of the tail, the first one first.
         values: the input and the output of each, for some batch: only sizes are used.
         copies: gives the float64 copies, whose activations are taken off.
-
-    Returns:
-        For each call, `(LinearStep or None, PiecewiseStep or None)`.
     """
-    steps, entries = [], None
+    steps: list[Step] = []
+    entries: np.ndarray | None = None
     for call, (before, after) in zip(calls, values, strict=True):
         layer, constant = call.operation, before.constant
         shape = tuple(before.tensor.shape[1:])
         entries = np.full(shape, constant) if entries is None else entries
-        linear, gate = None, None
+        linear = piecewise = None
         activation = layer
         if _is_linear(layer):
             linear = _linear(call, shape, tuple(after.tensor.shape), constant, copies)
             entries = _entries_after(linear, _gradient(layer), entries, after)
-            activation = getattr(layer, "activation", None) if linear.rows is not None else None
-        if activation not in (None, keras.activations.linear):
-            pieces, steepest = pieces_of(activation), activation_constant(activation)
+            activation = layer.activation if linear.rows is not None else None
+        if (pieces := pieces_of(activation)) is not None:
+            steepest = proven_slope(activation)
             inside = constant if linear is None else linear.norm * constant * _UP
-            gate = PiecewiseStep(pieces, steepest, inside, np.minimum(entries, inside))
+            piecewise = PiecewiseStep(pieces, steepest, inside, np.minimum(entries, inside))
             entries = np.minimum(steepest * entries, after.constant) * _UP
-        steps.append((linear, gate))
+        steps.append((linear, piecewise))
     return steps
 
 

@@ -11,7 +11,8 @@ the norms measured at the sample instead of bounded by products of norms.
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,10 +34,10 @@ _NO_RULE = (
 )
 
 
-class WithDeviation(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class WithDeviation(WithError):
     """A tensor of the graph; the program is within `at_sample + growth * distance` of it."""
 
-    exact: WithError
     at_sample: np.ndarray
     growth: float
 
@@ -51,7 +52,7 @@ class Float32ErrorAnalysis(Float64Evaluator):
     def __init__(self, model: keras.Model, propagation: LipschitzPropagation):
         super().__init__(model, propagation)
         self._float32_roundings: dict[tuple[Call, int], Rounding] = {}
-        self._reach = np.inf
+        self._reach = np.array(np.inf)
         _check_operations(self.graph)
 
     def execute(self, x: np.ndarray) -> Evaluated:
@@ -61,23 +62,23 @@ class Float32ErrorAnalysis(Float64Evaluator):
         """
         self._reach = np.full(len(x), np.inf)
         value = self.evaluate_model(x)
-        logits = np.asarray(keras.ops.convert_to_numpy(value.exact.tensor))
-        errors = (value.exact.error + value.at_sample) * UP
+        logits = np.asarray(keras.ops.convert_to_numpy(value.tensor))
+        errors = (value.error + value.at_sample) * UP
         return Evaluated(logits, errors, value.growth, self._reach)
 
-    def start(self, tensor) -> WithDeviation:
+    def start(self, tensor: Any) -> WithDeviation:
         """The program rounds its input to float32."""
         value = super().start(tensor)
         at_sample = UNIT * value.norm + FLUSHED * math.sqrt(math.prod(tensor.shape[1:]))
-        return WithDeviation(value, at_sample, UNIT)
+        return WithDeviation(**vars(value), at_sample=at_sample, growth=UNIT)
 
     def call(self, call: Call, values: list[WithDeviation]) -> list[WithDeviation]:
         """The outputs of one call."""
-        evaluation = self.evaluate(call, [value.exact for value in values])
+        evaluation = self.evaluate(call, values)
         rounding = self._float32_rounding(evaluation, values)
         # What the program reads: exact values, their float64 error, and its own deviation.
-        read = sum(v.exact.norm + v.exact.error + v.at_sample for v in values) * UP
-        read_growth = sum(value.exact.constant + value.growth for value in values) * UP
+        read = sum(v.norm + v.error + v.at_sample for v in values) * UP
+        read_growth = sum(value.constant + value.growth for value in values) * UP
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             room = 1.0 - rounding.reach[1] - rounding.reach[0] * read
             reach = room / (rounding.reach[0] * read_growth)
@@ -87,11 +88,11 @@ class Float32ErrorAnalysis(Float64Evaluator):
             for constant, value in zip(evaluation.constants, values, strict=True):
                 at_sample = at_sample + constant * value.at_sample
                 growth = growth + constant * value.growth
-        outputs = evaluation.outputs
-        return [WithDeviation(output, at_sample * UP, growth * UP) for output in outputs]
+        added = {"at_sample": at_sample * UP, "growth": growth * UP}
+        return [WithDeviation(**vars(output), **added) for output in evaluation.outputs]
 
     def _float32_rounding(self, evaluation: Evaluation, values: list[WithDeviation]) -> Rounding:
-        call, inputs = evaluation.call, tuple(values[0].exact.tensor.shape[1:])
+        call, inputs = evaluation.call, tuple(values[0].tensor.shape[1:])
         key = call, math.prod(inputs)
         if key not in self._float32_roundings:
             outputs = tuple(evaluation.outputs[0].tensor.shape[1:])

@@ -22,9 +22,9 @@ from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates.chain import (
     GradientSet,
     LinearStep,
-    PiecewiseStep,
+    Step,
     sequential_tail,
-    steps_back,
+    steps_of_tail,
 )
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii
 
@@ -36,7 +36,7 @@ _FAR = 3.0
 
 
 class LocalBounds:
-    """The last calls of a classifier, as far back as they form a chain of straight pieces.
+    """The last calls of a classifier, as far back as they are one after another and straight.
 
     Args:
         model: a bounded classifier.
@@ -60,21 +60,23 @@ class LocalBounds:
         self._copies = Float64Evaluator(model, propagation)
         self._calls = sequential_tail(exact.graph)[::-1]
         exact.kept.update({call: ([], []) for call in self._calls})
-        self._steps: list[tuple[LinearStep | None, PiecewiseStep | None]] | None = None
+        self._steps: list[Step] = []
         self._points: list[tuple[np.ndarray, np.ndarray] | None] = []
 
     def observe(self) -> None:
         """Takes what was evaluated last as the samples that `divisors` is about."""
         made = [self._exact.kept[call] for call in self._calls]
-        values = [(_exactly(before[0]), _exactly(after[0])) for before, after in made]
-        if self._steps is None:
-            self._steps = steps_back(self._calls, values, self._copies)
+        values = [(before[0], after[0]) for before, after in made]
+        if not self._steps:
+            self._steps = steps_of_tail(self._calls, values, self._copies)
         self._points = [
-            None if gate is None else _point(linear, before, after)
-            for (linear, gate), (before, after) in zip(self._steps, values, strict=True)
+            None if piecewise is None else _point(linear, before, after)
+            for (linear, piecewise), (before, after) in zip(self._steps, values, strict=True)
         ]
 
-    def divisors(self, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray):
+    def divisors(
+        self, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray
+    ) -> np.ndarray:
         """Bounds how fast combinations of the logits change in balls around the samples.
 
         Args:
@@ -93,26 +95,23 @@ class LocalBounds:
             bounds[part] = self._block(radius, sample[part], directions[part])
         return bounds
 
-    def _block(self, radius, sample, directions) -> np.ndarray:
+    def _block(self, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray) -> np.ndarray:
         gradients = GradientSet.of(directions)
         # Slopes are those of the ball, for all its rows.
         ball, row = np.unique(sample, return_inverse=True)
-        for (linear, gate), point in zip(self._steps[::-1], self._points[::-1], strict=True):
-            if gate is not None:
+        for (linear, piecewise), point in zip(self._steps[::-1], self._points[::-1], strict=True):
+            if piecewise is not None and point is not None:
                 values, errors = (known[ball] for known in point)
-                low, high = gate.slopes(values, errors, radius[ball])
-                gate.backward(gradients, low[row], high[row])
+                low, high = piecewise.slopes(values, errors, radius[ball])
+                piecewise.backward(gradients, low[row], high[row])
             if linear is not None:
                 linear.backward(gradients)
         return gradients.best
 
 
-def _exactly(value) -> WithError:
-    """A value in exact arithmetic, of one that may tell what float32 adds."""
-    return getattr(value, "exact", value)
-
-
-def _point(linear: LinearStep | None, before, after) -> tuple[np.ndarray, np.ndarray]:
+def _point(
+    linear: LinearStep | None, before: WithError, after: WithError
+) -> tuple[np.ndarray, np.ndarray]:
     """The input of an activation at the samples, and its errors."""
     if linear is None:
         return np.asarray(ops.convert_to_numpy(before.tensor)), before.error

@@ -81,29 +81,29 @@ def prove(model: keras.Model) -> Proof:
     graph = graph_of(model)
     constants = propagation.graph(graph)
     propagation.unsupported.raise_if_any()
-    _check_outputs(graph)
-    count = graph.outputs[0].shape[-1]
-    return Proof(
-        model, propagation, constants[0], _divisors(graph, propagation, constants[0], count)
-    )
+    count = _checked_classes(graph)
+    divisors = _divisors(graph, propagation, constants[0], count)
+    return Proof(model, propagation, constants[0], divisors)
 
 
-def _check_outputs(graph: Graph) -> None:
+def _checked_classes(graph: Graph) -> int:
+    """The number of logits, of a graph that fits."""
     shapes = [value.shape for value in graph.outputs]
-    if len(graph.inputs) != 1 or len(shapes) != 1 or len(shapes[0]) != 2 or not shapes[0][-1]:
+    is_classifier = len(graph.inputs) == len(shapes) == 1 and len(shapes[0]) == 2
+    if not (is_classifier and (count := shapes[0][-1])):
         raise ValueError(
             "`model` must have one input and one output of shape (batch, classes). Received: "
             f"{len(graph.inputs)} inputs and outputs of shapes {shapes}. Certify a model of one "
             "output at a time, by `keras.Model(model.inputs, model.outputs[0])`."
         )
     last = final_call(graph)
-    name = "" if last is None else final_function(last.operation)
-    if name in _PROBABILITIES:
+    if last is not None and (name := final_function(last.operation)) in _PROBABILITIES:
         raise ValueError(
             f"`model` must return logits. Received: a model that ends with {name!r} in layer "
             f"{last.operation.name!r}. Leave it out (`activation=None`, and `from_logits=True` in "
             "the loss)."
         )
+    return count
 
 
 def _divisors(
@@ -124,7 +124,9 @@ def _divisors(
     return divisors
 
 
-def _linear_head(graph: Graph, propagation: LipschitzPropagation):
+def _linear_head(
+    graph: Graph, propagation: LipschitzPropagation
+) -> tuple[keras.layers.Dense, float] | None:
     """`(layer, constant of its input)` where a dense layer without activation makes the logits."""
     call = final_call(graph)
     if call is None or not isinstance(call.operation, keras.layers.Dense):

@@ -9,7 +9,9 @@ value and 1, far more than the usual libraries are.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -37,7 +39,8 @@ from deel_lip_tf.semantics.state import is_constrained
 __all__ = ["Evaluation", "Float64Evaluator", "WithError"]
 
 
-class WithError(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class WithError:
     """A tensor of the graph, evaluated.
 
     Attributes:
@@ -48,7 +51,7 @@ class WithError(NamedTuple):
         norm: (samples,) its Euclidean norms, none below the exact one.
     """
 
-    tensor: object
+    tensor: Any
     error: np.ndarray
     constant: float
     deviation: np.ndarray
@@ -113,8 +116,8 @@ class Float64Evaluator:
         outputs = self.evaluate_model(x)
         return np.asarray(ops.convert_to_numpy(outputs.tensor)), outputs.error
 
-    def evaluate_model(self, x: np.ndarray):
-        """What is known of the output for a batch of samples: `start` says in which form."""
+    def evaluate_model(self, x: np.ndarray) -> Any:
+        """What is known of the output for a batch of samples, in the form that `start` gives it."""
         with keras.device("cpu:0"):
             tensor = ops.convert_to_tensor(x, dtype="float64")
             if keras.backend.standardize_dtype(tensor.dtype) != "float64":
@@ -124,7 +127,7 @@ class Float64Evaluator:
                 )
             return self.run([self.start(tensor)])[0]
 
-    def copy(self, layer: keras.layers.Layer):
+    def copy(self, layer: keras.layers.Layer) -> Any:
         """The float64 copy of a layer; of a constrained one, with its effective kernel."""
         if id(layer) not in self._copies:
             plain = layer.vanilla_export() if is_constrained(layer) else layer
@@ -133,7 +136,7 @@ class Float64Evaluator:
             self._copies[id(layer)] = _ExportedLayer(plain) if is_model else in_float64(plain)
         return self._copies[id(layer)]
 
-    def start(self, tensor) -> WithError:
+    def start(self, tensor: Any) -> WithError:
         """What is known of an input: its values are exact, and the model rounds them."""
         norm = _norms(tensor)
         rounding = self._roundoff * UNIT * norm + FLUSHED
@@ -179,14 +182,15 @@ class Float64Evaluator:
         """The outputs of one call."""
         return self.evaluate(call, values).outputs
 
-    def evaluate(self, call: Call, values: list[WithError]) -> Evaluation:
+    def evaluate(self, call: Call, values: Sequence[WithError]) -> Evaluation:
         """One call of the graph."""
         results = self._apply(call, [value.tensor for value in values])
         results = list(results) if isinstance(results, list | tuple) else [results]
         constants, size = self.constants(call), math.prod(values[0].tensor.shape[1:])
         norms, produced = [value.norm for value in values], list(map(_norms, results))
+        together = sum(produced[1:], produced[0])
         error, deviation = (
-            rounding.total(norms, sum(produced))
+            rounding.total(norms, together)
             for rounding in self.roundings(call, constants, size, results[0].shape)
         )
         for factor, value in zip(constants, values, strict=True):
@@ -200,17 +204,18 @@ class Float64Evaluator:
         return Evaluation(call, outputs, constants)
 
     def roundings(
-        self, call: Call, constants: list[float], size: int, output_shape
+        self, call: Call, constants: list[float], size: int, output_shape: tuple[int, ...]
     ) -> tuple[Rounding, Rounding]:
         """What one call on samples of `size` entries adds to the error, and to the deviation."""
         if (call, size) not in self._roundings:
-            self._roundings[call, size] = tuple(
-                rounding_of(call.operation, constants, size, output_shape, self._written, roundoff)
-                for roundoff in (1.0, self._roundoff)
+            given = call.operation, constants, size, output_shape, self._written
+            self._roundings[call, size] = (
+                rounding_of(*given, roundoff=1.0),
+                rounding_of(*given, roundoff=self._roundoff),
             )
         return self._roundings[call, size]
 
-    def _constant(self, call: Call, values: list[WithError]) -> float:
+    def _constant(self, call: Call, values: Sequence[WithError]) -> float:
         constants = [value.constant for value in values]
         if (merge := merge_of(call)) is not None:
             return merge.total(constants, L2)
@@ -255,13 +260,13 @@ class _ExportedLayer(Float64Evaluator):
     def __init__(self, model: keras.Model):
         super().__init__(model, LipschitzPropagation())
 
-    def apply(self, tensor):
+    def apply(self, tensor: Any) -> Any:
         return self.run([self.start(tensor)])[0].tensor
 
     def constants(self, call: Call) -> list[float]:
         return [0.0] * len(call.inputs)
 
-    def _constant(self, call: Call, values: list[WithError]) -> float:
+    def _constant(self, call: Call, values: Sequence[WithError]) -> float:
         return 0.0
 
 
