@@ -5,7 +5,7 @@ import keras
 from deel_lip_tf._rounding import UNIT, product_up
 from deel_lip_tf.bounds.norms.operators import operator_bound
 from deel_lip_tf.errors import UnsupportedLayerError
-from deel_lip_tf.semantics.functions import activation_constant, unknown_activation
+from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Copies, Operator, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
@@ -56,12 +56,9 @@ def layer_bound(
         raise UnsupportedLayerError(
             "it has no weights yet: build it, by `build(input_shape)` or by a call"
         )
-    activation = getattr(layer, "activation", None)
-    slope = activation_constant(activation, norm)
-    if slope is None:
-        raise UnsupportedLayerError(unknown_activation(activation))
+    slope = proven_slope(getattr(layer, "activation", None), norm)
     try:
-        operators = known.operators(layer, input_shape) if instead is None else instead
+        operators = instead or known.operators(layer, input_shape) or []
         bounds = [operator_bound(operator, norm, budget) for operator in operators]
     except ValueError as error:
         raise UnsupportedLayerError(str(error)) from error

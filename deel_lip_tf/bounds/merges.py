@@ -17,8 +17,8 @@ def merge_of(call: Call, norm: Norm = L2) -> Merge | None:
     Raises:
         UnsupportedLayerError: if the operation, or the way it is called, has no rule.
     """
-    if call.refusal is not None:
-        raise UnsupportedLayerError(call.refusal)
+    if call.unsupported is not None:
+        raise UnsupportedLayerError(call.unsupported)
     known = rule_for(call.operation) or Rule()
     if known.knows("call_operator"):
         own, method = operator_bound(known.call_operator(call), norm)

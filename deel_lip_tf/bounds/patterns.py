@@ -23,7 +23,7 @@ from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
 from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.norms import L2, Norm
-from deel_lip_tf.semantics.operators import Convolution, spatial_sizes
+from deel_lip_tf.semantics.operators import Convolution, Shape, all_known, known_sizes
 from deel_lip_tf.semantics.rule import lipschitz_constant, rule_for
 
 __all__ = ["Pattern", "find_patterns"]
@@ -50,7 +50,7 @@ def find_patterns(calls: list[Call]) -> dict[Call, Pattern]:
     for call in calls:
         for match in _MATCHES.get(type(call.operation).__name__, ()):
             pattern = match(call)
-            if pattern is not None and not any(c.refusal for c in (call, *pattern.inner)):
+            if pattern is not None and not any(c.unsupported for c in (call, *pattern.inner)):
                 found[call] = pattern
                 break
     return found
@@ -75,29 +75,30 @@ def _safe_root(call) -> Pattern | None:
     if len(call.inputs) != 3:
         return None
     is_positive, root, zeros = call.inputs
-    outer = (_maker(is_positive, "Greater"), _maker(root, "Sqrt"), _maker(zeros, "ZerosLike"))
-    if None in outer:
+    compares, takes_root = _maker(is_positive, "Greater"), _maker(root, "Sqrt")
+    makes_zeros = _maker(zeros, "ZerosLike")
+    if compares is None or takes_root is None or makes_zeros is None:
         return None
-    chosen = _maker(outer[1].inputs[0], "Where")
-    if chosen is None or len(chosen.inputs) != 3:
+    chooses = _maker(takes_root.inputs[0], "Where")
+    if chooses is None or len(chooses.inputs) != 3:
         return None
-    condition, sums, ones = chosen.inputs
-    filled = _maker(ones, "OnesLike")
-    compared = outer[0].args
+    condition, sums, ones = chooses.inputs
+    makes_ones, compared = _maker(ones, "OnesLike"), compares.args
     is_plain = (
-        filled is not None
-        and condition is is_positive
+        condition is is_positive
         and len(compared) == 2
         and compared[0] is sums
         and type(compared[1]) in (int, float)
         and compared[1] == 0
-        and len(outer[0].inputs) == 1
-        and call.outputs[0].shape == chosen.outputs[0].shape == sums.shape
+        and len(compares.inputs) == 1
+        and call.outputs[0].shape == chooses.outputs[0].shape == sums.shape
     )
-    return _sums_of_squares(sums, (*outer, chosen, filled)) if is_plain else None
+    if makes_ones is None or not is_plain:
+        return None
+    return _sums_of_squares(sums, (compares, takes_root, makes_zeros, chooses, makes_ones))
 
 
-def _sums_of_squares(tensor, inner: tuple) -> Pattern | None:
+def _sums_of_squares(tensor: Value, inner: tuple[Call, ...]) -> Pattern | None:
     """The root of `tensor`, if that is made of squares by a sum or an average."""
     for name, column_sum in (("Sum", _of_sum), ("AveragePool", _of_average)):
         if (call := _maker(tensor, name)) is None:
@@ -172,7 +173,8 @@ def _padded(call) -> Pattern | None:
     convolution = _plain_convolution(call)
     if convolution is None or convolution.transposed:
         return None
-    tensor, inner, sources = call.inputs[0], (), {}
+    tensor, sources = call.inputs[0], dict[int, np.ndarray]()
+    inner: tuple[Call, ...] = ()
     while (take := _maker(tensor, "Take")) is not None and len(take.inputs) == 1:
         axis = _spatial_axis(call.operation, take.operation.axis, len(tensor.shape))
         indices = take.argument(1, "indices")
@@ -180,17 +182,14 @@ def _padded(call) -> Pattern | None:
             return None
         tensor, inner = take.inputs[0], (*inner, take)
         sources[axis] = np.asarray(indices)
-    padding, sizes = _padding_of(call.operation, tensor.shape, sources, convolution)
-    if padding is None:
-        return None
-    return _convolution_pattern(
-        call, tensor, inner, replace(convolution, padding=padding, sizes=sizes)
-    )
+    whole = _with_padding(convolution, call.operation, tensor.shape, sources)
+    return None if whole is None else _convolution_pattern(call, tensor, inner, whole)
 
 
 def _folded(call) -> Pattern | None:
     """A "valid" transposed convolution, and `einsum`s that add its copied border to the image."""
-    tensor, inner, matrices = call.outputs[0], (), {}
+    tensor, matrices = call.outputs[0], dict[int, np.ndarray]()
+    inner: tuple[Call, ...] = ()
     while (fold := _maker(tensor, "Einsum")) is not None and len(fold.inputs) == 1:
         operands = [x for x in fold.args if isinstance(x, np.ndarray)]
         tensor_, matrix, result = _letters(fold.operation.subscripts)
@@ -220,17 +219,15 @@ def _folded_pattern(call, transposed, inner, matrices, convolution) -> Pattern |
         if axis is None or not ((matrix == 0) | (matrix == 1)).all() or (matrix.sum(1) != 1).any():
             return None
         sources[axis] = matrix.argmax(axis=1)
-    padding, sizes = _padding_of(transposed.operation, call.outputs[0].shape, sources, convolution)
-    if padding is None:
+    whole = _with_padding(convolution, transposed.operation, call.outputs[0].shape, sources)
+    source = transposed.inputs[0]
+    small = known_sizes(transposed.operation, source.shape)
+    if whole is None or small is None:
         return None
     # The adjoint is exact where the convolution of the padded image has these many outputs.
-    padded = [n + k - 1 for n, k in zip(sizes, convolution.kernel_size, strict=True)]
-    small = spatial_sizes(transposed.operation, transposed.inputs[0].shape)
-    steps = zip(padded, convolution.kernel_size, convolution.strides, small, strict=True)
-    if any((n - k) // s + 1 != m for n, k, s, m in steps):
+    steps = zip(all_known(whole.sizes) or (), whole.strides, small, strict=True)
+    if any((n - 1) // s + 1 != m for n, s, m in steps):
         return None
-    whole = replace(convolution, padding=padding, sizes=sizes)
-    source = transposed.inputs[0]
     return _convolution_pattern(transposed, source, (*inner, transposed), whole)
 
 
@@ -248,9 +245,10 @@ def _plain_convolution(call) -> Convolution | None:
         return None
     if getattr(operation, "padding", None) != "valid" or len(call.inputs) != 1:
         return None
-    first, *others = known.operators(operation, call.inputs[0].shape) or [None]
-    is_plain = not others and isinstance(first, Convolution) and set(first.dilation) == {1}
-    return first if is_plain else None
+    match known.operators(operation, call.inputs[0].shape):
+        case [Convolution() as convolution] if set(convolution.dilation) == {1}:
+            return convolution
+    return None
 
 
 def _spatial_axis(layer, axis: int, rank: int) -> int | None:
@@ -262,11 +260,13 @@ def _spatial_axis(layer, axis: int, rank: int) -> int | None:
     return place if 0 <= place < rank - 2 else None
 
 
-def _padding_of(layer, shape, sources: dict, convolution) -> tuple[str | None, tuple]:
-    """The name of the padding that copies from these indices along each axis, and the sizes."""
-    sizes, kernel_size = spatial_sizes(layer, shape), convolution.kernel_size
-    if not sources or None in sizes:
-        return None, sizes
+def _with_padding(
+    convolution: Convolution, layer, shape: Shape, sources: dict[int, np.ndarray]
+) -> Convolution | None:
+    """The convolution of an image with the padding that copies from these indices of each axis."""
+    sizes, kernel_size = known_sizes(layer, shape), convolution.kernel_size
+    if not sources or sizes is None:
+        return None
     for padding in EXTENDING:
         if all(
             np.array_equal(
@@ -275,8 +275,8 @@ def _padding_of(layer, shape, sources: dict, convolution) -> tuple[str | None, t
             )
             for axis, (n, k) in enumerate(zip(sizes, kernel_size, strict=True))
         ):
-            return padding, sizes
-    return None, sizes
+            return replace(convolution, padding=padding, sizes=sizes)
+    return None
 
 
 def _convolution_pattern(call, source, inner, convolution: Convolution) -> Pattern:

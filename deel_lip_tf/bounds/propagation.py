@@ -19,14 +19,20 @@ from deel_lip_tf.bounds.layers import layer_bound
 from deel_lip_tf.bounds.merges import merge_of
 from deel_lip_tf.bounds.patterns import find_patterns
 from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
-from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.graph import UNREADABLE, Call, Graph, Value, graph_of, is_readable
 from deel_lip_tf.semantics.norms import L2, Norm, standardize_norm
-from deel_lip_tf.semantics.operators import Merge
+from deel_lip_tf.semantics.operators import Merge, all_known, single_shape
 from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.rules.wrappers import Wrapper
 
-__all__ = ["GraphWalk", "lipschitz_bound"]
+__all__ = ["LipschitzPropagation", "lipschitz_bound"]
+
+_NO_BOUND = (
+    "No Lipschitz bound is known for: {}. Replace each of them by a layer of this library or a "
+    "Keras layer with a known constant, or bound the parts before and after it and multiply by a "
+    "constant you can prove."
+)
 
 
 def lipschitz_bound(
@@ -73,18 +79,18 @@ def lipschitz_bound(
         >>> lip.bounds.lipschitz_bound(constrained).value <= 1 + 1e-6
         True
     """
-    walk = GraphWalk(standardize_norm(norm), _checked_budget(budget))
+    propagation = LipschitzPropagation(standardize_norm(norm), _checked_budget(budget))
     if not isinstance(layer_or_model, keras.layers.Layer):
         raise TypeError(
             "`layer_or_model` must be a Keras layer or model. "
             f"Received: {type(layer_or_model).__name__}."
         )
     if isinstance(layer_or_model, keras.Model):
-        value = walk.joint(layer_or_model)
+        value = propagation.joint(layer_or_model)
     else:
-        value = walk.layer(layer_or_model, _build_shape(layer_or_model), 1.0, "")
-    walk.raise_if_refused()
-    return LipschitzBound(value=float(value), per_layer=walk.entries, norm=norm)
+        value = propagation.layer(layer_or_model, _build_shape(layer_or_model), 1.0, "")
+    propagation.unsupported.raise_if_any()
+    return LipschitzBound(value=float(value), per_layer=propagation.entries, norm=norm)
 
 
 def _checked_budget(budget: float) -> float:
@@ -101,8 +107,7 @@ def _build_shape(layer):
     if type(layer) is layers.Rescaling and not layer.built:
         return (None, *np.broadcast_shapes(np.shape(layer.scale), np.shape(layer.offset)))
     shape = (layer.get_build_config() or {}).get("input_shape") if layer.built else None
-    is_single = isinstance(shape, list | tuple) and all(n is None or type(n) is int for n in shape)
-    return tuple(shape) if is_single else None
+    return single_shape(shape)
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class _Known:
     part: _Part | None = None
 
 
-class GraphWalk:
+class LipschitzPropagation:
     """Passes over a graph: collects the entries, and everything that has no bound.
 
     Attributes:
@@ -147,13 +152,13 @@ class GraphWalk:
         self.entries: list[LayerBound] = []
         self.layer_bounds: dict[tuple, tuple[float, str]] = {}
         self.constants: dict[Value, float] = {}
-        self._refused: list[str] = []
+        self.unsupported = UnsupportedParts(_NO_BOUND)
         self._norm, self._budget = norm, budget
 
     def joint(self, model: keras.Model) -> float:
         """Constant of all outputs of a model together."""
         if not is_readable(model):
-            self._refuse(model, model.name, UNREADABLE)
+            self.unsupported.add_call(model, model.name, UNREADABLE)
             return math.nan
         known = self._run(graph_of(model))
         return self._merged(Merge([1.0] * len(known), True, ""), known).constant
@@ -161,7 +166,7 @@ class GraphWalk:
     def model(self, model: keras.Model) -> list[float]:
         """Constants of the outputs of a model, each with respect to its joint input."""
         if not is_readable(model):
-            self._refuse(model, model.name, UNREADABLE)
+            self.unsupported.add_call(model, model.name, UNREADABLE)
             return [math.nan]
         return self.graph(graph_of(model))
 
@@ -188,19 +193,10 @@ class GraphWalk:
         try:
             value, method = self._layer_bound(layer, input_shape)
         except UnsupportedLayerError as error:
-            self._refuse(layer, name, str(error))
+            self.unsupported.add_call(layer, name, error)
             return math.nan
         self._add(layer, name, value, method, start)
         return product_up(constant, value)
-
-    def raise_if_refused(self) -> None:
-        """Raises one error that names everything without a bound."""
-        if self._refused:
-            raise ValueError(
-                "No Lipschitz bound is known for: " + "; ".join(self._refused) + ". Replace each "
-                "of them by a layer of this library or a Keras layer with a known constant, or "
-                "bound the parts before and after it and multiply by a constant you can prove."
-            )
 
     def _layer_bound(self, layer, input_shape) -> tuple[float, str]:
         key = (id(layer), input_shape)
@@ -214,7 +210,9 @@ class GraphWalk:
         prefix = f"{prefix}{wrapper.name}/"
         # The wrapper calls it without the change of type that a call of its own would make.
         if isinstance(inner, keras.Model) or inner.compute_dtype != wrapper.compute_dtype:
-            self._refuse(inner, prefix + inner.name, "no rule is known for it inside this wrapper")
+            self.unsupported.add_call(
+                inner, prefix + inner.name, "no rule is known for it inside this wrapper"
+            )
             return math.nan
         return self.layer(inner, shape, constant, prefix)
 
@@ -242,7 +240,7 @@ class GraphWalk:
                 if isinstance(each.operation, layers.Layer):
                     self._layer_bound(each.operation, each.inputs[0].shape)
         except UnsupportedLayerError as error:
-            self._refuse(call.operation, call.name, str(error))
+            self.unsupported.add_call(call.operation, call.name, error)
             return _Known(math.nan)
         self._add(call.operation, call.name, value, method, start)
         return self._times(values[pattern.source], value)
@@ -252,7 +250,7 @@ class GraphWalk:
         try:
             merge = merge_of(call, self._norm)
         except UnsupportedLayerError as error:
-            self._refuse(call.operation, call.name, str(error))
+            self.unsupported.add_call(call.operation, call.name, error)
             return unknown
         if merge is not None:
             own = merge.apart([1.0] * len(known), self._norm)
@@ -261,7 +259,7 @@ class GraphWalk:
             return [replace(result, part=part) for part in self._parts(call, result)]
         if len(known) != 1 or len(call.outputs) != 1:
             reason = "no rule is known for several inputs or outputs"
-            self._refuse(call.operation, call.name, reason)
+            self.unsupported.add_call(call.operation, call.name, reason)
             return unknown
         value = self.layer(call.operation, call.inputs[0].shape, 1.0, call.prefix)
         return [self._times(known[0], value)]
@@ -275,8 +273,8 @@ class GraphWalk:
     def _merged(self, merge: Merge, known: list[_Known]) -> _Known:
         """The result of a merge: inputs that depend on different parts of a tensor vary apart."""
         total = merge.total([one.constant for one in known], self._norm)
-        parts = [one.part for one in known]
-        if None in parts or len({part.root for part in parts}) > 1:
+        parts = [one.part for one in known if one.part is not None]
+        if len(parts) < len(known) or len({part.root for part in parts}) > 1:
             return _Known(total)
         entries = np.sum([part.entries for part in parts], axis=0)
         if entries.max() > 1:
@@ -288,10 +286,11 @@ class GraphWalk:
     def _parts(self, call: Call, result: _Known) -> list[_Part | None]:
         """For slices of a tensor, the entries that each output consists of."""
         value, name = call.inputs[0], type(call.operation).__name__
-        if name not in ("GetItem", "Split") or None in value.shape[1:]:
+        shape = all_known(value.shape[1:])
+        if name not in ("GetItem", "Split") or shape is None:
             return [result.part] * len(call.outputs)
-        size = math.prod(value.shape[1:])
-        index = np.arange(size).reshape(1, *value.shape[1:])
+        size = math.prod(shape)
+        index = np.arange(size).reshape(1, *shape)
         if name == "GetItem":
             pieces = [index[call.argument(1, "key")]]
         else:
@@ -303,11 +302,6 @@ class GraphWalk:
         seconds = time.perf_counter() - start
         self.entries.append(LayerBound(name, type(operation).__name__, value, method, seconds))
 
-    def _refuse(self, operation, name: str, reason: str) -> None:
-        text = f"{name!r} ({type(operation).__name__}: {reason})"
-        if text not in self._refused:
-            self._refused.append(text)
-
 
 def _hidden(graph: Graph, patterns: dict) -> set[Call]:
     """The calls inside patterns that nothing else uses."""
@@ -315,7 +309,7 @@ def _hidden(graph: Graph, patterns: dict) -> set[Call]:
     for call in graph.calls:
         for value in call.inputs:
             users.setdefault(value, []).append(call)
-    wanted, hidden = set(graph.outputs), set()
+    wanted, hidden = set(graph.outputs), set[Call]()
     for call, pattern in patterns.items():
         inside = {*pattern.inner, call}
         values = [value for each in pattern.inner for value in each.outputs]

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from deel_lip_tf.bounds.evaluation.estimates import attack_estimate, jacobian_estimate
-from deel_lip_tf.bounds.evaluation.model import ExactModel
-from deel_lip_tf.bounds.propagation import GraphWalk, lipschitz_bound
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
+from deel_lip_tf.bounds.propagation import LipschitzPropagation, lipschitz_bound
 from deel_lip_tf.bounds.result import LipschitzBound
 from deel_lip_tf.model import vanillaModel
 from deel_lip_tf.semantics.graph import is_readable
@@ -166,12 +166,12 @@ def report(
             raise ValueError(f"`{name}` must be an integer of at least 0. Received: {value!r}.")
     start = time.perf_counter()
     bound = lipschitz_bound(model, budget=budget)
-    found = {"jacobian": None, "attack": None}
+    found: dict[str, float | None] = {"jacobian": None, "attack": None}
     points = _points(model, x, samples)
     if points is not None:
-        walk = GraphWalk()
-        walk.model(model)
-        exact = ExactModel(model, walk)
+        propagation = LipschitzPropagation()
+        propagation.model(model)
+        exact = Float64Evaluator(model, propagation)
         plain = vanillaModel(model)  # its kernels are not projected at every step
         found["jacobian"] = jacobian_estimate(exact, plain, points, steps)
         found["attack"] = attack_estimate(exact, plain, points, steps)

@@ -6,7 +6,9 @@ neighbourhood of one sample, `radii` the formulas, and `result` what is returned
 """
 
 from deel_lip_tf.certificates.certification import certify
-from deel_lip_tf.certificates.proofs import class_divisors
+from deel_lip_tf.certificates.proofs import margin_lipschitz_constants
 from deel_lip_tf.certificates.result import Certificates
 
-__all__ = ["Certificates", "certify", "class_divisors"]
+__all__ = ["Certificates", "certify", "class_divisors", "margin_lipschitz_constants"]
+
+class_divisors = margin_lipschitz_constants  # its first name, which stays

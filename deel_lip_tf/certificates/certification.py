@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from deel_lip_tf._validation.scalars import check_choice, check_count
-from deel_lip_tf.bounds.evaluation.model import ExactModel
-from deel_lip_tf.certificates.execution import ExecutedModel
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
+from deel_lip_tf.certificates.execution import Float32ErrorAnalysis
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
 from deel_lip_tf.certificates.guard import Guard
 from deel_lip_tf.certificates.local import LocalBounds, widened
@@ -98,7 +98,7 @@ def certify(
     proof = prove(model)
     samples = Samples(model, x, y)
     check_count("batch_size", batch_size)
-    guard = Guard(model, proof.walk)
+    guard = Guard(model, proof.propagation)
     certify_batch = _certifier(proof, guard, semantics, local)
     batches = [certify_batch(batch) for batch in samples.batches(batch_size)]
     label, radius, margin = (np.concatenate(parts) for parts in zip(*batches, strict=True))
@@ -116,9 +116,9 @@ def _certifier(
 ) -> Callable[[np.ndarray], Radii]:
     """The function from a batch of samples to their radii, and to what the guard compares."""
     check_choice("semantics", semantics, MEANINGS)
-    kind = ExecutedModel if semantics == "float32" else ExactModel
-    exact = kind(proof.model, proof.walk)
-    local = LocalBounds(proof.model, proof.walk, exact) if is_local else None
+    kind = Float32ErrorAnalysis if semantics == "float32" else Float64Evaluator
+    exact = kind(proof.model, proof.propagation)
+    local = LocalBounds(proof.model, proof.propagation, exact) if is_local else None
 
     def certify_batch(batch: np.ndarray) -> Radii:
         evaluated, allowed = _evaluated(exact, batch)
@@ -133,9 +133,9 @@ def _certifier(
     return certify_batch
 
 
-def _evaluated(exact: ExactModel, batch: np.ndarray) -> tuple[Evaluated, np.ndarray]:
+def _evaluated(exact: Float64Evaluator, batch: np.ndarray) -> tuple[Evaluated, np.ndarray]:
     """The logits of a batch, and (n,) how far those of the running model may be from them."""
-    if isinstance(exact, ExecutedModel):
+    if isinstance(exact, Float32ErrorAnalysis):
         evaluated = exact.execute(batch)
         return evaluated, evaluated.errors
     value = exact.evaluate_model(batch)

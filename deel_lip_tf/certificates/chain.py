@@ -1,4 +1,4 @@
-"""The end of a network as a chain of linear maps and of activations with straight pieces.
+"""The end of a network as a sequence of linear maps and of activations with straight pieces.
 
 Each knows how it maps a set of gradients backward: see `local.py`.
 """
@@ -12,13 +12,13 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._rounding import UNIT, UP, gamma
-from deel_lip_tf.bounds.evaluation.model import ExactModel, Traced
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
 from deel_lip_tf.semantics.float64 import computable, plain_of
-from deel_lip_tf.semantics.functions import PiecewiseLinear, activation_constant, pieces_of
+from deel_lip_tf.semantics.functions import PiecewiseLinear, pieces_of, proven_slope
 from deel_lip_tf.semantics.graph import Call, Graph
 from deel_lip_tf.semantics.rule import Rule, rule_for
 
-__all__ = ["Gate", "Gradients", "Linear", "chain_of", "steps_of"]
+__all__ = ["PiecewiseStep", "GradientSet", "LinearStep", "sequential_tail", "steps_of_tail"]
 
 # More than the rounding of norms of up to 1e9 entries, of products of a few factors, and of
 # arguments to float32.
@@ -26,7 +26,7 @@ _UP = 1.0 + 2.0**-20
 
 
 @dataclass
-class Gradients:
+class GradientSet:
     """The gradients that some combinations of logits can have, with respect to one tensor.
 
     Attributes:
@@ -42,7 +42,7 @@ class Gradients:
     best: np.ndarray
 
     @classmethod
-    def of(cls, directions: np.ndarray) -> "Gradients":
+    def of(cls, directions: np.ndarray) -> "GradientSet":
         """Of combinations `directions` (rows, classes) of the logits, with respect to these."""
         rows = len(directions)
         zeros = np.zeros_like(directions)
@@ -55,7 +55,7 @@ class Gradients:
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearStep:
     """One call of a linear layer.
 
     Attributes:
@@ -74,7 +74,7 @@ class Linear:
     rounding: float
     rows: np.ndarray | None
 
-    def backward(self, gradients: Gradients) -> None:
+    def backward(self, gradients: GradientSet) -> None:
         """From the gradients with respect to the output to those with respect to the input."""
         centre, box = gradients.centre, gradients.box
         ball = gradients.ball * self.norm + self.rounding * _norm(centre)
@@ -84,21 +84,21 @@ class Linear:
             gradients.box = np.zeros_like(gradients.centre)
             gradients.box += 0.0 if is_empty else np.abs(self.adjoint(box)) * _UP
         else:
-            ball = ball + self._norm_of_image(box)
+            ball = ball + self._norm_of_image(box, self.rows)
             gradients.box = np.zeros_like(gradients.centre)
         gradients.ball = ball * _UP
         gradients.stop(self.constant)
 
-    def _norm_of_image(self, box: np.ndarray) -> np.ndarray:
+    def _norm_of_image(self, box: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Bounds `||W^T v||` for all `|v| <= box`."""
-        box, rows = box.reshape(len(box), -1), self.rows.ravel()
+        box, rows = box.reshape(len(box), -1), rows.ravel()
         frobenius = np.sqrt((box > 0) @ np.square(rows))
         by_norms = _norm(box) * np.minimum(frobenius, self.norm)
         return np.minimum(by_norms, box @ rows) * _UP
 
 
 @dataclass(frozen=True)
-class Gate:
+class PiecewiseStep:
     """One call of an activation with straight pieces.
 
     Attributes:
@@ -113,7 +113,9 @@ class Gate:
     constant: float
     entries: np.ndarray
 
-    def slopes(self, values: np.ndarray, errors: np.ndarray, radius: np.ndarray) -> tuple:
+    def slopes(
+        self, values: np.ndarray, errors: np.ndarray, radius: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and largest slopes, entry by entry, in the balls of these radii.
 
         Args:
@@ -127,8 +129,8 @@ class Gate:
         moved = moved * _UP + 4.0 * UNIT * np.abs(values)
         return self.pieces.range_of_slopes(values - moved, values + moved)
 
-    def backward(self, gradients: Gradients, low: np.ndarray, high: np.ndarray) -> None:
-        """As in `Linear`, for slopes between `low` and `high`, (rows, ...)."""
+    def backward(self, gradients: GradientSet, low: np.ndarray, high: np.ndarray) -> None:
+        """As in `LinearStep`, for slopes between `low` and `high`, (rows, ...)."""
         steepest = np.maximum(np.abs(low), np.abs(high))
         magnitude, carried = np.abs(gradients.centre), steepest * gradients.box
         gradients.ball = (gradients.ball + gamma(8) * _norm(magnitude)) * self.steepest * _UP
@@ -138,7 +140,7 @@ class Gate:
         gradients.box = (0.5 * (high - low) * magnitude + carried) * _UP
 
 
-def chain_of(graph: Graph) -> list[Call]:
+def sequential_tail(graph: Graph) -> list[Call]:
     """The calls that lead to the output one by one, as far back as they are straight.
 
     The last one comes first.
@@ -168,42 +170,44 @@ def _is_linear(operation) -> bool:
     return pads and (is_linear or pieces_of(activation) is not None)
 
 
-def steps_of(
-    calls: list[Call], values: list[tuple[Traced, Traced]], copies: ExactModel
-) -> list[tuple[Linear | None, Gate | None]]:
-    """The chain as steps, the first call first.
+Step = tuple[LinearStep | None, PiecewiseStep | None]
+"""One call: its linear part, and the activation after it."""
+
+
+def steps_of_tail(
+    calls: list[Call], values: list[tuple[WithError, WithError]], copies: Float64Evaluator
+) -> list[Step]:
+    """The tail as steps, the first call first.
 
     Args:
-        calls: of the chain.
+        calls: of the tail, the first one first.
         values: the input and the output of each, for some batch: only sizes are used.
         copies: gives the float64 copies, whose activations are taken off.
-
-    Returns:
-        For each call, `(Linear or None, Gate or None)`.
     """
-    steps, entries = [], None
+    steps: list[Step] = []
+    entries: np.ndarray | None = None
     for call, (before, after) in zip(calls, values, strict=True):
         layer, constant = call.operation, before.constant
         shape = tuple(before.tensor.shape[1:])
         entries = np.full(shape, constant) if entries is None else entries
-        linear, gate = None, None
+        linear = piecewise = None
         activation = layer
         if _is_linear(layer):
             linear = _linear(call, shape, tuple(after.tensor.shape), constant, copies)
             entries = _entries_after(linear, _gradient(layer), entries, after)
-            activation = getattr(layer, "activation", None) if linear.rows is not None else None
-        if activation not in (None, keras.activations.linear):
-            pieces, steepest = pieces_of(activation), activation_constant(activation)
+            activation = layer.activation if linear.rows is not None else None
+        if (pieces := pieces_of(activation)) is not None:
+            steepest = proven_slope(activation)
             inside = constant if linear is None else linear.norm * constant * _UP
-            gate = Gate(pieces, steepest, inside, np.minimum(entries, inside))
+            piecewise = PiecewiseStep(pieces, steepest, inside, np.minimum(entries, inside))
             entries = np.minimum(steepest * entries, after.constant) * _UP
-        steps.append((linear, gate))
+        steps.append((linear, piecewise))
     return steps
 
 
 def _linear(
-    call: Call, shape: tuple, output_shape: tuple, constant: float, copies: ExactModel
-) -> Linear:
+    call: Call, shape: tuple, output_shape: tuple, constant: float, copies: Float64Evaluator
+) -> LinearStep:
     layer = call.operation
     copy, rows = copies.copy(layer), None
     if _gradient(layer) == "kernel":
@@ -212,11 +216,11 @@ def _linear(
     whole = copies.constants(call)
     rounding, _ = copies.roundings(call, whole, math.prod(shape), output_shape)
     share = rounding.of_inputs[0]
-    return Linear(copy, _adjoint(copy, shape), constant, whole[0], share, rows)
+    return LinearStep(copy, _adjoint(copy, shape), constant, whole[0], share, rows)
 
 
 def _entries_after(
-    linear: Linear, gradient: str | None, entries: np.ndarray, after: Traced
+    linear: LinearStep, gradient: str | None, entries: np.ndarray, after: WithError
 ) -> np.ndarray:
     """Constants of the entries of the output of a linear layer."""
     if linear.rows is not None:

@@ -11,41 +11,49 @@ the norms measured at the sample instead of bounded by products of norms.
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
 from deel_lip_tf._rounding import UP
-from deel_lip_tf.bounds.evaluation.model import Evaluation, ExactModel, Traced
-from deel_lip_tf.bounds.propagation import GraphWalk
+from deel_lip_tf.bounds.evaluation.model import Evaluation, Float64Evaluator, WithError
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates.radii import Evaluated
 from deel_lip_tf.certificates.roundings import check_operation, rounding_of
-from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.graph import Call, Graph
 from deel_lip_tf.semantics.rounding import FLUSHED, UNIT, Rounding
 
-__all__ = ["ExecutedModel"]
+__all__ = ["Float32ErrorAnalysis"]
+
+_NO_RULE = (
+    '`semantics="float32"` has no rounding rule for: {}. Build the model in float32 from other '
+    'layers, or certify the exact function of its weights by `semantics="real"`.'
+)
 
 
-class _Deviated(NamedTuple):
-    exact: Traced
+@dataclass(frozen=True, eq=False)
+class WithDeviation(WithError):
+    """A tensor of the graph; the program is within `at_sample + growth * distance` of it."""
+
     at_sample: np.ndarray
     growth: float
 
 
-class ExecutedModel(ExactModel):
+class Float32ErrorAnalysis(Float64Evaluator):
     """A bounded model evaluated in float64, with the deviation of its execution in float32.
 
     Raises:
-        ValueError: if a layer or an operation has no float32 rule; all are named.
+        UnsupportedLayerError: a layer or an operation has no float32 rule; all are named.
     """
 
-    def __init__(self, model: keras.Model, walk: GraphWalk):
-        super().__init__(model, walk)
+    def __init__(self, model: keras.Model, propagation: LipschitzPropagation):
+        super().__init__(model, propagation)
         self._float32_roundings: dict[tuple[Call, int], Rounding] = {}
-        self._reach = np.inf
-        _refuse_unknown(self.graph)
+        self._reach = np.array(np.inf)
+        _check_operations(self.graph)
 
     def execute(self, x: np.ndarray) -> Evaluated:
         """Logits of a batch (n, ...) of float64, and how far the program may be from them.
@@ -54,23 +62,23 @@ class ExecutedModel(ExactModel):
         """
         self._reach = np.full(len(x), np.inf)
         value = self.evaluate_model(x)
-        logits = np.asarray(keras.ops.convert_to_numpy(value.exact.tensor))
-        errors = (value.exact.error + value.at_sample) * UP
+        logits = np.asarray(keras.ops.convert_to_numpy(value.tensor))
+        errors = (value.error + value.at_sample) * UP
         return Evaluated(logits, errors, value.growth, self._reach)
 
-    def start(self, tensor) -> _Deviated:
+    def start(self, tensor: Any) -> WithDeviation:
         """The program rounds its input to float32."""
         value = super().start(tensor)
         at_sample = UNIT * value.norm + FLUSHED * math.sqrt(math.prod(tensor.shape[1:]))
-        return _Deviated(value, at_sample, UNIT)
+        return WithDeviation(**vars(value), at_sample=at_sample, growth=UNIT)
 
-    def call(self, call: Call, values: list[_Deviated]) -> list[_Deviated]:
+    def call(self, call: Call, values: list[WithDeviation]) -> list[WithDeviation]:
         """The outputs of one call."""
-        evaluation = self.evaluate(call, [value.exact for value in values])
+        evaluation = self.evaluate(call, values)
         rounding = self._float32_rounding(evaluation, values)
         # What the program reads: exact values, their float64 error, and its own deviation.
-        read = sum(v.exact.norm + v.exact.error + v.at_sample for v in values) * UP
-        read_growth = sum(value.exact.constant + value.growth for value in values) * UP
+        read = sum(v.norm + v.error + v.at_sample for v in values) * UP
+        read_growth = sum(value.constant + value.growth for value in values) * UP
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             room = 1.0 - rounding.reach[1] - rounding.reach[0] * read
             reach = room / (rounding.reach[0] * read_growth)
@@ -80,40 +88,30 @@ class ExecutedModel(ExactModel):
             for constant, value in zip(evaluation.constants, values, strict=True):
                 at_sample = at_sample + constant * value.at_sample
                 growth = growth + constant * value.growth
-        outputs = evaluation.outputs
-        return [_Deviated(output, at_sample * UP, growth * UP) for output in outputs]
+        added = {"at_sample": at_sample * UP, "growth": growth * UP}
+        return [WithDeviation(**vars(output), **added) for output in evaluation.outputs]
 
-    def _float32_rounding(self, evaluation: Evaluation, values: list[_Deviated]) -> Rounding:
-        call, inputs = evaluation.call, tuple(values[0].exact.tensor.shape[1:])
+    def _float32_rounding(self, evaluation: Evaluation, values: list[WithDeviation]) -> Rounding:
+        call, inputs = evaluation.call, tuple(values[0].tensor.shape[1:])
         key = call, math.prod(inputs)
         if key not in self._float32_roundings:
             outputs = tuple(evaluation.outputs[0].tensor.shape[1:])
             try:
                 rounding = rounding_of(call, inputs, outputs, evaluation.constants)
             except UnsupportedLayerError as error:
-                raise _refused([f"{call.name!r} ({error})"]) from error
+                raise UnsupportedLayerError(_NO_RULE.format(f"{call.name!r} ({error})")) from error
             self._float32_roundings[key] = rounding
         return self._float32_roundings[key]
 
 
-def _refuse_unknown(graph: Graph) -> None:
-    reasons = [
-        f"input {value.index} (of dtype {value.dtype})"
-        for value in graph.inputs
-        if value.dtype in ("float64", "float16", "bfloat16")
-    ]
+def _check_operations(graph: Graph) -> None:
+    unsupported = UnsupportedParts(_NO_RULE)
+    for value in graph.inputs:
+        if value.dtype in ("float64", "float16", "bfloat16"):
+            unsupported.add(f"input {value.index} (of dtype {value.dtype})")
     for call in graph.calls:
         try:
             check_operation(call.operation)
         except UnsupportedLayerError as error:
-            reasons.append(f"{call.name!r} ({type(call.operation).__name__}: {error})")
-    if reasons:
-        raise _refused(list(dict.fromkeys(reasons)))
-
-
-def _refused(reasons: list[str]) -> ValueError:
-    return ValueError(
-        '`semantics="float32"` has no rounding rule for: ' + "; ".join(reasons) + ". Build the "
-        "model in float32 from other layers, or certify the exact function of its weights by "
-        '`semantics="real"`.'
-    )
+            unsupported.add_call(call.operation, call.name, error)
+    unsupported.raise_if_any()

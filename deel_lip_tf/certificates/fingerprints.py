@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +26,8 @@ def model_fingerprint(model: keras.Model) -> str:
     Raises:
         ValueError: if it has no graph.
     """
-    graph, digest, met = graph_of(model), hashlib.sha256(), {}
+    graph, digest = graph_of(model), hashlib.sha256()
+    met: dict[int, int] = {}
     numbers = {value: number for number, value in enumerate(graph.inputs)}
     for call in graph.calls:
         _take(call.operation, digest, met)
@@ -38,7 +40,7 @@ def model_fingerprint(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _take(operation, digest, met: dict) -> None:
+def _take(operation: keras.Operation, digest: Any, met: dict[int, int]) -> None:
     """Takes an operation into a digest: its number where it was met before."""
     if id(operation) not in met:
         met[id(operation)] = len(met)
@@ -70,7 +72,7 @@ class SamplesFingerprint:
 
     def update(self, samples: np.ndarray) -> None:
         """Takes the next samples, (n, ...) float64."""
-        self._digest.update(np.ascontiguousarray(samples))
+        self._digest.update(np.ascontiguousarray(samples).data)
         self._shape = (self._shape[0] + len(samples), *samples.shape[1:])
 
     def text(self) -> str:

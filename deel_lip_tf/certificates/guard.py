@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.evaluation.model import ExactModel, Traced
-from deel_lip_tf.bounds.propagation import GraphWalk
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates.radii import predicted
 from deel_lip_tf.semantics.graph import Call
 
@@ -28,11 +28,11 @@ class Guard:
 
     Args:
         model: the classifier.
-        walk: the pass that bounded it.
+        propagation: the pass that bounded it.
     """
 
-    def __init__(self, model: keras.Model, walk: GraphWalk):
-        self._model, self._walk = model, walk
+    def __init__(self, model: keras.Model, propagation: LipschitzPropagation):
+        self._model, self._propagation = model, propagation
         self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._confirmed: list[np.ndarray] = []
         self._different: list[np.ndarray] = []
@@ -86,7 +86,7 @@ class Guard:
             self._largest = max(self._largest, float(distance[differs].max()))
 
     def _warn(self, x: np.ndarray) -> None:
-        call = first_difference(self._model, self._walk, x[:_EXAMPLES])
+        call = first_difference(self._model, self._propagation, x[:_EXAMPLES])
         where = f"At {len(x)} samples (by up to {self._largest:.3g} in its outputs)"
         warn_of_difference(where, call, "Their radius is 0")
 
@@ -118,28 +118,32 @@ def _outputs(model: keras.Model, x: np.ndarray) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(outputs)).astype(np.float64)
 
 
-def first_difference(model: keras.Model, walk: GraphWalk, x: np.ndarray) -> str | None:
+def first_difference(
+    model: keras.Model, propagation: LipschitzPropagation, x: np.ndarray
+) -> str | None:
     """Name and type of the first call that computes otherwise than its float64 evaluation.
 
     None where each call by itself agrees. Arguments as `call_ratios`.
     """
-    ratios = call_ratios(model, walk, x)
+    ratios = call_ratios(model, propagation, x)
     differs = (call for call, ratio in ratios if not ratio <= 1.0)
     return next((f"{call.name!r} ({type(call.operation).__name__})" for call in differs), None)
 
 
-def call_ratios(model: keras.Model, walk: GraphWalk, x: np.ndarray) -> Iterator[tuple[Call, float]]:
+def call_ratios(
+    model: keras.Model, propagation: LipschitzPropagation, x: np.ndarray
+) -> Iterator[tuple[Call, float]]:
     """How far each call of a model is from its float64 evaluation, given what that is given.
 
     Args:
         model: a bounded model.
-        walk: the pass that bounded it.
+        propagation: the pass that bounded it.
         x: (n, ...) samples.
 
     Yields:
         Calls in their order, and the largest distance as a share of what its rounding allows.
     """
-    exact = ExactModel(model, walk)
+    exact = Float64Evaluator(model, propagation)
     exact.kept.update({call: ([], []) for call in exact.graph.calls})
     exact.evaluate_model(x)
     inside = {call for pattern in exact.patterns.values() for call in pattern.inner}
@@ -148,7 +152,7 @@ def call_ratios(model: keras.Model, walk: GraphWalk, x: np.ndarray) -> Iterator[
             yield call, _ratio(exact, call)
 
 
-def _ratio(exact: ExactModel, call: Call) -> float:
+def _ratio(exact: Float64Evaluator, call: Call) -> float:
     given, results = exact.kept[call]
     tensors = [
         keras.ops.cast(value.tensor, symbolic.dtype)
@@ -167,7 +171,7 @@ def _ratio(exact: ExactModel, call: Call) -> float:
     return float(np.max(ratios))
 
 
-def _distance(own, result: Traced) -> np.ndarray:
+def _distance(own, result: WithError) -> np.ndarray:
     found, wanted = (
         np.asarray(keras.ops.convert_to_numpy(tensor)).astype(np.float64)
         for tensor in (own, result.tensor)

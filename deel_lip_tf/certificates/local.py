@@ -17,9 +17,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.bounds.evaluation.model import ExactModel, Traced
-from deel_lip_tf.bounds.propagation import GraphWalk
-from deel_lip_tf.certificates.chain import Gate, Gradients, Linear, chain_of, steps_of
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
+from deel_lip_tf.certificates.chain import (
+    GradientSet,
+    LinearStep,
+    Step,
+    sequential_tail,
+    steps_of_tail,
+)
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii
 
 __all__ = ["LocalBounds", "widened"]
@@ -30,18 +36,20 @@ _FAR = 3.0
 
 
 class LocalBounds:
-    """The last calls of a classifier, as far back as they form a chain of straight pieces.
+    """The last calls of a classifier, as far back as they are one after another and straight.
 
     Args:
         model: a bounded classifier.
-        walk: the pass that bounded it.
+        propagation: the pass that bounded it.
         exact: what evaluates it; from now on it keeps the calls that are wanted here.
 
     Raises:
         ValueError: if Keras does not run on TensorFlow, which applies the adjoints.
     """
 
-    def __init__(self, model: keras.Model, walk: GraphWalk, exact: ExactModel):
+    def __init__(
+        self, model: keras.Model, propagation: LipschitzPropagation, exact: Float64Evaluator
+    ):
         if keras.backend.backend() != "tensorflow":
             raise ValueError(
                 "`local=True` differentiates with TensorFlow, but Keras runs on "
@@ -49,24 +57,26 @@ class LocalBounds:
             )
         self._exact = exact
         # Copies of its own, because their activations are taken off.
-        self._copies = ExactModel(model, walk)
-        self._calls = chain_of(exact.graph)[::-1]
+        self._copies = Float64Evaluator(model, propagation)
+        self._calls = sequential_tail(exact.graph)[::-1]
         exact.kept.update({call: ([], []) for call in self._calls})
-        self._steps: list[tuple[Linear | None, Gate | None]] | None = None
+        self._steps: list[Step] = []
         self._points: list[tuple[np.ndarray, np.ndarray] | None] = []
 
     def observe(self) -> None:
         """Takes what was evaluated last as the samples that `divisors` is about."""
         made = [self._exact.kept[call] for call in self._calls]
-        values = [(_exactly(before[0]), _exactly(after[0])) for before, after in made]
-        if self._steps is None:
-            self._steps = steps_of(self._calls, values, self._copies)
+        values = [(before[0], after[0]) for before, after in made]
+        if not self._steps:
+            self._steps = steps_of_tail(self._calls, values, self._copies)
         self._points = [
-            None if gate is None else _point(linear, before, after)
-            for (linear, gate), (before, after) in zip(self._steps, values, strict=True)
+            None if piecewise is None else _point(linear, before, after)
+            for (linear, piecewise), (before, after) in zip(self._steps, values, strict=True)
         ]
 
-    def divisors(self, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray):
+    def divisors(
+        self, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray
+    ) -> np.ndarray:
         """Bounds how fast combinations of the logits change in balls around the samples.
 
         Args:
@@ -85,26 +95,23 @@ class LocalBounds:
             bounds[part] = self._block(radius, sample[part], directions[part])
         return bounds
 
-    def _block(self, radius, sample, directions) -> np.ndarray:
-        gradients = Gradients.of(directions)
+    def _block(self, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        gradients = GradientSet.of(directions)
         # Slopes are those of the ball, for all its rows.
         ball, row = np.unique(sample, return_inverse=True)
-        for (linear, gate), point in zip(self._steps[::-1], self._points[::-1], strict=True):
-            if gate is not None:
+        for (linear, piecewise), point in zip(self._steps[::-1], self._points[::-1], strict=True):
+            if piecewise is not None and point is not None:
                 values, errors = (known[ball] for known in point)
-                low, high = gate.slopes(values, errors, radius[ball])
-                gate.backward(gradients, low[row], high[row])
+                low, high = piecewise.slopes(values, errors, radius[ball])
+                piecewise.backward(gradients, low[row], high[row])
             if linear is not None:
                 linear.backward(gradients)
         return gradients.best
 
 
-def _exactly(value) -> Traced:
-    """A value in exact arithmetic, of one that may tell what float32 adds."""
-    return getattr(value, "exact", value)
-
-
-def _point(linear: Linear | None, before, after) -> tuple[np.ndarray, np.ndarray]:
+def _point(
+    linear: LinearStep | None, before: WithError, after: WithError
+) -> tuple[np.ndarray, np.ndarray]:
     """The input of an activation at the samples, and its errors."""
     if linear is None:
         return np.asarray(ops.convert_to_numpy(before.tensor)), before.error

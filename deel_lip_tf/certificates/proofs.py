@@ -6,12 +6,12 @@ import keras
 import numpy as np
 
 from deel_lip_tf._rounding import gamma, norm_up, product_up, sqrt_up
-from deel_lip_tf.bounds.propagation import GraphWalk
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.semantics.ends import final_call, final_function
 from deel_lip_tf.semantics.graph import Graph, graph_of, is_readable
 from deel_lip_tf.semantics.state import kernel_of
 
-__all__ = ["Proof", "class_divisors", "prove"]
+__all__ = ["Proof", "margin_lipschitz_constants", "prove"]
 
 _PROBABILITIES = ("softmax", "sigmoid", "log_softmax", "log_sigmoid", "hard_sigmoid", "sparsemax")
 
@@ -22,18 +22,18 @@ class Proof:
 
     Attributes:
         model: the classifier.
-        walk: the pass over its graph that proved them.
+        propagation: the pass over its graph that proved them.
         bound: Lipschitz constant of the logits together.
-        divisors: see `class_divisors`.
+        divisors: see `margin_lipschitz_constants`.
     """
 
     model: keras.Model
-    walk: GraphWalk
+    propagation: LipschitzPropagation
     bound: float
     divisors: np.ndarray
 
 
-def class_divisors(model: keras.Model) -> np.ndarray:
+def margin_lipschitz_constants(model: keras.Model) -> np.ndarray:
     """Proves how fast the gap between two logits may change.
 
     With logits f, a linear head of columns `w_j` over a K-Lipschitz backbone and L the constant of
@@ -57,7 +57,7 @@ def class_divisors(model: keras.Model) -> np.ndarray:
         >>> head = keras.layers.Dense(2)
         >>> model = keras.Sequential([keras.Input((2,)), head])
         >>> head.set_weights([np.array([[1.0, 1.0], [0.0, 0.5]]), np.zeros(2)])
-        >>> divisors = lip.certificates.class_divisors(model)
+        >>> divisors = lip.certificates.margin_lipschitz_constants(model)
         >>> round(float(divisors[0, 1]), 4)  # the columns differ by (0, 0.5)
         0.5
         >>> round(2**0.5 * lip.bounds.lipschitz_bound(model).value, 4)  # of the model as a whole
@@ -74,40 +74,44 @@ def prove(model: keras.Model) -> Proof:
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
-    walk = GraphWalk()
+    propagation = LipschitzPropagation()
     if not is_readable(model):
-        walk.model(model)
-        walk.raise_if_refused()
+        propagation.model(model)
+        propagation.unsupported.raise_if_any()
     graph = graph_of(model)
-    constants = walk.graph(graph)
-    walk.raise_if_refused()
-    _check_outputs(graph)
-    count = graph.outputs[0].shape[-1]
-    return Proof(model, walk, constants[0], _divisors(graph, walk, constants[0], count))
+    constants = propagation.graph(graph)
+    propagation.unsupported.raise_if_any()
+    count = _checked_classes(graph)
+    divisors = _divisors(graph, propagation, constants[0], count)
+    return Proof(model, propagation, constants[0], divisors)
 
 
-def _check_outputs(graph: Graph) -> None:
+def _checked_classes(graph: Graph) -> int:
+    """The number of logits, of a graph that fits."""
     shapes = [value.shape for value in graph.outputs]
-    if len(graph.inputs) != 1 or len(shapes) != 1 or len(shapes[0]) != 2 or not shapes[0][-1]:
+    is_classifier = len(graph.inputs) == len(shapes) == 1 and len(shapes[0]) == 2
+    if not (is_classifier and (count := shapes[0][-1])):
         raise ValueError(
             "`model` must have one input and one output of shape (batch, classes). Received: "
             f"{len(graph.inputs)} inputs and outputs of shapes {shapes}. Certify a model of one "
             "output at a time, by `keras.Model(model.inputs, model.outputs[0])`."
         )
     last = final_call(graph)
-    name = "" if last is None else final_function(last.operation)
-    if name in _PROBABILITIES:
+    if last is not None and (name := final_function(last.operation)) in _PROBABILITIES:
         raise ValueError(
             f"`model` must return logits. Received: a model that ends with {name!r} in layer "
             f"{last.operation.name!r}. Leave it out (`activation=None`, and `from_logits=True` in "
             "the loss)."
         )
+    return count
 
 
-def _divisors(graph: Graph, walk: GraphWalk, bound: float, count: int) -> np.ndarray:
+def _divisors(
+    graph: Graph, propagation: LipschitzPropagation, bound: float, count: int
+) -> np.ndarray:
     joint = bound if count == 1 else product_up(sqrt_up(2.0), bound)
     divisors = np.full((count, count), joint)
-    if (head := _linear_head(graph, walk)) is None:
+    if (head := _linear_head(graph, propagation)) is None:
         return divisors
     layer, backbone = head
     kernel = kernel_of(layer)
@@ -120,11 +124,13 @@ def _divisors(graph: Graph, walk: GraphWalk, bound: float, count: int) -> np.nda
     return divisors
 
 
-def _linear_head(graph: Graph, walk: GraphWalk):
+def _linear_head(
+    graph: Graph, propagation: LipschitzPropagation
+) -> tuple[keras.layers.Dense, float] | None:
     """`(layer, constant of its input)` where a dense layer without activation makes the logits."""
     call = final_call(graph)
     if call is None or not isinstance(call.operation, keras.layers.Dense):
         return None
     layer, before = call.operation, call.inputs[0]
     is_linear = layer.activation in (None, keras.activations.linear)
-    return (layer, walk.constants[before]) if is_linear and len(before.shape) == 2 else None
+    return (layer, propagation.constants[before]) if is_linear and len(before.shape) == 2 else None

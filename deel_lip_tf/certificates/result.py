@@ -113,8 +113,8 @@ class Certificates:
         At radius 0 this is the accuracy. Without `y`, every label counts as correct.
         """
         correct = np.ones(len(self.label), bool) if self.correct is None else self.correct
-        radii = np.asarray(radii, dtype=np.float64)
-        return (correct & (self.radius >= radii[..., None])).mean(axis=-1)
+        at = np.asarray(radii, dtype=np.float64)[..., None]
+        return (correct & (self.radius >= at)).mean(axis=-1)
 
     def summary(self, radii: Sequence[float] = _RADII) -> str:
         """A table of the certified accuracy at some radii."""

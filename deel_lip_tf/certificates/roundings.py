@@ -14,9 +14,9 @@ from deel_lip_tf._rounding import UP, product_up
 from deel_lip_tf.bounds.norms.operators import operator_bound
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.functions import (
-    activation_constant,
     activation_rounding,
     float32_function,
+    proven_slope,
 )
 from deel_lip_tf.semantics.graph import Call
 from deel_lip_tf.semantics.operators import Convolution, Matrices, Operator, Sums
@@ -78,7 +78,7 @@ def check_operation(operation) -> None:
 
 def _of_kernel(layer, known: Rule, shapes: CallShapes) -> Rounding:
     """Of `activation(kernel * x + bias)`."""
-    slope = activation_constant(layer.activation)
+    slope = proven_slope(layer.activation)
     norm = shapes.constant / slope * UP
     absolute_norm, terms = _absolute_sums(layer, known, (None, *shapes.inputs))
     absolute_norm, places = max(absolute_norm, norm), math.prod(shapes.outputs)

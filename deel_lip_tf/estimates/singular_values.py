@@ -14,7 +14,7 @@ from deel_lip_tf.estimates.operator import (
     dense_extremes,
     extreme_singular_values,
 )
-from deel_lip_tf.semantics.operators import Matrices, Shape
+from deel_lip_tf.semantics.operators import Matrices, Shape, all_known, single_shape
 from deel_lip_tf.semantics.rule import Rule, rule_for
 
 __all__ = ["compute_layer_sv", "compute_model_sv"]
@@ -153,8 +153,7 @@ def _input_shape(layer: keras.layers.Layer) -> Shape:
             shape = layer.input.shape
         except (AttributeError, ValueError):
             return None
-    is_single = isinstance(shape, list | tuple) and all(n is None or type(n) is int for n in shape)
-    return tuple(shape) if is_single else None
+    return single_shape(shape)
 
 
 def _of_kernel(layer, known: Rule, shape: Shape) -> Extremes | Unknown:
@@ -162,7 +161,8 @@ def _of_kernel(layer, known: Rule, shape: Shape) -> Extremes | Unknown:
     operator = known.linear_part(layer, shape)
     if isinstance(operator, Matrices):
         return dense_extremes(operator.blocks)
-    if operator is None or None in operator.sizes:
+    sizes = None if operator is None else all_known(operator.sizes)
+    if operator is None or sizes is None:
         return _UNKNOWN
     # Paddings of the library's unconstrained convolution, which follow another rule.
     is_plain = operator.padding in ("same", "valid")
@@ -172,7 +172,7 @@ def _of_kernel(layer, known: Rule, shape: Shape) -> Extremes | Unknown:
             operator.strides,
             operator.dilation,
             operator.padding,
-            operator.sizes,
+            sizes,
             None if is_plain else getattr(layer, "amounts", None),
         )
     )

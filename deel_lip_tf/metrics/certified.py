@@ -2,7 +2,7 @@
 
 Each metric proves, at every evaluation, the constants of its model as it then is: the bound of the
 network, and for a linear head the norms of the differences of its columns (see
-`certificates.class_divisors`, rounded upward to the metric's dtype). The logits
+`certificates.margin_lipschitz_constants`, rounded upward to the metric's dtype). The logits
 are those of the forward pass with the rounding of its dtype; `certify` bounds that rounding too.
 
 The constants are variables, assigned from Python where an evaluation begins: in `reset_state`,
@@ -23,7 +23,7 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.arrays import weight_per_sample
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, number
-from deel_lip_tf.certificates import class_divisors
+from deel_lip_tf.certificates import margin_lipschitz_constants
 from deel_lip_tf.losses.tracing import outside_of_graphs
 from deel_lip_tf.metrics.provable import classified, signed_scores
 
@@ -114,7 +114,7 @@ class _Certified(keras.metrics.Mean):
                 "`model` must be built: begin it with an `Input`, or call it once before. "
                 f"Received: model {model.name!r}, which is not."
             )
-        divisors = class_divisors(model)
+        divisors = margin_lipschitz_constants(model)
         self._check_outputs(len(divisors))
         return divisors
 

@@ -73,7 +73,7 @@ def threshold(graph: Graph) -> float:
 def _hands_on(call: Call) -> bool:
     """Whether a call returns its input, at inference."""
     operation, shapes = call.operation, [value.shape for value in (*call.inputs, *call.outputs)]
-    if call.refusal is not None or len(shapes) != 2:
+    if call.unsupported is not None or len(shapes) != 2:
         return False
     if type(operation) is layers.Flatten:
         return len(shapes[0]) == len(shapes[1])

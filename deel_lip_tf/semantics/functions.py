@@ -22,7 +22,7 @@ from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
 
 __all__ = ["FUNCTIONS", "ActivationFunction", "PiecewiseLinear", "activation_constant"]
 __all__ += ["activation_rounding", "float32_function", "function_of", "pieces_of"]
-__all__ += ["unknown_activation"]
+__all__ += ["proven_slope", "unknown_activation"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,17 @@ def activation_constant(
         return lipschitz_constant(activation, input_shape, norm)
     row = function_of(activation)
     return None if row is None else row.slope
+
+
+def proven_slope(activation: Callable | None, norm: Norm = L2) -> float:
+    """The constant of an `activation=` argument that has one.
+
+    Raises:
+        UnsupportedLayerError: if it has none.
+    """
+    if (constant := activation_constant(activation, norm)) is None:
+        raise UnsupportedLayerError(unknown_activation(activation))
+    return constant
 
 
 def activation_rounding(activation: Callable | None, shapes: CallShapes) -> Rounding:

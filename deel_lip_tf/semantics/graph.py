@@ -54,7 +54,7 @@ class Call:
         kwargs: keyword arguments, with a `Value` for each tensor.
         inputs: the tensors among the arguments, in order.
         outputs: the results, flattened.
-        refusal: why the call does not compute what its operation computes at inference in real
+        unsupported: why the call does not compute what its operation computes at inference in real
             arithmetic, or None.
     """
 
@@ -64,7 +64,7 @@ class Call:
     kwargs: dict
     inputs: list[Value]
     outputs: list[Value] = field(default_factory=list)
-    refusal: str | None = None
+    unsupported: str | None = None
 
     @property
     def name(self) -> str:
@@ -109,7 +109,7 @@ def graph_of(model: keras.Model) -> Graph:
     """Reads the graph of a model.
 
     Raises:
-        ValueError: if it has none. A nested model without one is a call with a `refusal`.
+        ValueError: if it has none. A nested model without one is a call that is `unsupported`.
     """
     functional = _keras.functional_of(model)
     if functional is None:
@@ -152,13 +152,13 @@ def _called(node, known: dict[int, Value], prefix: str, calls: list[Call]) -> li
     call = Call(operation, prefix, args, kwargs, [known[id(x)] for x in node.input_tensors])
     if isinstance(operation, keras.Model):
         functional = _keras.functional_of(operation)
-        call.refusal = UNREADABLE if functional is None else _mode(call)
-        if call.refusal is None:
+        call.unsupported = UNREADABLE if functional is None else _mode(call)
+        if call.unsupported is None:
             inner = f"{prefix}{operation.name}/"
             given = _given(functional, call, inner, calls)
             if given is not None:
                 return _write_out(functional, given, inner, calls)
-            call.refusal = (
+            call.unsupported = (
                 "it is given other inputs than it was made with, by their structure or their "
                 "number of axes"
             )
@@ -172,8 +172,8 @@ def _finished(call: Call, outputs: Sequence, calls: list[Call]) -> list[Value]:
         Value(tuple(tensor.shape), dtype, call, index)
         for index, (tensor, dtype) in enumerate(zip(outputs, dtypes, strict=True))
     ]
-    if call.refusal is None:
-        call.refusal = _refusal(call)
+    if call.unsupported is None:
+        call.unsupported = _unsupported(call)
     calls.append(call)
     return call.outputs
 
@@ -201,12 +201,12 @@ def _converted(value: Value, dtype: str, prefix: str, calls: list[Call]) -> Valu
     return result
 
 
-def _refusal(call: Call) -> str | None:
+def _unsupported(call: Call) -> str | None:
     if not call.inputs:
         return "it is not connected to the inputs of the model"
     if (name := _keras.replaced_method(call.operation)) is not None:
         return f"its method `{name}` was replaced on the instance"
-    return _mode(call) or integers.refusal(call) or sums.refusal(call)
+    return _mode(call) or integers.unsupported(call) or sums.unsupported(call)
 
 
 def _mode(call: Call) -> str | None:

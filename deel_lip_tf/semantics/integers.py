@@ -15,7 +15,7 @@ from keras import layers
 from deel_lip_tf._keras import operation_name
 from deel_lip_tf.semantics.rule import rule_for
 
-__all__ = ["Range", "arithmetic", "hull", "is_float", "is_within", "of_dtype", "refusal"]
+__all__ = ["Range", "arithmetic", "hull", "is_float", "is_within", "of_dtype", "unsupported"]
 __all__ += ["same", "with_zero"]
 
 Range = tuple[int, int]
@@ -42,7 +42,7 @@ def is_within(numbers: np.ndarray, limits: Range) -> bool:
     return bool(((numbers >= low) & (numbers <= high) & (np.floor(numbers) == numbers)).all())
 
 
-def refusal(call) -> str | None:
+def unsupported(call) -> str | None:
     """Why a call of a `semantics.graph.Call` computes with integers otherwise than with reals.
 
     Sets the types and the ranges of its outputs: Keras's symbolic tensors call a float what a layer

@@ -5,6 +5,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,10 +13,12 @@ from deel_lip_tf._rounding import product_up, sum_up
 from deel_lip_tf.semantics.norms import Norm
 
 __all__ = ["Convolution", "Copies", "Matrices", "Merge", "Operator", "Shape", "Sums"]
-__all__ += ["known_sizes", "spatial_sizes"]
+__all__ += ["all_known", "image_sizes", "known_sizes", "single_shape", "spatial_sizes"]
 
 Shape = tuple[int | None, ...] | None
 """With the batch axis; None for what is not known."""
+
+_Size = TypeVar("_Size", int, int | None)
 
 
 @dataclass(frozen=True)
@@ -118,15 +121,29 @@ class Merge:
         return math.nan if any(map(math.isnan, terms)) else max(terms)
 
 
+def single_shape(shape: Any) -> Shape:
+    """What Keras keeps as the shape of an input, if it is that of a single one; None otherwise."""
+    is_single = isinstance(shape, list | tuple) and all(n is None or type(n) is int for n in shape)
+    return tuple(shape) if is_single else None
+
+
 def spatial_sizes(layer, shape: Shape) -> tuple[int | None, ...] | None:
     """The sizes of an image, given the shape of a layer's input; None where that is not known."""
-    if shape is None:
-        return None
+    return None if shape is None else image_sizes(layer, shape)
+
+
+def image_sizes(layer, shape: tuple[_Size, ...]) -> tuple[_Size, ...]:
+    """The sizes of an image of this shape, a layer's input or output."""
     return tuple(shape[1:-1] if layer.data_format == "channels_last" else shape[2:])
 
 
 def known_sizes(layer, shape: Shape) -> tuple[int, ...] | None:
     """The same, where all sizes are known; None otherwise."""
-    sizes = spatial_sizes(layer, shape) or (None,)
+    sizes = spatial_sizes(layer, shape)
+    return None if sizes is None else all_known(sizes)
+
+
+def all_known(sizes: tuple[int | None, ...]) -> tuple[int, ...] | None:
+    """The sizes themselves, where all are known; None otherwise."""
     known = tuple(size for size in sizes if size is not None)
     return known if len(known) == len(sizes) else None

@@ -11,10 +11,10 @@ from keras import layers
 
 from deel_lip_tf._keras import operation_name
 
-__all__ = ["refusal"]
+__all__ = ["unsupported"]
 
 
-def refusal(call) -> str | None:
+def unsupported(call) -> str | None:
     """Why a call of a `semantics.graph.Call` may add an operand along another axis than its own."""
     if keras.backend.backend() != "tensorflow" or not _adds(call.operation):
         return None

@@ -56,7 +56,7 @@ def _digest(model, input_shape) -> str | None:
         return None
     digest = hashlib.sha256(f"{config}{input_shape}".encode())
     for call in graph_of(model).calls:
-        digest.update(f"{call.refusal}".encode())
+        digest.update(f"{call.unsupported}".encode())
         for array in state_of(call.operation):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

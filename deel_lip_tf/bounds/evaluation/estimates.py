@@ -11,14 +11,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.bounds.evaluation.model import ExactModel
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
 
 __all__ = ["jacobian_estimate", "attack_estimate"]
 
 _SMALL = 1e-5  # for the derivative in float64: truncation and rounding are both near 1e-9 there
 
 
-def jacobian_estimate(exact: ExactModel, model: keras.Model, x: np.ndarray, steps: int) -> float:
+def jacobian_estimate(
+    exact: Float64Evaluator, model: keras.Model, x: np.ndarray, steps: int
+) -> float:
     """The norm of the Jacobian at the samples, from below, by a power iteration.
 
     Args:
@@ -34,7 +36,9 @@ def jacobian_estimate(exact: ExactModel, model: keras.Model, x: np.ndarray, step
     return _largest_quotient(exact, x - _SMALL * delta, x + _SMALL * delta)
 
 
-def attack_estimate(exact: ExactModel, model: keras.Model, x: np.ndarray, steps: int) -> float:
+def attack_estimate(
+    exact: Float64Evaluator, model: keras.Model, x: np.ndarray, steps: int
+) -> float:
     """The largest quotient of pairs that are driven apart, at several distances.
 
     Both points of a pair move. What is given and returned is that of `jacobian_estimate`.
@@ -74,7 +78,7 @@ def _stretch(model, x, delta):
     return ops.sum(ops.square(ops.cast(difference, "float32")))
 
 
-def _largest_quotient(exact: ExactModel, x: np.ndarray, y: np.ndarray) -> float:
+def _largest_quotient(exact: Float64Evaluator, x: np.ndarray, y: np.ndarray) -> float:
     (left, left_error), (right, right_error) = exact(x), exact(y)
     stretched = _norms(left - right) * (1.0 - 1e-12) - left_error - right_error
     steps = _norms(x - y) * (1.0 + 1e-12)

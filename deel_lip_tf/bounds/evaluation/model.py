@@ -9,7 +9,9 @@ value and 1, far more than the usual libraries are.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -26,7 +28,7 @@ from deel_lip_tf.bounds.evaluation.rounding_errors import (
 )
 from deel_lip_tf.bounds.merges import merge_of
 from deel_lip_tf.bounds.patterns import Pattern, find_patterns
-from deel_lip_tf.bounds.propagation import GraphWalk
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.semantics.float64 import in_float64
 from deel_lip_tf.semantics.graph import Call, Graph, float_types, graph_of
 from deel_lip_tf.semantics.norms import L2
@@ -34,10 +36,11 @@ from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.rules.wrappers import Wrapper, unwrapped
 from deel_lip_tf.semantics.state import is_constrained
 
-__all__ = ["Evaluation", "ExactModel", "Traced"]
+__all__ = ["Evaluation", "Float64Evaluator", "WithError"]
 
 
-class Traced(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class WithError:
     """A tensor of the graph, evaluated.
 
     Attributes:
@@ -48,7 +51,7 @@ class Traced(NamedTuple):
         norm: (samples,) its Euclidean norms, none below the exact one.
     """
 
-    tensor: object
+    tensor: Any
     error: np.ndarray
     constant: float
     deviation: np.ndarray
@@ -65,16 +68,16 @@ class Evaluation(NamedTuple):
     """
 
     call: Call
-    outputs: list[Traced]
+    outputs: list[WithError]
     constants: list[float]
 
 
-class ExactModel:
+class Float64Evaluator:
     """Float64 copies of the layers of a bounded model, called along its graph.
 
     Args:
         model: a Sequential or functional model.
-        walk: the pass that bounded the model; its constants propagate the errors.
+        propagation: the pass that bounded the model; its constants propagate the errors.
         both_readings: whether errors cover a number in an argument both as it is written and as the
             backend keeps it. Without, they are about the function of the numbers as they are kept.
 
@@ -85,12 +88,14 @@ class ExactModel:
             that are there before.
     """
 
-    def __init__(self, model: keras.Model, walk: GraphWalk, both_readings: bool = True):
+    def __init__(
+        self, model: keras.Model, propagation: LipschitzPropagation, both_readings: bool = True
+    ):
         self.graph = graph_of(model)
         self.kept: dict[Call, tuple[list, list]] = {}
         self._written = WRITTEN if both_readings else 0.0
-        self._bounds = walk.layer_bounds
-        self._copies: dict[int, keras.layers.Layer | _ExactPlain] = {}
+        self._bounds = propagation.layer_bounds
+        self._copies: dict[int, keras.layers.Layer | _ExportedLayer] = {}
         self._roundings: dict[tuple, tuple[Rounding, Rounding]] = {}
         self._roundoff = max(UNITS[dtype] for dtype in float_types(self.graph)) / UNIT
         self.patterns = _patterns_without_rules(self.graph)
@@ -111,8 +116,8 @@ class ExactModel:
         outputs = self.evaluate_model(x)
         return np.asarray(ops.convert_to_numpy(outputs.tensor)), outputs.error
 
-    def evaluate_model(self, x: np.ndarray):
-        """What is known of the output for a batch of samples: `start` says in which form."""
+    def evaluate_model(self, x: np.ndarray) -> Any:
+        """What is known of the output for a batch of samples, in the form that `start` gives it."""
         with keras.device("cpu:0"):
             tensor = ops.convert_to_tensor(x, dtype="float64")
             if keras.backend.standardize_dtype(tensor.dtype) != "float64":
@@ -122,20 +127,20 @@ class ExactModel:
                 )
             return self.run([self.start(tensor)])[0]
 
-    def copy(self, layer: keras.layers.Layer):
+    def copy(self, layer: keras.layers.Layer) -> Any:
         """The float64 copy of a layer; of a constrained one, with its effective kernel."""
         if id(layer) not in self._copies:
             plain = layer.vanilla_export() if is_constrained(layer) else layer
             # Where Keras has not got the padding, the export is a model that pads first.
             is_model = isinstance(plain, keras.Model)
-            self._copies[id(layer)] = _ExactPlain(plain) if is_model else in_float64(plain)
+            self._copies[id(layer)] = _ExportedLayer(plain) if is_model else in_float64(plain)
         return self._copies[id(layer)]
 
-    def start(self, tensor) -> Traced:
+    def start(self, tensor: Any) -> WithError:
         """What is known of an input: its values are exact, and the model rounds them."""
         norm = _norms(tensor)
         rounding = self._roundoff * UNIT * norm + FLUSHED
-        return Traced(tensor, np.zeros(tensor.shape[0]), 1.0, rounding, norm)
+        return WithError(tensor, np.zeros(tensor.shape[0]), 1.0, rounding, norm)
 
     def run(self, values: list) -> list:
         """The outputs of the model, given what is known of its inputs."""
@@ -155,12 +160,12 @@ class ExactModel:
             known.update(zip(call.outputs, results, strict=True))
         return [known[value] for value in self.graph.outputs]
 
-    def _without_errors(self, call: Call, values: list[Traced]) -> Traced:
+    def _without_errors(self, call: Call, values: list[WithError]) -> WithError:
         output = self._apply(call, [value.tensor for value in values])
         nothing = np.zeros(output.shape[0])
-        return Traced(output, nothing, math.nan, nothing, nothing)
+        return WithError(output, nothing, math.nan, nothing, nothing)
 
-    def _end_of_pattern(self, call: Call, values: list, pattern: Pattern, source) -> Traced:
+    def _end_of_pattern(self, call: Call, values: list, pattern: Pattern, source) -> WithError:
         """The output of a root of sums of squares, or of a centering, as of one layer."""
         output = self._apply(call, [value.tensor for value in values])
         constant, _ = pattern.bound(L2, 1.0)
@@ -171,20 +176,21 @@ class ExactModel:
         error = error * UP
         deviation = self._roundoff * rounding + constant * source.deviation
         deviation = deviation + lost_squares(size, constant, FLUSHED)
-        return Traced(output, error, product_up(source.constant, constant), deviation, norm)
+        return WithError(output, error, product_up(source.constant, constant), deviation, norm)
 
     def call(self, call: Call, values: list) -> list:
         """The outputs of one call."""
         return self.evaluate(call, values).outputs
 
-    def evaluate(self, call: Call, values: list[Traced]) -> Evaluation:
+    def evaluate(self, call: Call, values: Sequence[WithError]) -> Evaluation:
         """One call of the graph."""
         results = self._apply(call, [value.tensor for value in values])
         results = list(results) if isinstance(results, list | tuple) else [results]
         constants, size = self.constants(call), math.prod(values[0].tensor.shape[1:])
         norms, produced = [value.norm for value in values], list(map(_norms, results))
+        together = sum(produced[1:], produced[0])
         error, deviation = (
-            rounding.total(norms, sum(produced))
+            rounding.total(norms, together)
             for rounding in self.roundings(call, constants, size, results[0].shape)
         )
         for factor, value in zip(constants, values, strict=True):
@@ -192,23 +198,24 @@ class ExactModel:
             deviation = deviation + factor * value.deviation
         error, constant = error * UP, self._constant(call, values)
         outputs = [
-            Traced(result, error, constant, deviation, norm)
+            WithError(result, error, constant, deviation, norm)
             for result, norm in zip(results, produced, strict=True)
         ]
         return Evaluation(call, outputs, constants)
 
     def roundings(
-        self, call: Call, constants: list[float], size: int, output_shape
+        self, call: Call, constants: list[float], size: int, output_shape: tuple[int, ...]
     ) -> tuple[Rounding, Rounding]:
         """What one call on samples of `size` entries adds to the error, and to the deviation."""
         if (call, size) not in self._roundings:
-            self._roundings[call, size] = tuple(
-                rounding_of(call.operation, constants, size, output_shape, self._written, roundoff)
-                for roundoff in (1.0, self._roundoff)
+            given = call.operation, constants, size, output_shape, self._written
+            self._roundings[call, size] = (
+                rounding_of(*given, roundoff=1.0),
+                rounding_of(*given, roundoff=self._roundoff),
             )
         return self._roundings[call, size]
 
-    def _constant(self, call: Call, values: list[Traced]) -> float:
+    def _constant(self, call: Call, values: Sequence[WithError]) -> float:
         constants = [value.constant for value in values]
         if (merge := merge_of(call)) is not None:
             return merge.total(constants, L2)
@@ -222,7 +229,7 @@ class ExactModel:
             return self._wrapped(operation, tensors[0])
         if isinstance(operation, keras.layers.Layer):
             operation = self.copy(operation)
-        if isinstance(operation, _ExactPlain):
+        if isinstance(operation, _ExportedLayer):
             return operation.apply(tensors[0])
         arguments, keywords = call.arguments(tensors)
         return operation(*arguments, **keywords)
@@ -236,7 +243,7 @@ class ExactModel:
         if type(layer) is keras.layers.SpectralNormalization:
             return self._wrapped(layer.layer, tensor)
         copy = self.copy(layer)
-        return copy.apply(tensor) if isinstance(copy, _ExactPlain) else copy(tensor)
+        return copy.apply(tensor) if isinstance(copy, _ExportedLayer) else copy(tensor)
 
     def constants(self, call: Call) -> list[float]:
         """Lipschitz constants of a call with respect to each of its inputs."""
@@ -247,19 +254,19 @@ class ExactModel:
         return [self._bounds[id(layer), shape][0]]
 
 
-class _ExactPlain(ExactModel):
+class _ExportedLayer(Float64Evaluator):
     """The same without error bounds, for the exported form of a single layer."""
 
     def __init__(self, model: keras.Model):
-        super().__init__(model, GraphWalk())
+        super().__init__(model, LipschitzPropagation())
 
-    def apply(self, tensor):
+    def apply(self, tensor: Any) -> Any:
         return self.run([self.start(tensor)])[0].tensor
 
     def constants(self, call: Call) -> list[float]:
         return [0.0] * len(call.inputs)
 
-    def _constant(self, call: Call, values: list[Traced]) -> float:
+    def _constant(self, call: Call, values: Sequence[WithError]) -> float:
         return 0.0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from deel_lip_tf._rounding import TINY, gamma
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
-from deel_lip_tf.semantics.functions import activation_constant
+from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.rules.wrappers import unwrapped
 from deel_lip_tf.semantics.state import as_computed_with, is_constrained, kernel_of
 
@@ -76,7 +76,7 @@ def rounding_of(
         around_one = unit * math.sqrt(places) * (type(operation).__name__ in _SMOOTH)
         lost = lost * math.sqrt(places)
         return Rounding([unit * constant for constant in constants], unit, around_one + lost)
-    state = [np.linalg.norm(as_computed_with(operation, w)) for w in _vectors(operation)]
+    state = [float(np.linalg.norm(as_computed_with(operation, w))) for w in _vectors(operation)]
     state.append(float(_is_transcendental(operation)))
     absolute = (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
     of_inputs, terms = list(constants), size
@@ -89,7 +89,7 @@ def rounding_of(
         if isinstance(operation, keras.layers.EinsumDense):
             shared, terms = size, size * terms  # axes may be summed without the kernel
         norm = math.prod(float(np.linalg.norm(kernel)) for kernel in kernels)
-        slope = activation_constant(operation.activation)
+        slope = proven_slope(operation.activation)
         of_inputs[0] += (1.0 + slope) * math.sqrt(shared) * norm
     unit = roundoff * gamma(4 * terms + 128) + written
     absolute = unit * absolute + lost * math.sqrt(places)

@@ -106,6 +106,7 @@ def _axis_patterns(convolution, axis: int, by_output: bool) -> list[np.ndarray]:
     # An axis longer than this has the patterns of its ends, which no longer meet, and those
     # between them: they depend on its length through its remainder modulo the stride alone.
     long = 4 * (reach + stride)
+    sizes: Iterable[int]
     if size is not None:
         sizes = [size if size < long else long + (size - long) % stride]
     elif convolution.padding not in EXTENDING or reach > _REACH:

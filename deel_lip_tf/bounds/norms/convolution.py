@@ -27,7 +27,7 @@ from deel_lip_tf.normalizers.convolution import (
     padding_amounts,
     transposed_max_duplication,
 )
-from deel_lip_tf.semantics.operators import Convolution
+from deel_lip_tf.semantics.operators import Convolution, all_known
 
 __all__ = ["convolution_bound"]
 
@@ -149,10 +149,10 @@ def _symbol(taps: np.ndarray) -> Symbol:
 def _fourier_bound(
     convolution: Convolution, symbol: Symbol, copies: float, budget: float, known: float
 ) -> tuple[float, str]:
-    if convolution.padding == "circular" and None not in convolution.sizes:
-        strides = convolution.effective_strides()
-        sizes = tuple(n // s for n, s in zip(convolution.sizes, strides, strict=True))
-        if (exact := grid_maximum(symbol, sizes, budget)) is not None:
+    sizes = all_known(convolution.sizes)
+    if convolution.padding == "circular" and sizes is not None:
+        steps = zip(sizes, convolution.effective_strides(), strict=True)
+        if (exact := grid_maximum(symbol, tuple(n // s for n, s in steps), budget)) is not None:
             return exact, "Fourier symbol on the grid of the input"
     bound = supremum(symbol, budget, known / copies * (1.0 + 4.0 * UNIT))
     return product_up(copies, bound), "Fourier symbol, all frequencies"

@@ -70,9 +70,9 @@ class _Covering:
 
     def joined(self, other: "_Covering") -> "_Covering":
         """Both together."""
-        pairs = [(self.centres, other.centres), (self.halves, other.halves)]
-        pairs.append((self.values, other.values))
-        return _Covering(*(np.concatenate(pair) for pair in pairs), self.slices)
+        centres = np.concatenate((self.centres, other.centres))
+        halves = np.concatenate((self.halves, other.halves))
+        return _Covering(centres, halves, np.concatenate((self.values, other.values)), self.slices)
 
     def estimated(self, symbol: Symbol) -> "_Covering":
         """The same with values of its own."""

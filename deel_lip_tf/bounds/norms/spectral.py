@@ -67,7 +67,7 @@ def _scaled_up(value: float, exponent: int) -> float:
     return scaled if scaled > 1e-300 else math.nextafter(scaled, math.inf)
 
 
-def gram(matrix: np.ndarray) -> np.ndarray:
+def gram(matrix: np.ndarray | tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """`A^H A` for a real (..., m, n) array, or for a pair (real part, imaginary part) of them."""
     if not isinstance(matrix, tuple):
         return np.swapaxes(matrix, -1, -2) @ matrix

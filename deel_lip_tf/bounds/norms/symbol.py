@@ -102,25 +102,24 @@ class Symbol:
         sums = np.stack([_correlation(grid, shift) for shift in sorted(shifts)])
         return Autocorrelation(np.array(sorted(shifts)), sums, largest, 2 * count * m)
 
-    @cached_property
-    def grams_are_cheap(self) -> bool:
-        """Whether Gram matrices come from the autocorrelation: after the work it costs itself."""
-        return len(self.taps) ** 2 <= 1000 and self.autocorrelation is not None
+    @property
+    def _source_of_grams(self) -> Autocorrelation | None:
+        """The autocorrelation, where it makes Gram matrices cheaper than the taps do."""
+        return self.autocorrelation if len(self.taps) ** 2 <= 1000 else None
 
     @property
     def flops(self) -> float:
         """About the work to estimate or to prove the norm at one frequency, in operations."""
         count, groups, m, n = self.taps.shape
-        evaluation = (
-            4.0 * count * n * n if self.grams_are_cheap else 4.0 * count * m * n + 6.0 * m * n * n
-        )
+        from_taps = 4.0 * count * m * n + 6.0 * m * n * n
+        evaluation = from_taps if self._source_of_grams is None else 4.0 * count * n * n
         # Handling arrays costs memory traffic for n**2 entries, and a constant.
         return groups * (evaluation + 1.5 * n**3 + 400.0 * n * n + 1000.0) + 4000.0
 
     def grams(self, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`K(w)^H K(w)` as (F, groups, n, n), and bounds on their 2-norm errors as (F, groups)."""
-        if self.grams_are_cheap:
-            return self.autocorrelation.grams(frequencies)
+        if self._source_of_grams is not None:
+            return self._source_of_grams.grams(frequencies)
         angles = frequencies @ self.offsets.T
         flat = self.taps.reshape(len(self.taps), -1)
         shape = (len(frequencies), *self.taps.shape[1:])
@@ -148,7 +147,7 @@ class Symbol:
     def chunks(self, count: int) -> list[slice]:
         """Slices of a list of frequencies that fit into memory together."""
         _, groups, m, n = self.taps.shape
-        evaluation = 32.0 * n * n if self.grams_are_cheap else 48.0 * m * n
+        evaluation = 48.0 * m * n if self._source_of_grams is None else 32.0 * n * n
         size = max(1, int(_CHUNK_BYTES / (groups * (evaluation + 48.0 * n * n))))
         return [slice(start, start + size) for start in range(0, count, size)]
 

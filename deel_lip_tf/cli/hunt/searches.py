@@ -14,7 +14,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from deel_lip_tf.bounds.propagation import GraphWalk
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates import certify
 from deel_lip_tf.certificates.guard import call_ratios
 from deel_lip_tf.cli.hunt.descent import most_expanded, steepest_in_ball
@@ -161,9 +161,9 @@ def extremes(target: Target, rng) -> Outcome:
 
 def calls(target: Target, rng) -> Outcome:
     """Each layer as it runs, against its float64 evaluation: what it computes is what it says."""
-    x, walk = random_starts(target.x, _BATCH, rng), GraphWalk()
-    walk.model(target.model)
-    ratios = list(call_ratios(target.model, walk, x))
+    x, propagation = random_starts(target.x, _BATCH, rng), LipschitzPropagation()
+    propagation.model(target.model)
+    ratios = list(call_ratios(target.model, propagation, x))
     findings = [
         Finding(f"what {call.name!r} computes", "real", target.policy, x, x, 1.0, ratio)
         for call, ratio in ratios

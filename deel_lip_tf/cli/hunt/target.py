@@ -7,7 +7,7 @@ import numpy as np
 
 from deel_lip_tf._rounding import UNITS
 from deel_lip_tf.bounds import lipschitz_bound
-from deel_lip_tf.certificates import Certificates, certify, class_divisors
+from deel_lip_tf.certificates import Certificates, certify, margin_lipschitz_constants
 from deel_lip_tf.cli.hunt.referee import Referee
 from deel_lip_tf.layers.base import LipschitzLayer
 
@@ -47,7 +47,7 @@ class Target:
         model: the model.
         referee: decides what its exact function is.
         bound: proven Lipschitz constant.
-        divisors: see `certificates.class_divisors`.
+        divisors: see `certificates.margin_lipschitz_constants`.
         x: (n, ...) float64 samples.
         certificates: by the name of their semantics.
         promises: of its layers.
@@ -76,7 +76,7 @@ class Target:
             claims["float32"] = certify(model, x, semantics="float32", local=True)
         except ValueError as error:
             refused["float32"] = str(error)
-        bound, divisors = lipschitz_bound(model).value, class_divisors(model)
+        bound, divisors = lipschitz_bound(model).value, margin_lipschitz_constants(model)
         promises = [promise for layer in _leaves(model) for promise in _promises(layer)]
         return cls(policy, model, Referee(model), bound, divisors, x, claims, promises, refused)
 

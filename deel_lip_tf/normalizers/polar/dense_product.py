@@ -12,7 +12,7 @@ from deel_lip_tf.normalizers.arithmetic import frobenius_norm
 from deel_lip_tf.normalizers.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
 from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, transposed
-from deel_lip_tf.normalizers.polar.tf_graphs import usually
+from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch
 
 
 def is_worth_projecting(kernel) -> bool:
@@ -51,7 +51,7 @@ def dense_product(inputs, effective, kernel, gain: float, eps: float):
             batch = (inputs, outputs, to_inputs, upstream)
             is_orthogonal, scale = _as_multiple(kernel, effective, accepted)
             is_small = tf.shape(inputs)[0] < smaller
-            to_kernel = usually(
+            to_kernel = cond_with_rare_branch(
                 tf.logical_and(is_orthogonal, is_small),
                 lambda *_: _projected_factors(*batch, effective, gain) / scale,
                 _projected_product,

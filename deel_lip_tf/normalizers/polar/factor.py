@@ -12,16 +12,16 @@ from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent
 from deel_lip_tf.normalizers.polar.inverse_root import LARGEST_RADIUS, inverse_root
 from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, symmetric_product, transposed
 from deel_lip_tf.normalizers.polar.steps import (
-    Goal,
     Iterate,
-    Task,
+    PolarOptions,
+    StoppingRule,
     is_moderate,
-    made_more_orthogonal,
-    measured,
     orthogonalised,
+    polish,
     rounding_of,
+    with_gram,
 )
-from deel_lip_tf.normalizers.polar.tf_graphs import as_graph, usually
+from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch, traced_once
 
 
 def nearest_orthogonal(matrix, eps: float, maximum: int):
@@ -65,56 +65,58 @@ def retracted(matrix, eps: float, maximum: int):
 
 
 def _for_tall(function, matrix, eps: float, maximum: int):
-    """`function(matrix, task)`, of the transposed matrix where that has fewer columns."""
+    """`function(matrix, options)`, of the transposed matrix where that has fewer columns."""
     rows, columns = matrix.shape[-2:]
     if rows < columns:
         return transposed(_for_tall(function, transposed(matrix), eps, maximum))
     if columns == 1:
         return vector_factor(matrix)
-    return as_graph(function, matrix, Task(eps, maximum, columns >= SMALLEST_SPLIT))
+    return traced_once(function, matrix, PolarOptions(eps, maximum, columns >= SMALLEST_SPLIT))
 
 
-def _retracted(matrix, task: Task):
-    start = measured(matrix, task)
+def _retracted(matrix, options: PolarOptions):
+    start = with_gram(matrix, options)
     relative = safe_divide(start.error, start.center)
-    square = symmetric_product(relative, relative, task.is_large)
+    square = symmetric_product(relative, relative, options.is_large)
     # ||R||_2 <= ||R**2||_F ** (1/2)
     radius = ops.sqrt(frobenius_norm(square, axis=(-2, -1), keepdims=True))
     is_near = ops.all((radius <= LARGEST_RADIUS) & is_moderate(start))
 
     def one_step(*_):
-        polynomial = inverse_root(relative, square, radius, task.is_large)
+        polynomial = inverse_root(relative, square, radius, options.is_large)
         # By as much as the polynomial may exceed the root: the norm is at most 1, here too.
         return ops.matmul(matrix, polynomial) * (ops.rsqrt(start.center) * (1 - 5e-5))
 
-    return usually(is_near, one_step, _many_steps, *start, rounding_of(matrix), settings=(task,))
+    return cond_with_rare_branch(
+        is_near, one_step, _many_steps, *start, rounding_of(matrix), settings=(options,)
+    )
 
 
-def _polar_factor(matrix, task: Task):
-    accepted = ops.maximum(ops.cast(task.eps / 10, matrix.dtype), rounding_of(matrix))
+def _polar_factor(matrix, options: PolarOptions):
+    accepted = ops.maximum(ops.cast(options.eps / 10, matrix.dtype), rounding_of(matrix))
 
     @ops.custom_gradient
     def factor(matrix):
         # TensorFlow lets what the gradient needs out of the function that is traced, and takes its
         # gradient, times 0, too: in vain, and not a number where a kernel overflows.
         matrix = ops.stop_gradient(matrix)
-        start = measured(matrix, task)
+        start = with_gram(matrix, options)
         center = start.center
         is_orthogonal = (start.radius <= accepted * center) & is_moderate(start)
         is_orthogonal = ops.all(is_orthogonal)
-        outputs = usually(
+        outputs = cond_with_rare_branch(
             is_orthogonal,
             _one_step,
             _many_steps,
             *start,
             accepted,
-            settings=(task,),
+            settings=(options,),
         )
 
         def gradient(*arguments, upstream=None):
             # TensorFlow passes the upstream gradient by name, the others by position.
             upstream = arguments[0] if upstream is None else upstream
-            return usually(
+            return cond_with_rare_branch(
                 is_orthogonal,
                 lambda _, factor, upstream: tangent_projection(factor, upstream) / ops.sqrt(center),
                 differential_adjoint,
@@ -129,13 +131,13 @@ def _polar_factor(matrix, task: Task):
 
 
 def _one_step(*arguments):
-    return made_more_orthogonal(*_start_and_goal(*arguments))
+    return polish(*_start_and_stopping(*arguments))
 
 
 def _many_steps(*arguments):
-    return orthogonalised(*_start_and_goal(*arguments))
+    return orthogonalised(*_start_and_stopping(*arguments))
 
 
-def _start_and_goal(*arguments) -> tuple[Iterate, Goal]:
-    *start, accepted, task = arguments
-    return Iterate(*start), Goal(accepted, rounding_of(start[0]), task)
+def _start_and_stopping(*arguments) -> tuple[Iterate, StoppingRule]:
+    *start, accepted, options = arguments
+    return Iterate(*start), StoppingRule(accepted, rounding_of(start[0]), options)

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from deel_lip_tf.normalizers.polar.tf_graphs import shared
+from deel_lip_tf.normalizers.polar.tf_graphs import noinline
 
 # Below this many columns one product is faster than its parts.
 SMALLEST_SPLIT = 384
@@ -43,7 +43,7 @@ def symmetric_product(left, right, is_large: bool):
     """
     if not is_large:
         return ops.matmul(left, right)
-    return shared(_from_blocks, left, right)
+    return noinline(_from_blocks, left, right)
 
 
 def _from_blocks(left, right):

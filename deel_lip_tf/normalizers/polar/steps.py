@@ -55,7 +55,7 @@ class Iterate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Task:
+class PolarOptions:
     """What is known before there are numbers: a computation is traced once for each of these.
 
     Attributes:
@@ -69,18 +69,18 @@ class Task:
     is_large: bool
 
 
-class Goal(NamedTuple):
-    """When to stop.
+class StoppingRule(NamedTuple):
+    """Where the iteration stops.
 
     Attributes:
         accepted: largest `radius / center` of a kernel that is left as it is.
         reached: largest one after a step.
-        task: what is to be done.
+        options: of the computation.
     """
 
     accepted: Any
     reached: Any
-    task: Task
+    options: PolarOptions
 
 
 def rounding_of(matrix):
@@ -88,9 +88,9 @@ def rounding_of(matrix):
     return 16 * unit_roundoff(matrix) * ops.sqrt(size(matrix, -1))
 
 
-def measured(matrix, task: Task, lower=None, upper=None) -> Iterate:
+def with_gram(matrix, options: PolarOptions, lower=None, upper=None) -> Iterate:
     """The iterate of a matrix whose singular values are thought to be in `[lower, upper]`."""
-    error, center, radius = _spread(gram(matrix, task.is_large))
+    error, center, radius = _spread(gram(matrix, options.is_large))
     if lower is None:
         return Iterate(matrix, error, center, radius, center, center)
     # Squares in [lower**2, upper**2] have a radius of at most this: if they do not, the smallest
@@ -113,7 +113,7 @@ def is_moderate(now: Iterate):
     return (now.center > 1e-4) & (now.center < 1e4)
 
 
-def orthogonalised(start: Iterate, goal: Goal):
+def orthogonalised(start: Iterate, stopping: StoppingRule):
     """Steps until each matrix is near enough, then the division that makes its norm at most 1."""
     # False where the Gram matrix overflowed, too. Never the negation of the opposite: TensorFlow
     # takes `not (a < b)` for `a >= b`, which it is not for NaN.
@@ -122,27 +122,27 @@ def orthogonalised(start: Iterate, goal: Goal):
         *ops.cond(
             ops.all(is_near),
             lambda: tuple(start),
-            lambda: _choose(is_near, start, _rescaled(start, goal.task)),
+            lambda: _choose(is_near, start, _rescaled(start, stopping.options)),
         )
     )
-    is_accepted = start.radius <= goal.accepted * start.center
-    tolerance = ops.where(is_accepted, goal.accepted, goal.reached)
+    is_accepted = start.radius <= stopping.accepted * start.center
+    tolerance = ops.where(is_accepted, stopping.accepted, stopping.reached)
     tolerance = ops.cast(tolerance, start.matrix.dtype)
 
     def is_unfinished(taken, *state):
         now = Iterate(*state)
         is_left = ops.any(now.radius > tolerance * now.center)
-        return ops.logical_and(taken < goal.task.maximum, is_left)
+        return ops.logical_and(taken < stopping.options.maximum, is_left)
 
     def step(taken, *state):
-        taken, now = _step(taken, Iterate(*state), tolerance, goal)
+        taken, now = _step(taken, Iterate(*state), tolerance, stopping)
         return taken, *now
 
     _, *state = ops.while_loop(is_unfinished, step, (0, *start))
-    return _divided(Iterate(*state), goal)
+    return _divided(Iterate(*state), stopping)
 
 
-def made_more_orthogonal(now: Iterate, goal: Goal):
+def polish(now: Iterate, stopping: StoppingRule):
     """An orthogonal matrix made more so by `I - R / 2c`.
 
     Its values hardly need it. But without it, small changes off the manifold would pass unchanged,
@@ -158,9 +158,9 @@ def made_more_orthogonal(now: Iterate, goal: Goal):
         radius = 0.75 * ratio**2 + 0.25 * ratio**3
         return _scaled(now._replace(matrix=matrix, center=one, radius=radius))
 
-    if not goal.task.is_large:
+    if not stopping.options.is_large:
         return more_orthogonal()
-    is_rounding = ops.all(now.radius <= goal.reached * now.center)
+    is_rounding = ops.all(now.radius <= stopping.reached * now.center)
     return ops.cond(is_rounding, lambda: _scaled(now), more_orthogonal)
 
 
@@ -170,10 +170,10 @@ def _scaled(end: Iterate):
     return end.matrix * safe_divide(slack, ops.sqrt(end.center + end.radius))
 
 
-def _divided(end: Iterate, goal: Goal):
+def _divided(end: Iterate, stopping: StoppingRule):
     """The matrix with norm at most 1, whether or not it is orthogonal."""
     divided = _scaled(end)
-    is_orthogonal = end.radius <= goal.accepted * end.center
+    is_orthogonal = end.radius <= stopping.accepted * end.center
 
     def last_cubic():
         # Bjorck's step maps [0, 2] into [-1, 1]: no singular value is above 1, whatever is left.
@@ -184,13 +184,13 @@ def _divided(end: Iterate, goal: Goal):
     return ops.cond(ops.all(is_orthogonal), lambda: divided, last_cubic)
 
 
-def _rescaled(start: Iterate, task: Task) -> Iterate:
+def _rescaled(start: Iterate, options: PolarOptions) -> Iterate:
     """The matrix with norm at most 1, whatever its scale."""
     start = Iterate(
         *ops.cond(
             ops.all(is_moderate(start)),
             lambda: tuple(start),
-            lambda: tuple(measured(unit_scale(start.matrix, axis=(-2, -1)), task)),
+            lambda: tuple(with_gram(unit_scale(start.matrix, axis=(-2, -1)), options)),
         )
     )
     squares = start.error + start.center * identity_like(start.error)
@@ -215,35 +215,35 @@ def _is_tall(matrix):
     return size(matrix, -2) >= 2 * size(matrix, -1)
 
 
-def _step(taken, now: Iterate, tolerance, goal: Goal) -> tuple:
+def _step(taken, now: Iterate, tolerance, stopping: StoppingRule) -> tuple:
     """One polynomial step on the kernel, or several on its Gram matrix and then on the kernel."""
     is_last = ops.all(now.radius <= _LAST_STEP_FROM * now.center)
     taken, *state = ops.cond(
         ops.logical_or(is_last, ops.logical_not(_is_tall(now.matrix))),
-        lambda: (taken + 1, *_step_on_kernel(now, tolerance, goal)),
-        lambda: _steps_on_gram(taken, now, goal),
+        lambda: (taken + 1, *_step_on_kernel(now, tolerance, stopping)),
+        lambda: _steps_on_gram(taken, now, stopping),
     )
     return taken, Iterate(*state)
 
 
-def _step_on_kernel(now: Iterate, tolerance, goal: Goal) -> Iterate:
+def _step_on_kernel(now: Iterate, tolerance, stopping: StoppingRule) -> Iterate:
     is_finished = now.radius <= tolerance * now.center
-    polynomial, predicted, lower, upper = _polynomial(now, is_finished, goal.task)
+    polynomial, predicted, lower, upper = _polynomial(now, is_finished, stopping.options)
     matrix = ops.matmul(now.matrix, polynomial)
     center = ops.where(is_finished, now.center, ops.ones_like(now.center))
     known = Iterate(matrix, now.error, center, predicted, lower, upper)
     is_known = predicted <= tolerance * center
-    # A step that is known to reach the goal needs no Gram matrix to prove it.
+    # A step that is known to be the last one needs no Gram matrix to prove it.
     return Iterate(
         *ops.cond(
             ops.all(is_known),
             lambda: tuple(known),
-            lambda: _choose(is_known, known, measured(matrix, goal.task, lower, upper)),
+            lambda: _choose(is_known, known, with_gram(matrix, stopping.options, lower, upper)),
         )
     )
 
 
-def _steps_on_gram(taken, now: Iterate, goal: Goal) -> tuple:
+def _steps_on_gram(taken, now: Iterate, stopping: StoppingRule) -> tuple:
     identity = identity_like(now.error)
 
     def is_finished(count, now):
@@ -254,14 +254,14 @@ def _steps_on_gram(taken, now: Iterate, goal: Goal) -> tuple:
 
     def is_unfinished(count, product, *state):
         is_left = ops.logical_not(ops.all(is_finished(count, Iterate(*state))))
-        return ops.logical_and(taken + count < goal.task.maximum, is_left)
+        return ops.logical_and(taken + count < stopping.options.maximum, is_left)
 
     def step(count, product, *state):
         now = Iterate(*state)
-        factor, _, lower, upper = _polynomial(now, is_finished(count, now), goal.task)
+        factor, _, lower, upper = _polynomial(now, is_finished(count, now), stopping.options)
         squares = now.error + now.center * identity
-        squares = symmetric_product(squares, factor, goal.task.is_large)
-        squares = symmetric_product(factor, squares, goal.task.is_large)
+        squares = symmetric_product(squares, factor, stopping.options.is_large)
+        squares = symmetric_product(factor, squares, stopping.options.is_large)
         product = ops.matmul(product, factor)
         return count + 1, product, now.matrix, *_spread(squares), lower, upper
 
@@ -269,10 +269,10 @@ def _steps_on_gram(taken, now: Iterate, goal: Goal) -> tuple:
     count, product, *state = ops.while_loop(is_unfinished, step, (0, start, *now))
     end = Iterate(*state)
     matrix = ops.matmul(now.matrix, product)
-    return taken + count, *measured(matrix, goal.task, end.lower, end.upper)
+    return taken + count, *with_gram(matrix, stopping.options, end.lower, end.upper)
 
 
-def _polynomial(now: Iterate, is_finished, task: Task) -> tuple:
+def _polynomial(now: Iterate, is_finished, options: PolarOptions) -> tuple:
     """The polynomial of `R` that the kernel is multiplied by next.
 
     The series of `(cI + R)**(-1/2)` up to `R**2` where `radius < 0.9 c`; elsewhere the cubic that
@@ -288,7 +288,7 @@ def _polynomial(now: Iterate, is_finished, task: Task) -> tuple:
     is_squared = is_series & ~is_finished
     square = ops.cond(
         ops.any(is_squared),
-        lambda: symmetric_product(error, error, task.is_large),
+        lambda: symmetric_product(error, error, options.is_large),
         lambda: ops.zeros_like(error),
     )
     predicted = ops.where(is_series, _second_order(ratio, square, center), float("inf"))

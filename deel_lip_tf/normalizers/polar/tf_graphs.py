@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 
-def as_graph(function: Callable, matrix, *settings):
+def traced_once(function: Callable, matrix, *settings):
     """`function(matrix, *settings)`, of the shape of `matrix`, differentiable.
 
     TensorFlow traces it once for a type and its settings, for all shapes, layers and models:
@@ -31,7 +31,7 @@ def as_graph(function: Callable, matrix, *settings):
     return result
 
 
-def shared(function: Callable, *tensors, settings: tuple = ()):
+def noinline(function: Callable, *tensors, settings: tuple = ()):
     """`function(*tensors, *settings)`, as one node of the graph wherever it is called.
 
     For what is large and seldom runs, or runs often from many places: TensorFlow keeps and
@@ -66,15 +66,17 @@ def _traced(function: Callable, kinds: tuple, settings: tuple, is_one_node: bool
     )
 
 
-def usually(condition, usual: Callable, otherwise: Callable, *tensors, settings: tuple = ()):
-    """`usual(*tensors, *settings)` where `condition` holds, else `otherwise(*tensors, *settings)`.
+def cond_with_rare_branch(
+    condition, usual: Callable, rare: Callable, *tensors, settings: tuple = ()
+):
+    """`usual(*tensors, *settings)` where `condition` holds, else `rare(*tensors, *settings)`.
 
     TensorFlow dissolves both branches of a conditional into the graph around it, and walks through
     the one that is not taken node by node, which for a branch of loops costs more than the other
-    one does. Here it stays a function of its own: `otherwise` is one of a module, as for `shared`.
+    one does. Here it stays a function of its own: `rare` is one of a module, as for `noinline`.
     """
     return ops.cond(
         condition,
         lambda: usual(*tensors, *settings),
-        lambda: shared(otherwise, *tensors, settings=settings),
+        lambda: noinline(rare, *tensors, settings=settings),
     )

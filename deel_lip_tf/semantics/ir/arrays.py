@@ -49,7 +49,8 @@ class NumPy:
     def scatter(self, x: np.ndarray, indices: np.ndarray, size: int, axis: int) -> np.ndarray:
         """The adjoint of `take`."""
         result = np.zeros((*x.shape[:axis], size, *x.shape[axis + 1 :]))
-        np.add.at(result, (*[slice(None)] * axis, indices), x)
+        place: Any = (*[slice(None)] * axis, indices)
+        np.add.at(result, place, x)
         return result
 
     def concatenate(self, tensors: Sequence[np.ndarray], axis: int) -> np.ndarray:
@@ -120,7 +121,8 @@ def _windows(x: np.ndarray, sizes, strides: Shape, dilation: Shape) -> np.ndarra
     axes = tuple(range(1, x.ndim - 1))
     views = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
     views = views[(slice(None), *(slice(None, None, step) for step in strides))]
-    views = views[(..., *(slice(None, None, rate) for rate in dilation))]
+    taps: tuple[Any, ...] = (..., *(slice(None, None, rate) for rate in dilation))
+    views = views[taps]
     return views.reshape(*views.shape[: x.ndim], math.prod(sizes))
 
 

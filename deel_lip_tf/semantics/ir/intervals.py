@@ -19,13 +19,11 @@ Interval = tuple[Tensor, Tensor]
 
 
 class IntervalRule(Protocol):
-    """A sound interval of a node from those of some nodes before it.
+    """A sound interval of a node from those of some nodes before it."""
 
-    Attributes:
-        sources: positions of these nodes.
-    """
-
-    sources: tuple[int, ...]
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Positions of these nodes."""
 
     def bounds(self, arrays: Arrays, intervals: Sequence[Interval]) -> Interval:
         """`(lower, upper)` of each source to `(lower, upper)`."""
@@ -37,6 +35,9 @@ class _Monotone:
     def bounds(self, arrays: Arrays, intervals: Sequence[Interval]) -> Interval:
         lower, upper = (self._at(arrays, ends) for ends in zip(*intervals, strict=True))
         return lower, upper
+
+    def _at(self, arrays: Arrays, ends: Sequence[Tensor]) -> Tensor:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.ends import final_call, is_all_of, normalized_by
 from deel_lip_tf.semantics.functions import function_of
 from deel_lip_tf.semantics.graph import Call as GraphCall
@@ -63,10 +63,9 @@ def lower_model(
             f"The input of `model` must have known sizes. Received: {shape}. Build it on an "
             "`Input` of the shape of your samples."
         )
-    lowering = Lowering(model, shape, keeps_softmax)
+    lowering = Lowering(model, shape, sentence, keeps_softmax)
     output = lowering.run()
-    if lowering.unsupported:
-        raise UnsupportedLayerError(sentence.format("; ".join(lowering.unsupported)))
+    lowering.unsupported.raise_if_any()
     builder = lowering.builder
     return Program(tuple(builder.nodes), output, tuple(lowering.calls), lowering.dropped)
 
@@ -90,11 +89,13 @@ def _check_model(model) -> None:
 class Lowering:
     """Passes over a model: collects nodes, calls, and everything without a rule."""
 
-    def __init__(self, model: keras.Model, shape: tuple[int, ...], keeps_softmax: bool):
+    def __init__(
+        self, model: keras.Model, shape: tuple[int, ...], sentence: str, keeps_softmax: bool
+    ):
         self.builder = Builder(shape)
         self.calls: list[Call] = []
         self.dropped: str | None = None
-        self.unsupported: list[str] = []
+        self.unsupported = UnsupportedParts(sentence)
         self._graph = graph_of(model)
         self._keeps_softmax = keeps_softmax
 
@@ -110,11 +111,11 @@ class Lowering:
 
     def _call(self, call: GraphCall, inputs: list[int], drop: bool) -> list[int]:
         try:
-            if call.refusal is not None:
-                raise UnsupportedLayerError(call.refusal)
+            if call.unsupported is not None:
+                raise UnsupportedLayerError(call.unsupported)
             outputs = [self._lower(call, inputs, drop)]
         except UnsupportedLayerError as error:
-            self._add_unsupported(call, str(error))
+            self.unsupported.add_call(call.operation, call.name, error)
             return [self._placeholder(value) for value in call.outputs]
         if not drop:
             self.calls.append(Call(call, tuple(inputs), tuple(outputs)))
@@ -164,11 +165,6 @@ class Lowering:
         return bool(name)
 
     def _placeholder(self, value: Value) -> int:
-        """Stands for a refused output, so that the walk finds what else has no rule."""
+        """Stands for an unsupported output, so that the walk finds what else has no rule."""
         shape = tuple(1 if size is None else size for size in value.shape[1:])
         return self.builder.affine(0, Pick(np.full(shape, -1)))
-
-    def _add_unsupported(self, call: GraphCall, reason: str) -> None:
-        text = f"{call.name!r} ({type(call.operation).__name__}: {reason})"
-        if text not in self.unsupported:
-            self.unsupported.append(text)

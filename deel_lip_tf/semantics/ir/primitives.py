@@ -127,7 +127,10 @@ class LinearMap(Protocol):
 class _Unary:
     """A map of one tensor: `_shape`, `_apply` and `_adjoint` are those of a subclass."""
 
-    is_exact: bool = False
+    @property
+    def is_exact(self) -> bool:
+        """Whether it only moves entries, and uses none twice."""
+        return False
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
         """Shape of one output."""
@@ -548,9 +551,10 @@ class Conv(_Unary):
         *sizes, groups, inputs, outputs = self.kernel.shape
         reach = [(k - 1) * rate + 1 for k, rate in zip(sizes, self.dilation, strict=True)]
         full = np.zeros((*reach, groups, inputs, groups, outputs))
-        taps = tuple(slice(None, None, rate) for rate in self.dilation)
+        taps = [slice(None, None, rate) for rate in self.dilation]
         for group in range(groups):
-            full[(*taps, group, slice(None), group)] = self.kernel[..., group, :, :]
+            place: tuple[Any, ...] = (*taps, group, slice(None), group)
+            full[place] = self.kernel[..., group, :, :]
         return full.reshape(*reach, groups * inputs, groups * outputs)
 
     def _apply(self, arrays, x):

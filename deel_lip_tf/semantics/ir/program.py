@@ -188,7 +188,7 @@ class Builder:
     def scaled(self, parent: int, scale=None, shift=None) -> int:
         """Appends `x * scale + shift`; both broadcast against (batch, *shape)."""
         shape = (1, *self.shape(parent))
-        linear = Scale()
+        linear: LinearMap = Scale()
         if scale is not None:
             linear = Diagonal(np.broadcast_to(np.asarray(scale, np.float64), shape))
         bias = None if shift is None else np.broadcast_to(shift, shape)

@@ -19,6 +19,7 @@ from deel_lip_tf.semantics.operators import (
     Copies,
     Matrices,
     Shape,
+    image_sizes,
     known_sizes,
     spatial_sizes,
 )
@@ -143,7 +144,7 @@ class Transposed(_Sliding):
         rank = len(layer.kernel_size)
         strides, kernel = _tuple(layer.strides, rank), self.kernel(layer)
         # It is the adjoint of a convolution of an image of these sizes.
-        sizes = spatial_sizes(layer, layer.compute_output_shape((1, *builder.shape(index))))
+        sizes = image_sizes(layer, layer.compute_output_shape((1, *builder.shape(index))))
         index = channels_last(builder, index, layer)
         axes = list(zip(sizes, layer.kernel_size, strides, strict=True))
         pads = tuple(padding_amounts(*axis, layer.padding) for axis in axes)
@@ -201,7 +202,7 @@ class Separable(_Sliding):
         return last_if_first(builder, index, layer)
 
 
-def _border(sizes: tuple[int, ...], pads, padding: str) -> Gather:
+def _border(sizes: tuple[int, ...], pads: tuple[tuple[int, int], ...], padding: str) -> Gather:
     """The copies of pixels around an image, channels last."""
     axes = zip(sizes, pads, strict=True)
     return Gather((*(padded_indices(n, *added, padding) for n, added in axes), None))

@@ -98,21 +98,18 @@ class BatchNormalization(Scaling):
     """`gamma * (x - mean) / sqrt(variance + epsilon) + beta` with its moving statistics."""
 
     def lipschitz(self, layer, input_shape, norm):
-        if (scale := self._scale(layer)) is None:
+        if not layer.built:
             return None
         # The layer computes in float32 at least, whatever its policy.
-        return float(np.max(np.abs(scale))) * argument_rounding("float32")
+        return float(np.max(np.abs(self._scale(layer)))) * argument_rounding("float32")
 
     def singular_values(self, layer, input_shape):
-        scale = self._scale(layer)
-        return None if scale is None else _diagonal(scale)
+        return _diagonal(self._scale(layer)) if layer.built else None
 
     def keeps_size(self, layer, axis, rank):
         return is_beside_features(layer, axis, rank)
 
-    def _scale(self, layer) -> np.ndarray | None:
-        if not layer.built:
-            return None
+    def _scale(self, layer) -> np.ndarray:
         factor = as_float64(layer.gamma) if layer.scale else 1.0
         with np.errstate(invalid="ignore", divide="ignore"):
             return factor / np.sqrt(as_float64(layer.moving_variance) + layer.epsilon)

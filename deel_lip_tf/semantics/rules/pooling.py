@@ -20,7 +20,7 @@ from deel_lip_tf.semantics.ir.decompositions import (
 from deel_lip_tf.semantics.ir.primitives import AxisProducts
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
-from deel_lip_tf.semantics.operators import Shape, known_sizes, spatial_sizes
+from deel_lip_tf.semantics.operators import Shape, image_sizes, known_sizes, spatial_sizes
 from deel_lip_tf.semantics.rounding import root_of_squares
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.rules.convolution import keeps_windows
@@ -150,8 +150,8 @@ class ScaledGlobalAverage(Rule):
         return shapes.mean(getattr(layer, "pool_size", None))
 
     def lower(self, lowering, layer, inputs):
-        shape = (None, *lowering.builder.shape(only(inputs)))
-        factor = layer.k_coef_lip * math.sqrt(_pixels(layer, shape))
+        sizes = image_sizes(layer, (1, *lowering.builder.shape(only(inputs))))
+        factor = layer.k_coef_lip * math.sqrt(math.prod(sizes))
         return _globally_averaged(lowering.builder, layer, inputs[0], factor)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.bounds.propagation import GraphWalk
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.semantics.ir.program import Affine, Program
 from deel_lip_tf.verify.propagation.backward import backward, lower_bound
@@ -34,7 +34,7 @@ def constants(program: Program) -> dict[int, float]:
 
 
 def _constants(program: Program) -> dict[int, float]:
-    known, walk = {0: 1.0}, GraphWalk()
+    known, walk = {0: 1.0}, LipschitzPropagation()
     for call in program.calls:
         if not all(index in known for index in call.inputs):
             continue

@@ -9,8 +9,8 @@ from keras import layers, ops
 
 import deel_lip_tf as lip
 from deel_lip_tf import verify
-from deel_lip_tf.bounds.evaluation.model import ExactModel
-from deel_lip_tf.bounds.propagation import GraphWalk
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates import certify
 
 pytestmark = pytest.mark.skipif(
@@ -172,9 +172,9 @@ def test_volumes_are_pooled_in_float64(cls, reduce, size, strides, padding, form
     model = keras.Sequential(
         [keras.Input(given.shape[1:]), cls(size, strides, padding, data_format=form)]
     )
-    walk = GraphWalk()
+    walk = LipschitzPropagation()
     walk.model(model)
-    outputs, errors = ExactModel(model, walk)(given)
+    outputs, errors = Float64Evaluator(model, walk)(given)
     wanted = pooled(x, size, strides, padding, reduce)
     wanted = wanted if form == "channels_last" else first(wanted)
     distance = np.linalg.norm((outputs - wanted).reshape(3, -1), axis=1)
@@ -232,11 +232,11 @@ def test_a_wrapper_computes_with_the_effective_kernel_of_its_layer(padding, rng)
     )
     model = keras.Sequential([keras.Input((2, 2, 5, 5)), layers.TimeDistributed(inner)])
     inner.kernel.assign(rng.normal(size=inner.kernel.shape))
-    walk = GraphWalk()
+    walk = LipschitzPropagation()
     walk.model(model)
-    walk.raise_if_refused()
+    walk.unsupported.raise_if_any()
     x = rng.normal(size=(2, 2, 2, 5, 5))
-    outputs, errors = ExactModel(model, walk)(x)
+    outputs, errors = Float64Evaluator(model, walk)(x)
     kernel = np.asarray(ops.convert_to_numpy(inner.effective_kernel()), np.float64)
     padded = np.pad(x, [(0, 0)] * 3 + [(1, 1)] * 2, "wrap" if padding == "circular" else "constant")
     patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (3, 4))

@@ -109,6 +109,6 @@ def test_onnx_computes_the_same(model, tmp_path):
 def test_no_nested_model_is_left(model):
     graph = graph_of(model)
     assert not any(isinstance(call.operation, keras.Model) for call in graph.calls)
-    assert all(call.refusal is None for call in graph.calls)
+    assert all(call.unsupported is None for call in graph.calls)
     makers = {value.call for call in graph.calls for value in call.inputs} | {None}
     assert makers <= {*graph.calls, None}

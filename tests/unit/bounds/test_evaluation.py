@@ -8,8 +8,8 @@ import pytest
 from keras import layers, ops
 
 import deel_lip_tf as lip
-from deel_lip_tf.bounds.evaluation.model import ExactModel
-from deel_lip_tf.bounds.propagation import GraphWalk
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
+from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates import certify
 
 KERNEL = np.random.default_rng(3).normal(size=(4, 3))
@@ -20,10 +20,10 @@ def sequential(*stack, shape=(5,)):
 
 
 def evaluated(model, x):
-    walk = GraphWalk()
+    walk = LipschitzPropagation()
     walk.model(model)
-    walk.raise_if_refused()
-    return ExactModel(model, walk)(x)
+    walk.unsupported.raise_if_any()
+    return Float64Evaluator(model, walk)(x)
 
 
 def float32(number):

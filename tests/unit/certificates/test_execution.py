@@ -13,7 +13,7 @@ from keras import layers, ops
 
 import deel_lip_tf as lip
 from deel_lip_tf.certificates import certify
-from deel_lip_tf.certificates.execution import ExecutedModel
+from deel_lip_tf.certificates.execution import Float32ErrorAnalysis
 from deel_lip_tf.certificates.proofs import prove
 from deel_lip_tf.semantics.rounding import UNIT
 from tests._tables.cancelling import cancelling_model
@@ -174,7 +174,7 @@ def test_the_program_never_strays_further_than_proved(name, rng):
         exact = in_float64(model)
         proof = prove(model)
         x = rng.normal(size=(16, *model.input_shape[1:]))
-        evaluated = ExecutedModel(model, proof.walk).execute(x)
+        evaluated = Float32ErrorAnalysis(model, proof.propagation).execute(x)
         assert np.isfinite(evaluated.errors).all() and (evaluated.reach > 1e6).all()
         for distance in (0.0, 1.0, 100.0):
             step = rng.normal(size=x.shape)
@@ -196,7 +196,7 @@ def test_what_is_added_with_the_distance(name, rng):
         if "bias" in weight.name:
             weight.assign(np.zeros(weight.shape))
     x = 1e-9 * rng.normal(size=(16, *model.input_shape[1:]))
-    evaluated = ExecutedModel(model, prove(model).walk).execute(x)
+    evaluated = Float32ErrorAnalysis(model, prove(model).propagation).execute(x)
     step = rng.normal(size=x.shape)
     found = deviation(model, in_float64(model), x + step)
     distance = np.linalg.norm(step.reshape(16, -1), axis=1)
@@ -296,7 +296,7 @@ def test_the_error_of_a_dense_layer_is_the_textbook_one(rng):
     model = chain(layers.Dense(4, use_bias=False), shape=(n,))
     model.set_weights([kernel])
     x = rng.normal(size=(1, n))
-    evaluated = ExecutedModel(model, prove(model).walk).execute(x)
+    evaluated = Float32ErrorAnalysis(model, prove(model).propagation).execute(x)
     norms = np.linalg.norm(np.abs(kernel).astype(float), 2), np.linalg.norm(kernel.astype(float), 2)
     share = UNIT * (34 * norms[0] + norms[1])
     assert evaluated.errors[0] == pytest.approx(share * np.linalg.norm(x), rel=1e-4)

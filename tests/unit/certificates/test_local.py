@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import deel_lip_tf as lip
-from deel_lip_tf.bounds.evaluation.model import ExactModel
+from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
 from deel_lip_tf.certificates import certify
 from deel_lip_tf.certificates.local import LocalBounds
 from deel_lip_tf.certificates.proofs import prove
@@ -209,8 +209,8 @@ def boundary_distance(model, x, label, circle):
 
 def local_divisors(model, x, radius, directions):
     proof = prove(model)
-    exact = ExactModel(model, proof.walk)
-    local = LocalBounds(model, proof.walk, exact)
+    exact = Float64Evaluator(model, proof.propagation)
+    local = LocalBounds(model, proof.propagation, exact)
     exact(x)
     local.observe()
     rows = np.arange(len(x))

@@ -253,11 +253,11 @@ def test_bad_input_is_one_line(tmp_path, capsys):
 def test_the_referee_is_the_function_of_the_rounded_weights(policy, rng):
     model = under_policy(network(), policy)
     x = rng.uniform(size=(4, 5, 5, 1))
-    walk = graph.GraphWalk()
+    walk = graph.LipschitzPropagation()
     walk.model(model)
-    from deel_lip_tf.bounds.evaluation.model import ExactModel
+    from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
 
-    expected, _ = ExactModel(model, walk)(x)
+    expected, _ = Float64Evaluator(model, walk)(x)
     assert Referee(model).outputs(x) == pytest.approx(expected, rel=1e-9)
     assert all(layer.dtype_policy.name == policy for layer in model.layers)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from deel_lip_tf._rounding import product_up, quotient_up
 from deel_lip_tf.errors import UnsupportedLayerError
-from deel_lip_tf.semantics.graph import Value
+from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.integers import arithmetic
 from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of
 from deel_lip_tf.semantics.ir.elementwise import relu
@@ -66,13 +66,13 @@ class Add(_Arithmetic):
 
     def added(self, lowering, call, inputs: list[int], sign: float) -> int:
         """Appends the first operand plus `sign` times the second."""
-        first, second = operands(call, inputs)
-        if is_constant(second):
-            return scaled_and_shifted(lowering.builder, first, shift=sign * second)
-        if is_constant(first):
-            return scaled_and_shifted(lowering.builder, second, scale=sign, shift=first)
-        check_ranks(lowering, [first, second])
-        return combined(lowering.builder, [first, second], [1.0, sign])
+        nodes, constant, is_first = operands(call, inputs)
+        if constant is None:
+            check_ranks(lowering, nodes)
+            return combined(lowering.builder, nodes, [1.0, sign])
+        if is_first:
+            return scaled_and_shifted(lowering.builder, nodes[0], scale=sign, shift=constant)
+        return scaled_and_shifted(lowering.builder, nodes[0], shift=sign * constant)
 
 
 @rule("Subtract")
@@ -99,14 +99,13 @@ class Maximum(_Arithmetic):
 
     def extreme(self, lowering, call, inputs: list[int], sign: float) -> int:
         """Appends the maximum (`sign` 1) or the minimum (-1) of the operands."""
-        first, second = operands(call, inputs)
+        nodes, constant, _ = operands(call, inputs)
         builder = lowering.builder
-        if not is_constant(first) and not is_constant(second):
-            check_ranks(lowering, [first, second])
-            return extreme_of(builder, [first, second], sign)
-        index, constant = (second, first) if is_constant(first) else (first, second)
+        if constant is None:
+            check_ranks(lowering, nodes)
+            return extreme_of(builder, nodes, sign)
         # max(x, c) = c + relu(x - c), and min(x, c) = c - relu(c - x).
-        surplus = scaled_and_shifted(builder, index, scale=sign, shift=-sign * constant)
+        surplus = scaled_and_shifted(builder, nodes[0], scale=sign, shift=-sign * constant)
         positive = builder.function(surplus, relu())
         return scaled_and_shifted(builder, positive, scale=sign, shift=constant)
 
@@ -135,12 +134,10 @@ class Multiply(_Arithmetic):
         return shapes.rounding(gamma(8))
 
     def lower_call(self, lowering, call, inputs):
-        first, second = operands(call, inputs)
-        if is_constant(second):
-            return scaled_and_shifted(lowering.builder, first, scale=second)
-        if is_constant(first):
-            return scaled_and_shifted(lowering.builder, second, scale=first)
-        raise UnsupportedLayerError("a product of tensors has no linear relaxation here")
+        nodes, constant, _ = operands(call, inputs)
+        if constant is None:
+            raise UnsupportedLayerError("a product of tensors has no linear relaxation here")
+        return scaled_and_shifted(lowering.builder, nodes[0], scale=constant)
 
 
 @rule("TrueDivide", "Divide")
@@ -160,22 +157,20 @@ class Divide(Rule):
         return True
 
     def lower_call(self, lowering, call, inputs):
-        first, second = operands(call, inputs)
-        if not is_constant(second) or is_constant(first) or not (np.abs(second) > 0).all():
+        nodes, constant, is_first = operands(call, inputs)
+        if constant is None or is_first or not (np.abs(constant) > 0).all():
             raise UnsupportedLayerError("it divides by a tensor or by zero")
-        return scaled_and_shifted(lowering.builder, first, scale=1.0 / second)
+        return scaled_and_shifted(lowering.builder, nodes[0], scale=1.0 / constant)
 
 
-def operands(call, inputs: list[int]) -> list[int | np.ndarray]:
-    """The two operands in their order: a node, or a constant as an array."""
+def operands(call: Call, inputs: list[int]) -> tuple[list[int], np.ndarray | None, bool]:
+    """Of two operands the nodes, the constant if one of them is, and whether that comes first."""
     known = dict(zip(call.inputs, inputs, strict=True))
-    arguments = [*call.args, *call.kwargs.values()]
-    return [known[a] if isinstance(a, Value) else np.asarray(a, np.float64) for a in arguments[:2]]
-
-
-def is_constant(operand) -> bool:
-    """Whether an operand is an array."""
-    return isinstance(operand, np.ndarray)
+    given = [*call.args, *call.kwargs.values()][:2]
+    nodes = [known[operand] for operand in given if isinstance(operand, Value)]
+    constants = [np.asarray(one, np.float64) for one in given if not isinstance(one, Value)]
+    is_first = not isinstance(given[0], Value)
+    return nodes, constants[0] if constants else None, is_first
 
 
 def scaled_and_shifted(builder: Builder, index: int, scale=None, shift=None) -> int:

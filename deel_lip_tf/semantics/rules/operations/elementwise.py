@@ -7,7 +7,7 @@ from keras import activations
 
 from deel_lip_tf._rounding import number_rounding, product_up
 from deel_lip_tf.errors import UnsupportedLayerError
-from deel_lip_tf.semantics.functions import FUNCTIONS
+from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.integers import same
 from deel_lip_tf.semantics.ir import elementwise
 from deel_lip_tf.semantics.ir.elementwise import Function
@@ -116,7 +116,7 @@ class Relu(Elementwise):
     """`max(x, 0)`."""
 
     method = "slope of relu"
-    slope = FUNCTIONS[activations.relu].slope
+    slope = proven_slope(activations.relu)
 
     def formula(self, operation):
         return elementwise.relu()
@@ -130,7 +130,7 @@ class Relu6(Relu):
     """`min(max(x, 0), 6)`."""
 
     method = "slope of relu6"
-    slope = FUNCTIONS[activations.relu6].slope
+    slope = proven_slope(activations.relu6)
 
     def formula(self, operation):
         return elementwise.relu(max_value=6.0)
@@ -141,7 +141,7 @@ class Tanh(Elementwise):
     """`tanh(x)`."""
 
     method = "slope of tanh"
-    slope = FUNCTIONS[activations.tanh].slope
+    slope = proven_slope(activations.tanh)
 
     def formula(self, operation):
         return Function("tanh")
@@ -152,7 +152,7 @@ class Sigmoid(Elementwise):
     """`1 / (1 + exp(-x))`."""
 
     method = "slope of sigmoid"
-    slope = FUNCTIONS[activations.sigmoid].slope
+    slope = proven_slope(activations.sigmoid)
 
     def formula(self, operation):
         return Function("sigmoid")
