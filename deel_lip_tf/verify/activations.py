@@ -19,7 +19,7 @@ _CUBIC = float(np.float32(0.044715))
 
 
 def activation_of(function: Function) -> Activation:
-    """The formula of a function, with its kinks and the points of a given slope."""
+    """The formula of a function, with its breakpoints and the points of a given slope."""
     return FORMULAS[function.name](*function.arguments)
 
 
@@ -31,13 +31,15 @@ def _relu(negative_slope: float, ceiling: float) -> Activation:
 
     largest = math.inf if negative_slope < 0 else ceiling
     smallest = -math.inf if negative_slope > 0 else 0.0
-    kinks = (0.0,) if ceiling == math.inf else (0.0, ceiling)
-    return Activation("relu", value, (smallest, largest), kinks)
+    breakpoints = (0.0,) if ceiling == math.inf else (0.0, ceiling)
+    return Activation("relu", value, (smallest, largest), breakpoints)
 
 
 def _prelu(slopes: np.ndarray) -> Activation:
     slopes = tf.constant(slopes, tf.float64)
-    return Activation("prelu", lambda x: tf.nn.relu(x) + slopes * tf.minimum(x, 0.0), kinks=(0.0,))
+    return Activation(
+        "prelu", lambda x: tf.nn.relu(x) + slopes * tf.minimum(x, 0.0), breakpoints=(0.0,)
+    )
 
 
 def _hard_sigmoid() -> Activation:
@@ -55,8 +57,10 @@ def _clip(low: float, high: float) -> Activation:
 
 
 def _soft_shrink(threshold: float) -> Activation:
-    kinks = (-threshold, threshold)
-    return Activation("soft_shrink", lambda x: x - tf.clip_by_value(x, *kinks), kinks=kinks)
+    breakpoints = (-threshold, threshold)
+    return Activation(
+        "soft_shrink", lambda x: x - tf.clip_by_value(x, *breakpoints), breakpoints=breakpoints
+    )
 
 
 def _celu(alpha: float) -> Activation:

@@ -42,22 +42,27 @@ class Domain:
 
     def __getitem__(self, index) -> "Domain":
         """The sets of some samples; an index of several, as of an array."""
-        parts = (self.lower, self.upper, self.center, self.radius)
-        return Domain(*(part[index] for part in parts), norm=self.norm)
+        ends = self.lower[index], self.upper[index]
+        return Domain(*ends, self.center[index], self.radius[index], self.norm)
 
     @property
     def is_ball(self) -> bool:
         """Whether the box alone does not say all."""
-        return self.norm in ("l1", "l2")
+        return self.ball_norm is not None
+
+    @property
+    def ball_norm(self) -> str | None:
+        """The norm of the ball that the box is cut out of; `None` where the box says all."""
+        return self.norm if self.norm in ("l1", "l2") else None
 
     def contains(self, points: np.ndarray) -> np.ndarray:
         """(n,) whether a point (n, *shape), one for each sample, lies in its set."""
         points = np.asarray(points, np.float64)
         flat = tuple(range(1, points.ndim))
-        inside = ((points >= self.lower) & (points <= self.upper)).all(axis=flat)
+        inside = np.all((points >= self.lower) & (points <= self.upper), axis=flat)
         offset = np.abs(points - self.center)
         if self.norm == "linf":
-            inside &= (offset <= _per_sample(self.radius, points)).all(axis=flat)
+            inside &= np.all(offset <= _per_sample(self.radius, points), axis=flat)
         elif self.norm == "l2":
             inside &= np.sqrt((offset**2).sum(axis=flat)) <= self.radius
         elif self.norm == "l1":
@@ -71,8 +76,8 @@ class Domain:
         L2 ball of its radius.
         """
         middle = 0.5 * (self.lower + self.upper)
-        reach = np.maximum(self.upper - middle, middle - self.lower) * _ROUND
-        radius = np.sqrt((reach.reshape(len(self), -1) ** 2).sum(axis=1)) * _ROUND
+        half_width = np.maximum(self.upper - middle, middle - self.lower) * _ROUND
+        radius = np.sqrt((half_width.reshape(len(self), -1) ** 2).sum(axis=1)) * _ROUND
         if not self.is_ball:
             return middle, radius
         by_box = radius < self.radius
@@ -147,10 +152,10 @@ def ball(x, eps, norm: str = "linf", clip: tuple | None = (0.0, 1.0)) -> Domain:
     if norm not in NORMS:
         raise ValueError(f"`norm` must be one of {', '.join(NORMS)}. Received: norm={norm!r}.")
     radius = _radius(eps, len(x))
-    reach = _per_sample(radius, x)
+    half_width = _per_sample(radius, x)
     # Rounded outward, except where the ball is a point.
-    lower = np.where(reach > 0, np.nextafter(x - reach, -np.inf), x)
-    upper = np.where(reach > 0, np.nextafter(x + reach, np.inf), x)
+    lower = np.where(half_width > 0, np.nextafter(x - half_width, -np.inf), x)
+    upper = np.where(half_width > 0, np.nextafter(x + half_width, np.inf), x)
     if clip is not None:
         smallest, largest = _range(clip, x)
         lower, upper = np.maximum(lower, smallest), np.minimum(upper, largest)

@@ -14,7 +14,7 @@ from deel_lip_tf._validation.labels import true_classes
 from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.verify.domain import ball
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
-from deel_lip_tf.verify.models import margin_rows, output_values, predicted_labels, program_of
+from deel_lip_tf.verify.models import margin_objectives, output_values, predicted_labels, program_of
 from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, UNKNOWN, robustness
 from deel_lip_tf.verify.search.attack import falsify
 
@@ -117,13 +117,14 @@ def verified_curves(
     predicted = predicted_labels(program, output_values(model, domain.center))
     labels = predicted if y is None else true_classes(y, len(domain), program.outputs)
     right = predicted == labels
-    rows = margin_rows(labels, program.outputs)
+    objectives = margin_objectives(labels, program.outputs)
 
     def proven(method: str, eps: float) -> np.ndarray:
         if method not in METHODS:
             answer = robustness(model, x, labels, eps, norm, clip, method, time_limit)
             return answer.status == ROBUST
-        return (lower_bounds(program, method, ball(x, eps, norm, clip), rows) > 0).all(axis=1)
+        lower = lower_bounds(program, method, ball(x, eps, norm, clip), objectives)
+        return np.all(lower > 0, axis=1)
 
     verified, seconds = {}, {}
     for method in methods:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Hashable, Sequence
 
 import tensorflow as tf
 
-__all__ = ["Kept", "traced"]
+__all__ = ["LRUCache", "traced"]
 
 
-class Kept:
+class LRUCache:
     """What was made for the last few keys: each holds a model, or its weights, and its graphs."""
 
     def __init__(self, limit: int):

@@ -1,7 +1,6 @@
 """What is asked of a model itself: its program, which is kept, its outputs and their labels."""
 
 import hashlib
-from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -9,22 +8,23 @@ import tensorflow as tf
 
 from deel_lip_tf.semantics.graph import graph_of, is_readable
 from deel_lip_tf.semantics.ir.lowering import lower_model
+from deel_lip_tf.semantics.ir.primitives import Shape
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.semantics.state import state_of
-from deel_lip_tf.verify.graphs import Kept
+from deel_lip_tf.verify.graphs import LRUCache
 
 __all__ = [
     "configuration",
-    "margin_rows",
+    "margin_objectives",
     "output_values",
     "predicted_labels",
     "program_of",
 ]
 
-_KEPT = Kept(4)
+_PROGRAMS = LRUCache(4)
 
 
-def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> Program:
+def program_of(model: keras.Model, input_shape: Shape | None = None) -> Program:
     """The program of a model as it is now; one that is known is not lowered and traced again.
 
     A program is known by the model's configuration and a digest of all that its calls compute with.
@@ -38,7 +38,7 @@ def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> 
             f"{keras.backend.backend()!r}. Save the model, and verify it in a process with "
             "KERAS_BACKEND=tensorflow."
         )
-    return _KEPT.get(_digest(model, input_shape), lambda: lower_model(model, input_shape))
+    return _PROGRAMS.get(_digest(model, input_shape), lambda: lower_model(model, input_shape))
 
 
 def configuration(model) -> str | None:
@@ -83,7 +83,7 @@ def predicted_labels(program: Program, outputs: np.ndarray) -> np.ndarray:
     return (outputs[:, 0] > threshold).astype(np.int64)
 
 
-def margin_rows(labels: np.ndarray, outputs: int) -> np.ndarray:
+def margin_objectives(labels: np.ndarray, outputs: int) -> np.ndarray:
     """(n, classes - 1, outputs) rows that are all positive where the label is predicted.
 
     `f_label - f_other` for every other class; `f` or `-f` for a single output.

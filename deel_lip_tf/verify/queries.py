@@ -12,9 +12,9 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
-from deel_lip_tf.verify.models import margin_rows, output_values, predicted_labels, program_of
+from deel_lip_tf.verify.models import margin_objectives, output_values, predicted_labels, program_of
 from deel_lip_tf.verify.robustness import BRANCHING, stages_of
-from deel_lip_tf.verify.search.branching import branch_and_bound, default_time, prepare
+from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound, default_time, prepare
 
 __all__ = ["Bounds", "bounds", "certified_radius"]
 
@@ -94,14 +94,14 @@ def bounds(
     check_time_limit(time_limit)
     program = program_of(model, domain.lower.shape[1:])
     check_samples_shape(domain.lower.shape, program.input_shape)
-    rows = _rows(program, outputs, len(domain))
-    both = np.concatenate([rows, -rows], axis=1)
+    objectives = _objectives(program, outputs, len(domain))
+    both = np.concatenate([objectives, -objectives], axis=1)
     whole = "crown" if method == BRANCHING else method
     found = lower_bounds(program, whole, domain, both)
     if method == BRANCHING:
         found = _branched(program, domain, both, found, time_limit)
     found = np.where(confirmed(model, program, domain.center)[:, None], found, -np.inf)
-    lower, upper = found[:, : rows.shape[1]], -found[:, rows.shape[1] :]
+    lower, upper = found[:, : objectives.shape[1]], -found[:, objectives.shape[1] :]
     if outputs is None:
         shape = (len(domain), *program.nodes[program.output].shape)
         lower, upper = lower.reshape(shape), upper.reshape(shape)
@@ -109,15 +109,17 @@ def bounds(
     return Bounds(lower, upper, layers)
 
 
-def _branched(program: Program, domain: Domain, rows: np.ndarray, known, time_limit) -> np.ndarray:
+def _branched(
+    program: Program, domain: Domain, objectives: np.ndarray, known, time_limit
+) -> np.ndarray:
     if time_limit is None:
         prepare(program, domain)
         time_limit = default_time(len(domain))
-    rows = np.broadcast_to(rows, (len(domain), *rows.shape[1:]))
-    return branch_and_bound(program, domain, rows, None, known, time_limit).lower
+    objectives = np.broadcast_to(objectives, (len(domain), *objectives.shape[1:]))
+    return branch_and_bound(program, domain, objectives, None, known, time_limit).lower
 
 
-def _rows(program: Program, outputs, samples: int) -> np.ndarray:
+def _objectives(program: Program, outputs, samples: int) -> np.ndarray:
     if outputs is None:
         return np.eye(program.outputs)[None]
     rows = np.asarray(outputs)
@@ -195,33 +197,35 @@ def certified_radius(
     predicted = predicted_labels(program, outputs)
     is_confirmed = confirmed(model, program, x, outputs)
     labels = predicted if y is None else true_classes(y, count, program.outputs)
-    rows = margin_rows(labels, program.outputs)
+    objectives = margin_objectives(labels, program.outputs)
     stages = [stage for stage in stages_of(program, method) if stage in METHODS]
 
     def proven(which: np.ndarray, radius: np.ndarray) -> np.ndarray:
         domain = ball(x[which], radius, norm, clip)
-        return _proven(program, stages, domain, rows[which]) & is_confirmed[which]
+        return _proven(program, stages, domain, objectives[which]) & is_confirmed[which]
 
     return _largest(proven, _farthest(x, norm, clip))
 
 
-def _proven(program: Program, stages: list[str], domain: Domain, rows: np.ndarray) -> np.ndarray:
-    lower = np.full(rows.shape[:2], -np.inf)
+def _proven(
+    program: Program, stages: list[str], domain: Domain, objectives: np.ndarray
+) -> np.ndarray:
+    lower = np.full(objectives.shape[:2], -np.inf)
     for stage in stages:
         left = np.flatnonzero(~(lower > 0).all(axis=1))
         if len(left):
-            found = lower_bounds(program, stage, domain[left], rows[left])
+            found = lower_bounds(program, stage, domain[left], objectives[left])
             lower[left] = np.maximum(lower[left], found)
-    return (lower > 0).all(axis=1)
+    return np.all(lower > 0, axis=1)
 
 
 def _farthest(x: np.ndarray, norm: str, clip) -> np.ndarray:
     """(n,) distance of the farthest point of the data range; infinite without one."""
     if clip is None:
         return np.full(len(x), np.inf)
-    reach = np.maximum(np.asarray(clip[1]) - x, x - np.asarray(clip[0])).reshape(len(x), -1)
+    distance = np.maximum(np.asarray(clip[1]) - x, x - np.asarray(clip[0])).reshape(len(x), -1)
     order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
-    return np.linalg.norm(reach, order, axis=1) * (1.0 + 2.0**-40)
+    return np.linalg.norm(distance, order, axis=1) * (1.0 + 2.0**-40)
 
 
 def _largest(proven, farthest: np.ndarray) -> np.ndarray:

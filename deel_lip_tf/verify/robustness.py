@@ -14,10 +14,10 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify import guard
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
-from deel_lip_tf.verify.models import margin_rows, output_values, predicted_labels, program_of
+from deel_lip_tf.verify.models import margin_objectives, output_values, predicted_labels, program_of
 from deel_lip_tf.verify.propagation import lipschitz
 from deel_lip_tf.verify.search import attack
-from deel_lip_tf.verify.search.branching import branch_and_bound, default_time, prepare
+from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound, default_time, prepare
 
 __all__ = [
     "BRANCHING",
@@ -221,11 +221,11 @@ class _Search:
     def __init__(self, model, program: Program, domain: Domain, labels, started, time_limit):
         self._model, self._program = model, program
         self._domain, self._labels = domain, labels
-        self._rows = margin_rows(labels, program.outputs)
+        self._objectives = margin_objectives(labels, program.outputs)
         self._started = started
         self._limit = math.inf if time_limit is None else time_limit
         count = len(domain)
-        self._lower = np.full(self._rows.shape[:2], -np.inf)
+        self._lower = np.full(self._objectives.shape[:2], -np.inf)
         self._status = np.full(count, UNKNOWN, dtype="<U9")
         self._method = np.full(count, "", dtype="<U32")
         self._seconds = np.zeros(count)
@@ -264,7 +264,7 @@ class _Search:
             self._bound(open_ones[part], stage)
 
     def _bound(self, which: np.ndarray, stage: str) -> None:
-        found = lower_bounds(self._program, stage, self._domain[which], self._rows[which])
+        found = lower_bounds(self._program, stage, self._domain[which], self._objectives[which])
         self._lower[which] = np.maximum(self._lower[which], found)
         proven = (self._lower[which] > 0).all(axis=1)
         self._decide(which[proven], ROBUST, stage)
@@ -273,12 +273,12 @@ class _Search:
         left = self._limit - self._elapsed()
         if not len(which) or left <= 0:
             return
-        domain, rows, known = self._domain[which], self._rows[which], self._lower[which]
+        domain, objectives, known = self._domain[which], self._objectives[which], self._lower[which]
         if math.isinf(left):
             # What is traced once for a model is not taken from the time for its samples.
             prepare(self._program, domain)
             left = default_time(len(which))
-        found = branch_and_bound(self._program, domain, rows, known=known, time_limit=left)
+        found = branch_and_bound(self._program, domain, objectives, known=known, time_limit=left)
         self._lower[which] = found.lower
         proven, whole = ((part > 0).all(axis=1) for part in (found.lower, found.whole))
         self._decide(which[whole], ROBUST, WHOLE)
@@ -313,11 +313,11 @@ class _Search:
         """Takes witnesses, save those to which the exact function provably gives the label."""
         if not len(which):
             return
-        region = Domain(witnesses, witnesses, witnesses, np.zeros(len(which)))
-        exact = lower_bounds(self._program, "ibp", region, self._rows[which])
-        believed = ~(exact > 0).all(axis=1)
-        self._witness[which[believed]] = witnesses[believed]
-        self._decide(which[believed], FALSIFIED, method)
+        domain = Domain(witnesses, witnesses, witnesses, np.zeros(len(which)))
+        exact = lower_bounds(self._program, "ibp", domain, self._objectives[which])
+        possible = ~(exact > 0).all(axis=1)
+        self._witness[which[possible]] = witnesses[possible]
+        self._decide(which[possible], FALSIFIED, method)
 
     def result(self) -> Robustness:
         """What is known at the end."""

@@ -14,17 +14,17 @@ from deel_lip_tf.verify.activations import activation_of
 __all__ = ["TENSORFLOW", "absolute", "adjoint", "bias_of", "constant", "evaluate", "linear"]
 
 Shape = tuple[int, ...]
-_KEPT: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
+_CONSTANTS: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
 
 
 def constant(array: np.ndarray) -> tf.Tensor:
     """The tensor of an array: one for as long as the array is there, whatever graph asks."""
     key = id(array)
-    if key in _KEPT and _KEPT[key][0]() is array:
-        return _KEPT[key][1]
+    if key in _CONSTANTS and _CONSTANTS[key][0]() is array:
+        return _CONSTANTS[key][1]
     with tf.init_scope():
         tensor = tf.constant(array, tf.float64)
-    _KEPT[key] = weakref.ref(array, lambda _: _KEPT.pop(key, None)), tensor
+    _CONSTANTS[key] = weakref.ref(array, lambda _: _CONSTANTS.pop(key, None)), tensor
     return tensor
 
 

@@ -1,4 +1,4 @@
-"""Searches a domain for inputs that break a claim, and believes none that it has not replayed.
+"""Searches a domain for inputs that break a claim, and returns none that it has not replayed.
 
 A claim is broken where linear functions of the outputs are all negative: for another label, the
 one function `f_label - f_target`. The largest of them goes down along its gradient, from several
@@ -22,9 +22,10 @@ import tensorflow as tf
 from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.domain import Domain
-from deel_lip_tf.verify.graphs import Kept, traced
+from deel_lip_tf.verify.graphs import LRUCache, traced
 from deel_lip_tf.verify.models import configuration, output_values
-from deel_lip_tf.verify.search.attack_reach import Reach, column, inside
+from deel_lip_tf.verify.propagation.concretize import DomainTensors
+from deel_lip_tf.verify.search.projection import column, inside, project, towards
 
 __all__ = ["Claims", "falsify", "gradient_function", "search"]
 
@@ -228,8 +229,8 @@ class _Attempt:
         return np.concatenate(points), np.concatenate(values)
 
     def _descend(self, claims: Claims, stage: int) -> tuple[np.ndarray, np.ndarray]:
-        region = self._set.of(claims.sample)
-        x = best = self._start(region, stage)
+        domain = self._set.of(claims.sample)
+        x = best = self._start(domain, stage)
         lowest = np.full(len(claims), np.inf)
         weights = tf.constant(claims.weights, tf.float32)
         offsets = tf.constant(claims.offsets, tf.float32)
@@ -240,18 +241,19 @@ class _Attempt:
             best = tf.where(column(is_lower, x), x, best)
             length = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / self._steps)
             is_vertex = stage % 2 == 0
-            x = region.towards(x, gradient, length, is_vertex and step == 0, is_vertex)
+            x = towards(x, gradient, domain, length, is_vertex and step == 0, is_vertex)
             if (lowest < 0).all() and step > self._steps // 4:
                 break
         return best.numpy(), lowest
 
-    def _start(self, region: Reach, stage: int) -> tf.Tensor:
+    def _start(self, domain: DomainTensors, stage: int) -> tf.Tensor:
         if stage == 0:
-            return region.project(region.center)
-        share = self._random.random(region.lower.shape)
+            return project(domain.center, domain)
+        share = self._random.random(domain.lower.shape)
         # Half of the starts at corners, where the extremes of a piecewise linear function are.
         share = np.round(share) if stage % 2 else share
-        return region.project(region.lower + tf.constant(share, region.lower.dtype) * region.width)
+        share = tf.constant(share, domain.lower.dtype)
+        return project(domain.lower + share * (domain.upper - domain.lower), domain)
 
     def _replayed(self, claims: Claims, points: np.ndarray, values: np.ndarray) -> np.ndarray:
         """`values`, with those of witnesses checked, and infinite where the check fails."""
@@ -281,7 +283,7 @@ class Gradient:
         return self.graph(x, weights, offsets)
 
 
-_GRADIENTS = Kept(4)
+_GRADIENTS = LRUCache(4)
 
 
 def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Gradient:

@@ -133,14 +133,15 @@ def property_of(formula, inputs: int, outputs: int) -> Property:
         ValueError: an input without bounds, an inequality of several inputs or of inputs and
             outputs, coefficients of too many digits.
     """
-    boxed: dict[tuple, tuple] = {}
+    boxed: dict[tuple, tuple[np.ndarray, np.ndarray] | None] = {}
     found = [_conjunction(form, inputs, outputs, boxed) for form in conjunctions(formula)]
     return Property(inputs, outputs, tuple(entry for entry in found if entry is not None))
 
 
 def _conjunction(form: list[Inequality], inputs: int, outputs: int, boxed) -> Conjunction | None:
     """One conjunction, or `None` where it contradicts itself before any network."""
-    about_inputs, about_outputs = [], []
+    about_inputs: list[Inequality] = []
+    about_outputs: list[Inequality] = []
     for inequality in form:
         letters = {letter for letter, _ in inequality.linear.terms}
         if letters == {"X", "Y"}:
@@ -155,20 +156,19 @@ def _conjunction(form: list[Inequality], inputs: int, outputs: int, boxed) -> Co
     key = tuple(map(id, about_inputs))
     if key not in boxed:
         boxed[key] = _box(about_inputs, inputs)
-    if boxed[key] is None:
+    if (box := boxed[key]) is None:
         return None
-    lower, upper = boxed[key]
     weights, offsets = np.zeros((len(about_outputs), outputs)), np.zeros(len(about_outputs))
     for row, inequality in enumerate(about_outputs):
         weights[row], offsets[row] = _row(inequality, outputs)
-    strict = np.array([inequality.is_strict for inequality in about_outputs], bool)
-    return Conjunction(lower, upper, weights, offsets, strict, tuple(form))
+    strict = np.array([inequality.is_strict for inequality in about_outputs], np.bool_)
+    return Conjunction(box[0], box[1], weights, offsets, strict, tuple(form))
 
 
-def _box(inequalities: list[Inequality], inputs: int):
+def _box(inequalities: list[Inequality], inputs: int) -> tuple[np.ndarray, np.ndarray] | None:
     """`(lower, upper)` rounded outward, or `None` where the box is empty."""
-    lower: list[Fraction | None] = [None] * inputs
-    upper: list[Fraction | None] = [None] * inputs
+    lower: dict[int, Fraction] = {}
+    upper: dict[int, Fraction] = {}
     for inequality in inequalities:
         terms = inequality.linear.terms
         if not terms:
@@ -181,22 +181,22 @@ def _box(inequalities: list[Inequality], inputs: int):
         (((_, index), coefficient),) = terms.items()
         bound = -inequality.linear.constant / coefficient
         if coefficient > 0:
-            upper[index] = bound if upper[index] is None else min(upper[index], bound)
+            upper[index] = min(upper.get(index, bound), bound)
         else:
-            lower[index] = bound if lower[index] is None else max(lower[index], bound)
-    missing = [i for i in range(inputs) if lower[i] is None or upper[i] is None]
-    if missing:
+            lower[index] = max(lower.get(index, bound), bound)
+    if missing := [i for i in range(inputs) if i not in lower or i not in upper]:
         names = ", ".join(f"X_{i}" for i in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
             f"Every input must have a lower and an upper bound. Without: {names} ({len(missing)} "
             f"of {inputs})."
         )
-    if any(low > high for low, high in zip(lower, upper, strict=True)):
+    if any(lower[i] > upper[i] for i in range(inputs)):
         return None
-    ends = [[rounded(v, -1) for v in lower], [rounded(v, 1) for v in upper]]
-    if not np.isfinite(ends).all():
+    low = np.array([rounded(lower[i], -1) for i in range(inputs)])
+    high = np.array([rounded(upper[i], 1) for i in range(inputs)])
+    if not np.isfinite([low, high]).all():
         raise ValueError("The bounds of an input must be finite in float64.")
-    return np.array(ends[0]), np.array(ends[1])
+    return low, high
 
 
 def _row(inequality: Inequality, outputs: int) -> tuple[np.ndarray, float]:

@@ -336,8 +336,7 @@ def _atom(token: str, declared: set) -> Linear:
     if _NUMBER.fullmatch(token):
         return Linear({}, _number(token))
     match = _VARIABLE.fullmatch(token)
-    variable = (match[1], int(match[2])) if match else None
-    if variable not in declared:
+    if match is None or (variable := (match[1], int(match[2]))) not in declared:
         raise ValueError(f"{token!r} is neither a number nor a declared variable.")
     return Linear({variable: Fraction(1)})
 
