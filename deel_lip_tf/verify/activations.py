@@ -42,15 +42,6 @@ def _prelu(slopes: np.ndarray) -> Activation:
     )
 
 
-def _hard_sigmoid() -> Activation:
-    return Activation(
-        "hard_sigmoid",
-        lambda x: tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0),
-        (0.0, 1.0),
-        (-3.0, 3.0),
-    )
-
-
 def _clip(low: float, high: float) -> Activation:
     ends = (low, high)
     return Activation("clip", lambda x: tf.clip_by_value(x, low, high), ends, ends)
@@ -168,6 +159,10 @@ def _softsign_critical(slope, lower, upper):
     return [point, -point]
 
 
+def _exponential_critical(slope, lower, upper):
+    return [tf.math.log(slope)]
+
+
 def _softplus_critical(slope, lower, upper):
     return [tf.math.log(slope / (1.0 - slope))]
 
@@ -186,80 +181,60 @@ def _softsign(x):
     return x / (1.0 + tf.abs(x))
 
 
-_SIGMOID = Activation("sigmoid", tf.sigmoid, (0.0, 1.0), (), _sigmoid_critical)
-_TANH = Activation("tanh", tf.tanh, (-1.0, 1.0), (), _tanh_critical)
-_SOFTSIGN = Activation("softsign", _softsign, (-1.0, 1.0), (), _softsign_critical)
-_SOFTPLUS = Activation("softplus", tf.math.softplus, (0.0, math.inf), (), _softplus_critical)
-_EXPONENTIAL = Activation(
-    "exponential", tf.exp, (0.0, math.inf), (), lambda slope, lower, upper: [tf.math.log(slope)]
-)
-_SILU = Activation(
-    "silu",
-    lambda x: x * tf.sigmoid(x),
-    (-0.2785, math.inf),
-    (),
-    solved(_silu_derivative, _BENDS["silu"]),
-)
-_MISH = Activation(
-    "mish",
-    lambda x: x * tf.tanh(tf.math.softplus(x)),
-    (-0.3089, math.inf),
-    (),
-    solved(_mish_derivative, _BENDS["mish"]),
-)
-_LOG_SIGMOID = Activation(
-    "log_sigmoid", tf.math.log_sigmoid, (-math.inf, 0.0), (), _log_sigmoid_critical
-)
-_TANH_SHRINK = Activation("tanh_shrink", lambda x: x - tf.tanh(x), critical=_tanh_shrink_critical)
-# Parabolas between straight pieces: 2 a x + b = slope is solved for x.
-_SPARSE_PLUS = Activation(
-    "sparse_plus",
-    lambda x: tf.nn.relu(x - 1.0) + 0.25 * tf.clip_by_value(x + 1.0, 0.0, 2.0) ** 2,
-    (0.0, math.inf),
-    (-1.0, 1.0),
-    lambda slope, lower, upper: [2.0 * slope - 1.0],
-)
-_HARD_SILU = Activation(
-    "hard_silu",
-    lambda x: x * tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0),
-    (-0.375 * (1.0 + 1e-12), math.inf),
-    (-3.0, 3.0),
-    lambda slope, lower, upper: [3.0 * slope - 1.5],
-)
-_SPARSE_SIGMOID = Activation(
-    "sparse_sigmoid",
-    lambda x: tf.clip_by_value(0.5 * (x + 1.0), 0.0, 1.0),
-    (0.0, 1.0),
-    (-1.0, 1.0),
+def _silu(x):
+    return x * tf.sigmoid(x)
+
+
+def _mish(x):
+    return x * tf.tanh(tf.math.softplus(x))
+
+
+def _hard_sigmoid(x):
+    return tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0)
+
+
+def _sparse_sigmoid(x):
+    return tf.clip_by_value(0.5 * (x + 1.0), 0.0, 1.0)
+
+
+_PLAIN = (
+    Activation("sigmoid", tf.sigmoid, (0.0, 1.0), (), _sigmoid_critical),
+    Activation("tanh", tf.tanh, (-1.0, 1.0), (), _tanh_critical),
+    Activation("softsign", _softsign, (-1.0, 1.0), (), _softsign_critical),
+    Activation("softplus", tf.math.softplus, (0.0, math.inf), (), _softplus_critical),
+    Activation("exponential", tf.exp, (0.0, math.inf), (), _exponential_critical),
+    Activation("silu", _silu, (-0.2785, math.inf), (), solved(_silu_derivative, _BENDS["silu"])),
+    Activation("mish", _mish, (-0.3089, math.inf), (), solved(_mish_derivative, _BENDS["mish"])),
+    Activation("log_sigmoid", tf.math.log_sigmoid, (-math.inf, 0.0), (), _log_sigmoid_critical),
+    Activation("tanh_shrink", lambda x: x - tf.tanh(x), critical=_tanh_shrink_critical),
+    # Parabolas between straight pieces: 2 a x + b = slope is solved for x.
+    Activation(
+        "sparse_plus",
+        lambda x: tf.nn.relu(x - 1.0) + 0.25 * tf.clip_by_value(x + 1.0, 0.0, 2.0) ** 2,
+        (0.0, math.inf),
+        (-1.0, 1.0),
+        lambda slope, lower, upper: [2.0 * slope - 1.0],
+    ),
+    Activation(
+        "hard_silu",
+        lambda x: x * _hard_sigmoid(x),
+        (-0.375 * (1.0 + 1e-12), math.inf),
+        (-3.0, 3.0),
+        lambda slope, lower, upper: [3.0 * slope - 1.5],
+    ),
+    Activation("hard_sigmoid", _hard_sigmoid, (0.0, 1.0), (-3.0, 3.0)),
+    Activation("sparse_sigmoid", _sparse_sigmoid, (0.0, 1.0), (-1.0, 1.0)),
 )
 
-_PARAMETRIC: dict[str, Callable[..., Activation]] = {
+FORMULAS: dict[str, Callable[..., Activation]] = {
     "relu": _relu,
     "prelu": _prelu,
-    "hard_sigmoid": _hard_sigmoid,
     "clip": _clip,
     "soft_shrink": _soft_shrink,
     "celu": _celu,
     "squareplus": _squareplus,
     "elu": _elu,
     "gelu": _gelu,
-}
-_PLAIN = (
-    *(
-        _SIGMOID,
-        _TANH,
-        _SOFTSIGN,
-        _SOFTPLUS,
-        _EXPONENTIAL,
-        _SILU,
-        _MISH,
-        _LOG_SIGMOID,
-        _TANH_SHRINK,
-    ),
-    *(_SPARSE_PLUS, _HARD_SILU, _SPARSE_SIGMOID),
-)
-FORMULAS: dict[str, Callable[..., Activation]] = {
-    **_PARAMETRIC,
     **{one.name: lambda one=one: one for one in _PLAIN},
 }
 """By the name of the function; each takes its arguments."""

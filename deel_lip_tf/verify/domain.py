@@ -1,10 +1,14 @@
 """The inputs a claim is about: a box, or a ball, with the data range cut out of it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-__all__ = ["NORMS", "Domain", "ball", "box"]
+from deel_lip_tf._validation.models import check_instance
+
+__all__ = ["NORMS", "Domain", "ball", "box", "check_domain"]
 
 NORMS = ("linf", "l2", "l1")
 _ROUND = 1.0 + 2.0**-40
@@ -40,7 +44,7 @@ class Domain:
     def __len__(self) -> int:
         return len(self.lower)
 
-    def __getitem__(self, index) -> "Domain":
+    def __getitem__(self, index: Any) -> "Domain":
         """The sets of some samples; an index of several, as of an array."""
         ends = self.lower[index], self.upper[index]
         return Domain(*ends, self.center[index], self.radius[index], self.norm)
@@ -85,7 +89,7 @@ class Domain:
         return center, np.where(by_box, radius, self.radius)
 
 
-def box(lower, upper, center=None) -> Domain:
+def box(lower: ArrayLike, upper: ArrayLike, center: ArrayLike | None = None) -> Domain:
     """`lower <= x <= upper`, feature by feature; equal ends fix a feature.
 
     Args:
@@ -126,7 +130,9 @@ def box(lower, upper, center=None) -> Domain:
     return Domain(lower, upper, center, np.zeros(len(lower)))
 
 
-def ball(x, eps, norm: str = "linf", clip: tuple | None = (0.0, 1.0)) -> Domain:
+def ball(
+    x: ArrayLike, eps: ArrayLike, norm: str = "linf", clip: tuple | None = (0.0, 1.0)
+) -> Domain:
     """The points at a distance of at most `eps` from `x`, in the data range.
 
     Args:
@@ -162,7 +168,16 @@ def ball(x, eps, norm: str = "linf", clip: tuple | None = (0.0, 1.0)) -> Domain:
     return Domain(lower, upper, x, radius, norm)
 
 
-def _real(name: str, values) -> np.ndarray:
+def check_domain(domain: Any) -> None:
+    """Refuses what is no domain, such as the samples themselves.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    check_instance("domain", domain, Domain, "a domain, made by `box` or `ball`")
+
+
+def _real(name: str, values: ArrayLike) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in "biuf" or array.ndim < 2 or not len(array):
         raise ValueError(
@@ -179,7 +194,7 @@ def _real(name: str, values) -> np.ndarray:
     return array
 
 
-def _radius(eps, samples: int) -> np.ndarray:
+def _radius(eps: ArrayLike, samples: int) -> np.ndarray:
     radius = np.asarray(eps)
     fits = radius.dtype.kind in "iuf" and radius.shape in ((), (samples,))
     if not fits or not (np.isfinite(radius) & (radius >= 0)).all():
@@ -190,12 +205,14 @@ def _radius(eps, samples: int) -> np.ndarray:
     return np.broadcast_to(radius.astype(np.float64), (samples,)).copy()
 
 
-def _range(clip, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if not isinstance(clip, list | tuple) or len(clip) != 2:
+def _range(clip: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        smallest, largest = (np.broadcast_to(np.asarray(end, float), x.shape) for end in clip)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`clip` must be a pair (smallest, largest value) or None. Received: clip={clip!r}."
-        )
-    smallest, largest = (np.asarray(end, np.float64) for end in clip)
+            "`clip` must be a pair (smallest, largest value) or None, of numbers or of arrays that "
+            f"broadcast against `x`, here of shape {x.shape}. Received: clip={clip!r}."
+        ) from error
     if np.isnan(smallest).any() or np.isnan(largest).any() or (smallest > largest).any():
         raise ValueError(
             f"`clip` must be a pair (smallest, largest) in this order. Received: clip={clip!r}."

@@ -1,11 +1,15 @@
-"""Graphs that are traced once, for any number of samples, and the few that are kept."""
+"""Graphs that are traced once, for any number of samples, and what is kept of a few models."""
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["LRUCache", "traced"]
+from deel_lip_tf.semantics.ir.program import Program
+
+__all__ = ["LRUCache", "once", "traced"]
 
 
 class LRUCache:
@@ -13,9 +17,9 @@ class LRUCache:
 
     def __init__(self, limit: int):
         self._limit = limit
-        self._entries: OrderedDict[Hashable, object] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def get(self, key: Hashable, make: Callable[[], object]):
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What belongs to a key, made if it is new; for the key `None`, made each time."""
         if key is None:
             return make()
@@ -25,6 +29,18 @@ class LRUCache:
                 self._entries.popitem(last=False)
         self._entries.move_to_end(key)
         return self._entries[key]
+
+
+def once(function: Callable[[Program], Any]) -> Callable[[Program], Any]:
+    """A function of a program that is computed once for it."""
+
+    @functools.wraps(function)
+    def kept(program: Program) -> Any:
+        if function not in program.compiled:
+            program.compiled[function] = function(program)
+        return program.compiled[function]
+
+    return kept
 
 
 def traced(function: Callable, signature: Sequence[tuple]) -> Callable:

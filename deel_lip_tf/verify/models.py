@@ -1,19 +1,26 @@
 """What is asked of a model itself: its program, which is kept, its outputs and their labels."""
 
 import hashlib
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from deel_lip_tf._validation.labels import true_classes
+from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.semantics.graph import graph_of, is_readable
 from deel_lip_tf.semantics.ir.lowering import lower_model
 from deel_lip_tf.semantics.ir.primitives import Shape
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.semantics.state import state_of
+from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.graphs import LRUCache
 
 __all__ = [
+    "Classified",
+    "classified",
     "configuration",
     "margin_objectives",
     "output_values",
@@ -41,7 +48,7 @@ def program_of(model: keras.Model, input_shape: Shape | None = None) -> Program:
     return _PROGRAMS.get(_digest(model, input_shape), lambda: lower_model(model, input_shape))
 
 
-def configuration(model) -> str | None:
+def configuration(model: Any) -> str | None:
     """All that graphs depend on besides the weights, or `None` where it cannot be written down."""
     if not isinstance(model, keras.Model) or not model.built:
         return None
@@ -51,7 +58,7 @@ def configuration(model) -> str | None:
         return None  # not every custom part can be written down
 
 
-def _digest(model, input_shape) -> str | None:
+def _digest(model: Any, input_shape: Shape | None) -> str | None:
     if (config := configuration(model)) is None or not is_readable(model):
         return None
     digest = hashlib.sha256(f"{config}{input_shape}".encode())
@@ -69,6 +76,36 @@ def output_values(model: keras.Model, x: np.ndarray, batch_size: int = 256) -> n
         for i in range(0, len(x), batch_size)
     ]
     return np.concatenate(parts)
+
+
+class Classified(NamedTuple):
+    """A model at the centers of domains.
+
+    Attributes:
+        program: the model, lowered.
+        outputs: (n, outputs) of the model.
+        predicted: (n,) labels that they stand for.
+        labels: (n,) that are claimed.
+    """
+
+    program: Program
+    outputs: np.ndarray
+    predicted: np.ndarray
+    labels: np.ndarray
+
+
+def classified(model: keras.Model, domain: Domain, y: ArrayLike | None) -> Classified:
+    """A classifier at the centers of domains, with the labels `y`, or those that it predicts.
+
+    Raises:
+        TypeError, ValueError: as of `program_of`; labels, or an output, that do not fit.
+    """
+    program = program_of(model, domain.lower.shape[1:])
+    check_classifier_shape(program.output_shape)
+    outputs = output_values(model, domain.center)
+    predicted = predicted_labels(program, outputs)
+    labels = predicted if y is None else true_classes(y, len(domain), program.outputs)
+    return Classified(program, outputs, predicted, labels)
 
 
 def predicted_labels(program: Program, outputs: np.ndarray) -> np.ndarray:

@@ -4,15 +4,14 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
-from deel_lip_tf._validation.labels import true_classes
 from deel_lip_tf._validation.scalars import check_choice, check_time_limit
-from deel_lip_tf._validation.shapes import check_classifier_shape, check_samples_shape
 from deel_lip_tf.semantics.ir.program import Program
-from deel_lip_tf.verify.domain import Domain, ball
+from deel_lip_tf.verify.domain import Domain, ball, check_domain
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
-from deel_lip_tf.verify.models import margin_objectives, output_values, predicted_labels, program_of
+from deel_lip_tf.verify.models import classified, margin_objectives, program_of
 from deel_lip_tf.verify.robustness import BRANCHING, stages_of
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound, default_time, prepare
 
@@ -47,7 +46,7 @@ class Bounds:
 def bounds(
     model: keras.Model,
     domain: Domain,
-    outputs=None,
+    outputs: ArrayLike | None = None,
     method: str = "crown",
     per_layer: bool = False,
     time_limit: float | None = None,
@@ -75,7 +74,7 @@ def bounds(
         function takes on the domain lies between `lower` and `upper`.
 
     Raises:
-        TypeError: `model` is not a Keras model.
+        TypeError: `model` is not a Keras model, or `domain` not made by `box` or `ball`.
         ValueError: shapes that do not fit, an unknown method, a time limit that is not positive, or
             a model without a rule.
 
@@ -92,8 +91,8 @@ def bounds(
     """
     check_choice("method", method, (*METHODS, BRANCHING))
     check_time_limit(time_limit)
+    check_domain(domain)
     program = program_of(model, domain.lower.shape[1:])
-    check_samples_shape(domain.lower.shape, program.input_shape)
     objectives = _objectives(program, outputs, len(domain))
     both = np.concatenate([objectives, -objectives], axis=1)
     whole = "crown" if method == BRANCHING else method
@@ -119,7 +118,7 @@ def _branched(
     return branch_and_bound(program, domain, objectives, None, known, time_limit).lower
 
 
-def _objectives(program: Program, outputs, samples: int) -> np.ndarray:
+def _objectives(program: Program, outputs: ArrayLike | None, samples: int) -> np.ndarray:
     if outputs is None:
         return np.eye(program.outputs)[None]
     rows = np.asarray(outputs)
@@ -147,8 +146,8 @@ _STEPS = 60
 
 def certified_radius(
     model: keras.Model,
-    x,
-    y=None,
+    x: ArrayLike,
+    y: ArrayLike | None = None,
     norm: str = "linf",
     clip: tuple | None = (0.0, 1.0),
     method: str = "auto",
@@ -189,22 +188,17 @@ def certified_radius(
     """
     check_choice("method", method, ("auto", *METHODS))
     at_samples = ball(x, 0.0, norm, clip)
-    program = program_of(model, at_samples.lower.shape[1:])
-    check_samples_shape(at_samples.lower.shape, program.input_shape)
-    check_classifier_shape(program.output_shape)
-    x, count = at_samples.center, len(at_samples)
-    outputs = output_values(model, x)
-    predicted = predicted_labels(program, outputs)
-    is_confirmed = confirmed(model, program, x, outputs)
-    labels = predicted if y is None else true_classes(y, count, program.outputs)
+    program, outputs, _, labels = classified(model, at_samples, y)
+    centers = at_samples.center
+    is_confirmed = confirmed(model, program, centers, outputs)
     objectives = margin_objectives(labels, program.outputs)
     stages = [stage for stage in stages_of(program, method) if stage in METHODS]
 
     def proven(which: np.ndarray, radius: np.ndarray) -> np.ndarray:
-        domain = ball(x[which], radius, norm, clip)
+        domain = ball(centers[which], radius, norm, clip)
         return _proven(program, stages, domain, objectives[which]) & is_confirmed[which]
 
-    return _largest(proven, _farthest(x, norm, clip))
+    return _largest(proven, _farthest(centers, norm, clip))
 
 
 def _proven(

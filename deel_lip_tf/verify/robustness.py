@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
-from deel_lip_tf._validation.labels import true_classes
 from deel_lip_tf._validation.scalars import check_choice, check_time_limit
-from deel_lip_tf._validation.shapes import check_classifier_shape, check_samples_shape
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify import guard
-from deel_lip_tf.verify.domain import Domain, ball
+from deel_lip_tf.verify.domain import Domain, ball, check_domain
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
-from deel_lip_tf.verify.models import margin_objectives, output_values, predicted_labels, program_of
+from deel_lip_tf.verify.models import classified, margin_objectives, output_values, predicted_labels
 from deel_lip_tf.verify.propagation import lipschitz
 from deel_lip_tf.verify.search import attack
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound, default_time, prepare
@@ -90,9 +89,9 @@ class Robustness:
 
 def robustness(
     model: keras.Model,
-    x,
-    y=None,
-    eps: float = 0.0,
+    x: ArrayLike,
+    y: ArrayLike | None = None,
+    eps: ArrayLike = 0.0,
     norm: str = "linf",
     clip: tuple | None = (0.0, 1.0),
     method: str = "auto",
@@ -155,7 +154,7 @@ def robustness(
 def prove(
     model: keras.Model,
     domain: Domain,
-    y=None,
+    y: ArrayLike | None = None,
     method: str = "auto",
     time_limit: float | None = None,
 ) -> Robustness:
@@ -174,7 +173,7 @@ def prove(
         A `Robustness` of n answers: status, proven margin, witness, method and seconds of each.
 
     Raises:
-        TypeError: `model` is not a Keras model.
+        TypeError: `model` is not a Keras model, or `domain` not made by `box` or `ball`.
         ValueError: an argument out of its range (each message says which and why), or a model with
             several inputs or with layers that have no rule: all of them are named.
 
@@ -188,12 +187,8 @@ def prove(
     started = time.perf_counter()
     check_choice("method", method, ("auto", *METHODS, BRANCHING))
     check_time_limit(time_limit)
-    program = program_of(model, domain.lower.shape[1:])
-    check_samples_shape(domain.lower.shape, program.input_shape)
-    check_classifier_shape(program.output_shape)
-    outputs = output_values(model, domain.center)
-    predicted = predicted_labels(program, outputs)
-    labels = predicted if y is None else true_classes(y, len(domain), program.outputs)
+    check_domain(domain)
+    program, outputs, predicted, labels = classified(model, domain, y)
     search = _Search(model, program, domain, labels, started, time_limit)
     search.exclude(~guard.confirmed(model, program, domain.center, outputs))
     search.predict(predicted)

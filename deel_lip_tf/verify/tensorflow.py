@@ -11,7 +11,7 @@ from keras import ops
 from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Program
 from deel_lip_tf.verify.activations import activation_of
 
-__all__ = ["TENSORFLOW", "absolute", "adjoint", "bias_of", "constant", "evaluate", "linear"]
+__all__ = ["TENSORFLOW", "absolute", "bias_of", "constant", "evaluate", "linear"]
 
 Shape = tuple[int, ...]
 _CONSTANTS: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
@@ -36,11 +36,6 @@ def linear(node: Affine, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 def absolute(node: Affine, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """The map whose matrix holds the absolute values, without bias."""
     return node.map.absolute(TENSORFLOW, tensors)
-
-
-def adjoint(node: Affine, upstream: tf.Tensor, shapes: Sequence[Shape]) -> list[tf.Tensor]:
-    """The transposed map, (rows, *shape) to (rows, *shape of each parent)."""
-    return node.map.adjoint(TENSORFLOW, upstream, shapes)
 
 
 def bias_of(node: Affine) -> tf.Tensor | None:

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from deel_lip_tf.semantics.ir.program import Elementwise, Program, ancestors
 from deel_lip_tf.verify.activations import activation_of
+from deel_lip_tf.verify.graphs import once
 from deel_lip_tf.verify.propagation.backward import (
     LinearLowerBound,
     Relaxation,
@@ -101,6 +102,7 @@ class AlphaBeta(NamedTuple):
     betas: tf.Tensor
 
 
+@once
 def splittable_nodes(program: Program) -> dict[int, Elementwise]:
     """The activations, on the way to the output, that are made of two straight pieces."""
     on_the_way = ancestors(program, program.output)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from deel_lip_tf.semantics.ir.primitives import Conv, Diagonal, LinearMap, Scale, Shape
 from deel_lip_tf.semantics.ir.program import Affine
 from deel_lip_tf.verify.propagation.relaxations import Lines
-from deel_lip_tf.verify.tensorflow import adjoint, constant
+from deel_lip_tf.verify.tensorflow import TENSORFLOW, constant
 
 __all__ = ["Coefficients", "Dense", "Windows", "add", "identity"]
 
@@ -72,7 +72,8 @@ class Dense:
 
     def through(self, node: Affine, shapes: Sequence[Shape]) -> Sequence["Dense"]:
         """Rows of the parents of an affine node."""
-        parts = adjoint(node, tf.reshape(self.values, [-1, *self.shape]), shapes)
+        rows = tf.reshape(self.values, [-1, *self.shape])
+        parts = node.map.adjoint(TENSORFLOW, rows, shapes)
         return [
             Dense(_with_rows(part, self.values, shape), shape, self.is_shared)
             for part, shape in zip(parts, shapes, strict=True)

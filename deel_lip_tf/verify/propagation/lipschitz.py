@@ -12,6 +12,7 @@ import tensorflow as tf
 from deel_lip_tf.bounds.propagation import GraphWalk
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.semantics.ir.program import Affine, Program
+from deel_lip_tf.verify.graphs import once
 from deel_lip_tf.verify.propagation.backward import backward, lower_bound
 from deel_lip_tf.verify.propagation.coefficients import Coefficients, identity
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
@@ -23,17 +24,12 @@ _ROUND = 1.0 + 2.0**-40
 _LARGEST_NODE = 2**22  # entries of the matrix of a node whose rows are measured one by one
 
 
+@once
 def constants(program: Program) -> dict[int, float]:
     """Proven Lipschitz constants of nodes, with respect to the input; of those that have one.
 
-    A constant bounds the Euclidean norm of the whole node. Computed once for a program.
+    A constant bounds the Euclidean norm of the whole node.
     """
-    if "constants" not in program.compiled:
-        program.compiled["constants"] = _constants(program)
-    return program.compiled["constants"]
-
-
-def _constants(program: Program) -> dict[int, float]:
     known, walk = {0: 1.0}, GraphWalk()
     for call in program.calls:
         if not all(index in known for index in call.inputs):
@@ -48,7 +44,6 @@ def _constants(program: Program) -> dict[int, float]:
 
 def prepare(program: Program) -> None:
     """Measures the constants, from the values of the weights: before a function is traced."""
-    constants(program)
     _entry_constants(program)
 
 
@@ -112,14 +107,9 @@ def tightening(
     return tighten
 
 
+@once
 def _entry_constants(program: Program) -> dict[int, np.ndarray | float]:
     """Lipschitz constants of each entry of nodes, shape (1, *shape) or a number for all."""
-    if "entry constants" not in program.compiled:
-        program.compiled["entry constants"] = _measured(program)
-    return program.compiled["entry constants"]
-
-
-def _measured(program: Program) -> dict[int, np.ndarray | float]:
     known = constants(program)
     found: dict[int, np.ndarray | float] = {i: known[i] for i in known if i}
     for index, node in enumerate(program.nodes):

@@ -14,14 +14,21 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from deel_lip_tf._validation.arrays import samples_of
+from deel_lip_tf._validation.labels import true_classes
+from deel_lip_tf._validation.models import check_one_to_one
+from deel_lip_tf._validation.scalars import check_time_limit, whole_number
+from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
-from deel_lip_tf.verify.domain import Domain
+from deel_lip_tf.verify.domain import Domain, check_domain
 from deel_lip_tf.verify.graphs import LRUCache, traced
 from deel_lip_tf.verify.models import configuration, output_values
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
@@ -55,7 +62,7 @@ class Claims:
     def __len__(self) -> int:
         return len(self.sample)
 
-    def __getitem__(self, index) -> "Claims":
+    def __getitem__(self, index: Any) -> "Claims":
         return Claims(self.sample[index], self.weights[index], self.offsets[index])
 
     def values(self, outputs: np.ndarray) -> np.ndarray:
@@ -66,8 +73,8 @@ class Claims:
 
 def falsify(
     model: keras.Model,
-    x,
-    labels,
+    x: ArrayLike,
+    labels: ArrayLike,
     domain: Domain,
     seed: int = 0,
     steps: int = STEPS,
@@ -81,7 +88,7 @@ def falsify(
             probabilities of a softmax. Of a single output, label 1 says that it is positive, or
             above 1/2 where a sigmoid makes it.
         x: (n, ...) samples, of the model's input shape.
-        labels: (n,) integers, the labels that are claimed.
+        labels: those that are claimed: classes (n,) or (n, 1), or one-hot rows (n, classes).
         domain: the inputs that count, one set for each sample.
         seed: of the random starts, 0 by default.
         steps: of each descent.
@@ -94,6 +101,11 @@ def falsify(
         model itself gives it another label: its score exceeds that of the claimed one by more than
         64 units in the last place. A tie is no witness. NaN proves nothing.
 
+    Raises:
+        TypeError: `model` is not a Keras model, or `domain` not made by `box` or `ball`.
+        ValueError: another number of inputs or outputs, shapes that do not fit, a label that is no
+            class, or an argument out of its range.
+
     Example:
         >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
         >>> model = keras.Sequential([keras.Input((2,)), dense])
@@ -104,24 +116,26 @@ def falsify(
         >>> print(np.argmax(model(found[1:]), axis=1), bool(np.abs(found[1] - x[1]).max() <= 0.2))
         [1] True
     """
-    labels = np.asarray(labels, np.int64)
-    found = _no_witnesses(model, np.shape(x))
+    check_one_to_one(model)
+    check_classifier_shape(model.outputs[0].shape[1:])
+    check_domain(domain)
+    shape = samples_of(x, model.inputs[0].shape[1:]).shape
+    if domain.lower.shape != shape:
+        raise ValueError(
+            "`domain` must hold one set of inputs for each sample of `x`, of shape "
+            f"{shape}. Received: {domain.lower.shape}. Make it by `ball(x, eps)`."
+        )
+    classes = model.outputs[0].shape[-1]
+    claims = _other_labels(true_classes(labels, len(domain), classes, "labels"), classes)
+    for name, value in (("seed", seed), ("steps", steps), ("restarts", restarts)):
+        whole_number(name, value, 0)
+    check_time_limit(time_limit)
+    found = _no_witnesses(model, shape)
     if _input_type(model) not in _FLOATS:
         return found
-    claims = _other_labels(labels, model.outputs[0].shape[-1])
-    gradient = gradient_function(model)
-    attempt = _Attempt(model, domain, gradient, seed, steps, time_limit)
-    attempt.shift = threshold(graph_of(model)) if model.outputs[0].shape[-1] == 1 else 0.0
-    values = np.full(len(claims), np.inf)
-    for stage in range(1 + restarts):
-        open_samples = np.isnan(found.reshape(len(found), -1)).any(axis=1)
-        chosen = _nearest(claims, values, open_samples, _NEAREST if stage else _TARGETS)
-        if not len(chosen) or attempt.is_over():
-            break
-        points, values[chosen] = attempt.descend(claims[chosen], stage)
-        for row in np.flatnonzero(values[chosen] < 0):
-            found[claims.sample[chosen[row]]] = points[row]
-    return found
+    attempt = _Attempt(model, domain, gradient_function(model), seed, steps, time_limit)
+    attempt.shift = threshold(graph_of(model)) if classes == 1 else 0.0
+    return attempt.fill(found, claims, claims.sample, restarts)
 
 
 def search(
@@ -153,14 +167,7 @@ def search(
         return found
     gradient = gradient_function(model, drop_softmax=False)
     attempt = _Attempt(model, domain, gradient, seed, steps, time_limit)
-    missing = np.arange(len(claims))
-    for stage in range(1 + restarts):
-        if not len(missing) or attempt.is_over():
-            break
-        points, values = attempt.descend(claims[missing], stage)
-        found[missing[values < 0]] = points[values < 0]
-        missing = missing[values >= 0]
-    return found
+    return attempt.fill(found, claims, np.arange(len(claims)), restarts)
 
 
 def _other_labels(labels: np.ndarray, classes: int) -> Claims:
@@ -175,11 +182,11 @@ def _other_labels(labels: np.ndarray, classes: int) -> Claims:
     return Claims(sample, weights[:, None], np.zeros((len(sample), 1)))
 
 
-def _nearest(claims: Claims, values: np.ndarray, wanted: np.ndarray, count: int) -> np.ndarray:
-    """For each wanted sample, its claims of smallest value, at most `count`."""
-    order = np.lexsort((values, claims.sample))
-    order = order[wanted[claims.sample[order]]]
-    _, first = np.unique(claims.sample[order], return_index=True)
+def _nearest(places: np.ndarray, values: np.ndarray, wanted: np.ndarray, count: int) -> np.ndarray:
+    """For each wanted place, its claims of smallest value, at most `count`."""
+    order = np.lexsort((values, places))
+    order = order[wanted[places[order]]]
+    _, first = np.unique(places[order], return_index=True)
     sizes = np.diff([*first, len(order)])
     rank = np.arange(len(order)) - np.repeat(first, sizes)
     return order[rank < count]
@@ -208,6 +215,21 @@ class _Attempt:
 
     def is_over(self) -> bool:
         return time.monotonic() >= self._end
+
+    def fill(
+        self, found: np.ndarray, claims: Claims, places: np.ndarray, restarts: int
+    ) -> np.ndarray:
+        """`found`, with a witness of one of the claims of each place, where there is any."""
+        values = np.full(len(claims), np.inf)
+        for stage in range(1 + restarts):
+            is_open = np.isnan(found).any(axis=tuple(range(1, found.ndim)))
+            chosen = _nearest(places, values, is_open, _NEAREST if stage else _TARGETS)
+            if not len(chosen) or self.is_over():
+                break
+            points, values[chosen] = self.descend(claims[chosen], stage)
+            for row in np.flatnonzero(values[chosen] < 0):
+                found[places[chosen[row]]] = points[row]
+        return found
 
     def descend(self, claims: Claims, stage: int) -> tuple[np.ndarray, np.ndarray]:
         """Points (m, ...) and the values (m,) of the claims there; infinite where no witness.
@@ -278,7 +300,9 @@ class Gradient:
     model: keras.Model
     graph: Callable
 
-    def __call__(self, x, weights, offsets) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(
+        self, x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """`(value (m,), gradient like x)` of claims, each at a point."""
         return self.graph(x, weights, offsets)
 

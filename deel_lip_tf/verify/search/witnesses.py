@@ -64,9 +64,8 @@ def first_witness(
     near = [i for i, c in enumerate(conjunctions) if _nearly_holds(c, outputs[i])]
     for i in near[:_JUDGED]:
         alone = output_values(model, points[i : i + 1])[0]
-        if conjunctions[i].holds(points[i], alone) and _is_possible(
-            program, conjunctions[i], points[i]
-        ):
+        holds = conjunctions[i].holds(points[i], alone)
+        if holds and _is_possible(program, conjunctions[i], points[i]):
             return points[i]
     return None
 

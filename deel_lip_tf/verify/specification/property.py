@@ -9,13 +9,16 @@ import math
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ["Conjunction", "Inequality", "Linear", "Property", "conjunctions", "property_of"]
+__all__ = ["Conjunction", "Formula", "Inequality", "Linear", "Property", "Variable"]
+__all__ += ["conjunctions", "property_of"]
 
 _MOST_CONJUNCTIONS = 2**16
 
+Box = tuple[np.ndarray, np.ndarray]
 Variable = tuple[str, int]  # ("X", position in the flattened input) or ("Y", ...) of the output
 
 
@@ -97,8 +100,12 @@ class Property:
     conjunctions: tuple[Conjunction, ...]
 
 
-def conjunctions(formula) -> list[list[Inequality]]:
-    """The disjunctive normal form of nested `("and" | "or", [formulas])` and inequalities.
+Formula: TypeAlias = 'Inequality | tuple[str, list["Formula"]]'
+"""An inequality, or `("and" | "or", [formulas])`."""
+
+
+def conjunctions(formula: Formula) -> list[list[Inequality]]:
+    """The disjunctive normal form of a formula.
 
     Raises:
         ValueError: more than 65,536 conjunctions.
@@ -121,11 +128,11 @@ def conjunctions(formula) -> list[list[Inequality]]:
     return [[*common, *itertools.chain.from_iterable(choice)] for choice in choices]
 
 
-def property_of(formula, inputs: int, outputs: int) -> Property:
+def property_of(formula: Formula, inputs: int, outputs: int) -> Property:
     """Separates the boxes from the inequalities of the outputs.
 
     Args:
-        formula: as for `conjunctions`.
+        formula: of a counterexample.
         inputs: number of input variables.
         outputs: number of output variables.
 
@@ -133,12 +140,14 @@ def property_of(formula, inputs: int, outputs: int) -> Property:
         ValueError: an input without bounds, an inequality of several inputs or of inputs and
             outputs, coefficients of too many digits.
     """
-    boxed: dict[tuple, tuple[np.ndarray, np.ndarray] | None] = {}
+    boxed: dict[tuple, Box | None] = {}
     found = [_conjunction(form, inputs, outputs, boxed) for form in conjunctions(formula)]
     return Property(inputs, outputs, tuple(entry for entry in found if entry is not None))
 
 
-def _conjunction(form: list[Inequality], inputs: int, outputs: int, boxed) -> Conjunction | None:
+def _conjunction(
+    form: list[Inequality], inputs: int, outputs: int, boxed: dict[tuple, Box | None]
+) -> Conjunction | None:
     """One conjunction, or `None` where it contradicts itself before any network."""
     about_inputs: list[Inequality] = []
     about_outputs: list[Inequality] = []
@@ -165,7 +174,7 @@ def _conjunction(form: list[Inequality], inputs: int, outputs: int, boxed) -> Co
     return Conjunction(box[0], box[1], weights, offsets, strict, tuple(form))
 
 
-def _box(inequalities: list[Inequality], inputs: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _box(inequalities: list[Inequality], inputs: int) -> Box | None:
     """`(lower, upper)` rounded outward, or `None` where the box is empty."""
     lower: dict[int, Fraction] = {}
     upper: dict[int, Fraction] = {}

@@ -16,13 +16,25 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
+from deel_lip_tf._validation.models import check_one_to_one
+from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.domain import Domain, ball
-from deel_lip_tf.verify.specification.property import Inequality, Linear, Property, property_of
+from deel_lip_tf.verify.specification.property import (
+    Formula,
+    Inequality,
+    Linear,
+    Property,
+    Variable,
+    property_of,
+)
 
 __all__ = ["counterexample", "read_vnnlib", "to_vnnlib"]
 
@@ -72,8 +84,8 @@ def read_vnnlib(path: str | Path) -> Property:
 
 def to_vnnlib(
     path: str | Path,
-    model,
-    x,
+    model: keras.Model,
+    x: ArrayLike,
     label: int,
     eps: float,
     norm: str = "linf",
@@ -98,7 +110,9 @@ def to_vnnlib(
         version: of the format, "1.0" or "2.0".
 
     Raises:
-        ValueError: another norm or version, more than one sample, a label out of range.
+        TypeError: `model` is not a Keras model.
+        ValueError: a model with another number of inputs or outputs or that is no classifier,
+            another norm or version, more than one sample, a label out of range.
 
     Example:
         >>> import pathlib, tempfile
@@ -122,6 +136,8 @@ def to_vnnlib(
         )
     if version not in _VERSIONS:
         raise ValueError(f"`version` must be one of {_VERSIONS}. Received: version={version!r}.")
+    check_one_to_one(model)
+    check_classifier_shape(model.outputs[0].shape[1:])
     shape = tuple(model.inputs[0].shape[1:])
     sample = np.asarray(x)
     sample = sample[None] if sample.shape == shape else sample
@@ -131,7 +147,8 @@ def to_vnnlib(
             "file for each sample."
         )
     classes = model.outputs[0].shape[-1]
-    if isinstance(label, bool) or int(label) != label or not 0 <= label < max(classes, 2):
+    given = np.asarray(label)
+    if given.ndim or given.dtype.kind not in "iuf" or given not in range(max(classes, 2)):
         raise ValueError(
             f"`label` must be a class from 0 to {max(classes, 2) - 1}. Received: label={label!r}."
         )
@@ -182,7 +199,7 @@ def _writable(domain: Domain) -> Domain:
     return replace(domain, lower=lower, upper=upper)
 
 
-def _rivals(model, label: int) -> list[tuple[str, str, str]]:
+def _rivals(model: keras.Model, label: int) -> list[tuple[str, str, str]]:
     """Comparisons of which a counterexample satisfies one: `(relation, output, output)`."""
     classes = model.outputs[0].shape[-1]
     if classes > 1:
@@ -190,7 +207,7 @@ def _rivals(model, label: int) -> list[tuple[str, str, str]]:
     return [("<=" if label == 1 else ">=", "Y_0", _digits(threshold(graph_of(model))))]
 
 
-def _first_text(domain: Domain, classes: int, rivals) -> str:
+def _first_text(domain: Domain, classes: int, rivals: list[tuple[str, str, str]]) -> str:
     bounds = list(zip(np.ravel(domain.lower), np.ravel(domain.upper), strict=True))
     lines = [f"(declare-const X_{i} Real)" for i in range(len(bounds))]
     lines += [f"(declare-const Y_{i} Real)" for i in range(classes)]
@@ -200,7 +217,7 @@ def _first_text(domain: Domain, classes: int, rivals) -> str:
     return "\n".join([*lines, f"(assert (or {terms}))"]) + "\n"
 
 
-def _second_text(domain: Domain, classes: int, rivals) -> str:
+def _second_text(domain: Domain, classes: int, rivals: list[tuple[str, str, str]]) -> str:
     shape = (1, *domain.lower.shape[1:])
     bounds = zip(np.ravel(domain.lower), np.ravel(domain.upper), strict=True)
     lines = ["(vnnlib-version <2.0>)", "(declare-network N"]
@@ -221,9 +238,10 @@ def _indexed(name: str) -> str:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _first_version(text: str):
+def _first_version(text: str) -> tuple[set[Variable], Formula]:
     """`(declared variables, formula)` of a file of `declare-const` and `assert`."""
-    declared, asserted = set(), []
+    declared: set[Variable] = set()
+    asserted: list[Formula] = []
     for command in _expressions(text):
         head = command[0] if isinstance(command, list) and command else command
         if head in ("declare-const", "declare-fun") and command[-1] == "Real":
@@ -264,14 +282,14 @@ def _check_depth(depth: int) -> None:
         )
 
 
-def _declared(command: list) -> tuple[str, int]:
+def _declared(command: list) -> Variable:
     match = _VARIABLE.fullmatch(command[1]) if isinstance(command[1], str) else None
     if match is None or (command[0] == "declare-fun" and command[2:] != [[], "Real"]):
         raise ValueError(f"Variables must be called X_i or Y_i. Received: {command!r}.")
     return match[1], int(match[2])
 
 
-def _count(declared: set, letter: str) -> int:
+def _count(declared: set[Variable], letter: str) -> int:
     indices = {index for name, index in declared if name == letter}
     if not indices or indices != set(range(len(indices))):
         raise ValueError(
@@ -281,7 +299,7 @@ def _count(declared: set, letter: str) -> int:
     return len(indices)
 
 
-def _formula(expression, declared: set):
+def _formula(expression: Any, declared: set[Variable]) -> Formula:
     """Nested tokens as `("and" | "or", ...)` of inequalities."""
     if not isinstance(expression, list) or len(expression) < 2:
         raise ValueError(f"A condition must be a list of an operator and terms: {expression!r}.")
@@ -292,14 +310,14 @@ def _formula(expression, declared: set):
     return _comparison(head, terms)
 
 
-def _comparison(head: str, terms: list[Linear]):
+def _comparison(head: str, terms: list[Linear]) -> Formula:
     """`a <= b <= c` and the like, as inequalities between neighbours."""
     if head not in ("<=", "<", ">=", ">", "=") or len(terms) < 2:
         raise ValueError(
             "A condition must be one of and, or, <=, <, >=, >, = with at least two terms. "
             f"Received: {head!r} with {len(terms)}."
         )
-    found = []
+    found: list[Formula] = []
     for a, b in zip(terms[:-1], terms[1:], strict=True):
         if head in ("<=", "<", "="):
             found.append(Inequality(a - b, head == "<"))
@@ -308,7 +326,7 @@ def _comparison(head: str, terms: list[Linear]):
     return ("and", found)
 
 
-def _linear(expression, declared: set) -> Linear:
+def _linear(expression: Any, declared: set[Variable]) -> Linear:
     if isinstance(expression, str):
         return _atom(expression, declared)
     if len(expression) < 2 or expression[0] not in ("+", "-", "*"):
@@ -332,7 +350,7 @@ def _combined(head: str, parts: list[Linear]) -> Linear:
     return total
 
 
-def _atom(token: str, declared: set) -> Linear:
+def _atom(token: str, declared: set[Variable]) -> Linear:
     if _NUMBER.fullmatch(token):
         return Linear({}, _number(token))
     match = _VARIABLE.fullmatch(token)
@@ -348,7 +366,7 @@ def _number(digits: str) -> Fraction:
     return Fraction(value)
 
 
-def _second_version(text: str):
+def _second_version(text: str) -> tuple[set[Variable], Formula]:
     """`(declared variables, formula)` of a file of `declare-network`, through `vnnlib`."""
     import vnnlib
 
@@ -372,7 +390,7 @@ def _second_version(text: str):
     return declared, ("and", [_tree(vnnlib, a.expr) for a in query.assertions])
 
 
-def _tree(vnnlib, node):
+def _tree(vnnlib: Any, node: Any) -> Formula:
     """A condition of the syntax tree."""
     connectives = {vnnlib.And: "and", vnnlib.Or: "or"}
     if type(node) in connectives:
@@ -390,7 +408,7 @@ def _tree(vnnlib, node):
     return _comparison(relations[type(node)], sides)
 
 
-def _tree_term(vnnlib, node) -> Linear:
+def _tree_term(vnnlib: Any, node: Any) -> Linear:
     if type(node) in (vnnlib.Float, vnnlib.Int):
         return Linear({}, _number(node.lexeme))
     if type(node) is vnnlib.Var:
