@@ -88,14 +88,6 @@ def _elu(alpha: float, scale: float) -> Activation:
     return Activation("elu", value, limits, (0.0,), critical)
 
 
-def _gelu(approximate: bool) -> Activation:
-    value, derivative = _GELU[approximate]
-    # The derivative bends where its own derivative changes sign, symmetrically about 0.
-    return Activation(
-        "gelu", value, (-0.1701, math.inf), (), solved(derivative, _BENDS[approximate])
-    )
-
-
 def _gelu_value(x):
     return 0.5 * x * tf.math.erfc(-x * _ROOT_OF_HALF)
 
@@ -130,15 +122,12 @@ def _mish_derivative(x):
     return inner + x * share * (1.0 - inner) * (1.0 + inner)
 
 
-_GELU = {False: (_gelu_value, _gelu_derivative), True: (_tanh_gelu_value, _tanh_gelu_derivative)}
-
-# Zeros of the second derivatives: sqrt(2), and roots found by bisection to all digits.
-_BENDS = {
-    False: (-math.sqrt(2.0), math.sqrt(2.0)),
-    True: (-1.4185040087908283, 1.4185040087908283),
-    "silu": (-2.3993572805154, 2.3993572805154),
-    "mish": (-2.2563763963607928, 1.4905711794854283),
-}
+# Between the zeros of the second derivative, sqrt(2) or roots found by bisection to all digits, a
+# derivative is monotone.
+_GELU = solved(_gelu_derivative, (-math.sqrt(2.0), math.sqrt(2.0)))
+_TANH_GELU = solved(_tanh_gelu_derivative, (-1.4185040087908283, 1.4185040087908283))
+_SILU = solved(_silu_derivative, (-2.3993572805154, 2.3993572805154))
+_MISH = solved(_mish_derivative, (-2.2563763963607928, 1.4905711794854283))
 
 
 def _sigmoid_critical(slope, lower, upper):
@@ -197,14 +186,19 @@ def _sparse_sigmoid(x):
     return tf.clip_by_value(0.5 * (x + 1.0), 0.0, 1.0)
 
 
+def _gelu(approximate: bool) -> Activation:
+    value, critical = (_tanh_gelu_value, _TANH_GELU) if approximate else (_gelu_value, _GELU)
+    return Activation("gelu", value, (-0.1701, math.inf), (), critical)
+
+
 _PLAIN = (
     Activation("sigmoid", tf.sigmoid, (0.0, 1.0), (), _sigmoid_critical),
     Activation("tanh", tf.tanh, (-1.0, 1.0), (), _tanh_critical),
     Activation("softsign", _softsign, (-1.0, 1.0), (), _softsign_critical),
     Activation("softplus", tf.math.softplus, (0.0, math.inf), (), _softplus_critical),
     Activation("exponential", tf.exp, (0.0, math.inf), (), _exponential_critical),
-    Activation("silu", _silu, (-0.2785, math.inf), (), solved(_silu_derivative, _BENDS["silu"])),
-    Activation("mish", _mish, (-0.3089, math.inf), (), solved(_mish_derivative, _BENDS["mish"])),
+    Activation("silu", _silu, (-0.2785, math.inf), (), _SILU),
+    Activation("mish", _mish, (-0.3089, math.inf), (), _MISH),
     Activation("log_sigmoid", tf.math.log_sigmoid, (-math.inf, 0.0), (), _log_sigmoid_critical),
     Activation("tanh_shrink", lambda x: x - tf.tanh(x), critical=_tanh_shrink_critical),
     # Parabolas between straight pieces: 2 a x + b = slope is solved for x.

@@ -169,11 +169,7 @@ def ball(
 
 
 def check_domain(domain: Any) -> None:
-    """Refuses what is no domain, such as the samples themselves.
-
-    Raises:
-        TypeError: it is something else.
-    """
+    """Raises a `TypeError` for what is no domain, such as the samples themselves."""
     check_instance("domain", domain, Domain, "a domain, made by `box` or `ball`")
 
 

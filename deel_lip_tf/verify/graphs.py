@@ -3,13 +3,16 @@
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import tensorflow as tf
 
 from deel_lip_tf.semantics.ir.program import Program
 
 __all__ = ["LRUCache", "once", "traced"]
+
+Keys = ParamSpec("Keys")
+Made = TypeVar("Made")
 
 
 class LRUCache:
@@ -31,14 +34,17 @@ class LRUCache:
         return self._entries[key]
 
 
-def once(function: Callable[[Program], Any]) -> Callable[[Program], Any]:
-    """A function of a program that is computed once for it."""
+def once(
+    function: Callable[Concatenate[Program, Keys], Made],
+) -> Callable[Concatenate[Program, Keys], Made]:
+    """A function of a program, and of what can be a key, that is computed once for them."""
 
     @functools.wraps(function)
-    def kept(program: Program) -> Any:
-        if function not in program.compiled:
-            program.compiled[function] = function(program)
-        return program.compiled[function]
+    def kept(program: Program, *arguments: Keys.args, **keywords: Keys.kwargs) -> Made:
+        key = (function, *arguments, *keywords.items())
+        if key not in program.compiled:
+            program.compiled[key] = function(program, *arguments, **keywords)
+        return program.compiled[key]
 
     return kept
 

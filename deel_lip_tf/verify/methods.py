@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain
-from deel_lip_tf.verify.graphs import traced
+from deel_lip_tf.verify.graphs import once, traced
 from deel_lip_tf.verify.propagation import alpha_beta, lipschitz
 from deel_lip_tf.verify.propagation.alpha_beta import splittable_nodes
 from deel_lip_tf.verify.propagation.backward import (
@@ -28,18 +28,11 @@ from deel_lip_tf.verify.propagation.backward import (
 from deel_lip_tf.verify.propagation.coefficients import Dense
 from deel_lip_tf.verify.propagation.concretize import DomainTensors, concretize_exactly
 from deel_lip_tf.verify.propagation.forward import forward, forward_lower_bound
-from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, point, propagate
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, interval, point, propagate
 from deel_lip_tf.verify.search import subdomains
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "Problem",
-    "batches",
-    "domains_and_intervals",
-    "interval_bounds",
-    "lower_bounds",
-]
+__all__ = ["METHODS", "Method", "Problem", "batches", "domains_and_intervals", "interval_bounds"]
+__all__ += ["lower_bounds"]
 
 _ENTRIES = 2**25
 """Entries of the largest tensor that is made for the samples of one call."""
@@ -140,8 +133,8 @@ def _lipschitz_intervals(
         for i in values
     ]
     tighten = lipschitz.tightening(program, problem.center, problem.radius)
-    result = [tighten(index, interval) for index, interval in enumerate(everything)]
-    result[0] = problem.domain.interval()
+    result = [tighten(index, one) for index, one in enumerate(everything)]
+    result[0] = interval(problem.domain.lower, problem.domain.upper)
     return result
 
 
@@ -230,15 +223,11 @@ def interval_bounds(
         known = _known_of(program, method, domain[part])
         problem = _problem(_tensors(domain[part]), domain.ball_norm)
         intervals = METHODS[method].intervals(program, problem, known)
-        found.append([intervals[i] for i in nodes])
+        found.append([(intervals[i].lower.numpy(), intervals[i].upper.numpy()) for i in nodes])
     return [
-        (_joined([one.lower for one in parts]), _joined([one.upper for one in parts]))
+        (np.concatenate([low for low, _ in parts]), np.concatenate([high for _, high in parts]))
         for parts in zip(*found, strict=True)
     ]
-
-
-def _joined(parts: list[tf.Tensor]) -> np.ndarray:
-    return tf.concat(parts, axis=0).numpy()
 
 
 def domains_and_intervals(program: Program, domain: Domain) -> list[tf.Tensor]:
@@ -273,20 +262,14 @@ def _shapes(program: Program) -> list[tuple]:
 
 def _known_of(program: Program, method: str, domain: Domain) -> Known:
     """What a method knows of the nodes on each domain, as tensors."""
-    return _known_graph(program, METHODS[method], domain.ball_norm)(*_tensors(domain))
+    return _known_graph(program, METHODS[method].known, domain.ball_norm)(*_tensors(domain))
 
 
-def _known_graph(program: Program, method: Method, norm: str | None) -> Callable:
-    key = ("known", method.known, norm)
-    if key not in program.compiled:
-        if method.bound is _lipschitz or lipschitz.has_small_constants(program):
-            lipschitz.prepare(program)
-
-        def run(*tensors):
-            return method.known(program, _problem(tensors, norm))
-
-        program.compiled[key] = traced(run, _shapes(program))
-    return program.compiled[key]
+@once
+def _known_graph(program: Program, known: Callable, norm: str | None) -> Callable:
+    if known is _at_center or lipschitz.has_small_constants(program):
+        lipschitz.entry_constants(program)  # measured before a function is traced
+    return traced(lambda *tensors: known(program, _problem(tensors, norm)), _shapes(program))
 
 
 def _bound_graph(program: Program, method: Method, norm: str | None, known: Known) -> Callable:
@@ -301,7 +284,7 @@ def _bound_graph(program: Program, method: Method, norm: str | None, known: Know
             values = Dense(tf.reshape(objectives, [size[0], size[1], *shape]), shape)
             return method.bound(program, _problem(domains, norm), packed, values)
 
-        graph = _known_graph(program, method, norm)
+        graph = _known_graph(program, method.known, norm)
         outputs = tf.nest.flatten(getattr(graph, "structured_outputs", []))
         signature = [*_shapes(program), ([None, None, program.outputs], tf.float64)]
         signature += [(part.shape, part.dtype) for part in outputs]

@@ -1,7 +1,7 @@
 """What is asked of a model itself: its program, which is kept, its outputs and their labels."""
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,15 +18,8 @@ from deel_lip_tf.semantics.state import state_of
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.graphs import LRUCache
 
-__all__ = [
-    "Classified",
-    "classified",
-    "configuration",
-    "margin_objectives",
-    "output_values",
-    "predicted_labels",
-    "program_of",
-]
+__all__ = ["classified", "configuration", "margin_objectives", "output_values", "predicted_labels"]
+__all__ += ["program_of"]
 
 _PROGRAMS = LRUCache(4)
 
@@ -78,24 +71,12 @@ def output_values(model: keras.Model, x: np.ndarray, batch_size: int = 256) -> n
     return np.concatenate(parts)
 
 
-class Classified(NamedTuple):
-    """A model at the centers of domains.
+def classified(
+    model: keras.Model, domain: Domain, y: ArrayLike | None
+) -> tuple[Program, np.ndarray, np.ndarray, np.ndarray]:
+    """A classifier at the centers of domains: its program, outputs, predictions, and the labels.
 
-    Attributes:
-        program: the model, lowered.
-        outputs: (n, outputs) of the model.
-        predicted: (n,) labels that they stand for.
-        labels: (n,) that are claimed.
-    """
-
-    program: Program
-    outputs: np.ndarray
-    predicted: np.ndarray
-    labels: np.ndarray
-
-
-def classified(model: keras.Model, domain: Domain, y: ArrayLike | None) -> Classified:
-    """A classifier at the centers of domains, with the labels `y`, or those that it predicts.
+    These are `y`, or what the model predicts.
 
     Raises:
         TypeError, ValueError: as of `program_of`; labels, or an output, that do not fit.
@@ -105,7 +86,7 @@ def classified(model: keras.Model, domain: Domain, y: ArrayLike | None) -> Class
     outputs = output_values(model, domain.center)
     predicted = predicted_labels(program, outputs)
     labels = predicted if y is None else true_classes(y, len(domain), program.outputs)
-    return Classified(program, outputs, predicted, labels)
+    return program, outputs, predicted, labels
 
 
 def predicted_labels(program: Program, outputs: np.ndarray) -> np.ndarray:

@@ -104,12 +104,19 @@ def bounds(
     if outputs is None:
         shape = (len(domain), *program.nodes[program.output].shape)
         lower, upper = lower.reshape(shape), upper.reshape(shape)
-    layers = _layers(program, whole, domain) if per_layer else None
-    return Bounds(lower, upper, layers)
+    if not per_layer:
+        return Bounds(lower, upper)
+    layers = interval_bounds(program, whole, domain, [call.outputs[0] for call in program.calls])
+    names = [call.call.name for call in program.calls]
+    return Bounds(lower, upper, dict(zip(names, layers, strict=True)))
 
 
 def _branched(
-    program: Program, domain: Domain, objectives: np.ndarray, known, time_limit
+    program: Program,
+    domain: Domain,
+    objectives: np.ndarray,
+    known: np.ndarray,
+    time_limit: float | None,
 ) -> np.ndarray:
     if time_limit is None:
         prepare(program, domain)
@@ -131,12 +138,6 @@ def _objectives(program: Program, outputs: ArrayLike | None, samples: int) -> np
             f"dtype {np.asarray(outputs).dtype}."
         )
     return rows.astype(np.float64)
-
-
-def _layers(program: Program, method: str, domain: Domain) -> dict:
-    found = interval_bounds(program, method, domain, [call.outputs[0] for call in program.calls])
-    names = [call.call.name for call in program.calls]
-    return dict(zip(names, found, strict=True))
 
 
 _FIRST, _SMALLEST = 2.0**-7, 2.0**-30

@@ -18,16 +18,8 @@ from deel_lip_tf.verify.propagation import lipschitz
 from deel_lip_tf.verify.search import attack
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound, default_time, prepare
 
-__all__ = [
-    "BRANCHING",
-    "FALSIFIED",
-    "ROBUST",
-    "UNKNOWN",
-    "Robustness",
-    "prove",
-    "robustness",
-    "stages_of",
-]
+__all__ = ["BRANCHING", "FALSIFIED", "ROBUST", "UNKNOWN", "Robustness", "prove", "robustness"]
+__all__ += ["stages_of"]
 
 ROBUST, FALSIFIED, UNKNOWN = "robust", "falsified", "unknown"
 
@@ -189,8 +181,8 @@ def prove(
     check_time_limit(time_limit)
     check_domain(domain)
     program, outputs, predicted, labels = classified(model, domain, y)
-    search = _Search(model, program, domain, labels, started, time_limit)
-    search.exclude(~guard.confirmed(model, program, domain.center, outputs))
+    excluded = ~guard.confirmed(model, program, domain.center, outputs)
+    search = _Search(model, program, domain, labels, excluded, started, time_limit)
     search.predict(predicted)
     for stage in stages_of(program, method):
         search.run(stage)
@@ -213,19 +205,19 @@ def stages_of(program: Program, method: str) -> tuple[str, ...]:
 class _Search:
     """The samples, what is known of each, and the clock."""
 
-    def __init__(self, model, program: Program, domain: Domain, labels, started, time_limit):
+    def __init__(self, model, program: Program, domain: Domain, labels, excluded, started, limit):
         self._model, self._program = model, program
         self._domain, self._labels = domain, labels
         self._objectives = margin_objectives(labels, program.outputs)
         self._started = started
-        self._limit = math.inf if time_limit is None else time_limit
+        self._limit = math.inf if limit is None else limit
         count = len(domain)
         self._lower = np.full(self._objectives.shape[:2], -np.inf)
         self._status = np.full(count, UNKNOWN, dtype="<U9")
         self._method = np.full(count, "", dtype="<U32")
         self._seconds = np.zeros(count)
         self._witness = np.full(domain.lower.shape, np.nan)
-        self._excluded = np.zeros(count, bool)
+        self._excluded = excluded  # samples that stay unknown
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started
@@ -233,10 +225,6 @@ class _Search:
     def _decide(self, which: np.ndarray, status: str, method: str) -> None:
         self._status[which], self._method[which] = status, method
         self._seconds[which] = self._elapsed()
-
-    def exclude(self, which: np.ndarray) -> None:
-        """Leaves samples unknown."""
-        self._excluded = which
 
     def predict(self, predicted: np.ndarray) -> None:
         """Falsifies the samples whose own prediction is another label."""

@@ -186,12 +186,7 @@ def get_adv_box(
     """
     converted = _converted(model)
     domain = _box_domain(converted, x_min, x_max)
-    objectives = _objectives(converted, source_labels, target_labels, len(domain))
-
-    def score(part: Domain, index: np.ndarray) -> np.ndarray:
-        return -_lower(converted, part, objectives[index]).min(axis=1)
-
-    return _over_parts(domain, batch_size, n_sub_boxes, score, np.max)
+    return _adversarial(converted, domain, source_labels, target_labels, batch_size, n_sub_boxes)
 
 
 def check_adv_box(
@@ -232,10 +227,10 @@ def check_adv_box(
     """
     converted = _converted(model)
     domain = _box_domain(converted, x_min, x_max)
-    objectives = _objectives(converted, source_labels, target_labels, len(domain))
+    program = converted.program
+    objectives = objectives_of(source_labels, target_labels, len(domain), program.outputs)
 
     def score(part: Domain, index: np.ndarray) -> np.ndarray:
-        program = converted.program
         at_middle = -_values(program, part.center, objectives[index]).min(axis=1)
         scores = np.minimum(at_middle, -np.finfo(np.float64).tiny)
         sample, pair = np.nonzero(objectives[index].any(axis=2))
@@ -381,12 +376,7 @@ def get_adv_noise(
     """
     converted = _converted(model, "crown-forward-hybrid")
     domain = _ball_domain(converted, x, eps, p)
-    objectives = _objectives(converted, source_labels, target_labels, len(domain))
-
-    def score(part: Domain, index: np.ndarray) -> np.ndarray:
-        return -_lower(converted, part, objectives[index]).min(axis=1)
-
-    return _over_parts(domain, batch_size, 1, score, np.max)
+    return _adversarial(converted, domain, source_labels, target_labels, batch_size, 1)
 
 
 def get_range_noise(
@@ -547,18 +537,28 @@ def _lower(converted: Converted, domain: Domain, objectives: np.ndarray) -> np.n
 def _range(
     converted: Converted, domain: Domain, batch_size: int, n_sub_boxes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    eye = np.eye(converted.program.outputs)[None]
-
-    def lower(part: Domain, index: np.ndarray) -> np.ndarray:
-        return _lower(converted, part, np.repeat(eye, len(part), axis=0))
-
-    def upper(part: Domain, index: np.ndarray) -> np.ndarray:
-        return -_lower(converted, part, np.repeat(-eye, len(part), axis=0))
-
+    eye, options = np.eye(converted.program.outputs)[None], (domain, batch_size, n_sub_boxes)
     return (
-        _over_parts(domain, batch_size, n_sub_boxes, upper, np.max),
-        _over_parts(domain, batch_size, n_sub_boxes, lower, np.min),
+        _over_parts(*options, lambda part, index: -_lower(converted, part, -eye), np.max),
+        _over_parts(*options, lambda part, index: _lower(converted, part, eye), np.min),
     )
+
+
+def _adversarial(
+    converted: Converted,
+    domain: Domain,
+    source: ArrayLike,
+    target: ArrayLike | None,
+    batch_size: int,
+    n_sub_boxes: int,
+) -> np.ndarray:
+    """Upper bounds (n,) of how far a target label can exceed a source label."""
+    objectives = objectives_of(source, target, len(domain), converted.program.outputs)
+
+    def score(part: Domain, index: np.ndarray) -> np.ndarray:
+        return -_lower(converted, part, objectives[index]).min(axis=1)
+
+    return _over_parts(domain, batch_size, n_sub_boxes, score, np.max)
 
 
 def _over_parts(
@@ -580,10 +580,6 @@ def _over_parts(
         scores = score(part, np.repeat(index, count))
         results.append(extreme(scores.reshape(len(index), count, *scores.shape[1:]), axis=1))
     return np.concatenate(results)
-
-
-def _objectives(converted: Converted, source, target, samples: int) -> np.ndarray:
-    return objectives_of(source, target, samples, converted.program.outputs)
 
 
 def _values(program: Program, points: np.ndarray, objectives: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from deel_lip_tf.verify.propagation.coefficients import (
     is_windowed,
 )
 from deel_lip_tf.verify.propagation.concretize import DomainTensors, concretize
-from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, step
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, interval, step
 from deel_lip_tf.verify.propagation.relaxations import Lines, lines, norm_lines
 from deel_lip_tf.verify.tensorflow import bias_of
 
@@ -101,11 +101,11 @@ def backward(
 
 
 def _through(
-    program: Program, node: Affine, coefficients: Coefficients, interval: Interval
+    program: Program, node: Affine, coefficients: Coefficients, own: Interval
 ) -> tuple[Sequence[Coefficients], tf.Tensor]:
     constant = tf.zeros([1, 1], tf.float64)
     if not node.is_exact:
-        constant -= program.roundoff * coefficients.absolute_dot(interval.magnitude)
+        constant -= program.roundoff * coefficients.absolute_dot(own.magnitude)
     if node.bias is not None:
         constant += coefficients.dot(bias_of(node))
     return coefficients.through(node, program.shapes(node.parents)), constant
@@ -161,7 +161,7 @@ def refine(
         backward_through: `False` for intervals by interval propagation alone.
     """
     needed = {program.nodes[index].parents[0] for index in program.nonlinear()}
-    result = Relaxation([domain.interval()], {})
+    result = Relaxation([interval(domain.lower, domain.upper)], {})
     for index, node in enumerate(program.nodes[1:], 1):
         if isinstance(node, Elementwise | Norm):
             result.lines[index] = relax(node, result.intervals)

@@ -159,9 +159,6 @@ class Windows:
         flat = np.where(valid, height * self.shape[1] + width, self.shape[0] * self.shape[1])
         return flat.reshape(math.prod(self.places), math.prod(self.window))
 
-    def _reaches_beyond(self) -> bool:
-        return bool((self._positions() == self.shape[0] * self.shape[1]).any())
-
     def _gathered(self, vector: tf.Tensor) -> tf.Tensor:
         """(batch or 1, places, *window, channels) windows of a vector, 0 beyond the image."""
         rows, columns, channels = self.shape
@@ -173,7 +170,7 @@ class Windows:
         return tf.reshape(windows, size)
 
     def _masked(self) -> "Windows":
-        if not self._reaches_beyond():
+        if (self._positions() < self.shape[0] * self.shape[1]).all():
             return self
         mask = self._gathered(tf.ones([1, *self.shape], tf.float64))
         return replace(self, values=self.values * mask[:, :, None], is_uniform=False)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from deel_lip_tf.verify.propagation.coefficients import Coefficients, Dense
-from deel_lip_tf.verify.propagation.interval import Interval, interval
+from deel_lip_tf.verify.propagation.interval import Interval
 
 __all__ = ["DomainTensors", "concretize", "concretize_exactly"]
 
@@ -40,10 +40,6 @@ class DomainTensors(NamedTuple):
     def of(self, samples: np.ndarray) -> "DomainTensors":
         """The domains of some samples, in any order, also more than once."""
         return DomainTensors(self.norm, *(tf.gather(part, samples) for part in self[1:]))
-
-    def interval(self) -> Interval:
-        """The box as an interval."""
-        return interval(self.lower, self.upper)
 
 
 def concretize(coefficients: Coefficients, domain: DomainTensors, roundoff: float) -> tf.Tensor:

@@ -18,7 +18,7 @@ from deel_lip_tf.semantics.ir.program import Affine, Node, Norm, Program
 from deel_lip_tf.verify.propagation.backward import backward, relax
 from deel_lip_tf.verify.propagation.coefficients import Dense
 from deel_lip_tf.verify.propagation.concretize import DomainTensors, concretize, concretize_exactly
-from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, step
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, interval, step
 from deel_lip_tf.verify.propagation.relaxations import Lines
 from deel_lip_tf.verify.tensorflow import absolute, bias_of, linear
 
@@ -45,7 +45,7 @@ def forward(
     program: Program, domain: DomainTensors
 ) -> tuple[list[Interval], dict[int, LinearBounds]]:
     """Intervals of all nodes, intersected with interval propagation's, and their linear bounds."""
-    intervals, all_bounds = [domain.interval()], {0: _start(program, domain)}
+    intervals, all_bounds = [interval(domain.lower, domain.upper)], {0: _start(program, domain)}
     for index, node in enumerate(program.nodes[1:], 1):
         parents = [all_bounds[parent] for parent in node.parents]
         if isinstance(node, Affine):

@@ -18,7 +18,7 @@ from deel_lip_tf.verify.tensorflow import TENSORFLOW, absolute, bias_of, linear
 
 INFINITY = np.float64(np.inf)
 
-__all__ = ["INFINITY", "Interval", "intersect", "point", "propagate", "step"]
+__all__ = ["INFINITY", "Interval", "intersect", "interval", "point", "propagate", "step"]
 
 
 class Interval(NamedTuple):

@@ -18,7 +18,8 @@ from deel_lip_tf.verify.propagation.coefficients import Coefficients, identity
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
 from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, point
 
-__all__ = ["constants", "has_small_constants", "lipschitz_lower_bound", "prepare", "tightening"]
+__all__ = ["constants", "entry_constants", "has_small_constants", "lipschitz_lower_bound"]
+__all__ += ["tightening"]
 
 _ROUND = 1.0 + 2.0**-40
 _LARGEST_NODE = 2**22  # entries of the matrix of a node whose rows are measured one by one
@@ -40,11 +41,6 @@ def constants(program: Program) -> dict[int, float]:
             (output,) = call.outputs
             known[output] = min(value, known.get(output, np.inf))
     return known
-
-
-def prepare(program: Program) -> None:
-    """Measures the constants, from the values of the weights: before a function is traced."""
-    _entry_constants(program)
 
 
 def has_small_constants(program: Program) -> bool:
@@ -94,7 +90,7 @@ def tightening(
     A relaxation loses at every activation, a Lipschitz constant only once: deep in a network of
     1-Lipschitz layers the latter is the smaller interval.
     """
-    values, steepness = point(program, center), _entry_constants(program)
+    values, steepness = point(program, center), entry_constants(program)
 
     def tighten(index: int, interval: Interval) -> Interval:
         if index not in steepness:
@@ -108,7 +104,7 @@ def tightening(
 
 
 @once
-def _entry_constants(program: Program) -> dict[int, np.ndarray | float]:
+def entry_constants(program: Program) -> dict[int, np.ndarray | float]:
     """Lipschitz constants of each entry of nodes, shape (1, *shape) or a number for all."""
     known = constants(program)
     found: dict[int, np.ndarray | float] = {i: known[i] for i in known if i}

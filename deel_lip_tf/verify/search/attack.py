@@ -12,7 +12,7 @@ own call at inference, break the claim by more than the noise of their last digi
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.domain import Domain, check_domain
 from deel_lip_tf.verify.graphs import LRUCache, traced
-from deel_lip_tf.verify.models import configuration, output_values
+from deel_lip_tf.verify.models import configuration, margin_objectives, output_values
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
 from deel_lip_tf.verify.search.projection import column, inside, project, towards
 
@@ -133,7 +133,7 @@ def falsify(
     found = _no_witnesses(model, shape)
     if _input_type(model) not in _FLOATS:
         return found
-    attempt = _Attempt(model, domain, gradient_function(model), seed, steps, time_limit)
+    attempt = _Attempt(model, domain, True, seed, steps, time_limit)
     attempt.shift = threshold(graph_of(model)) if classes == 1 else 0.0
     return attempt.fill(found, claims, claims.sample, restarts)
 
@@ -149,37 +149,20 @@ def search(
 ) -> np.ndarray:
     """Searches, for each conjunction, an input of its domain that satisfies it.
 
-    Args:
-        model: a model with one input and one output.
-        domain: one set for each sample.
-        claims: conjunctions about the outputs as the model returns them.
-        seed: of the random starts.
-        steps: of each descent.
-        restarts: number of random starts.
-        time_limit: seconds after which no further descent begins.
-
-    Returns:
-        (m, ...) points in the model's input type that were replayed as those of `falsify`; NaN
-        where none was found.
+    As `falsify`, for m claims about the outputs as the model returns them: (m, ...) points.
     """
     found = _no_witnesses(model, (len(claims), *domain.lower.shape[1:]))
     if _input_type(model) not in _FLOATS:
         return found
-    gradient = gradient_function(model, drop_softmax=False)
-    attempt = _Attempt(model, domain, gradient, seed, steps, time_limit)
+    attempt = _Attempt(model, domain, False, seed, steps, time_limit)
     return attempt.fill(found, claims, np.arange(len(claims)), restarts)
 
 
 def _other_labels(labels: np.ndarray, classes: int) -> Claims:
     """For each sample and each other class, that its score is larger."""
-    if classes == 1:
-        weights = np.where(labels > 0, 1.0, -1.0).reshape(-1, 1, 1)
-        return Claims(np.arange(len(labels)), weights, np.zeros((len(labels), 1)))
-    pairs = [(i, j) for i, label in enumerate(labels) for j in range(classes) if j != label]
-    sample, target = np.array(pairs, np.int64).reshape(-1, 2).T
-    one_hot = np.eye(classes)
-    weights = one_hot[labels[sample]] - one_hot[target]
-    return Claims(sample, weights[:, None], np.zeros((len(sample), 1)))
+    weights = margin_objectives(labels, classes).reshape(-1, 1, classes)
+    sample = np.repeat(np.arange(len(labels)), len(weights) // len(labels))
+    return Claims(sample, weights, np.zeros((len(weights), 1)))
 
 
 def _nearest(places: np.ndarray, values: np.ndarray, wanted: np.ndarray, count: int) -> np.ndarray:
@@ -196,7 +179,7 @@ def _input_type(model: keras.Model) -> str:
     return keras.backend.standardize_dtype(model.inputs[0].dtype)
 
 
-def _no_witnesses(model: keras.Model, shape) -> np.ndarray:
+def _no_witnesses(model: keras.Model, shape: Sequence[int]) -> np.ndarray:
     dtype = _input_type(model)
     return np.full(shape, np.nan, dtype if dtype in _FLOATS else np.float64)
 
@@ -204,13 +187,13 @@ def _no_witnesses(model: keras.Model, shape) -> np.ndarray:
 class _Attempt:
     """One search: the model as a graph, the domain in its input type, and the clock."""
 
-    def __init__(self, model, domain: Domain, gradient, seed, steps, time_limit):
+    def __init__(self, model, domain: Domain, drop_softmax: bool, seed, steps, time_limit):
         self._model, self._domain, self._steps = model, domain, steps
         self._random = np.random.default_rng(seed)
         self._end = math.inf if time_limit is None else time.monotonic() + time_limit
         self._type = np.dtype(_input_type(model))
         self._set = inside(domain, self._type)
-        self._gradient = gradient
+        self._gradient = gradient_function(model, drop_softmax)
         self.shift = 0.0  # subtracted from the outputs before they are judged
 
     def is_over(self) -> bool:
@@ -293,24 +276,10 @@ class _Attempt:
         return checked
 
 
-@dataclass(frozen=True, eq=False)
-class Gradient:
-    """The gradient of claims; it holds the model whose variables the graph reads."""
-
-    model: keras.Model
-    graph: Callable
-
-    def __call__(
-        self, x: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """`(value (m,), gradient like x)` of claims, each at a point."""
-        return self.graph(x, weights, offsets)
-
-
 _GRADIENTS = LRUCache(4)
 
 
-def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Gradient:
+def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Callable:
     """`(x, weights, offsets)` to `(value (m,), gradient like x)`, for all batches.
 
     It is traced once for a model, and follows its weights. With `drop_softmax`, a final softmax is
@@ -320,10 +289,10 @@ def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Gradient
     config = configuration(model)
     # While it is kept the model lives, and no other one has its number.
     key = None if config is None else (id(model), config, drop_softmax)
-    return _GRADIENTS.get(key, lambda: _traced_gradient(model, drop_softmax))
+    return _GRADIENTS.get(key, lambda: (model, _traced_gradient(model, drop_softmax)))[1]
 
 
-def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Gradient:
+def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Callable:
     def gradient(x, weights, offsets):
         with tf.GradientTape() as tape:
             tape.watch(x)
@@ -335,4 +304,4 @@ def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Gradient:
 
     point = (None, *model.inputs[0].shape[1:])
     shapes = [(point, _input_type(model)), ((None,) * 3, tf.float32), ((None,) * 2, tf.float32)]
-    return Gradient(model, traced(gradient, shapes))
+    return traced(gradient, shapes)

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.activations import activation_of
-from deel_lip_tf.verify.graphs import traced
+from deel_lip_tf.verify.graphs import once, traced
 from deel_lip_tf.verify.propagation import alpha_beta
 from deel_lip_tf.verify.propagation.alpha_beta import AlphaBeta, Subproblems
 from deel_lip_tf.verify.propagation.backward import Relaxation, relax
@@ -103,6 +103,7 @@ def optimized(
     return found.values.numpy().reshape(count, each)
 
 
+@once
 def solver(
     program: Program, norm: str | None
 ) -> Callable[[int, Subdomains, Sequence[tf.Tensor]], Solved]:
@@ -111,23 +112,21 @@ def solver(
     `state` holds the domains (lower, upper, center, radius), and the intervals of all nodes on
     them, as a flat list.
     """
-    key = ("subdomains", norm)
-    if key not in program.compiled:
 
-        def run(steps, samples, objectives, targets, weights, splits, alphas, betas, *state):
-            taken = [tf.gather(part, samples) for part in state]
-            domain = DomainTensors(norm, *taken[:4])
-            intervals = [Interval(*taken[i : i + 3]) for i in range(4, len(taken), 3)]
-            shape = program.nodes[program.output].shape
-            objectives = Dense(tf.reshape(objectives, [-1, 1, *shape]), shape)
-            relaxation = _branched(program, intervals, splits)
-            breakpoints = alpha_beta.breakpoints_of(program, relaxation.intervals)
-            subproblems = Subproblems(domain, objectives, relaxation, breakpoints)
-            free = AlphaBeta(tf.cast(alphas, tf.float64), tf.cast(betas, tf.float64))
-            return _solve(program, subproblems, splits, free, weights, targets, steps)
+    def run(steps, samples, objectives, targets, weights, splits, alphas, betas, *state):
+        taken = [tf.gather(part, samples) for part in state]
+        domain = DomainTensors(norm, *taken[:4])
+        intervals = [Interval(*taken[i : i + 3]) for i in range(4, len(taken), 3)]
+        shape = program.output_shape
+        objectives = Dense(tf.reshape(objectives, [-1, 1, *shape]), shape)
+        relaxation = _branched(program, intervals, splits)
+        breakpoints = alpha_beta.breakpoints_of(program, relaxation.intervals)
+        subproblems = Subproblems(domain, objectives, relaxation, breakpoints)
+        free = AlphaBeta(tf.cast(alphas, tf.float64), tf.cast(betas, tf.float64))
+        return _solve(program, subproblems, splits, free, weights, targets, steps)
 
-        program.compiled[key] = traced(run, _signature(program))
-    graph, (_, *types) = program.compiled[key], [dtype for _, dtype in _signature(program)]
+    signature = _signature(program)
+    graph, (_, *types) = traced(run, signature), [dtype for _, dtype in signature]
 
     def solve(steps: int, subdomains: Subdomains, state: Sequence[tf.Tensor]) -> Solved:
         tensors = [tf.constant(x, t) for x, t in zip(subdomains, types, strict=False)]
