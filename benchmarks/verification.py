@@ -29,7 +29,7 @@ import deel_lip_tf as lip
 from deel_lip_tf import verify
 from deel_lip_tf.semantics.ir.lowering import lower_model
 from deel_lip_tf.verify.methods import lower_bounds
-from deel_lip_tf.verify.models import margin_rows
+from deel_lip_tf.verify.models import margin_objectives
 from deel_lip_tf.verify.propagation import lipschitz
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data" / "mnist_10k.npz"
@@ -101,7 +101,7 @@ class Table:
     def __init__(self, model, x, y, norm: str, epsilons):
         self._model, self._x, self._y = model, x, y
         self._norm, self._epsilons = norm, epsilons
-        self._rows = margin_rows(y, 10)
+        self._rows = margin_objectives(y, 10)
         head = " ".join(f"{eps:>5g}" for eps in epsilons)
         print(f"\n  {f'{norm}, of {len(x)} images':<34}{head}   seconds for {len(x)}", flush=True)
 

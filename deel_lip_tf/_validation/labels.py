@@ -45,13 +45,14 @@ def class_mask(labels: Any, classes: int, xp: ModuleType = ops) -> Any:
     return xp.logical_and(is_largest, xp.logical_and(names_one, has_no_nan))
 
 
-def true_classes(y: Any, samples: int, outputs: int) -> np.ndarray:
+def true_classes(y: Any, samples: int, outputs: int, name: str = "y") -> np.ndarray:
     """The classes as integers (n,), by the table of this module; 0 and 1 for a single output.
 
     Args:
         y: the labels.
         samples: n.
         outputs: of the model, that is the number of classes, or 1.
+        name: of the argument.
 
     Raises:
         ValueError: the labels have another shape, are not finite numbers, or one of them names no
@@ -64,33 +65,32 @@ def true_classes(y: Any, samples: int, outputs: int) -> np.ndarray:
     fits = columns.ndim == 2 and len(columns) == samples and columns.shape[1] in (1, outputs)
     if not fits or labels.dtype.kind not in "biuf":
         raise ValueError(
-            f"`y` must hold the labels of {samples} samples: classes of shape ({samples},) or "
+            f"`{name}` must hold the labels of {samples} samples: classes of shape ({samples},) or "
             f"({samples}, 1), or one-hot rows of shape ({samples}, {outputs}). "
             f"Received: shape {labels.shape}, dtype {labels.dtype}."
         )
     if not np.isfinite(columns).all():
         strange = columns[~np.isfinite(columns)]
         raise ValueError(
-            f"`y` must hold finite numbers. Received: {strange[0]} in {len(strange)} of "
-            f"{columns.size} entries. Leave out the samples that have no label, or certify all of "
-            "them without `y`."
+            f"`{name}` must hold finite numbers. Received: {strange[0]} in {len(strange)} of "
+            f"{columns.size} entries. Leave out the samples that have no label."
         )
     # of -1, 1 and others: 0, 1 and what is no class
     counted = (columns + 1.0) / 2 if is_signed(labels, outputs) else columns
     mask = class_mask(counted, max(outputs, 2), np)
     if not (names_one := mask.any(axis=1)).all():
-        raise ValueError(_names_no_class(columns[~names_one][0], outputs))
+        raise ValueError(_names_no_class(name, columns[~names_one][0], outputs))
     return mask.argmax(axis=1)
 
 
-def _names_no_class(row: np.ndarray, outputs: int) -> str:
+def _names_no_class(name: str, row: np.ndarray, outputs: int) -> str:
     if len(row) > 1:
         return (
-            "`y` must be one-hot, or name a class by the one largest entry of each row. Received: "
-            f"{row.max()!r} in {(row == row.max()).sum()} of {len(row)} entries of a row."
+            f"`{name}` must be one-hot, or name a class by the one largest entry of each row. "
+            f"Received: {row.max()!r} in {(row == row.max()).sum()} of {len(row)} entries of a row."
         )
     signed = ", or -1 and 1" if outputs == 1 else ""
-    return f"`y` must hold classes 0 to {max(outputs, 2) - 1}{signed}. Received: {row[0]!r}."
+    return f"`{name}` must hold classes 0 to {max(outputs, 2) - 1}{signed}. Received: {row[0]!r}."
 
 
 def is_signed(y: Any, outputs: int) -> bool:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-__all__ = ["check_classifier_shape", "check_samples_shape"]
-__all__ += ["check_sizes", "known_size", "standardize_data_format"]
+__all__ = ["check_classifier_shape", "check_sizes", "known_size", "standardize_data_format"]
 
 
 def standardize_data_format(data_format: str | None) -> str:
@@ -65,23 +64,6 @@ def check_sizes(layer: keras.layers.Layer, shape, least: tuple[int, ...]) -> Non
             f"Layer {layer.name!r} needs inputs of at least {' x '.join(map(str, least))} besides "
             f"batch and channels. Received an input of shape {tuple(shape)}. Use larger inputs, or "
             "fewer or smaller poolings and strides before it."
-        )
-
-
-def check_samples_shape(shape: Sequence[int], wanted: Sequence[int]) -> None:
-    """Refuses samples of another shape than the model's input.
-
-    Args:
-        shape: of the samples, (n, *wanted).
-        wanted: of one of them.
-
-    Raises:
-        ValueError: they differ.
-    """
-    if tuple(shape[1:]) != tuple(wanted):
-        raise ValueError(
-            f"Samples must have the shape (n, *{wanted}), the model's input shape. "
-            f"Received: {shape}. Reshape them; a single sample is `x[None]`."
         )
 
 

@@ -19,7 +19,7 @@ _CUBIC = float(np.float32(0.044715))
 
 
 def activation_of(function: Function) -> Activation:
-    """The formula of a function, with its kinks and the points of a given slope."""
+    """The formula of a function, with its breakpoints and the points of a given slope."""
     return FORMULAS[function.name](*function.arguments)
 
 
@@ -31,21 +31,14 @@ def _relu(negative_slope: float, ceiling: float) -> Activation:
 
     largest = math.inf if negative_slope < 0 else ceiling
     smallest = -math.inf if negative_slope > 0 else 0.0
-    kinks = (0.0,) if ceiling == math.inf else (0.0, ceiling)
-    return Activation("relu", value, (smallest, largest), kinks)
+    breakpoints = (0.0,) if ceiling == math.inf else (0.0, ceiling)
+    return Activation("relu", value, (smallest, largest), breakpoints)
 
 
 def _prelu(slopes: np.ndarray) -> Activation:
     slopes = tf.constant(slopes, tf.float64)
-    return Activation("prelu", lambda x: tf.nn.relu(x) + slopes * tf.minimum(x, 0.0), kinks=(0.0,))
-
-
-def _hard_sigmoid() -> Activation:
     return Activation(
-        "hard_sigmoid",
-        lambda x: tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0),
-        (0.0, 1.0),
-        (-3.0, 3.0),
+        "prelu", lambda x: tf.nn.relu(x) + slopes * tf.minimum(x, 0.0), breakpoints=(0.0,)
     )
 
 
@@ -55,8 +48,10 @@ def _clip(low: float, high: float) -> Activation:
 
 
 def _soft_shrink(threshold: float) -> Activation:
-    kinks = (-threshold, threshold)
-    return Activation("soft_shrink", lambda x: x - tf.clip_by_value(x, *kinks), kinks=kinks)
+    breakpoints = (-threshold, threshold)
+    return Activation(
+        "soft_shrink", lambda x: x - tf.clip_by_value(x, *breakpoints), breakpoints=breakpoints
+    )
 
 
 def _celu(alpha: float) -> Activation:
@@ -93,14 +88,6 @@ def _elu(alpha: float, scale: float) -> Activation:
     return Activation("elu", value, limits, (0.0,), critical)
 
 
-def _gelu(approximate: bool) -> Activation:
-    value, derivative = _GELU[approximate]
-    # The derivative bends where its own derivative changes sign, symmetrically about 0.
-    return Activation(
-        "gelu", value, (-0.1701, math.inf), (), solved(derivative, _BENDS[approximate])
-    )
-
-
 def _gelu_value(x):
     return 0.5 * x * tf.math.erfc(-x * _ROOT_OF_HALF)
 
@@ -135,15 +122,12 @@ def _mish_derivative(x):
     return inner + x * share * (1.0 - inner) * (1.0 + inner)
 
 
-_GELU = {False: (_gelu_value, _gelu_derivative), True: (_tanh_gelu_value, _tanh_gelu_derivative)}
-
-# Zeros of the second derivatives: sqrt(2), and roots found by bisection to all digits.
-_BENDS = {
-    False: (-math.sqrt(2.0), math.sqrt(2.0)),
-    True: (-1.4185040087908283, 1.4185040087908283),
-    "silu": (-2.3993572805154, 2.3993572805154),
-    "mish": (-2.2563763963607928, 1.4905711794854283),
-}
+# Between the zeros of the second derivative, sqrt(2) or roots found by bisection to all digits, a
+# derivative is monotone.
+_GELU = solved(_gelu_derivative, (-math.sqrt(2.0), math.sqrt(2.0)))
+_TANH_GELU = solved(_tanh_gelu_derivative, (-1.4185040087908283, 1.4185040087908283))
+_SILU = solved(_silu_derivative, (-2.3993572805154, 2.3993572805154))
+_MISH = solved(_mish_derivative, (-2.2563763963607928, 1.4905711794854283))
 
 
 def _sigmoid_critical(slope, lower, upper):
@@ -164,6 +148,10 @@ def _softsign_critical(slope, lower, upper):
     return [point, -point]
 
 
+def _exponential_critical(slope, lower, upper):
+    return [tf.math.log(slope)]
+
+
 def _softplus_critical(slope, lower, upper):
     return [tf.math.log(slope / (1.0 - slope))]
 
@@ -182,80 +170,65 @@ def _softsign(x):
     return x / (1.0 + tf.abs(x))
 
 
-_SIGMOID = Activation("sigmoid", tf.sigmoid, (0.0, 1.0), (), _sigmoid_critical)
-_TANH = Activation("tanh", tf.tanh, (-1.0, 1.0), (), _tanh_critical)
-_SOFTSIGN = Activation("softsign", _softsign, (-1.0, 1.0), (), _softsign_critical)
-_SOFTPLUS = Activation("softplus", tf.math.softplus, (0.0, math.inf), (), _softplus_critical)
-_EXPONENTIAL = Activation(
-    "exponential", tf.exp, (0.0, math.inf), (), lambda slope, lower, upper: [tf.math.log(slope)]
-)
-_SILU = Activation(
-    "silu",
-    lambda x: x * tf.sigmoid(x),
-    (-0.2785, math.inf),
-    (),
-    solved(_silu_derivative, _BENDS["silu"]),
-)
-_MISH = Activation(
-    "mish",
-    lambda x: x * tf.tanh(tf.math.softplus(x)),
-    (-0.3089, math.inf),
-    (),
-    solved(_mish_derivative, _BENDS["mish"]),
-)
-_LOG_SIGMOID = Activation(
-    "log_sigmoid", tf.math.log_sigmoid, (-math.inf, 0.0), (), _log_sigmoid_critical
-)
-_TANH_SHRINK = Activation("tanh_shrink", lambda x: x - tf.tanh(x), critical=_tanh_shrink_critical)
-# Parabolas between straight pieces: 2 a x + b = slope is solved for x.
-_SPARSE_PLUS = Activation(
-    "sparse_plus",
-    lambda x: tf.nn.relu(x - 1.0) + 0.25 * tf.clip_by_value(x + 1.0, 0.0, 2.0) ** 2,
-    (0.0, math.inf),
-    (-1.0, 1.0),
-    lambda slope, lower, upper: [2.0 * slope - 1.0],
-)
-_HARD_SILU = Activation(
-    "hard_silu",
-    lambda x: x * tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0),
-    (-0.375 * (1.0 + 1e-12), math.inf),
-    (-3.0, 3.0),
-    lambda slope, lower, upper: [3.0 * slope - 1.5],
-)
-_SPARSE_SIGMOID = Activation(
-    "sparse_sigmoid",
-    lambda x: tf.clip_by_value(0.5 * (x + 1.0), 0.0, 1.0),
-    (0.0, 1.0),
-    (-1.0, 1.0),
+def _silu(x):
+    return x * tf.sigmoid(x)
+
+
+def _mish(x):
+    return x * tf.tanh(tf.math.softplus(x))
+
+
+def _hard_sigmoid(x):
+    return tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0)
+
+
+def _sparse_sigmoid(x):
+    return tf.clip_by_value(0.5 * (x + 1.0), 0.0, 1.0)
+
+
+def _gelu(approximate: bool) -> Activation:
+    value, critical = (_tanh_gelu_value, _TANH_GELU) if approximate else (_gelu_value, _GELU)
+    return Activation("gelu", value, (-0.1701, math.inf), (), critical)
+
+
+_PLAIN = (
+    Activation("sigmoid", tf.sigmoid, (0.0, 1.0), (), _sigmoid_critical),
+    Activation("tanh", tf.tanh, (-1.0, 1.0), (), _tanh_critical),
+    Activation("softsign", _softsign, (-1.0, 1.0), (), _softsign_critical),
+    Activation("softplus", tf.math.softplus, (0.0, math.inf), (), _softplus_critical),
+    Activation("exponential", tf.exp, (0.0, math.inf), (), _exponential_critical),
+    Activation("silu", _silu, (-0.2785, math.inf), (), _SILU),
+    Activation("mish", _mish, (-0.3089, math.inf), (), _MISH),
+    Activation("log_sigmoid", tf.math.log_sigmoid, (-math.inf, 0.0), (), _log_sigmoid_critical),
+    Activation("tanh_shrink", lambda x: x - tf.tanh(x), critical=_tanh_shrink_critical),
+    # Parabolas between straight pieces: 2 a x + b = slope is solved for x.
+    Activation(
+        "sparse_plus",
+        lambda x: tf.nn.relu(x - 1.0) + 0.25 * tf.clip_by_value(x + 1.0, 0.0, 2.0) ** 2,
+        (0.0, math.inf),
+        (-1.0, 1.0),
+        lambda slope, lower, upper: [2.0 * slope - 1.0],
+    ),
+    Activation(
+        "hard_silu",
+        lambda x: x * _hard_sigmoid(x),
+        (-0.375 * (1.0 + 1e-12), math.inf),
+        (-3.0, 3.0),
+        lambda slope, lower, upper: [3.0 * slope - 1.5],
+    ),
+    Activation("hard_sigmoid", _hard_sigmoid, (0.0, 1.0), (-3.0, 3.0)),
+    Activation("sparse_sigmoid", _sparse_sigmoid, (0.0, 1.0), (-1.0, 1.0)),
 )
 
-_PARAMETRIC: dict[str, Callable[..., Activation]] = {
+FORMULAS: dict[str, Callable[..., Activation]] = {
     "relu": _relu,
     "prelu": _prelu,
-    "hard_sigmoid": _hard_sigmoid,
     "clip": _clip,
     "soft_shrink": _soft_shrink,
     "celu": _celu,
     "squareplus": _squareplus,
     "elu": _elu,
     "gelu": _gelu,
-}
-_PLAIN = (
-    *(
-        _SIGMOID,
-        _TANH,
-        _SOFTSIGN,
-        _SOFTPLUS,
-        _EXPONENTIAL,
-        _SILU,
-        _MISH,
-        _LOG_SIGMOID,
-        _TANH_SHRINK,
-    ),
-    *(_SPARSE_PLUS, _HARD_SILU, _SPARSE_SIGMOID),
-)
-FORMULAS: dict[str, Callable[..., Activation]] = {
-    **_PARAMETRIC,
     **{one.name: lambda one=one: one for one in _PLAIN},
 }
 """By the name of the function; each takes its arguments."""

@@ -7,14 +7,17 @@ hardly helps, and the bounds of the whole box decide.
 """
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf._validation.models import check_instance
+from deel_lip_tf._validation.scalars import check_time_limit, whole_number
 from deel_lip_tf.semantics.ir.program import Program
-from deel_lip_tf.verify.domain import box
+from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.models import output_values, program_of
@@ -83,9 +86,10 @@ def decide(
         that does, "unknown" is neither.
 
     Raises:
-        TypeError: not a Keras model.
+        TypeError: `model` is not a Keras model, or `property` none that `read_vnnlib` returns.
         ValueError: layers without a relaxation (all are named), other numbers of inputs or outputs,
-            or a property of probabilities that is not about their order.
+            a property of probabilities that is not about their order, or a time limit that is not
+            positive.
 
     Example:
         >>> import os, tempfile
@@ -100,6 +104,9 @@ def decide(
     """
     start = time.monotonic()
     program = program_of(model)
+    check_instance("property", property, Property, "a property, such as `read_vnnlib` returns")
+    check_time_limit(time_limit)
+    whole_number("seed", seed, 0)
     _check_sizes(program, property)
     _check_dropped(program, property)
     if not _runs_as_read(model, program, property):
@@ -170,14 +177,14 @@ class _Work:
                 if (witness := step()) is not None:
                     return "sat", witness
         while self._which and time.monotonic() < self._end:
-            witness = self._halve()
-            if witness is not None:
+            if (witness := self._halve()) is not None:
                 return "sat", witness
         return "unknown" if self._which or self._left_over else "unsat", None
 
     def _ask_for_label(self) -> np.ndarray | None:
         """Hands what is left, if it is that one box keeps a label, to `prove`."""
-        label = _claimed_label([self._conjunctions[c] for c in self._which])
+        conjunctions = self._asked(range(len(self._which)))
+        label = _claimed_label(conjunctions)
         left = 0.5 * (self._end - time.monotonic())
         if label is None or left <= 0:
             return None
@@ -188,18 +195,18 @@ class _Work:
         if answer.status[0] != FALSIFIED:
             return None
         witness = answer.witness[0].astype(self._model.inputs[0].dtype)
-        conjunctions = [self._conjunctions[c] for c in self._which]
         return self._first_witness(conjunctions, np.stack([witness] * len(conjunctions)))
 
-    def _first_witness(self, conjunctions: list[Conjunction], points: np.ndarray):
+    def _first_witness(
+        self, conjunctions: list[Conjunction], points: np.ndarray
+    ) -> np.ndarray | None:
         return first_witness(self._model, self._program, conjunctions, points)
 
     def _plain(self, chosen: range) -> np.ndarray | None:
         """A witness among the centers and corners of the boxes."""
         for part in (chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)):
             points = plain_points(self._model, self._domain(part))
-            conjunctions = [self._conjunctions[self._which[i]] for i in part]
-            repeated = [c for c in conjunctions for _ in range(points.shape[1])]
+            repeated = [c for c in self._asked(part) for _ in range(points.shape[1])]
             witness = self._first_witness(repeated, points.reshape(-1, *points.shape[2:]))
             if witness is not None or time.monotonic() >= self._end:
                 return witness
@@ -210,13 +217,12 @@ class _Work:
         chosen = range(first, len(self._which))
         if not chosen:
             return
-        domain = self._domain(chosen)
-        claims = self._claims(chosen)
-        bounds = lower_bounds(self._program, method, domain, claims.weights)
+        claims, conjunctions = self._claims(chosen), self._asked(chosen)
+        bounds = lower_bounds(self._program, method, self._domain(chosen), claims.weights)
         # A sum of two float64 numbers, rounded down; -inf stays where nothing is known.
         lowest = np.nextafter(bounds + claims.offsets, -np.inf)
-        strict = np.stack([self._padded(self._conjunctions[c].is_strict, c) for c in claims.which])
-        has_rows = np.array([len(self._conjunctions[c].weights) > 0 for c in claims.which])
+        strict = np.stack([self._padded(c.is_strict) for c in conjunctions])
+        has_rows = np.array([len(c.weights) > 0 for c in conjunctions])
         refuted = ((lowest > 0) | (strict & (lowest >= 0))).any(axis=1) & has_rows
         kept = [*range(first), *(i for i, gone in zip(chosen, refuted, strict=True) if not gone)]
         self._keep(kept)
@@ -226,46 +232,42 @@ class _Work:
         self._upper = [self._upper[i] for i in kept]
         self._which = [self._which[i] for i in kept]
 
-    def _domain(self, chosen):
+    def _asked(self, chosen: Iterable[int]) -> list[Conjunction]:
+        """The conjunctions that boxes are open for."""
+        return [self._conjunctions[self._which[i]] for i in chosen]
+
+    def _domain(self, chosen: Iterable[int]) -> Domain:
         lower, upper = (np.stack([part[i] for i in chosen]) for part in (self._lower, self._upper))
         return box(lower, upper)
 
-    def _padded(self, rows: np.ndarray, which: int) -> np.ndarray:
+    def _padded(self, rows: np.ndarray) -> np.ndarray:
         """Rows of a conjunction, the last one repeated up to the number of all; of none, zeros."""
         missing = self._rows - len(rows)
         if not len(rows):
             return np.zeros((self._rows, *rows.shape[1:]), rows.dtype)
         return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
 
-    def _claims(self, chosen) -> "_OpenClaims":
-        which = [self._which[i] for i in chosen]
-        conjunctions = [self._conjunctions[c] for c in which]
-        weights = np.stack([self._padded(c.weights, 0) for c in conjunctions])
-        offsets = np.stack(
-            # Without a row every input is a counterexample.
-            [self._padded(c.offsets, 0) - (len(c.offsets) == 0) for c in conjunctions]
-        )
-        return _OpenClaims(np.arange(len(which)), weights, offsets, which)
+    def _claims(self, chosen: Iterable[int]) -> Claims:
+        conjunctions = self._asked(chosen)
+        weights = np.stack([self._padded(c.weights) for c in conjunctions])
+        # Without a row every input is a counterexample.
+        offsets = [self._padded(c.offsets) - (len(c.offsets) == 0) for c in conjunctions]
+        return Claims(np.arange(len(conjunctions)), weights, np.stack(offsets))
 
-    def _searched(self, chosen, effort: dict) -> np.ndarray | None:
+    def _searched(self, chosen: range, effort: dict) -> np.ndarray | None:
         """A witness in one of the boxes, checked exactly."""
-        claims = self._claims(chosen)
         left = None if self._end == np.inf else max(self._end - time.monotonic(), 0.0)
         options = {"seed": self._seed, "time_limit": left, **effort}
-        points = search(self._model, self._domain(chosen), claims, **options)
+        points = search(self._model, self._domain(chosen), self._claims(chosen), **options)
         found = np.flatnonzero(~np.isnan(points.reshape(len(points), -1)).any(axis=1))
-        return self._first_witness(
-            [self._conjunctions[claims.which[i]] for i in found], points[found]
-        )
+        return self._first_witness(self._asked(chosen[i] for i in found), points[found])
 
     def _halve(self) -> np.ndarray | None:
         """Replaces the last boxes by their halves, and searches and bounds those."""
         first = max(0, len(self._which) - _BATCH)
         chosen = range(first, len(self._which))
-        axes = self._axes(chosen)
-        halves = [
-            half for i, axis in zip(chosen, axes, strict=True) for half in self._split(i, axis)
-        ]
+        pairs = zip(chosen, self._axes(chosen), strict=True)
+        halves = [half for i, axis in pairs for half in self._split(i, axis)]
         self._keep(list(range(first)))
         for low, high, which in halves:
             self._lower.append(low)
@@ -278,7 +280,7 @@ class _Work:
         witness = self._searched(chosen, {"steps": _BRIEF, "restarts": 0})
         return self._plain(chosen) if witness is None else witness
 
-    def _axes(self, chosen) -> np.ndarray:
+    def _axes(self, chosen: range) -> np.ndarray:
         """The input, of each box, along which the inequalities change most."""
         domain, claims = self._domain(chosen), self._claims(chosen)
         weights, offsets = (tf.constant(t, tf.float32) for t in (claims.weights, claims.offsets))
@@ -290,7 +292,7 @@ class _Work:
         # Where the gradient vanishes, the widest input.
         return np.argmax(width * (slope + 1e-6 * (1.0 + slope.max(axis=1, keepdims=True))), axis=1)
 
-    def _split(self, index: int, axis: int):
+    def _split(self, index: int, axis: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         low, high, which = self._lower[index], self._upper[index], self._which[index]
         a, b = low.flat[axis], high.flat[axis]
         middle = 0.5 * a + 0.5 * b
@@ -318,13 +320,3 @@ def _claimed_label(conjunctions: list[Conjunction]) -> int | None:
             return None
         labels.add(int(np.argmax(weights[0])))
     return labels.pop() if len(labels) == 1 else None
-
-
-@dataclass(frozen=True, eq=False)
-class _OpenClaims(Claims):
-    """Claims of the open boxes; `which` names the conjunctions."""
-
-    which: list[int]
-
-    def __getitem__(self, index) -> Claims:
-        return Claims(self.sample[index], self.weights[index], self.offsets[index])

@@ -1,10 +1,14 @@
 """The inputs a claim is about: a box, or a ball, with the data range cut out of it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-__all__ = ["NORMS", "Domain", "ball", "box"]
+from deel_lip_tf._validation.models import check_instance
+
+__all__ = ["NORMS", "Domain", "ball", "box", "check_domain"]
 
 NORMS = ("linf", "l2", "l1")
 _ROUND = 1.0 + 2.0**-40
@@ -40,24 +44,29 @@ class Domain:
     def __len__(self) -> int:
         return len(self.lower)
 
-    def __getitem__(self, index) -> "Domain":
+    def __getitem__(self, index: Any) -> "Domain":
         """The sets of some samples; an index of several, as of an array."""
-        parts = (self.lower, self.upper, self.center, self.radius)
-        return Domain(*(part[index] for part in parts), norm=self.norm)
+        ends = self.lower[index], self.upper[index]
+        return Domain(*ends, self.center[index], self.radius[index], self.norm)
 
     @property
     def is_ball(self) -> bool:
         """Whether the box alone does not say all."""
-        return self.norm in ("l1", "l2")
+        return self.ball_norm is not None
+
+    @property
+    def ball_norm(self) -> str | None:
+        """The norm of the ball that the box is cut out of; `None` where the box says all."""
+        return self.norm if self.norm in ("l1", "l2") else None
 
     def contains(self, points: np.ndarray) -> np.ndarray:
         """(n,) whether a point (n, *shape), one for each sample, lies in its set."""
         points = np.asarray(points, np.float64)
         flat = tuple(range(1, points.ndim))
-        inside = ((points >= self.lower) & (points <= self.upper)).all(axis=flat)
+        inside = np.all((points >= self.lower) & (points <= self.upper), axis=flat)
         offset = np.abs(points - self.center)
         if self.norm == "linf":
-            inside &= (offset <= _per_sample(self.radius, points)).all(axis=flat)
+            inside &= np.all(offset <= _per_sample(self.radius, points), axis=flat)
         elif self.norm == "l2":
             inside &= np.sqrt((offset**2).sum(axis=flat)) <= self.radius
         elif self.norm == "l1":
@@ -71,8 +80,8 @@ class Domain:
         L2 ball of its radius.
         """
         middle = 0.5 * (self.lower + self.upper)
-        reach = np.maximum(self.upper - middle, middle - self.lower) * _ROUND
-        radius = np.sqrt((reach.reshape(len(self), -1) ** 2).sum(axis=1)) * _ROUND
+        half_width = np.maximum(self.upper - middle, middle - self.lower) * _ROUND
+        radius = np.sqrt((half_width.reshape(len(self), -1) ** 2).sum(axis=1)) * _ROUND
         if not self.is_ball:
             return middle, radius
         by_box = radius < self.radius
@@ -80,7 +89,7 @@ class Domain:
         return center, np.where(by_box, radius, self.radius)
 
 
-def box(lower, upper, center=None) -> Domain:
+def box(lower: ArrayLike, upper: ArrayLike, center: ArrayLike | None = None) -> Domain:
     """`lower <= x <= upper`, feature by feature; equal ends fix a feature.
 
     Args:
@@ -121,7 +130,9 @@ def box(lower, upper, center=None) -> Domain:
     return Domain(lower, upper, center, np.zeros(len(lower)))
 
 
-def ball(x, eps, norm: str = "linf", clip: tuple | None = (0.0, 1.0)) -> Domain:
+def ball(
+    x: ArrayLike, eps: ArrayLike, norm: str = "linf", clip: tuple | None = (0.0, 1.0)
+) -> Domain:
     """The points at a distance of at most `eps` from `x`, in the data range.
 
     Args:
@@ -147,17 +158,22 @@ def ball(x, eps, norm: str = "linf", clip: tuple | None = (0.0, 1.0)) -> Domain:
     if norm not in NORMS:
         raise ValueError(f"`norm` must be one of {', '.join(NORMS)}. Received: norm={norm!r}.")
     radius = _radius(eps, len(x))
-    reach = _per_sample(radius, x)
+    half_width = _per_sample(radius, x)
     # Rounded outward, except where the ball is a point.
-    lower = np.where(reach > 0, np.nextafter(x - reach, -np.inf), x)
-    upper = np.where(reach > 0, np.nextafter(x + reach, np.inf), x)
+    lower = np.where(half_width > 0, np.nextafter(x - half_width, -np.inf), x)
+    upper = np.where(half_width > 0, np.nextafter(x + half_width, np.inf), x)
     if clip is not None:
         smallest, largest = _range(clip, x)
         lower, upper = np.maximum(lower, smallest), np.minimum(upper, largest)
     return Domain(lower, upper, x, radius, norm)
 
 
-def _real(name: str, values) -> np.ndarray:
+def check_domain(domain: Any) -> None:
+    """Raises a `TypeError` for what is no domain, such as the samples themselves."""
+    check_instance("domain", domain, Domain, "a domain, made by `box` or `ball`")
+
+
+def _real(name: str, values: ArrayLike) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in "biuf" or array.ndim < 2 or not len(array):
         raise ValueError(
@@ -174,7 +190,7 @@ def _real(name: str, values) -> np.ndarray:
     return array
 
 
-def _radius(eps, samples: int) -> np.ndarray:
+def _radius(eps: ArrayLike, samples: int) -> np.ndarray:
     radius = np.asarray(eps)
     fits = radius.dtype.kind in "iuf" and radius.shape in ((), (samples,))
     if not fits or not (np.isfinite(radius) & (radius >= 0)).all():
@@ -185,12 +201,14 @@ def _radius(eps, samples: int) -> np.ndarray:
     return np.broadcast_to(radius.astype(np.float64), (samples,)).copy()
 
 
-def _range(clip, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if not isinstance(clip, list | tuple) or len(clip) != 2:
+def _range(clip: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        smallest, largest = (np.broadcast_to(np.asarray(end, float), x.shape) for end in clip)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`clip` must be a pair (smallest, largest value) or None. Received: clip={clip!r}."
-        )
-    smallest, largest = (np.asarray(end, np.float64) for end in clip)
+            "`clip` must be a pair (smallest, largest value) or None, of numbers or of arrays that "
+            f"broadcast against `x`, here of shape {x.shape}. Received: clip={clip!r}."
+        ) from error
     if np.isnan(smallest).any() or np.isnan(largest).any() or (smallest > largest).any():
         raise ValueError(
             f"`clip` must be a pair (smallest, largest) in this order. Received: clip={clip!r}."

@@ -6,15 +6,16 @@ Drawn without pyplot: no window, no global state. Needs matplotlib (the extra `d
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
-from deel_lip_tf._validation.labels import true_classes
-from deel_lip_tf._validation.shapes import check_classifier_shape
+from deel_lip_tf._validation.models import check_instance
 from deel_lip_tf.verify.domain import ball
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
-from deel_lip_tf.verify.models import margin_rows, output_values, predicted_labels, program_of
+from deel_lip_tf.verify.models import classified, margin_objectives
 from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, UNKNOWN, robustness
 from deel_lip_tf.verify.search.attack import falsify
 
@@ -67,8 +68,8 @@ class Curves:
 
 def verified_curves(
     model: keras.Model,
-    x,
-    y=None,
+    x: ArrayLike,
+    y: ArrayLike | None = None,
     epsilons: Sequence[float] = (0.005, 0.01, 0.02, 0.05),
     methods: Sequence[str] = ("ibp", "crown", "auto"),
     norm: str = "linf",
@@ -112,18 +113,16 @@ def verified_curves(
     if not radii.size:
         raise ValueError("`epsilons` must hold at least one radius. Received none.")
     domain = ball(x, 0.0, norm, clip)
-    program = program_of(model, domain.lower.shape[1:])
-    check_classifier_shape(program.output_shape)
-    predicted = predicted_labels(program, output_values(model, domain.center))
-    labels = predicted if y is None else true_classes(y, len(domain), program.outputs)
+    program, _, predicted, labels = classified(model, domain, y)
     right = predicted == labels
-    rows = margin_rows(labels, program.outputs)
+    objectives = margin_objectives(labels, program.outputs)
 
     def proven(method: str, eps: float) -> np.ndarray:
         if method not in METHODS:
             answer = robustness(model, x, labels, eps, norm, clip, method, time_limit)
             return answer.status == ROBUST
-        return (lower_bounds(program, method, ball(x, eps, norm, clip), rows) > 0).all(axis=1)
+        lower = lower_bounds(program, method, ball(x, eps, norm, clip), objectives)
+        return np.all(lower > 0, axis=1)
 
     verified, seconds = {}, {}
     for method in methods:
@@ -154,7 +153,7 @@ def _ceiling(model, x, labels, right, radii, norm, clip) -> np.ndarray:
     return np.array(shares)
 
 
-def curve_figure(curves: Curves):
+def curve_figure(curves: Curves) -> Any:
     """The curves of `verified_curves`, as a matplotlib `Figure`.
 
     Args:
@@ -165,6 +164,7 @@ def curve_figure(curves: Curves):
 
     Raises:
         ImportError: without the package `matplotlib`.
+        TypeError: `curves` is something else.
 
     Example:
         >>> from deel_lip_tf.verify.figures import curve_figure, verified_curves
@@ -177,6 +177,7 @@ def curve_figure(curves: Curves):
     """
     from matplotlib.figure import Figure
 
+    check_instance("curves", curves, Curves, "the `Curves` that `verified_curves` returns")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(
@@ -196,7 +197,12 @@ def curve_figure(curves: Curves):
     return figure
 
 
-def status_figure(images, statuses, epsilons: Sequence[float] | None = None, labels=None):
+def status_figure(
+    images: ArrayLike,
+    statuses: ArrayLike,
+    epsilons: Sequence[float] | None = None,
+    labels: Sequence | None = None,
+) -> Any:
     """Images framed by status: green proven, orange open, red refuted.
 
     Args:

@@ -1,21 +1,28 @@
-"""Graphs that are traced once, for any number of samples, and the few that are kept."""
+"""Graphs that are traced once, for any number of samples, and what is kept of a few models."""
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import tensorflow as tf
 
-__all__ = ["Kept", "traced"]
+from deel_lip_tf.semantics.ir.program import Program
+
+__all__ = ["LRUCache", "once", "traced"]
+
+Keys = ParamSpec("Keys")
+Made = TypeVar("Made")
 
 
-class Kept:
+class LRUCache:
     """What was made for the last few keys: each holds a model, or its weights, and its graphs."""
 
     def __init__(self, limit: int):
         self._limit = limit
-        self._entries: OrderedDict[Hashable, object] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def get(self, key: Hashable, make: Callable[[], object]):
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What belongs to a key, made if it is new; for the key `None`, made each time."""
         if key is None:
             return make()
@@ -25,6 +32,21 @@ class Kept:
                 self._entries.popitem(last=False)
         self._entries.move_to_end(key)
         return self._entries[key]
+
+
+def once(
+    function: Callable[Concatenate[Program, Keys], Made],
+) -> Callable[Concatenate[Program, Keys], Made]:
+    """A function of a program, and of what can be a key, that is computed once for them."""
+
+    @functools.wraps(function)
+    def kept(program: Program, *arguments: Keys.args, **keywords: Keys.kwargs) -> Made:
+        key = (function, *arguments, *keywords.items())
+        if key not in program.compiled:
+            program.compiled[key] = function(program, *arguments, **keywords)
+        return program.compiled[key]
+
+    return kept
 
 
 def traced(function: Callable, signature: Sequence[tuple]) -> Callable:

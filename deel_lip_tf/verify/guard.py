@@ -63,11 +63,11 @@ def confirmed(
 
 def _differs(program: Program, x: np.ndarray, own: np.ndarray, unit: float) -> np.ndarray:
     known = [[part.reshape(len(x), -1) for part in pair] for pair in _evaluated(program, x, unit)]
-    (center, reach), own = known[program.output], own.reshape(len(x), -1)
+    (center, half_width), own = known[program.output], own.reshape(len(x), -1)
     with np.errstate(all="ignore"):
         # Coefficients that a layer computes have the rounding of the numbers it makes them of.
         largest = np.max([np.abs(middle).max(axis=1, initial=1.0) for middle, _ in known], axis=0)
-        allowed = 2.0 * np.linalg.norm(reach, axis=1) + 8.0 * unit * largest
+        allowed = 2.0 * np.linalg.norm(half_width, axis=1) + 8.0 * unit * largest
         if program.dropped is not None:
             # Probabilities, and their logarithms, move at most twice as far as logits.
             center, allowed = _normalized(program.dropped, center), 2.0 * allowed + 64.0 * unit
@@ -86,8 +86,8 @@ def _evaluated(program: Program, x: np.ndarray, unit: float) -> list[tuple[np.nd
     moved = unit * tf.abs(point)
     intervals = propagate(program, point - moved, point + moved, roundoff)
     middles = [(0.5 * i.lower + 0.5 * i.upper).numpy() for i in intervals]
-    reaches = [(0.5 * i.upper - 0.5 * i.lower).numpy() for i in intervals]
-    return list(zip(middles, reaches, strict=True))
+    half_widths = [(0.5 * i.upper - 0.5 * i.lower).numpy() for i in intervals]
+    return list(zip(middles, half_widths, strict=True))
 
 
 def _normalized(name: str, logits: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ def _first_difference(program: Program, x: np.ndarray, unit: float) -> str | Non
         ]
         arguments, keywords = call.call.arguments(given)
         own = np.asarray(call.call.operation(*arguments, **keywords)).astype(np.float64)
-        center, reach = known[call.outputs[0]]
-        if not (np.abs(own - center) <= 2.0 * reach).all():
+        center, half_width = known[call.outputs[0]]
+        if not (np.abs(own - center) <= 2.0 * half_width).all():
             return f"{call.call.name!r} ({type(call.call.operation).__name__})"
     return None

@@ -1,30 +1,30 @@
 """What is asked of a model itself: its program, which is kept, its outputs and their labels."""
 
 import hashlib
-from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from deel_lip_tf._validation.labels import true_classes
+from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.semantics.graph import graph_of, is_readable
 from deel_lip_tf.semantics.ir.lowering import lower_model
+from deel_lip_tf.semantics.ir.primitives import Shape
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.semantics.state import state_of
-from deel_lip_tf.verify.graphs import Kept
+from deel_lip_tf.verify.domain import Domain
+from deel_lip_tf.verify.graphs import LRUCache
 
-__all__ = [
-    "configuration",
-    "margin_rows",
-    "output_values",
-    "predicted_labels",
-    "program_of",
-]
+__all__ = ["classified", "configuration", "margin_objectives", "output_values", "predicted_labels"]
+__all__ += ["program_of"]
 
-_KEPT = Kept(4)
+_PROGRAMS = LRUCache(4)
 
 
-def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> Program:
+def program_of(model: keras.Model, input_shape: Shape | None = None) -> Program:
     """The program of a model as it is now; one that is known is not lowered and traced again.
 
     A program is known by the model's configuration and a digest of all that its calls compute with.
@@ -38,10 +38,10 @@ def program_of(model: keras.Model, input_shape: Sequence[int] | None = None) -> 
             f"{keras.backend.backend()!r}. Save the model, and verify it in a process with "
             "KERAS_BACKEND=tensorflow."
         )
-    return _KEPT.get(_digest(model, input_shape), lambda: lower_model(model, input_shape))
+    return _PROGRAMS.get(_digest(model, input_shape), lambda: lower_model(model, input_shape))
 
 
-def configuration(model) -> str | None:
+def configuration(model: Any) -> str | None:
     """All that graphs depend on besides the weights, or `None` where it cannot be written down."""
     if not isinstance(model, keras.Model) or not model.built:
         return None
@@ -51,7 +51,7 @@ def configuration(model) -> str | None:
         return None  # not every custom part can be written down
 
 
-def _digest(model, input_shape) -> str | None:
+def _digest(model: Any, input_shape: Shape | None) -> str | None:
     if (config := configuration(model)) is None or not is_readable(model):
         return None
     digest = hashlib.sha256(f"{config}{input_shape}".encode())
@@ -71,6 +71,24 @@ def output_values(model: keras.Model, x: np.ndarray, batch_size: int = 256) -> n
     return np.concatenate(parts)
 
 
+def classified(
+    model: keras.Model, domain: Domain, y: ArrayLike | None
+) -> tuple[Program, np.ndarray, np.ndarray, np.ndarray]:
+    """A classifier at the centers of domains: its program, outputs, predictions, and the labels.
+
+    These are `y`, or what the model predicts.
+
+    Raises:
+        TypeError, ValueError: as of `program_of`; labels, or an output, that do not fit.
+    """
+    program = program_of(model, domain.lower.shape[1:])
+    check_classifier_shape(program.output_shape)
+    outputs = output_values(model, domain.center)
+    predicted = predicted_labels(program, outputs)
+    labels = predicted if y is None else true_classes(y, len(domain), program.outputs)
+    return program, outputs, predicted, labels
+
+
 def predicted_labels(program: Program, outputs: np.ndarray) -> np.ndarray:
     """(n,) classes that outputs of the model stand for.
 
@@ -83,7 +101,7 @@ def predicted_labels(program: Program, outputs: np.ndarray) -> np.ndarray:
     return (outputs[:, 0] > threshold).astype(np.int64)
 
 
-def margin_rows(labels: np.ndarray, outputs: int) -> np.ndarray:
+def margin_objectives(labels: np.ndarray, outputs: int) -> np.ndarray:
     """(n, classes - 1, outputs) rows that are all positive where the label is predicted.
 
     `f_label - f_other` for every other class; `f` or `-f` for a single output.

@@ -4,17 +4,16 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
-from deel_lip_tf._validation.labels import true_classes
 from deel_lip_tf._validation.scalars import check_choice, check_time_limit
-from deel_lip_tf._validation.shapes import check_classifier_shape, check_samples_shape
 from deel_lip_tf.semantics.ir.program import Program
-from deel_lip_tf.verify.domain import Domain, ball
+from deel_lip_tf.verify.domain import Domain, ball, check_domain
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
-from deel_lip_tf.verify.models import margin_rows, output_values, predicted_labels, program_of
+from deel_lip_tf.verify.models import classified, margin_objectives, program_of
 from deel_lip_tf.verify.robustness import BRANCHING, stages_of
-from deel_lip_tf.verify.search.branching import branch_and_bound, default_time, prepare
+from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound, default_time, prepare
 
 __all__ = ["Bounds", "bounds", "certified_radius"]
 
@@ -47,7 +46,7 @@ class Bounds:
 def bounds(
     model: keras.Model,
     domain: Domain,
-    outputs=None,
+    outputs: ArrayLike | None = None,
     method: str = "crown",
     per_layer: bool = False,
     time_limit: float | None = None,
@@ -75,7 +74,7 @@ def bounds(
         function takes on the domain lies between `lower` and `upper`.
 
     Raises:
-        TypeError: `model` is not a Keras model.
+        TypeError: `model` is not a Keras model, or `domain` not made by `box` or `ball`.
         ValueError: shapes that do not fit, an unknown method, a time limit that is not positive, or
             a model without a rule.
 
@@ -92,32 +91,41 @@ def bounds(
     """
     check_choice("method", method, (*METHODS, BRANCHING))
     check_time_limit(time_limit)
+    check_domain(domain)
     program = program_of(model, domain.lower.shape[1:])
-    check_samples_shape(domain.lower.shape, program.input_shape)
-    rows = _rows(program, outputs, len(domain))
-    both = np.concatenate([rows, -rows], axis=1)
+    objectives = _objectives(program, outputs, len(domain))
+    both = np.concatenate([objectives, -objectives], axis=1)
     whole = "crown" if method == BRANCHING else method
     found = lower_bounds(program, whole, domain, both)
     if method == BRANCHING:
         found = _branched(program, domain, both, found, time_limit)
     found = np.where(confirmed(model, program, domain.center)[:, None], found, -np.inf)
-    lower, upper = found[:, : rows.shape[1]], -found[:, rows.shape[1] :]
+    lower, upper = found[:, : objectives.shape[1]], -found[:, objectives.shape[1] :]
     if outputs is None:
         shape = (len(domain), *program.nodes[program.output].shape)
         lower, upper = lower.reshape(shape), upper.reshape(shape)
-    layers = _layers(program, whole, domain) if per_layer else None
-    return Bounds(lower, upper, layers)
+    if not per_layer:
+        return Bounds(lower, upper)
+    layers = interval_bounds(program, whole, domain, [call.outputs[0] for call in program.calls])
+    names = [call.call.name for call in program.calls]
+    return Bounds(lower, upper, dict(zip(names, layers, strict=True)))
 
 
-def _branched(program: Program, domain: Domain, rows: np.ndarray, known, time_limit) -> np.ndarray:
+def _branched(
+    program: Program,
+    domain: Domain,
+    objectives: np.ndarray,
+    known: np.ndarray,
+    time_limit: float | None,
+) -> np.ndarray:
     if time_limit is None:
         prepare(program, domain)
         time_limit = default_time(len(domain))
-    rows = np.broadcast_to(rows, (len(domain), *rows.shape[1:]))
-    return branch_and_bound(program, domain, rows, None, known, time_limit).lower
+    objectives = np.broadcast_to(objectives, (len(domain), *objectives.shape[1:]))
+    return branch_and_bound(program, domain, objectives, None, known, time_limit).lower
 
 
-def _rows(program: Program, outputs, samples: int) -> np.ndarray:
+def _objectives(program: Program, outputs: ArrayLike | None, samples: int) -> np.ndarray:
     if outputs is None:
         return np.eye(program.outputs)[None]
     rows = np.asarray(outputs)
@@ -132,12 +140,6 @@ def _rows(program: Program, outputs, samples: int) -> np.ndarray:
     return rows.astype(np.float64)
 
 
-def _layers(program: Program, method: str, domain: Domain) -> dict:
-    found = interval_bounds(program, method, domain, [call.outputs[0] for call in program.calls])
-    names = [call.call.name for call in program.calls]
-    return dict(zip(names, found, strict=True))
-
-
 _FIRST, _SMALLEST = 2.0**-7, 2.0**-30
 _PRECISION = 2.0**-10
 _STEPS = 60
@@ -145,8 +147,8 @@ _STEPS = 60
 
 def certified_radius(
     model: keras.Model,
-    x,
-    y=None,
+    x: ArrayLike,
+    y: ArrayLike | None = None,
     norm: str = "linf",
     clip: tuple | None = (0.0, 1.0),
     method: str = "auto",
@@ -187,41 +189,38 @@ def certified_radius(
     """
     check_choice("method", method, ("auto", *METHODS))
     at_samples = ball(x, 0.0, norm, clip)
-    program = program_of(model, at_samples.lower.shape[1:])
-    check_samples_shape(at_samples.lower.shape, program.input_shape)
-    check_classifier_shape(program.output_shape)
-    x, count = at_samples.center, len(at_samples)
-    outputs = output_values(model, x)
-    predicted = predicted_labels(program, outputs)
-    is_confirmed = confirmed(model, program, x, outputs)
-    labels = predicted if y is None else true_classes(y, count, program.outputs)
-    rows = margin_rows(labels, program.outputs)
+    program, outputs, _, labels = classified(model, at_samples, y)
+    centers = at_samples.center
+    is_confirmed = confirmed(model, program, centers, outputs)
+    objectives = margin_objectives(labels, program.outputs)
     stages = [stage for stage in stages_of(program, method) if stage in METHODS]
 
     def proven(which: np.ndarray, radius: np.ndarray) -> np.ndarray:
-        domain = ball(x[which], radius, norm, clip)
-        return _proven(program, stages, domain, rows[which]) & is_confirmed[which]
+        domain = ball(centers[which], radius, norm, clip)
+        return _proven(program, stages, domain, objectives[which]) & is_confirmed[which]
 
-    return _largest(proven, _farthest(x, norm, clip))
+    return _largest(proven, _farthest(centers, norm, clip))
 
 
-def _proven(program: Program, stages: list[str], domain: Domain, rows: np.ndarray) -> np.ndarray:
-    lower = np.full(rows.shape[:2], -np.inf)
+def _proven(
+    program: Program, stages: list[str], domain: Domain, objectives: np.ndarray
+) -> np.ndarray:
+    lower = np.full(objectives.shape[:2], -np.inf)
     for stage in stages:
         left = np.flatnonzero(~(lower > 0).all(axis=1))
         if len(left):
-            found = lower_bounds(program, stage, domain[left], rows[left])
+            found = lower_bounds(program, stage, domain[left], objectives[left])
             lower[left] = np.maximum(lower[left], found)
-    return (lower > 0).all(axis=1)
+    return np.all(lower > 0, axis=1)
 
 
 def _farthest(x: np.ndarray, norm: str, clip) -> np.ndarray:
     """(n,) distance of the farthest point of the data range; infinite without one."""
     if clip is None:
         return np.full(len(x), np.inf)
-    reach = np.maximum(np.asarray(clip[1]) - x, x - np.asarray(clip[0])).reshape(len(x), -1)
+    distance = np.maximum(np.asarray(clip[1]) - x, x - np.asarray(clip[0])).reshape(len(x), -1)
     order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
-    return np.linalg.norm(reach, order, axis=1) * (1.0 + 2.0**-40)
+    return np.linalg.norm(distance, order, axis=1) * (1.0 + 2.0**-40)
 
 
 def _largest(proven, farthest: np.ndarray) -> np.ndarray:

@@ -6,29 +6,20 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
-from deel_lip_tf._validation.labels import true_classes
 from deel_lip_tf._validation.scalars import check_choice, check_time_limit
-from deel_lip_tf._validation.shapes import check_classifier_shape, check_samples_shape
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify import guard
-from deel_lip_tf.verify.domain import Domain, ball
+from deel_lip_tf.verify.domain import Domain, ball, check_domain
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
-from deel_lip_tf.verify.models import margin_rows, output_values, predicted_labels, program_of
+from deel_lip_tf.verify.models import classified, margin_objectives, output_values, predicted_labels
 from deel_lip_tf.verify.propagation import lipschitz
 from deel_lip_tf.verify.search import attack
-from deel_lip_tf.verify.search.branching import branch_and_bound, default_time, prepare
+from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound, default_time, prepare
 
-__all__ = [
-    "BRANCHING",
-    "FALSIFIED",
-    "ROBUST",
-    "UNKNOWN",
-    "Robustness",
-    "prove",
-    "robustness",
-    "stages_of",
-]
+__all__ = ["BRANCHING", "FALSIFIED", "ROBUST", "UNKNOWN", "Robustness", "prove", "robustness"]
+__all__ += ["stages_of"]
 
 ROBUST, FALSIFIED, UNKNOWN = "robust", "falsified", "unknown"
 
@@ -90,9 +81,9 @@ class Robustness:
 
 def robustness(
     model: keras.Model,
-    x,
-    y=None,
-    eps: float = 0.0,
+    x: ArrayLike,
+    y: ArrayLike | None = None,
+    eps: ArrayLike = 0.0,
     norm: str = "linf",
     clip: tuple | None = (0.0, 1.0),
     method: str = "auto",
@@ -155,7 +146,7 @@ def robustness(
 def prove(
     model: keras.Model,
     domain: Domain,
-    y=None,
+    y: ArrayLike | None = None,
     method: str = "auto",
     time_limit: float | None = None,
 ) -> Robustness:
@@ -174,7 +165,7 @@ def prove(
         A `Robustness` of n answers: status, proven margin, witness, method and seconds of each.
 
     Raises:
-        TypeError: `model` is not a Keras model.
+        TypeError: `model` is not a Keras model, or `domain` not made by `box` or `ball`.
         ValueError: an argument out of its range (each message says which and why), or a model with
             several inputs or with layers that have no rule: all of them are named.
 
@@ -188,14 +179,10 @@ def prove(
     started = time.perf_counter()
     check_choice("method", method, ("auto", *METHODS, BRANCHING))
     check_time_limit(time_limit)
-    program = program_of(model, domain.lower.shape[1:])
-    check_samples_shape(domain.lower.shape, program.input_shape)
-    check_classifier_shape(program.output_shape)
-    outputs = output_values(model, domain.center)
-    predicted = predicted_labels(program, outputs)
-    labels = predicted if y is None else true_classes(y, len(domain), program.outputs)
-    search = _Search(model, program, domain, labels, started, time_limit)
-    search.exclude(~guard.confirmed(model, program, domain.center, outputs))
+    check_domain(domain)
+    program, outputs, predicted, labels = classified(model, domain, y)
+    excluded = ~guard.confirmed(model, program, domain.center, outputs)
+    search = _Search(model, program, domain, labels, excluded, started, time_limit)
     search.predict(predicted)
     for stage in stages_of(program, method):
         search.run(stage)
@@ -218,19 +205,19 @@ def stages_of(program: Program, method: str) -> tuple[str, ...]:
 class _Search:
     """The samples, what is known of each, and the clock."""
 
-    def __init__(self, model, program: Program, domain: Domain, labels, started, time_limit):
+    def __init__(self, model, program: Program, domain: Domain, labels, excluded, started, limit):
         self._model, self._program = model, program
         self._domain, self._labels = domain, labels
-        self._rows = margin_rows(labels, program.outputs)
+        self._objectives = margin_objectives(labels, program.outputs)
         self._started = started
-        self._limit = math.inf if time_limit is None else time_limit
+        self._limit = math.inf if limit is None else limit
         count = len(domain)
-        self._lower = np.full(self._rows.shape[:2], -np.inf)
+        self._lower = np.full(self._objectives.shape[:2], -np.inf)
         self._status = np.full(count, UNKNOWN, dtype="<U9")
         self._method = np.full(count, "", dtype="<U32")
         self._seconds = np.zeros(count)
         self._witness = np.full(domain.lower.shape, np.nan)
-        self._excluded = np.zeros(count, bool)
+        self._excluded = excluded  # samples that stay unknown
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started
@@ -238,10 +225,6 @@ class _Search:
     def _decide(self, which: np.ndarray, status: str, method: str) -> None:
         self._status[which], self._method[which] = status, method
         self._seconds[which] = self._elapsed()
-
-    def exclude(self, which: np.ndarray) -> None:
-        """Leaves samples unknown."""
-        self._excluded = which
 
     def predict(self, predicted: np.ndarray) -> None:
         """Falsifies the samples whose own prediction is another label."""
@@ -264,7 +247,7 @@ class _Search:
             self._bound(open_ones[part], stage)
 
     def _bound(self, which: np.ndarray, stage: str) -> None:
-        found = lower_bounds(self._program, stage, self._domain[which], self._rows[which])
+        found = lower_bounds(self._program, stage, self._domain[which], self._objectives[which])
         self._lower[which] = np.maximum(self._lower[which], found)
         proven = (self._lower[which] > 0).all(axis=1)
         self._decide(which[proven], ROBUST, stage)
@@ -273,12 +256,12 @@ class _Search:
         left = self._limit - self._elapsed()
         if not len(which) or left <= 0:
             return
-        domain, rows, known = self._domain[which], self._rows[which], self._lower[which]
+        domain, objectives, known = self._domain[which], self._objectives[which], self._lower[which]
         if math.isinf(left):
             # What is traced once for a model is not taken from the time for its samples.
             prepare(self._program, domain)
             left = default_time(len(which))
-        found = branch_and_bound(self._program, domain, rows, known=known, time_limit=left)
+        found = branch_and_bound(self._program, domain, objectives, known=known, time_limit=left)
         self._lower[which] = found.lower
         proven, whole = ((part > 0).all(axis=1) for part in (found.lower, found.whole))
         self._decide(which[whole], ROBUST, WHOLE)
@@ -313,11 +296,11 @@ class _Search:
         """Takes witnesses, save those to which the exact function provably gives the label."""
         if not len(which):
             return
-        region = Domain(witnesses, witnesses, witnesses, np.zeros(len(which)))
-        exact = lower_bounds(self._program, "ibp", region, self._rows[which])
-        believed = ~(exact > 0).all(axis=1)
-        self._witness[which[believed]] = witnesses[believed]
-        self._decide(which[believed], FALSIFIED, method)
+        domain = Domain(witnesses, witnesses, witnesses, np.zeros(len(which)))
+        exact = lower_bounds(self._program, "ibp", domain, self._objectives[which])
+        possible = ~(exact > 0).all(axis=1)
+        self._witness[which[possible]] = witnesses[possible]
+        self._decide(which[possible], FALSIFIED, method)
 
     def result(self) -> Robustness:
         """What is known at the end."""

@@ -11,20 +11,20 @@ from keras import ops
 from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Program
 from deel_lip_tf.verify.activations import activation_of
 
-__all__ = ["TENSORFLOW", "absolute", "adjoint", "bias_of", "constant", "evaluate", "linear"]
+__all__ = ["TENSORFLOW", "absolute", "bias_of", "constant", "evaluate", "linear"]
 
 Shape = tuple[int, ...]
-_KEPT: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
+_CONSTANTS: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
 
 
 def constant(array: np.ndarray) -> tf.Tensor:
     """The tensor of an array: one for as long as the array is there, whatever graph asks."""
     key = id(array)
-    if key in _KEPT and _KEPT[key][0]() is array:
-        return _KEPT[key][1]
+    if key in _CONSTANTS and _CONSTANTS[key][0]() is array:
+        return _CONSTANTS[key][1]
     with tf.init_scope():
         tensor = tf.constant(array, tf.float64)
-    _KEPT[key] = weakref.ref(array, lambda _: _KEPT.pop(key, None)), tensor
+    _CONSTANTS[key] = weakref.ref(array, lambda _: _CONSTANTS.pop(key, None)), tensor
     return tensor
 
 
@@ -36,11 +36,6 @@ def linear(node: Affine, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 def absolute(node: Affine, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """The map whose matrix holds the absolute values, without bias."""
     return node.map.absolute(TENSORFLOW, tensors)
-
-
-def adjoint(node: Affine, upstream: tf.Tensor, shapes: Sequence[Shape]) -> list[tf.Tensor]:
-    """The transposed map, (rows, *shape) to (rows, *shape of each parent)."""
-    return node.map.adjoint(TENSORFLOW, upstream, shapes)
 
 
 def bias_of(node: Affine) -> tf.Tensor | None:

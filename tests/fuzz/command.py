@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify.propagation import alpha
-from deel_lip_tf.verify.search import branching
+from deel_lip_tf.verify.propagation import alpha_beta
+from deel_lip_tf.verify.search import branch_and_bound
 from tests.fuzz import claims, exports, files, questions
 from tests.fuzz.models import subjects
 from tests.fuzz.tally import Tally
@@ -58,7 +58,11 @@ def untraced():
     Each graph is new: tracing takes seconds, and what is traced would run once. A bound is true
     after any number of steps, so that few of them try the claim as well as many.
     """
-    modules = ((alpha, "STEPS", 6), (branching, "_STEPS", 4), (branching, "_LAST_STEPS", 10))
+    modules = (
+        (alpha_beta, "STEPS", 6),
+        (branch_and_bound, "_STEPS", 4),
+        (branch_and_bound, "_LAST_STEPS", 10),
+    )
     before = [(module, name, getattr(module, name)) for module, name, _ in modules]
     was_eager = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)

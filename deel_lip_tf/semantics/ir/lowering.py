@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from deel_lip_tf._validation.models import check_instance, check_one_to_one
 from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.ends import final_call, is_all_of, normalized_by
 from deel_lip_tf.semantics.functions import function_of
@@ -71,19 +72,13 @@ def lower_model(
 
 
 def _check_model(model) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
+    check_instance("model", model, keras.Model, "a Keras model")
     if not is_readable(model):
         raise ValueError(
             f"`model` must be a built Sequential or functional model. Received: {model.name!r} "
             f"({type(model).__name__}). Give it an `Input`, and do not override `call`."
         )
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ValueError(
-            f"`model` must have one input and one output. Received: {len(model.inputs)} inputs and "
-            f"{len(model.outputs)} outputs. Verify one output at a time, by `keras.Model(inputs, "
-            "output)`, and concatenate several inputs into one."
-        )
+    check_one_to_one(model)
 
 
 class Lowering:

@@ -25,14 +25,16 @@ Where decomon returned something else:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deel_lip_tf._validation.scalars import check_count
 from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.semantics.ir.program import Program
-from deel_lip_tf.verify.decomon.labels import rows_of
+from deel_lip_tf.verify.decomon.labels import objectives_of
 from deel_lip_tf.verify.domain import Domain, ball, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import lower_bounds
@@ -102,6 +104,9 @@ class Converted:
         return program_of(self.model)
 
 
+Model: TypeAlias = "keras.Model | Converted"
+
+
 def clone(model: keras.Model, method: str = "crown", finetune: bool = False) -> Converted:
     """Chooses how to bound a model.
 
@@ -140,11 +145,11 @@ def clone(model: keras.Model, method: str = "crown", finetune: bool = False) -> 
 
 
 def get_adv_box(
-    model,
-    x_min,
-    x_max,
-    source_labels,
-    target_labels=None,
+    model: Model,
+    x_min: ArrayLike,
+    x_max: ArrayLike,
+    source_labels: ArrayLike,
+    target_labels: ArrayLike | None = None,
     batch_size: int = -1,
     n_sub_boxes: int = 1,
 ) -> np.ndarray:
@@ -181,16 +186,16 @@ def get_adv_box(
     """
     converted = _converted(model)
     domain = _box_domain(converted, x_min, x_max)
-    rows = _rows(converted, source_labels, target_labels, len(domain))
-
-    def score(part: Domain, index: np.ndarray) -> np.ndarray:
-        return -_lower(converted, part, rows[index]).min(axis=1)
-
-    return _over_parts(domain, batch_size, n_sub_boxes, score, np.max)
+    return _adversarial(converted, domain, source_labels, target_labels, batch_size, n_sub_boxes)
 
 
 def check_adv_box(
-    model, x_min, x_max, source_labels, target_labels=None, batch_size: int = -1
+    model: Model,
+    x_min: ArrayLike,
+    x_max: ArrayLike,
+    source_labels: ArrayLike,
+    target_labels: ArrayLike | None = None,
+    batch_size: int = -1,
 ) -> np.ndarray:
     """Lower bounds of how far a target label exceeds a source label somewhere in each box.
 
@@ -222,14 +227,14 @@ def check_adv_box(
     """
     converted = _converted(model)
     domain = _box_domain(converted, x_min, x_max)
-    rows = _rows(converted, source_labels, target_labels, len(domain))
+    program = converted.program
+    objectives = objectives_of(source_labels, target_labels, len(domain), program.outputs)
 
     def score(part: Domain, index: np.ndarray) -> np.ndarray:
-        program = converted.program
-        at_middle = -_values(program, part.center, rows[index]).min(axis=1)
+        at_middle = -_values(program, part.center, objectives[index]).min(axis=1)
         scores = np.minimum(at_middle, -np.finfo(np.float64).tiny)
-        sample, pair = np.nonzero(rows[index].any(axis=2))
-        weights = rows[index][sample, pair][:, None]
+        sample, pair = np.nonzero(objectives[index].any(axis=2))
+        weights = objectives[index][sample, pair][:, None]
         claims = Claims(sample, weights, np.zeros((len(sample), 1)))
         points = search(converted.model, part, claims)
         found = np.flatnonzero(~np.isnan(points.reshape(len(points), -1)).any(axis=1))
@@ -243,7 +248,7 @@ def check_adv_box(
 
 
 def get_range_box(
-    model, x_min, x_max, batch_size: int = -1, n_sub_boxes: int = 1
+    model: Model, x_min: ArrayLike, x_max: ArrayLike, batch_size: int = -1, n_sub_boxes: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """`(upper, lower)` bounds (n, classes) of the outputs in each box.
 
@@ -276,7 +281,9 @@ def get_range_box(
     return _range(converted, domain, batch_size, n_sub_boxes)
 
 
-def get_upper_box(model, x_min, x_max, batch_size: int = -1, n_sub_boxes: int = 1) -> np.ndarray:
+def get_upper_box(
+    model: Model, x_min: ArrayLike, x_max: ArrayLike, batch_size: int = -1, n_sub_boxes: int = 1
+) -> np.ndarray:
     """The upper bounds (n, classes) of the outputs in each box, see `get_range_box`.
 
     Args:
@@ -300,7 +307,9 @@ def get_upper_box(model, x_min, x_max, batch_size: int = -1, n_sub_boxes: int = 
     return get_range_box(model, x_min, x_max, batch_size, n_sub_boxes)[0]
 
 
-def get_lower_box(model, x_min, x_max, batch_size: int = -1, n_sub_boxes: int = 1) -> np.ndarray:
+def get_lower_box(
+    model: Model, x_min: ArrayLike, x_max: ArrayLike, batch_size: int = -1, n_sub_boxes: int = 1
+) -> np.ndarray:
     """The lower bounds (n, classes) of the outputs in each box, see `get_range_box`.
 
     Args:
@@ -325,12 +334,12 @@ def get_lower_box(model, x_min, x_max, batch_size: int = -1, n_sub_boxes: int = 
 
 
 def get_adv_noise(
-    model,
-    x,
-    source_labels,
+    model: Model,
+    x: ArrayLike,
+    source_labels: ArrayLike,
     eps: float = 0.0,
     p: float = np.inf,
-    target_labels=None,
+    target_labels: ArrayLike | None = None,
     batch_size: int = -1,
 ) -> np.ndarray:
     """Upper bounds of how far a target label can exceed a source label in each ball.
@@ -367,16 +376,11 @@ def get_adv_noise(
     """
     converted = _converted(model, "crown-forward-hybrid")
     domain = _ball_domain(converted, x, eps, p)
-    rows = _rows(converted, source_labels, target_labels, len(domain))
-
-    def score(part: Domain, index: np.ndarray) -> np.ndarray:
-        return -_lower(converted, part, rows[index]).min(axis=1)
-
-    return _over_parts(domain, batch_size, 1, score, np.max)
+    return _adversarial(converted, domain, source_labels, target_labels, batch_size, 1)
 
 
 def get_range_noise(
-    model, x, eps: float, p: float = np.inf, batch_size: int = -1
+    model: Model, x: ArrayLike, eps: float, p: float = np.inf, batch_size: int = -1
 ) -> tuple[np.ndarray, np.ndarray]:
     """`(upper, lower)` bounds (n, classes) of the outputs in each ball, in the Lp norm.
 
@@ -407,7 +411,9 @@ def get_range_noise(
     return _range(converted, _ball_domain(converted, x, eps, p), batch_size, 1)
 
 
-def get_upper_noise(model, x, eps: float, p: float = np.inf, batch_size: int = -1) -> np.ndarray:
+def get_upper_noise(
+    model: Model, x: ArrayLike, eps: float, p: float = np.inf, batch_size: int = -1
+) -> np.ndarray:
     """The upper bounds (n, classes) of the outputs in each ball, see `get_range_noise`.
 
     Args:
@@ -430,7 +436,9 @@ def get_upper_noise(model, x, eps: float, p: float = np.inf, batch_size: int = -
     return get_range_noise(model, x, eps, p, batch_size)[0]
 
 
-def get_lower_noise(model, x, eps: float, p: float = np.inf, batch_size: int = -1) -> np.ndarray:
+def get_lower_noise(
+    model: Model, x: ArrayLike, eps: float, p: float = np.inf, batch_size: int = -1
+) -> np.ndarray:
     """The lower bounds (n, classes) of the outputs in each ball, see `get_range_noise`.
 
     Args:
@@ -453,7 +461,9 @@ def get_lower_noise(model, x, eps: float, p: float = np.inf, batch_size: int = -
     return get_range_noise(model, x, eps, p, batch_size)[1]
 
 
-def refine_boxes(x_min, x_max, n_sub_boxes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def refine_boxes(
+    x_min: ArrayLike, x_max: ArrayLike, n_sub_boxes: int = 10
+) -> tuple[np.ndarray, np.ndarray]:
     """Cuts each box into parts that cover it, halving the widest feature of each again and again.
 
     Args:
@@ -489,21 +499,21 @@ def refine_boxes(x_min, x_max, n_sub_boxes: int = 10) -> tuple[np.ndarray, np.nd
     return lower.reshape(count, -1, *shape), upper.reshape(count, -1, *shape)
 
 
-def _converted(model, method: str = "crown") -> Converted:
+def _converted(model: Model, method: str = "crown") -> Converted:
     return model if isinstance(model, Converted) else clone(model, method)
 
 
-def _box_domain(converted: Converted, x_min, x_max) -> Domain:
+def _box_domain(converted: Converted, x_min: ArrayLike, x_max: ArrayLike) -> Domain:
     return box(_shaped(converted, "x_min", x_min), _shaped(converted, "x_max", x_max))
 
 
-def _ball_domain(converted: Converted, x, eps, p) -> Domain:
-    if p not in _NORMS:
+def _ball_domain(converted: Converted, x: ArrayLike, eps: float, p: float) -> Domain:
+    if not isinstance(p, int | float) or p not in _NORMS:
         raise ValueError(f"`p` must be 1, 2 or numpy.inf. Received: p={p!r}.")
     return ball(_shaped(converted, "x", x), eps, _NORMS[p], clip=None)
 
 
-def _shaped(converted: Converted, name: str, x) -> np.ndarray:
+def _shaped(converted: Converted, name: str, x: ArrayLike) -> np.ndarray:
     """(n, *input shape) from that or from flattened samples."""
     x, shape = np.asarray(x), converted.program.input_shape
     if x.ndim < 2 or not len(x) or np.prod(x.shape[1:]) != np.prod(shape):
@@ -514,29 +524,41 @@ def _shaped(converted: Converted, name: str, x) -> np.ndarray:
     return x.reshape(len(x), *shape)
 
 
-def _lower(converted: Converted, domain: Domain, rows: np.ndarray) -> np.ndarray:
-    """The best lower bounds (n, rows) of the methods behind a name."""
+def _lower(converted: Converted, domain: Domain, objectives: np.ndarray) -> np.ndarray:
+    """The best lower bounds (n, objectives) of the methods behind a name."""
     program = converted.program
     names = METHODS_BY_NAME[converted.method]
-    found = np.max([lower_bounds(program, name, domain, rows) for name in names], axis=0)
+    found = np.max([lower_bounds(program, name, domain, objectives) for name in names], axis=0)
     # Nothing is proven where the model itself returns something else than its program.
     is_confirmed = confirmed(converted.model, program, domain.center)
     return np.where(is_confirmed[:, None], found, -np.inf)
 
 
-def _range(converted, domain: Domain, batch_size, n_sub_boxes) -> tuple[np.ndarray, np.ndarray]:
-    eye = np.eye(converted.program.outputs)[None]
-
-    def lower(part: Domain, index: np.ndarray) -> np.ndarray:
-        return _lower(converted, part, np.repeat(eye, len(part), axis=0))
-
-    def upper(part: Domain, index: np.ndarray) -> np.ndarray:
-        return -_lower(converted, part, np.repeat(-eye, len(part), axis=0))
-
+def _range(
+    converted: Converted, domain: Domain, batch_size: int, n_sub_boxes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    eye, options = np.eye(converted.program.outputs)[None], (domain, batch_size, n_sub_boxes)
     return (
-        _over_parts(domain, batch_size, n_sub_boxes, upper, np.max),
-        _over_parts(domain, batch_size, n_sub_boxes, lower, np.min),
+        _over_parts(*options, lambda part, index: -_lower(converted, part, -eye), np.max),
+        _over_parts(*options, lambda part, index: _lower(converted, part, eye), np.min),
     )
+
+
+def _adversarial(
+    converted: Converted,
+    domain: Domain,
+    source: ArrayLike,
+    target: ArrayLike | None,
+    batch_size: int,
+    n_sub_boxes: int,
+) -> np.ndarray:
+    """Upper bounds (n,) of how far a target label can exceed a source label."""
+    objectives = objectives_of(source, target, len(domain), converted.program.outputs)
+
+    def score(part: Domain, index: np.ndarray) -> np.ndarray:
+        return -_lower(converted, part, objectives[index]).min(axis=1)
+
+    return _over_parts(domain, batch_size, n_sub_boxes, score, np.max)
 
 
 def _over_parts(
@@ -560,11 +582,7 @@ def _over_parts(
     return np.concatenate(results)
 
 
-def _rows(converted: Converted, source, target, samples: int) -> np.ndarray:
-    return rows_of(source, target, samples, converted.program.outputs)
-
-
-def _values(program: Program, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """(n, rows) values of linear functions of the outputs at points, in float64."""
+def _values(program: Program, points: np.ndarray, objectives: np.ndarray) -> np.ndarray:
+    """(n, objectives) values of linear functions of the outputs at points, in float64."""
     outputs = evaluate(program, points)[program.output].numpy().reshape(len(points), -1)
-    return np.einsum("nrc,nc->nr", rows, outputs)
+    return np.einsum("nrc,nc->nr", objectives, outputs)

@@ -1,14 +1,15 @@
 """Labels as decomon's users write them, and the differences of outputs that they stand for."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 
-__all__ = ["rows_of"]
+__all__ = ["objectives_of"]
 
 
-def rows_of(source, target, samples: int, classes: int) -> np.ndarray:
-    """(n, pairs, classes) rows `f_source - f_target`; rows of zeros repeat no claim."""
+def objectives_of(
+    source: ArrayLike, target: ArrayLike | None, samples: int, classes: int
+) -> np.ndarray:
+    """(n, pairs, classes) objectives `f_source - f_target`, one for each pair of labels."""
     wins = _mask("source_labels", source, samples, classes)
     loses = ~wins if target is None else _mask("target_labels", target, samples, classes)
     if (both := (wins & loses).any(axis=1)).any() or not (
@@ -26,7 +27,7 @@ def rows_of(source, target, samples: int, classes: int) -> np.ndarray:
     return np.stack([np.concatenate([r, np.repeat(r[-1:], most - len(r), axis=0)]) for r in rows])
 
 
-def _mask(name: str, labels: int | Sequence, samples: int, classes: int) -> np.ndarray:
+def _mask(name: str, labels: ArrayLike, samples: int, classes: int) -> np.ndarray:
     """(n, classes) booleans, from integers or from rows of 0 and 1."""
     values = np.asarray(labels)
     if values.dtype.kind not in "biuf":

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.semantics.ir.primitives import Diagonal, Scale
-from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Norm, Program, ancestors
+from deel_lip_tf.semantics.ir.primitives import Diagonal, Scale, Shape
+from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Norm, Program, ancestors
 from deel_lip_tf.verify.activations import activation_of
 from deel_lip_tf.verify.propagation.coefficients import (
     Coefficients,
@@ -26,12 +26,12 @@ from deel_lip_tf.verify.propagation.coefficients import (
     identity,
     is_windowed,
 )
-from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, step
-from deel_lip_tf.verify.propagation.region import Region, concretize
+from deel_lip_tf.verify.propagation.concretize import DomainTensors, concretize
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, interval, step
 from deel_lip_tf.verify.propagation.relaxations import Lines, lines, norm_lines
 from deel_lip_tf.verify.tensorflow import bias_of
 
-__all__ = ["LinearBound", "Relaxation", "backward", "lower_bound", "refine", "relax"]
+__all__ = ["LinearLowerBound", "Relaxation", "backward", "lower_bound", "refine", "relax"]
 
 _ENTRYWISE = (Diagonal, Scale)
 
@@ -39,7 +39,7 @@ _MEMORY = 2**25
 """Entries of the largest tensor that is made at once."""
 
 
-class LinearBound(NamedTuple):
+class LinearLowerBound(NamedTuple):
     """`row >= sum(coefficients of a node @ node) + constant`, for each sample and row.
 
     Attributes:
@@ -68,7 +68,7 @@ def backward(
     rows: Mapping[int, Coefficients],
     all_lines: Mapping[int, Lines],
     intervals: Sequence[Interval],
-) -> LinearBound:
+) -> LinearLowerBound:
     """Linear lower bounds of rows of coefficients.
 
     Args:
@@ -89,27 +89,31 @@ def backward(
         if isinstance(node, Affine):
             parts, added = _through(program, node, coefficients, intervals[index])
         elif index in all_lines:
-            parent = intervals[node.parents[0]]
-            parts, added = _relaxed(program, coefficients, all_lines[index], parent)
+            read = intervals[node.parents[0]]
+            parts, added = _relaxed(program, coefficients, all_lines[index], read)
         else:
             stopped[index] = coefficients
             continue
         constant = constant + added
         for parent, part in zip(node.parents, parts, strict=True):
             pending[parent] = add(pending.get(parent), part)
-    return LinearBound(stopped, constant)
+    return LinearLowerBound(stopped, constant)
 
 
-def _through(program: Program, node: Affine, coefficients: Coefficients, interval: Interval):
+def _through(
+    program: Program, node: Affine, coefficients: Coefficients, own: Interval
+) -> tuple[Sequence[Coefficients], tf.Tensor]:
     constant = tf.zeros([1, 1], tf.float64)
     if not node.is_exact:
-        constant -= program.roundoff * coefficients.absolute_dot(interval.magnitude)
+        constant -= program.roundoff * coefficients.absolute_dot(own.magnitude)
     if node.bias is not None:
         constant += coefficients.dot(bias_of(node))
     return coefficients.through(node, program.shapes(node.parents)), constant
 
 
-def _relaxed(program: Program, coefficients: Coefficients, node_lines: Lines, parent: Interval):
+def _relaxed(
+    program: Program, coefficients: Coefficients, node_lines: Lines, parent: Interval
+) -> tuple[Sequence[Coefficients], tf.Tensor]:
     part, constant = coefficients.relaxed(node_lines)
     steepest = tf.maximum(tf.abs(node_lines.lower_slope), tf.abs(node_lines.upper_slope))
     farthest = tf.maximum(tf.abs(node_lines.lower_offset), tf.abs(node_lines.upper_offset))
@@ -121,31 +125,30 @@ def _relaxed(program: Program, coefficients: Coefficients, node_lines: Lines, pa
 
 
 def lower_bound(
-    program: Program, bound: LinearBound, intervals: Sequence[Interval], region: Region
+    program: Program, bound: LinearLowerBound, intervals: Sequence[Interval], domain: DomainTensors
 ) -> tf.Tensor:
     """Numbers (batch, rows) that linear bounds do not fall below on the domain.
 
-    The input ranges over the region, any other node where rows stopped over its interval.
+    The input ranges over the domain, any other node where rows stopped over its interval.
     """
     total = bound.constant
     for index, coefficients in bound.coefficients.items():
-        own = region if index == 0 else Region.of_interval(intervals[index])
+        own = domain if index == 0 else DomainTensors.of_interval(intervals[index])
         total = total + concretize(coefficients, own, program.roundoff)
     return tf.where(tf.math.is_nan(total), -INFINITY, total)
 
 
-def relax(program: Program, index: int, intervals: Sequence[Interval]) -> Lines:
+def relax(node: Node, intervals: Sequence[Interval]) -> Lines:
     """The default lines of a node that is not affine, for the interval of its parent."""
-    node = program.nodes[index]
     parent = intervals[node.parents[0]]
-    if isinstance(node, Norm):
-        return norm_lines(parent.lower, parent.upper)
-    return lines(activation_of(node.function), parent.lower, parent.upper)
+    if isinstance(node, Elementwise):
+        return lines(activation_of(node.function), parent.lower, parent.upper)
+    return norm_lines(parent.lower, parent.upper)
 
 
 def refine(
     program: Program,
-    region: Region,
+    domain: DomainTensors,
     tighten: Callable[[int, Interval], Interval] | None = None,
     backward_through: bool = True,
 ) -> Relaxation:
@@ -153,30 +156,32 @@ def refine(
 
     Args:
         program: the graph.
-        region: of the inputs.
+        domain: of the inputs.
         tighten: takes the position of a node and its interval, and returns a better one.
         backward_through: `False` for intervals by interval propagation alone.
     """
     needed = {program.nodes[index].parents[0] for index in program.nonlinear()}
-    result = Relaxation([Region.interval(region)], {})
+    result = Relaxation([interval(domain.lower, domain.upper)], {})
     for index, node in enumerate(program.nodes[1:], 1):
         if isinstance(node, Elementwise | Norm):
-            result.lines[index] = relax(program, index, result.intervals)
+            result.lines[index] = relax(node, result.intervals)
         result.intervals.append(step(program, node, result.intervals))
-        if backward_through and index in needed and not _is_exact(program, index, region):
-            low, high = _both_bounds(program, index, result, region)
+        if backward_through and index in needed and not _is_exact(program, index, domain):
+            low, high = _both_bounds(program, index, result, domain)
             result.intervals[index] = intersect(result.intervals[index], low, high)
         if tighten is not None:
             result.intervals[index] = tighten(index, result.intervals[index])
     return result
 
 
-def _is_exact(program: Program, index: int, region: Region) -> bool:
+def _is_exact(program: Program, index: int, domain: DomainTensors) -> bool:
     """Whether interval propagation cannot be improved: one affine map of a box."""
-    return program.nodes[index].parents == (0,) and not region.is_ball
+    return program.nodes[index].parents == (0,) and domain.norm is None
 
 
-def _both_bounds(program: Program, index: int, relaxation: Relaxation, region: Region):
+def _both_bounds(
+    program: Program, index: int, relaxation: Relaxation, domain: DomainTensors
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Backward bounds of all entries of a node, below and above, in blocks of rows."""
     shape = program.nodes[index].shape
     as_windows = starts_as_windows(program, index)
@@ -186,7 +191,7 @@ def _both_bounds(program: Program, index: int, relaxation: Relaxation, region: R
     def bounds_of(start):
         rows = {index: identity(shape, start + tf.range(block), as_windows)}
         bound = backward(program, rows, relaxation.lines, relaxation.intervals)
-        lowest = lower_bound(program, bound, relaxation.intervals, region)
+        lowest = lower_bound(program, bound, relaxation.intervals, domain)
         places = int(np.prod(shape[:2])) if as_windows else 1
         return tf.reshape(lowest, [tf.shape(lowest)[0], places, 2, block])
 
@@ -197,7 +202,8 @@ def _both_bounds(program: Program, index: int, relaxation: Relaxation, region: R
         parts = tf.map_fn(bounds_of, starts, fn_output_signature=tf.float64, parallel_iterations=1)
         found = tf.concat(tf.unstack(parts, num=-(-count // block)), axis=-1)[..., :count]
     batch = tf.shape(found)[0]
-    return tuple(tf.reshape(x, [batch, *shape]) for x in (found[:, :, 0], -found[:, :, 1]))
+    low, negative_high = (tf.reshape(found[:, :, i], [batch, *shape]) for i in range(2))
+    return low, -negative_high
 
 
 def starts_as_windows(program: Program, index: int) -> bool:
@@ -207,7 +213,7 @@ def starts_as_windows(program: Program, index: int) -> bool:
         return False
     if isinstance(node.map, _ENTRYWISE):
         return starts_as_windows(program, node.parents[0])
-    return is_windowed(node)
+    return is_windowed(node.map)
 
 
 def footprint(program: Program, index: int) -> int:
@@ -222,14 +228,15 @@ def footprint(program: Program, index: int) -> int:
 
 def _largest_window(program: Program, index: int) -> int:
     """Entries of the largest window on the way to the input, as far as there are any."""
-    window, largest = (1, 1), 1
+    window: Shape = (1, 1)
+    largest = 1
     while index:
         node = program.nodes[index]
         if len(node.parents) > 1 or isinstance(node, Norm):
             return max(largest, max(int(np.prod(n.shape)) for n in program.nodes[:index]))
         parent = program.nodes[node.parents[0]]
         if isinstance(node, Affine) and not isinstance(node.map, _ENTRYWISE):
-            if not is_windowed(node):
+            if not is_windowed(node.map):
                 return max(largest, int(np.prod(parent.shape)))
             window = grown_window(node.map, window)
         largest = max(largest, int(np.prod(window)) * parent.shape[-1])

@@ -8,18 +8,17 @@ A leading axis of size 1 that is marked as shared stands for all samples.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.semantics.ir.primitives import Conv, Diagonal, Scale
+from deel_lip_tf.semantics.ir.primitives import Conv, Diagonal, LinearMap, Scale, Shape
 from deel_lip_tf.semantics.ir.program import Affine
 from deel_lip_tf.verify.propagation.relaxations import Lines
-from deel_lip_tf.verify.tensorflow import adjoint, constant
+from deel_lip_tf.verify.tensorflow import TENSORFLOW, constant
 
 __all__ = ["Coefficients", "Dense", "Windows", "add", "identity"]
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +70,10 @@ class Dense:
         values = positive * low + negative * high
         return Dense(values, tuple(lines.lower_slope.shape[1:])), constant
 
-    def through(self, node: Affine, shapes: Sequence[Shape]) -> list["Dense"]:
+    def through(self, node: Affine, shapes: Sequence[Shape]) -> Sequence["Dense"]:
         """Rows of the parents of an affine node."""
-        parts = adjoint(node, tf.reshape(self.values, [-1, *self.shape]), shapes)
+        rows = tf.reshape(self.values, [-1, *self.shape])
+        parts = node.map.adjoint(TENSORFLOW, rows, shapes)
         return [
             Dense(_with_rows(part, self.values, shape), shape, self.is_shared)
             for part, shape in zip(parts, shapes, strict=True)
@@ -131,14 +131,14 @@ class Windows:
 
     values: tf.Tensor
     shape: Shape
-    places: tuple[int, int]
-    stride: tuple[int, int]
-    offset: tuple[int, int]
+    places: Shape
+    stride: Shape
+    offset: Shape
     is_shared: bool = True
     is_uniform: bool = True
 
     @property
-    def window(self) -> tuple[int, int]:
+    def window(self) -> Shape:
         """Size of a window."""
         return tuple(self.values.shape[3:5])
 
@@ -159,9 +159,6 @@ class Windows:
         flat = np.where(valid, height * self.shape[1] + width, self.shape[0] * self.shape[1])
         return flat.reshape(math.prod(self.places), math.prod(self.window))
 
-    def _reaches_beyond(self) -> bool:
-        return bool((self._positions() == self.shape[0] * self.shape[1]).any())
-
     def _gathered(self, vector: tf.Tensor) -> tf.Tensor:
         """(batch or 1, places, *window, channels) windows of a vector, 0 beyond the image."""
         rows, columns, channels = self.shape
@@ -173,7 +170,7 @@ class Windows:
         return tf.reshape(windows, size)
 
     def _masked(self) -> "Windows":
-        if not self._reaches_beyond():
+        if (self._positions() < self.shape[0] * self.shape[1]).all():
             return self
         mask = self._gathered(tf.ones([1, *self.shape], tf.float64))
         return replace(self, values=self.values * mask[:, :, None], is_uniform=False)
@@ -217,7 +214,7 @@ class Windows:
         values = positive * low + negative * high
         return replace(self, values=values, is_shared=False, is_uniform=False), constant
 
-    def through(self, node: Affine, shapes: Sequence[Shape]) -> list["Windows | Dense"]:
+    def through(self, node: Affine, shapes: Sequence[Shape]) -> Sequence["Windows | Dense"]:
         """Rows of the parents of an affine node; as windows where it is a convolution."""
         if isinstance(node.map, Scale):
             return [replace(self, values=self.values * node.map.factor)]
@@ -225,14 +222,14 @@ class Windows:
             scale = self._gathered(constant(node.map.scale))[:, :, None]
             values = self.values * scale
             return [replace(self, values=values, shape=shapes[0], is_uniform=False)]
-        if not is_windowed(node):
+        if not is_windowed(node.map):
             return self.dense().through(node, shapes)
         sizes = grown_window(node.map, self.window)
         if all(size >= n for size, n in zip(sizes, shapes[0], strict=False)):
             return self.dense().through(node, shapes)
         return [self._masked()._spread(node.map, sizes, shapes[0])]
 
-    def _spread(self, convolution: Conv, sizes: tuple[int, int], shape: Shape) -> "Windows":
+    def _spread(self, convolution: Conv, sizes: Shape, shape: Shape) -> "Windows":
         """The transposed convolution of each window by itself."""
         size, strides = tf.shape(self.values), convolution.strides
         kernel = constant(convolution.written_out)
@@ -271,15 +268,14 @@ class Windows:
 Coefficients = Dense | Windows
 
 
-def is_windowed(node: Affine) -> bool:
-    """Whether a node is a convolution of an image, in which all channels meet."""
-    linear = node.map
+def is_windowed(linear: LinearMap) -> TypeGuard[Conv]:
+    """Whether a map is a convolution of an image, in which all channels meet."""
     if not isinstance(linear, Conv) or linear.transposed:
         return False
     return len(linear.sizes) == 2 and (linear.kernel.shape[-3] == 1 or linear.kernel.shape[-2] > 1)
 
 
-def grown_window(convolution: Conv, window: tuple[int, int]) -> tuple[int, int]:
+def grown_window(convolution: Conv, window: Shape) -> Shape:
     """Size of the window of its input that a window of the output of a convolution reads."""
     kernel = convolution.written_out.shape[:2]
     axes = zip(window, convolution.strides, kernel, strict=True)
@@ -291,13 +287,15 @@ def add(first: Coefficients | None, second: Coefficients) -> Coefficients:
     if first is None:
         return second
     shared = first.is_shared and second.is_shared
-    are_windows = isinstance(first, Windows) and isinstance(second, Windows)
-    if are_windows and first.geometry == second.geometry:
-        uniform = first.is_uniform and second.is_uniform
-        values = first.values + second.values
-        return replace(first, values=values, is_shared=shared, is_uniform=uniform)
-    first, second = first.dense(), second.dense()
-    return Dense(first.values + second.values, first.shape, shared)
+    if (
+        not isinstance(first, Windows)
+        or not isinstance(second, Windows)
+        or (first.geometry != second.geometry)
+    ):
+        return Dense(first.dense().values + second.dense().values, first.shape, shared)
+    uniform = first.is_uniform and second.is_uniform
+    values = first.values + second.values
+    return replace(first, values=values, is_shared=shared, is_uniform=uniform)
 
 
 def identity(shape: Shape, rows: tf.Tensor | np.ndarray, as_windows: bool) -> Coefficients:

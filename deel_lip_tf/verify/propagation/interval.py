@@ -18,7 +18,7 @@ from deel_lip_tf.verify.tensorflow import TENSORFLOW, absolute, bias_of, linear
 
 INFINITY = np.float64(np.inf)
 
-__all__ = ["INFINITY", "Interval", "intersect", "point", "propagate", "step"]
+__all__ = ["INFINITY", "Interval", "intersect", "interval", "point", "propagate", "step"]
 
 
 class Interval(NamedTuple):
@@ -95,10 +95,10 @@ def _affine(node: Affine, parents: Sequence[Interval], roundoff: float) -> Inter
         moved = (linear(node, [p[end] for p in parents]) for end in range(3))
         return Interval(*moved)
     middle = linear(node, [0.5 * p.lower + 0.5 * p.upper for p in parents])
-    reach = absolute(node, [0.5 * p.upper - 0.5 * p.lower for p in parents])
-    # The sum of absolute values of all terms: of the middle, of the reach and of their rounding.
+    half_width = absolute(node, [0.5 * p.upper - 0.5 * p.lower for p in parents])
+    # The sum of absolute values of all terms: of the middle, the half width and their rounding.
     added = absolute(node, [tf.maximum(tf.abs(p.lower), tf.abs(p.upper)) for p in parents])
     if node.bias is not None:
         middle, added = middle + bias_of(node), added + tf.abs(bias_of(node))
-    reach = reach + roundoff * added
-    return interval(middle - reach, middle + reach)._replace(magnitude=added)
+    half_width = half_width + roundoff * added
+    return interval(middle - half_width, middle + half_width)._replace(magnitude=added)

@@ -12,28 +12,25 @@ import tensorflow as tf
 from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.semantics.ir.program import Affine, Program
+from deel_lip_tf.verify.graphs import once
 from deel_lip_tf.verify.propagation.backward import backward, lower_bound
 from deel_lip_tf.verify.propagation.coefficients import Coefficients, identity
+from deel_lip_tf.verify.propagation.concretize import DomainTensors
 from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, point
-from deel_lip_tf.verify.propagation.region import Region
 
-__all__ = ["constants", "has_small_constants", "lipschitz_lower_bound", "prepare", "tightening"]
+__all__ = ["constants", "entry_constants", "has_small_constants", "lipschitz_lower_bound"]
+__all__ += ["tightening"]
 
 _ROUND = 1.0 + 2.0**-40
 _LARGEST_NODE = 2**22  # entries of the matrix of a node whose rows are measured one by one
 
 
+@once
 def constants(program: Program) -> dict[int, float]:
     """Proven Lipschitz constants of nodes, with respect to the input; of those that have one.
 
-    A constant bounds the Euclidean norm of the whole node. Computed once for a program.
+    A constant bounds the Euclidean norm of the whole node.
     """
-    if "constants" not in program.compiled:
-        program.compiled["constants"] = _constants(program)
-    return program.compiled["constants"]
-
-
-def _constants(program: Program) -> dict[int, float]:
     known, walk = {0: 1.0}, LipschitzPropagation()
     for call in program.calls:
         if not all(index in known for index in call.inputs):
@@ -46,33 +43,27 @@ def _constants(program: Program) -> dict[int, float]:
     return known
 
 
-def prepare(program: Program) -> None:
-    """Measures the constants, from the values of the weights: before a function is traced."""
-    constants(program)
-    _reaches(program)
-
-
 def has_small_constants(program: Program) -> bool:
     """Whether the model has layers of this library, whose constants are small by design."""
     return any(isinstance(call.call.operation, LipschitzLayer) for call in program.calls)
 
 
 def lipschitz_lower_bound(
-    program: Program, rows: Coefficients, values: list[Interval], radius: tf.Tensor
+    program: Program, objectives: Coefficients, values: list[Interval], radius: tf.Tensor
 ) -> tf.Tensor:
-    """(batch, rows) numbers that rows of the output do not fall below on an L2 ball.
+    """(batch, rows) numbers that the objectives do not fall below on an L2 ball.
 
     `values` are those of all nodes at its center.
 
-    `row(center) - radius * K`, where K is the smallest `||coefficients|| * constant` on the way
-    back from the output through its affine maps: with a linear head, that of the difference of two
-    columns.
+    `objective(center) - radius * K`, where K is the smallest `||coefficients|| * constant` on the
+    way back from the output through its affine maps: with a linear head, that of the difference of
+    two columns.
     """
     known = constants(program)
-    at_center = Region.of_interval(values[0])
-    bound = backward(program, {program.output: rows}, {}, values)
+    at_center = DomainTensors.of_interval(values[0])
+    bound = backward(program, {program.output: objectives}, {}, values)
     value = lower_bound(program, bound, values, at_center)
-    steepest = _steepness(program, program.output, rows, known)
+    steepest = _steepness(program, program.output, objectives, known)
     if steepest is None:
         return tf.fill(tf.shape(value), -INFINITY)
     return value - radius[:, None] * steepest * _ROUND
@@ -99,31 +90,25 @@ def tightening(
     A relaxation loses at every activation, a Lipschitz constant only once: deep in a network of
     1-Lipschitz layers the latter is the smaller interval.
     """
-    values, reaches = point(program, center), _reaches(program)
+    values, steepness = point(program, center), entry_constants(program)
 
     def tighten(index: int, interval: Interval) -> Interval:
-        if index not in reaches:
+        if index not in steepness:
             return interval
         shape = [-1, *[1] * len(program.nodes[index].shape)]
-        reach = tf.reshape(radius, shape) * reaches[index] * _ROUND
+        change = tf.reshape(radius, shape) * steepness[index] * _ROUND
         value = values[index]
-        return intersect(interval, value.lower - reach, value.upper + reach)
+        return intersect(interval, value.lower - change, value.upper + change)
 
     return tighten
 
 
-def _reaches(program: Program) -> dict[int, np.ndarray | float]:
+@once
+def entry_constants(program: Program) -> dict[int, np.ndarray | float]:
     """Lipschitz constants of each entry of nodes, shape (1, *shape) or a number for all."""
-    if "reaches" not in program.compiled:
-        program.compiled["reaches"] = _measured(program)
-    return program.compiled["reaches"]
-
-
-def _measured(program: Program) -> dict[int, np.ndarray | float]:
-    known, reaches = constants(program), {}
+    known = constants(program)
+    found: dict[int, np.ndarray | float] = {i: known[i] for i in known if i}
     for index, node in enumerate(program.nodes):
-        if index and index in known:
-            reaches[index] = known[index]
         if not isinstance(node, Affine) or node.parents[0] not in known or len(node.parents) > 1:
             continue
         size = int(np.prod(node.shape))
@@ -133,5 +118,5 @@ def _measured(program: Program) -> dict[int, np.ndarray | float]:
         norms = rows.through(node, program.shapes(node.parents))[0].dual_norm("l2")
         each = tf.reshape(norms[0, :size], (1, *node.shape)).numpy()
         each = each * known[node.parents[0]] * (_ROUND + program.roundoff)
-        reaches[index] = np.minimum(each, known.get(index, np.inf))
-    return reaches
+        found[index] = np.minimum(each, known.get(index, np.inf))
+    return found

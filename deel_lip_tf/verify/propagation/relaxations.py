@@ -1,10 +1,10 @@
 """Activations between two lines: on an interval `[l, u]`, `a x + b <= f(x) <= c x + d`.
 
 For a given slope `s` the best offset above is `max(f(p) - s p)` over `[l, u]`, which is reached at
-an end, at a kink, or where `f'(p) = s`. An activation therefore consists of its function, its kinks
-and the points of a given derivative; any slope is then sound, and a point too many changes nothing.
-The slopes themselves need no care: those chosen here make the line as close as possible to the
-function in the middle of the interval, which is the least area.
+an end, at a breakpoint, or where `f'(p) = s`. An activation therefore consists of its function, its
+breakpoints and the points of a given derivative; any slope is then sound, and a point too many
+changes nothing. The slopes themselves need no care: those chosen here make the line as close as
+possible to the function in the middle of the interval, which is the least area.
 
 Every offset is moved outward by `SLACK` times the terms it is computed from, for functions with
 exponentials also by `SLACK` itself: more than their rounding errors in float64, and more than the
@@ -13,8 +13,10 @@ infinite end has slope 0 and the bounds of the whole function; what is not a num
 infinite.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +49,7 @@ class Activation:
         name: for messages.
         value: the function, elementwise on float64 tensors.
         range: bounds of all its values.
-        kinks: where it has no derivative.
+        breakpoints: where it has no derivative.
         critical: `(slope, l, u)` to the points of `[l, u]` where the derivative is the slope, and
             possibly other ones; `None` for a function made of straight pieces.
     """
@@ -55,7 +57,7 @@ class Activation:
     name: str
     value: Callable
     range: tuple[float, float] = (-np.inf, np.inf)
-    kinks: tuple[float, ...] = ()
+    breakpoints: tuple[float, ...] = ()
     critical: Callable | None = None
 
     @property
@@ -64,7 +66,7 @@ class Activation:
         return self.critical is not None
 
 
-def lines(activation: Activation, lower, upper) -> Lines:
+def lines(activation: Activation, lower: tf.Tensor, upper: tf.Tensor) -> Lines:
     """The lines of a function on intervals, of least area where they cross the middle."""
     low, high = slopes(activation, lower, upper)
     below, above = offsets(activation, lower, upper, low, high)
@@ -73,7 +75,13 @@ def lines(activation: Activation, lower, upper) -> Lines:
     return Lines(low, below, high, above)
 
 
-def offsets(activation: Activation, lower, upper, lower_slope, upper_slope):
+def offsets(
+    activation: Activation,
+    lower: tf.Tensor,
+    upper: tf.Tensor,
+    lower_slope: tf.Tensor,
+    upper_slope: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The best sound offsets for given slopes.
 
     Args:
@@ -98,7 +106,9 @@ def offsets(activation: Activation, lower, upper, lower_slope, upper_slope):
     return below, above
 
 
-def image(activation: Activation, lower, upper):
+def image(
+    activation: Activation, lower: tf.Tensor, upper: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Bounds of the values of a function on intervals; the shape of the intervals."""
     flat = tf.zeros_like(lower)
     below, above = offsets(activation, lower, upper, flat, flat)
@@ -106,13 +116,16 @@ def image(activation: Activation, lower, upper):
     return tf.maximum(below, smallest), tf.minimum(above, largest)
 
 
-def slopes(activation: Activation, lower, upper):
+def slopes(
+    activation: Activation, lower: tf.Tensor, upper: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Slopes `(of the line below, of the line above)`; finite, 0 on an infinite interval."""
     finite = _is_finite(lower, upper)
     lower, upper = tf.where(finite, lower, 0.0), tf.where(finite, upper, 0.0)
     choose = _sampled_slopes if activation.is_smooth else _chord_slopes
     found = choose(activation, lower, upper)
-    return tuple(tf.where(tf.math.is_finite(slope), slope, 0.0) for slope in found)
+    low, high = (tf.where(tf.math.is_finite(slope), slope, 0.0) for slope in found)
+    return low, high
 
 
 def _is_finite(lower, upper):
@@ -124,18 +137,18 @@ def _clip(x, lower, upper):
 
 
 def _fixed_points(activation: Activation, lower, upper) -> list:
-    """The kinks, as far as they are inside, and the ends.
+    """The breakpoints, as far as they are inside, and the ends.
 
-    Kinks come first: the derivative of a smallest number is that of the first one of equals, and
-    the offset of a line through a kink has none.
+    Breakpoints come first: the derivative of a smallest number is that of the first one of equals,
+    and the offset of a line through a breakpoint has none.
     """
-    kinks = [_clip(tf.constant(k, tf.float64), lower, upper) for k in activation.kinks]
-    return [*kinks, lower, upper]
+    breakpoints = [_clip(tf.constant(k, tf.float64), lower, upper) for k in activation.breakpoints]
+    return [*breakpoints, lower, upper]
 
 
 def _critical_points(activation: Activation, lower, upper, slope) -> list:
     """Where `f'(p) = slope`, as far as it is inside."""
-    if not activation.is_smooth:
+    if activation.critical is None:
         return []
     found = activation.critical(slope, lower, upper)
     found = [tf.where(tf.math.is_nan(p), lower, p) for p in found]
@@ -150,14 +163,14 @@ def _valued(activation: Activation, points: list) -> list[tuple]:
 
 def _extreme(activation: Activation, lower, upper, known, slope, sign: float):
     """Outward-rounded smallest (`sign` -1) or largest (1) `f(p) - slope p` on the interval."""
-    choose, extreme, terms = tf.maximum if sign > 0 else tf.minimum, None, None
-    critical = _critical_points(activation, lower, upper, slope)
-    for point, value, size in [*known, *_valued(activation, critical)]:
+    critical = _valued(activation, _critical_points(activation, lower, upper, slope))
+    gaps, sizes = [], []
+    for point, value, size in [*known, *critical]:
         linear = slope * point
-        gap, added = value - linear, size + tf.abs(linear)
-        extreme = gap if extreme is None else choose(extreme, gap)
-        terms = added if terms is None else tf.maximum(terms, added)
-    terms = terms + 1.0 if activation.is_smooth else terms
+        gaps.append(value - linear)
+        sizes.append(size + tf.abs(linear))
+    extreme = reduce(tf.maximum if sign > 0 else tf.minimum, gaps)
+    terms = reduce(tf.maximum, sizes) + (1.0 if activation.is_smooth else 0.0)
     return extreme + (sign * SLACK[activation.is_smooth]) * terms
 
 
@@ -165,27 +178,26 @@ def _chord_slopes(activation: Activation, lower, upper):
     """Slopes of the lines below and above a function of straight pieces, closest in the middle.
 
     The smallest concave function over a function of straight pieces is made of chords between its
-    ends and kinks, and the largest convex one below it as well; a chord that crosses the function
-    is moved by its offset.
+    ends and breakpoints, and the largest convex one below it as well; a chord that crosses the
+    function is moved by its offset.
     """
     known = _valued(activation, _fixed_points(activation, lower, upper))
     points, values, _ = (tf.stack(part) for part in zip(*known, strict=True))
-    places, low, high = points - 0.5 * (lower + upper), None, None
-    for i in range(len(known)):
-        for j in range(i + 1, len(known)):
-            (p, at_p, _), (q, at_q, _) = known[i], known[j]
-            slope = tf.math.divide_no_nan(at_q - at_p, q - p)
-            gaps = values - slope * places
-            below, above = tf.reduce_min(gaps, axis=0), tf.reduce_max(gaps, axis=0)
-            low = _better(low, (slope, below), tf.greater)
-            high = _better(high, (slope, above), tf.less)
+    places, below, above = points - 0.5 * (lower + upper), [], []
+    for (p, at_p, _), (q, at_q, _) in itertools.combinations(known, 2):
+        slope = tf.math.divide_no_nan(at_q - at_p, q - p)
+        gaps = values - slope * places
+        below.append((slope, tf.reduce_min(gaps, axis=0)))
+        above.append((slope, tf.reduce_max(gaps, axis=0)))
+    low, high = (
+        reduce(partial(_better, tf.greater), below),
+        reduce(partial(_better, tf.less), above),
+    )
     return low[0], high[0]
 
 
-def _better(best, other, is_better: Callable):
+def _better(is_better: Callable, best: tuple, other: tuple) -> tuple:
     """Of two pairs of a slope and its height in the middle, entry by entry the better one."""
-    if best is None:
-        return other
     chosen = is_better(other[1], best[1])
     return tuple(tf.where(chosen, b, a) for a, b in zip(best, other, strict=True))
 
@@ -245,7 +257,7 @@ def solved(derivative: Callable, bends: tuple[float, ...]) -> Callable:
     return critical
 
 
-def norm_lines(lower, upper) -> Lines:
+def norm_lines(lower: tf.Tensor, upper: tf.Tensor) -> Lines:
     """Lines of `||w||_2` over the last axis, on a box of the last axis.
 
     Below, by Cauchy and Schwarz: `||w|| >= g . w` for any `||g|| <= 1`, here the direction of the
@@ -267,7 +279,7 @@ def norm_lines(lower, upper) -> Lines:
     return Lines(low, tf.zeros_like(above), high, above)
 
 
-def norm_image(lower, upper):
+def norm_image(lower: tf.Tensor, upper: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Bounds of `||w||_2` over the last axis, on a box of the last axis."""
     nearest = tf.maximum(tf.maximum(lower, -upper), 0.0)
     farthest = tf.maximum(tf.abs(lower), tf.abs(upper))

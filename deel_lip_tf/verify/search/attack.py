@@ -1,4 +1,4 @@
-"""Searches a domain for inputs that break a claim, and believes none that it has not replayed.
+"""Searches a domain for inputs that break a claim, and returns none that it has not replayed.
 
 A claim is broken where linear functions of the outputs are all negative: for another label, the
 one function `f_label - f_target`. The largest of them goes down along its gradient, from several
@@ -12,19 +12,27 @@ own call at inference, break the claim by more than the noise of their last digi
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from deel_lip_tf._validation.arrays import samples_of
+from deel_lip_tf._validation.labels import true_classes
+from deel_lip_tf._validation.models import check_one_to_one
+from deel_lip_tf._validation.scalars import check_time_limit, whole_number
+from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
-from deel_lip_tf.verify.domain import Domain
-from deel_lip_tf.verify.graphs import Kept, traced
-from deel_lip_tf.verify.models import configuration, output_values
-from deel_lip_tf.verify.search.attack_reach import Reach, column, inside
+from deel_lip_tf.verify.domain import Domain, check_domain
+from deel_lip_tf.verify.graphs import LRUCache, traced
+from deel_lip_tf.verify.models import configuration, margin_objectives, output_values
+from deel_lip_tf.verify.propagation.concretize import DomainTensors
+from deel_lip_tf.verify.search.projection import column, inside, project, towards
 
 __all__ = ["Claims", "falsify", "gradient_function", "search"]
 
@@ -54,7 +62,7 @@ class Claims:
     def __len__(self) -> int:
         return len(self.sample)
 
-    def __getitem__(self, index) -> "Claims":
+    def __getitem__(self, index: Any) -> "Claims":
         return Claims(self.sample[index], self.weights[index], self.offsets[index])
 
     def values(self, outputs: np.ndarray) -> np.ndarray:
@@ -65,8 +73,8 @@ class Claims:
 
 def falsify(
     model: keras.Model,
-    x,
-    labels,
+    x: ArrayLike,
+    labels: ArrayLike,
     domain: Domain,
     seed: int = 0,
     steps: int = STEPS,
@@ -80,7 +88,7 @@ def falsify(
             probabilities of a softmax. Of a single output, label 1 says that it is positive, or
             above 1/2 where a sigmoid makes it.
         x: (n, ...) samples, of the model's input shape.
-        labels: (n,) integers, the labels that are claimed.
+        labels: those that are claimed: classes (n,) or (n, 1), or one-hot rows (n, classes).
         domain: the inputs that count, one set for each sample.
         seed: of the random starts, 0 by default.
         steps: of each descent.
@@ -93,6 +101,11 @@ def falsify(
         model itself gives it another label: its score exceeds that of the claimed one by more than
         64 units in the last place. A tie is no witness. NaN proves nothing.
 
+    Raises:
+        TypeError: `model` is not a Keras model, or `domain` not made by `box` or `ball`.
+        ValueError: another number of inputs or outputs, shapes that do not fit, a label that is no
+            class, or an argument out of its range.
+
     Example:
         >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
         >>> model = keras.Sequential([keras.Input((2,)), dense])
@@ -103,24 +116,26 @@ def falsify(
         >>> print(np.argmax(model(found[1:]), axis=1), bool(np.abs(found[1] - x[1]).max() <= 0.2))
         [1] True
     """
-    labels = np.asarray(labels, np.int64)
-    found = _no_witnesses(model, np.shape(x))
+    check_one_to_one(model)
+    check_classifier_shape(model.outputs[0].shape[1:])
+    check_domain(domain)
+    shape = samples_of(x, model.inputs[0].shape[1:]).shape
+    if domain.lower.shape != shape:
+        raise ValueError(
+            "`domain` must hold one set of inputs for each sample of `x`, of shape "
+            f"{shape}. Received: {domain.lower.shape}. Make it by `ball(x, eps)`."
+        )
+    classes = model.outputs[0].shape[-1]
+    claims = _other_labels(true_classes(labels, len(domain), classes, "labels"), classes)
+    for name, value in (("seed", seed), ("steps", steps), ("restarts", restarts)):
+        whole_number(name, value, 0)
+    check_time_limit(time_limit)
+    found = _no_witnesses(model, shape)
     if _input_type(model) not in _FLOATS:
         return found
-    claims = _other_labels(labels, model.outputs[0].shape[-1])
-    gradient = gradient_function(model)
-    attempt = _Attempt(model, domain, gradient, seed, steps, time_limit)
-    attempt.shift = threshold(graph_of(model)) if model.outputs[0].shape[-1] == 1 else 0.0
-    values = np.full(len(claims), np.inf)
-    for stage in range(1 + restarts):
-        open_samples = np.isnan(found.reshape(len(found), -1)).any(axis=1)
-        chosen = _nearest(claims, values, open_samples, _NEAREST if stage else _TARGETS)
-        if not len(chosen) or attempt.is_over():
-            break
-        points, values[chosen] = attempt.descend(claims[chosen], stage)
-        for row in np.flatnonzero(values[chosen] < 0):
-            found[claims.sample[chosen[row]]] = points[row]
-    return found
+    attempt = _Attempt(model, domain, True, seed, steps, time_limit)
+    attempt.shift = threshold(graph_of(model)) if classes == 1 else 0.0
+    return attempt.fill(found, claims, claims.sample, restarts)
 
 
 def search(
@@ -134,51 +149,27 @@ def search(
 ) -> np.ndarray:
     """Searches, for each conjunction, an input of its domain that satisfies it.
 
-    Args:
-        model: a model with one input and one output.
-        domain: one set for each sample.
-        claims: conjunctions about the outputs as the model returns them.
-        seed: of the random starts.
-        steps: of each descent.
-        restarts: number of random starts.
-        time_limit: seconds after which no further descent begins.
-
-    Returns:
-        (m, ...) points in the model's input type that were replayed as those of `falsify`; NaN
-        where none was found.
+    As `falsify`, for m claims about the outputs as the model returns them: (m, ...) points.
     """
     found = _no_witnesses(model, (len(claims), *domain.lower.shape[1:]))
     if _input_type(model) not in _FLOATS:
         return found
-    gradient = gradient_function(model, drop_softmax=False)
-    attempt = _Attempt(model, domain, gradient, seed, steps, time_limit)
-    missing = np.arange(len(claims))
-    for stage in range(1 + restarts):
-        if not len(missing) or attempt.is_over():
-            break
-        points, values = attempt.descend(claims[missing], stage)
-        found[missing[values < 0]] = points[values < 0]
-        missing = missing[values >= 0]
-    return found
+    attempt = _Attempt(model, domain, False, seed, steps, time_limit)
+    return attempt.fill(found, claims, np.arange(len(claims)), restarts)
 
 
 def _other_labels(labels: np.ndarray, classes: int) -> Claims:
     """For each sample and each other class, that its score is larger."""
-    if classes == 1:
-        weights = np.where(labels > 0, 1.0, -1.0).reshape(-1, 1, 1)
-        return Claims(np.arange(len(labels)), weights, np.zeros((len(labels), 1)))
-    pairs = [(i, j) for i, label in enumerate(labels) for j in range(classes) if j != label]
-    sample, target = np.array(pairs, np.int64).reshape(-1, 2).T
-    one_hot = np.eye(classes)
-    weights = one_hot[labels[sample]] - one_hot[target]
-    return Claims(sample, weights[:, None], np.zeros((len(sample), 1)))
+    weights = margin_objectives(labels, classes).reshape(-1, 1, classes)
+    sample = np.repeat(np.arange(len(labels)), len(weights) // len(labels))
+    return Claims(sample, weights, np.zeros((len(weights), 1)))
 
 
-def _nearest(claims: Claims, values: np.ndarray, wanted: np.ndarray, count: int) -> np.ndarray:
-    """For each wanted sample, its claims of smallest value, at most `count`."""
-    order = np.lexsort((values, claims.sample))
-    order = order[wanted[claims.sample[order]]]
-    _, first = np.unique(claims.sample[order], return_index=True)
+def _nearest(places: np.ndarray, values: np.ndarray, wanted: np.ndarray, count: int) -> np.ndarray:
+    """For each wanted place, its claims of smallest value, at most `count`."""
+    order = np.lexsort((values, places))
+    order = order[wanted[places[order]]]
+    _, first = np.unique(places[order], return_index=True)
     sizes = np.diff([*first, len(order)])
     rank = np.arange(len(order)) - np.repeat(first, sizes)
     return order[rank < count]
@@ -188,7 +179,7 @@ def _input_type(model: keras.Model) -> str:
     return keras.backend.standardize_dtype(model.inputs[0].dtype)
 
 
-def _no_witnesses(model: keras.Model, shape) -> np.ndarray:
+def _no_witnesses(model: keras.Model, shape: Sequence[int]) -> np.ndarray:
     dtype = _input_type(model)
     return np.full(shape, np.nan, dtype if dtype in _FLOATS else np.float64)
 
@@ -196,17 +187,32 @@ def _no_witnesses(model: keras.Model, shape) -> np.ndarray:
 class _Attempt:
     """One search: the model as a graph, the domain in its input type, and the clock."""
 
-    def __init__(self, model, domain: Domain, gradient, seed, steps, time_limit):
+    def __init__(self, model, domain: Domain, drop_softmax: bool, seed, steps, time_limit):
         self._model, self._domain, self._steps = model, domain, steps
         self._random = np.random.default_rng(seed)
         self._end = math.inf if time_limit is None else time.monotonic() + time_limit
         self._type = np.dtype(_input_type(model))
         self._set = inside(domain, self._type)
-        self._gradient = gradient
+        self._gradient = gradient_function(model, drop_softmax)
         self.shift = 0.0  # subtracted from the outputs before they are judged
 
     def is_over(self) -> bool:
         return time.monotonic() >= self._end
+
+    def fill(
+        self, found: np.ndarray, claims: Claims, places: np.ndarray, restarts: int
+    ) -> np.ndarray:
+        """`found`, with a witness of one of the claims of each place, where there is any."""
+        values = np.full(len(claims), np.inf)
+        for stage in range(1 + restarts):
+            is_open = np.isnan(found).any(axis=tuple(range(1, found.ndim)))
+            chosen = _nearest(places, values, is_open, _NEAREST if stage else _TARGETS)
+            if not len(chosen) or self.is_over():
+                break
+            points, values[chosen] = self.descend(claims[chosen], stage)
+            for row in np.flatnonzero(values[chosen] < 0):
+                found[places[chosen[row]]] = points[row]
+        return found
 
     def descend(self, claims: Claims, stage: int) -> tuple[np.ndarray, np.ndarray]:
         """Points (m, ...) and the values (m,) of the claims there; infinite where no witness.
@@ -228,8 +234,8 @@ class _Attempt:
         return np.concatenate(points), np.concatenate(values)
 
     def _descend(self, claims: Claims, stage: int) -> tuple[np.ndarray, np.ndarray]:
-        region = self._set.of(claims.sample)
-        x = best = self._start(region, stage)
+        domain = self._set.of(claims.sample)
+        x = best = self._start(domain, stage)
         lowest = np.full(len(claims), np.inf)
         weights = tf.constant(claims.weights, tf.float32)
         offsets = tf.constant(claims.offsets, tf.float32)
@@ -240,18 +246,19 @@ class _Attempt:
             best = tf.where(column(is_lower, x), x, best)
             length = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / self._steps)
             is_vertex = stage % 2 == 0
-            x = region.towards(x, gradient, length, is_vertex and step == 0, is_vertex)
+            x = towards(x, gradient, domain, length, is_vertex and step == 0, is_vertex)
             if (lowest < 0).all() and step > self._steps // 4:
                 break
         return best.numpy(), lowest
 
-    def _start(self, region: Reach, stage: int) -> tf.Tensor:
+    def _start(self, domain: DomainTensors, stage: int) -> tf.Tensor:
         if stage == 0:
-            return region.project(region.center)
-        share = self._random.random(region.lower.shape)
+            return project(domain.center, domain)
+        share = self._random.random(domain.lower.shape)
         # Half of the starts at corners, where the extremes of a piecewise linear function are.
         share = np.round(share) if stage % 2 else share
-        return region.project(region.lower + tf.constant(share, region.lower.dtype) * region.width)
+        share = tf.constant(share, domain.lower.dtype)
+        return project(domain.lower + share * (domain.upper - domain.lower), domain)
 
     def _replayed(self, claims: Claims, points: np.ndarray, values: np.ndarray) -> np.ndarray:
         """`values`, with those of witnesses checked, and infinite where the check fails."""
@@ -269,22 +276,10 @@ class _Attempt:
         return checked
 
 
-@dataclass(frozen=True, eq=False)
-class Gradient:
-    """The gradient of claims; it holds the model whose variables the graph reads."""
-
-    model: keras.Model
-    graph: Callable
-
-    def __call__(self, x, weights, offsets) -> tuple[tf.Tensor, tf.Tensor]:
-        """`(value (m,), gradient like x)` of claims, each at a point."""
-        return self.graph(x, weights, offsets)
+_GRADIENTS = LRUCache(4)
 
 
-_GRADIENTS = Kept(4)
-
-
-def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Gradient:
+def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Callable:
     """`(x, weights, offsets)` to `(value (m,), gradient like x)`, for all batches.
 
     It is traced once for a model, and follows its weights. With `drop_softmax`, a final softmax is
@@ -294,10 +289,10 @@ def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Gradient
     config = configuration(model)
     # While it is kept the model lives, and no other one has its number.
     key = None if config is None else (id(model), config, drop_softmax)
-    return _GRADIENTS.get(key, lambda: _traced_gradient(model, drop_softmax))
+    return _GRADIENTS.get(key, lambda: (model, _traced_gradient(model, drop_softmax)))[1]
 
 
-def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Gradient:
+def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Callable:
     def gradient(x, weights, offsets):
         with tf.GradientTape() as tape:
             tape.watch(x)
@@ -309,4 +304,4 @@ def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Gradient:
 
     point = (None, *model.inputs[0].shape[1:])
     shapes = [(point, _input_type(model)), ((None,) * 3, tf.float32), ((None,) * 2, tf.float32)]
-    return Gradient(model, traced(gradient, shapes))
+    return traced(gradient, shapes)

@@ -14,7 +14,7 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.models import output_values
-from deel_lip_tf.verify.search.attack_reach import inside
+from deel_lip_tf.verify.search.projection import inside
 from deel_lip_tf.verify.specification.property import Conjunction
 
 __all__ = ["first_witness", "plain_points"]
@@ -32,15 +32,14 @@ def plain_points(model: keras.Model, domain: Domain) -> np.ndarray:
     shape = domain.lower.shape[1:]
     if dtype not in ("float16", "float32", "float64"):
         return np.zeros((len(domain), 0, *shape))
-    reach = inside(domain, np.dtype(dtype))
-    ends = np.stack([reach.lower.numpy(), reach.upper.numpy()], axis=1)
-    ends = ends.reshape(len(domain), 2, -1)
+    held = inside(domain, np.dtype(dtype))
+    ends = np.stack([held.lower, held.upper], axis=1).reshape(len(domain), 2, -1)
     axes = ends.shape[-1]
     sides = [(0,) * axes, (1,) * axes]
     if axes <= _MOST_AXES:
         sides = list(itertools.product((0, 1), repeat=axes))
     corners = [ends[:, list(side), range(axes)] for side in sides]
-    center = np.clip(reach.center.numpy().reshape(len(domain), -1), ends[:, 0], ends[:, 1])
+    center = np.clip(held.center.numpy().reshape(len(domain), -1), ends[:, 0], ends[:, 1])
     return np.stack([center, *corners], axis=1).reshape(len(domain), -1, *shape)
 
 
@@ -65,9 +64,8 @@ def first_witness(
     near = [i for i, c in enumerate(conjunctions) if _nearly_holds(c, outputs[i])]
     for i in near[:_JUDGED]:
         alone = output_values(model, points[i : i + 1])[0]
-        if conjunctions[i].holds(points[i], alone) and _is_believed(
-            program, conjunctions[i], points[i]
-        ):
+        holds = conjunctions[i].holds(points[i], alone)
+        if holds and _is_possible(program, conjunctions[i], points[i]):
             return points[i]
     return None
 
@@ -79,7 +77,7 @@ def _nearly_holds(conjunction: Conjunction, outputs: np.ndarray) -> bool:
     return bool((weights @ outputs + offsets <= 1e-3 * size).all())
 
 
-def _is_believed(program: Program, conjunction: Conjunction, point: np.ndarray) -> bool:
+def _is_possible(program: Program, conjunction: Conjunction, point: np.ndarray) -> bool:
     """Whether the exact function does not provably violate a row, and keeps the strict ones."""
     weights, offsets = conjunction.weights, conjunction.offsets
     if not len(weights):

@@ -9,10 +9,12 @@ import math
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ["Conjunction", "Inequality", "Linear", "Property", "conjunctions", "property_of"]
+__all__ = ["Conjunction", "Formula", "Inequality", "Linear", "Property", "Variable"]
+__all__ += ["conjunctions", "property_of"]
 
 _MOST_CONJUNCTIONS = 2**16
 
@@ -112,8 +114,14 @@ class Property:
     conjunctions: tuple[Conjunction, ...]
 
 
-def conjunctions(formula) -> tuple[list[Inequality], list[list[Inequality]]]:
-    """The disjunctive normal form of nested `("and" | "or", [formulas])` and inequalities.
+Box = tuple[np.ndarray, np.ndarray]
+
+Formula: TypeAlias = 'Inequality | tuple[str, list["Formula"]]'
+"""An inequality, or `("and" | "or", [formulas])`."""
+
+
+def conjunctions(formula: Formula) -> tuple[list[Inequality], list[list[Inequality]]]:
+    """The disjunctive normal form of a formula.
 
     Returns:
         What all conjunctions have in common, and what each of them has besides.
@@ -141,7 +149,7 @@ def conjunctions(formula) -> tuple[list[Inequality], list[list[Inequality]]]:
     ]
 
 
-def property_of(formula, inputs: int, outputs: int) -> Property:
+def property_of(formula: Formula, inputs: int, outputs: int) -> Property:
     """Separates the boxes from the inequalities of the outputs.
 
     Args:
@@ -157,8 +165,8 @@ def property_of(formula, inputs: int, outputs: int) -> Property:
     shared = _parts(common, outputs)
     if shared is None:
         return Property(inputs, outputs, ())
-    bounds = _tightened(([None] * inputs, [None] * inputs), shared.about_inputs)
-    boxes: dict[tuple, tuple | None] = {}
+    bounds = _tightened(({}, {}), shared.about_inputs)
+    boxes: dict[tuple, Box | None] = {}
     found = []
     for alternative in alternatives:
         own = _parts(alternative, outputs)
@@ -167,10 +175,13 @@ def property_of(formula, inputs: int, outputs: int) -> Property:
         # A box of many inputs is shared by many conjunctions.
         key = tuple(map(id, own.about_inputs))
         if key not in boxes:
-            boxes[key] = _box(_tightened(bounds, own.about_inputs))
+            boxes[key] = _box(_tightened(bounds, own.about_inputs), inputs)
         if (box := boxes[key]) is not None:
-            rows = (np.concatenate(pair) for pair in zip(shared.rows, own.rows, strict=True))
-            found.append(Conjunction(*box, *rows, tuple(alternative), tuple(common)))
+            weights, offsets, strict = (
+                np.concatenate(pair) for pair in zip(shared.rows, own.rows, strict=True)
+            )
+            exactly = tuple(alternative), tuple(common)
+            found.append(Conjunction(*box, weights, offsets, strict, *exactly))
     return Property(inputs, outputs, tuple(found))
 
 
@@ -184,7 +195,8 @@ class _Parts:
 
 def _parts(inequalities: list[Inequality], outputs: int) -> _Parts | None:
     """The inequalities by what they are about, or `None` where one holds nowhere."""
-    about_inputs, about_outputs = [], []
+    about_inputs: list[Inequality] = []
+    about_outputs: list[Inequality] = []
     for inequality in inequalities:
         letters = {letter for letter, _ in inequality.linear.terms}
         if letters == {"X", "Y"}:
@@ -199,18 +211,18 @@ def _parts(inequalities: list[Inequality], outputs: int) -> _Parts | None:
     weights, offsets = np.zeros((len(about_outputs), outputs)), np.zeros(len(about_outputs))
     for row, inequality in enumerate(about_outputs):
         offsets[row] = _set_row(weights[row], inequality)
-    strict = np.array([inequality.is_strict for inequality in about_outputs], bool)
+    strict = np.array([inequality.is_strict for inequality in about_outputs], np.bool_)
     return _Parts(about_inputs, (weights, offsets, strict))
 
 
-_Bounds = tuple[list[Fraction | None], list[Fraction | None]]
+_Bounds = tuple[dict[int, Fraction], dict[int, Fraction]]
 
 
 def _tightened(bounds: _Bounds, inequalities: list[Inequality]) -> _Bounds:
-    """`(lower, upper)` of the inputs that satisfy some inequalities besides."""
+    """`(lower, upper)` by input, of those that satisfy some inequalities besides."""
     if not inequalities:
         return bounds
-    lower, upper = (list(ends) for ends in bounds)
+    lower, upper = (dict(ends) for ends in bounds)
     for inequality in inequalities:
         terms = inequality.linear.terms
         if len(terms) != 1:
@@ -222,27 +234,28 @@ def _tightened(bounds: _Bounds, inequalities: list[Inequality]) -> _Bounds:
         bound = -inequality.linear.constant if coefficient > 0 else inequality.linear.constant
         if abs(coefficient) != 1:
             bound /= abs(coefficient)
-        ends, tighter = (upper, min) if coefficient > 0 else (lower, max)
-        known = ends[index]
-        ends[index] = bound if known is None else tighter(known, bound)
+        if coefficient > 0:
+            upper[index] = min(upper.get(index, bound), bound)
+        else:
+            lower[index] = max(lower.get(index, bound), bound)
     return lower, upper
 
 
-def _box(bounds: _Bounds) -> tuple[np.ndarray, np.ndarray] | None:
+def _box(bounds: _Bounds, inputs: int) -> Box | None:
     """`(lower, upper)` rounded outward, or `None` where the box is empty."""
-    missing = [
-        i for i, ends in enumerate(zip(*bounds, strict=True)) if ends[0] is None or ends[1] is None
-    ]
-    if missing:
+    lower, upper = bounds
+    if missing := [i for i in range(inputs) if i not in lower or i not in upper]:
         names = ", ".join(f"X_{i}" for i in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
             f"Every input must have a lower and an upper bound. Without: {names} ({len(missing)} "
-            f"of {len(bounds[0])})."
+            f"of {inputs})."
         )
-    lower, upper = bounds
-    if any(low > high for low, high in zip(lower, upper, strict=True)):
+    if any(lower[i] > upper[i] for i in range(inputs)):
         return None
-    ends = np.array([[rounded(v, -1) for v in lower], [rounded(v, 1) for v in upper]])
+    places = range(inputs)
+    ends = np.array(
+        [[rounded(lower[i], -1) for i in places], [rounded(upper[i], 1) for i in places]]
+    )
     if not np.isfinite(ends).all():
         raise ValueError("The bounds of an input must be finite in float64.")
     return ends[0], ends[1]

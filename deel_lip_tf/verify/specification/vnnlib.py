@@ -20,13 +20,22 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
+import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
+from deel_lip_tf._validation.models import check_one_to_one
+from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.formats.compression import content_of
 from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.domain import Domain, ball
-from deel_lip_tf.verify.specification.property import Inequality, Linear, Property, property_of
+from deel_lip_tf.verify.specification.property import (
+    Inequality,
+    Linear,
+    Property,
+    property_of,
+)
 
 __all__ = ["counterexample", "read_vnnlib", "to_vnnlib"]
 
@@ -90,8 +99,8 @@ def _without_collections():
 
 def to_vnnlib(
     path: str | Path,
-    model,
-    x,
+    model: keras.Model,
+    x: ArrayLike,
     label: int,
     eps: float,
     norm: str = "linf",
@@ -116,7 +125,9 @@ def to_vnnlib(
         version: of the format, "1.0" or "2.0".
 
     Raises:
-        ValueError: another norm or version, more than one sample, a label out of range.
+        TypeError: `model` is not a Keras model.
+        ValueError: a model with another number of inputs or outputs or that is no classifier,
+            another norm or version, more than one sample, a label out of range.
 
     Example:
         >>> import pathlib, tempfile
@@ -140,6 +151,8 @@ def to_vnnlib(
         )
     if version not in _VERSIONS:
         raise ValueError(f"`version` must be one of {_VERSIONS}. Received: version={version!r}.")
+    check_one_to_one(model)
+    check_classifier_shape(model.outputs[0].shape[1:])
     shape = tuple(model.inputs[0].shape[1:])
     sample = np.asarray(x)
     sample = sample[None] if sample.shape == shape else sample
@@ -149,7 +162,8 @@ def to_vnnlib(
             "file for each sample."
         )
     classes = model.outputs[0].shape[-1]
-    if isinstance(label, bool) or int(label) != label or not 0 <= label < max(classes, 2):
+    given = np.asarray(label)
+    if given.ndim or given.dtype.kind not in "iuf" or given not in range(max(classes, 2)):
         raise ValueError(
             f"`label` must be a class from 0 to {max(classes, 2) - 1}. Received: label={label!r}."
         )
@@ -200,7 +214,7 @@ def _writable(domain: Domain) -> Domain:
     return replace(domain, lower=lower, upper=upper)
 
 
-def _rivals(model, label: int) -> list[tuple[str, str, str]]:
+def _rivals(model: keras.Model, label: int) -> list[tuple[str, str, str]]:
     """Comparisons of which a counterexample satisfies one: `(relation, output, output)`."""
     classes = model.outputs[0].shape[-1]
     if classes > 1:
@@ -208,7 +222,7 @@ def _rivals(model, label: int) -> list[tuple[str, str, str]]:
     return [("<=" if label == 1 else ">=", "Y_0", _digits(threshold(graph_of(model))))]
 
 
-def _first_text(domain: Domain, classes: int, rivals) -> str:
+def _first_text(domain: Domain, classes: int, rivals: list[tuple[str, str, str]]) -> str:
     bounds = list(zip(np.ravel(domain.lower), np.ravel(domain.upper), strict=True))
     lines = [f"(declare-const X_{i} Real)" for i in range(len(bounds))]
     lines += [f"(declare-const Y_{i} Real)" for i in range(classes)]
@@ -218,7 +232,7 @@ def _first_text(domain: Domain, classes: int, rivals) -> str:
     return "\n".join([*lines, f"(assert (or {terms}))"]) + "\n"
 
 
-def _second_text(domain: Domain, classes: int, rivals) -> str:
+def _second_text(domain: Domain, classes: int, rivals: list[tuple[str, str, str]]) -> str:
     shape = (1, *domain.lower.shape[1:])
     bounds = zip(np.ravel(domain.lower), np.ravel(domain.upper), strict=True)
     lines = ["(vnnlib-version <2.0>)", "(declare-network N"]

@@ -10,8 +10,8 @@ from deel_lip_tf import verify
 from deel_lip_tf.semantics import functions as activation_functions
 from deel_lip_tf.semantics.rule import registered
 from deel_lip_tf.verify.models import program_of
-from deel_lip_tf.verify.propagation import alpha
-from deel_lip_tf.verify.search import branching
+from deel_lip_tf.verify.propagation import alpha_beta
+from deel_lip_tf.verify.search import branch_and_bound
 from deel_lip_tf.verify.tensorflow import evaluate
 from tests._tables import verify_cases
 
@@ -28,9 +28,9 @@ RUN_AS_WRITTEN = [row for row in verify_cases.ROWS if row.written is None]
 @pytest.fixture
 def briefly(monkeypatch):
     """Few steps of the optimizations: any slopes and multipliers are sound."""
-    monkeypatch.setattr(alpha, "STEPS", 2)
-    monkeypatch.setattr(branching, "_STEPS", 2)
-    monkeypatch.setattr(branching, "_LAST_STEPS", 2)
+    monkeypatch.setattr(alpha_beta, "STEPS", 2)
+    monkeypatch.setattr(branch_and_bound, "_STEPS", 2)
+    monkeypatch.setattr(branch_and_bound, "_LAST_STEPS", 2)
 
 
 def with_head(row):
@@ -88,8 +88,8 @@ def check_search(model, domain, least, most):
     """Branch and bound, and before any split "alpha-crown", of which it is the first step."""
     rows = np.concatenate([OBJECTIVES, -OBJECTIVES])
     rows = np.broadcast_to(rows, (len(domain), *rows.shape))
-    options = {"target": None, "most_leaves": LEAVES}
-    found = branching.branch_and_bound(program_of(model), domain, rows, **options)
+    options = {"target": None, "max_subdomains": LEAVES}
+    found = branch_and_bound.branch_and_bound(program_of(model), domain, rows, **options)
     for bounds in (found.whole, found.lower):
         low, high = bounds[:, : len(OBJECTIVES)], -bounds[:, len(OBJECTIVES) :]
         hold(low, high, "branch-and-bound", least, most)

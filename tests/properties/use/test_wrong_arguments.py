@@ -23,7 +23,10 @@ from deel_lip_tf import (
     metrics,
     regularizers,
     utils,
+    verify,
 )
+from deel_lip_tf.verify import figures
+from deel_lip_tf.verify.specification.property import Property
 from tests._tables.all_losses import ALL_LOSSES, needed_by, parameters_of
 
 nan, inf = math.nan, math.inf
@@ -307,6 +310,55 @@ def of_models_and_tools():
     yield from not_a(sv.compute_layer_sv, "supplementary_type2sv", *rules, layer=dense)
 
 
+SAMPLES = np.full((2, 4), 0.5)
+
+
+def of_falsify():
+    falsify, domain = partial(verify.falsify, network()), verify.ball(SAMPLES, 0.1)
+    right = dict(x=SAMPLES, labels=[0, 1], domain=domain)
+
+    def but(name):
+        return {key: value for key, value in right.items() if key != name}
+
+    labels = ([0, 3], [0, -1], [0, 0.5], [0, nan], [0], "ab", None, np.ones((2, 2)))
+    yield from refused(falsify, "labels", *labels, **but("labels"))
+    yield from refused(falsify, "x", "x", np.ones((2, 5)), np.ones((0, 4)), **but("x"))
+    yield from refused(falsify, "x", SAMPLES[:1], words="`domain`", **but("x"))
+    yield from not_a(falsify, "domain", "x", None, 0.1, SAMPLES, **but("domain"))
+    wide = verify.ball(np.full((2, 5), 0.5), 0.1)
+    yield from refused(falsify, "domain", wide, domain[:1], **but("domain"))
+    for name in ("seed", "steps", "restarts"):
+        yield from integer(falsify, name, -1, types=("x", 1.5), **right)
+    yield from refused(falsify, "time_limit", "x", 0, -1, **right)
+
+
+def of_other_questions():
+    model, ends = network(), keras.Input((4,))
+    two_outputs = keras.Model(ends, [keras.layers.Dense(3)(ends), ends])
+    image = keras.Sequential([keras.Input((4,)), keras.layers.Reshape((2, 2))])
+    domain = verify.ball(SAMPLES, 0.1)
+    written = dict(path="x.vnnlib", x=SAMPLES[0], eps=0.1)
+    for make, others in (
+        (verify.falsify, dict(x=SAMPLES, labels=[0, 1], domain=domain)),
+        (verify.to_vnnlib, dict(label=0, **written)),
+    ):
+        yield from not_a(make, "model", "x", None, layers.SpectralDense(3), **others)
+        yield from refused(make, "model", two_outputs, words="2 outputs", **others)
+        yield from refused(make, "model", image, words="a classifier", **others)
+        yield from refused(make, "model", lip.Sequential(), words="Give it an `Input`", **others)
+    for make in (verify.prove, verify.bounds):
+        yield from not_a(make, "domain", "x", None, 0.1, SAMPLES, model=model)
+    yield from not_a(verify.decide, "property", "x", None, domain, model=model)
+    asked = dict(model=model, property=Property(4, 3, ()))
+    yield from refused(verify.decide, "time_limit", "x", 0, -1, **asked)
+    yield from integer(verify.decide, "seed", -1, types=("x", 1.5), **asked)
+    labels = ("x", None, 3, -1, 0.5, nan, True, [0])
+    yield from refused(verify.to_vnnlib, "label", *labels, model=model, **written)
+    ranges = (3, (0.0,), ("a", "b"), (np.zeros(3), 1.0), (1.0, 0.0), (0.0, 0.4))
+    yield from refused(verify.ball, "clip", *ranges, x=SAMPLES, eps=0.1)
+    yield from not_a(figures.curve_figure, "curves", "x", None)
+
+
 def graph():
     inputs = keras.Input((4,))
     return inputs, layers.SpectralDense(3)(inputs)
@@ -325,6 +377,8 @@ ARGUMENTS = [
     *of_callbacks(),
     *of_regularizers_and_the_like(),
     *of_models_and_tools(),
+    *of_falsify(),
+    *of_other_questions(),
 ]
 
 

@@ -9,8 +9,8 @@ import pytest
 from keras import layers
 
 from deel_lip_tf import verify
-from deel_lip_tf.verify.propagation import alpha
-from deel_lip_tf.verify.search import branching
+from deel_lip_tf.verify.propagation import alpha_beta
+from deel_lip_tf.verify.search import branch_and_bound
 from tests._oracles import oracles
 from tests._tables import verify_cases
 
@@ -115,7 +115,11 @@ def test_rounding_errors_are_counted(method, is_linear, monkeypatch):
     A PReLU of slope 1 is linear, and is bounded and split like one that is not; its own slack
     would hide what is lost in the sums, so that there is a model without it.
     """
-    for room, name in ((alpha, "STEPS"), (branching, "_STEPS"), (branching, "_LAST_STEPS")):
+    for room, name in (
+        (alpha_beta, "STEPS"),
+        (branch_and_bound, "_STEPS"),
+        (branch_and_bound, "_LAST_STEPS"),
+    ):
         monkeypatch.setattr(room, name, 2)
     dense = [layers.Dense(units, dtype="float64") for units in (6, 3)]
     kink = [] if is_linear else [layers.PReLU(keras.initializers.Ones(), dtype="float64")]

@@ -12,11 +12,11 @@ from deel_lip_tf import verify
 from deel_lip_tf.layers import GroupSort2
 from deel_lip_tf.verify.methods import domains_and_intervals
 from deel_lip_tf.verify.models import program_of
-from deel_lip_tf.verify.propagation import alpha
+from deel_lip_tf.verify.propagation import alpha_beta
 from deel_lip_tf.verify.propagation.coefficients import Dense
+from deel_lip_tf.verify.propagation.concretize import DomainTensors
 from deel_lip_tf.verify.propagation.interval import Interval
-from deel_lip_tf.verify.propagation.region import Region
-from deel_lip_tf.verify.search import branching, leaves
+from deel_lip_tf.verify.search import branch_and_bound, subdomains
 from deel_lip_tf.verify.tensorflow import evaluate
 
 linprog = pytest.importorskip("scipy.optimize").linprog
@@ -26,7 +26,7 @@ EXACT = 1e-6
 
 
 def two_slopes(left):
-    """The pieces of an activation with a kink at 0: `(matrix, constraints >= 0)` of a layer."""
+    """Pieces of an activation with a breakpoint at 0: `(matrix, constraints >= 0)` of a layer."""
 
     def pieces(size):
         for mask in itertools.product([0.0, 1.0], repeat=size):
@@ -104,7 +104,7 @@ def case(request):
 
 def branched(model, domain, **options):
     rows = np.broadcast_to(ROWS, (len(domain), *ROWS.shape))
-    return branching.branch_and_bound(program_of(model), domain, rows, **options)
+    return branch_and_bound.branch_and_bound(program_of(model), domain, rows, **options)
 
 
 @pytest.mark.slow
@@ -152,24 +152,29 @@ def test_any_slopes_and_multipliers_are_sound(case):
     domain = domain[np.full(count, len(EPS) - 1)]
     state = domains_and_intervals(program, domain)
     x = rng.uniform(domain.lower[0], domain.upper[0], size=(20000, domain.lower.shape[1]))
-    nodes, values = alpha.free_nodes(program), evaluate(program, x)
+    nodes, values = alpha_beta.splittable_nodes(program), evaluate(program, x)
     reads = np.concatenate(
         [values[program.nodes[i].parents[0]].numpy().reshape(len(x), -1) for i in nodes], axis=1
     )
     splits = rng.choice([-1, 0, 0, 1], size=(count, reads.shape[1])).astype(np.int8)
     splits[: count // 2] = 0
     intervals = [Interval(*state[i : i + 3]) for i in range(4, len(state), 3)]
-    relaxation = leaves._branched(program, intervals, tf.constant(splits))
+    relaxation = subdomains._branched(program, intervals, tf.constant(splits))
     rows = np.resize(ROWS, (count, 1, 2))  # each in turn
-    kinks = alpha.kinks_of(program, relaxation.intervals)
-    questions = alpha.Questions(
-        Region(*state[:4], norm=None), Dense(tf.constant(rows), (2,)), relaxation, kinks
+    breakpoints = alpha_beta.breakpoints_of(program, relaxation.intervals)
+    subproblems = alpha_beta.Subproblems(
+        DomainTensors(None, *state[:4]),
+        Dense(tf.constant(rows), (2,)),
+        relaxation,
+        breakpoints,
     )
     # Large multipliers make loose bounds, which would hide a mistake elsewhere.
     sizes = rng.choice([0.0, 0.01, 1.0], (count, 1))
-    free = alpha.Free(rng.uniform(size=splits.shape), sizes * rng.normal(size=splits.shape))
-    free = alpha.Free(*map(tf.constant, free))
-    bounds = alpha.evaluate(program, questions, free)[0].numpy()
+    free = alpha_beta.AlphaBeta(
+        rng.uniform(size=splits.shape), sizes * rng.normal(size=splits.shape)
+    )
+    free = alpha_beta.AlphaBeta(*map(tf.constant, free))
+    bounds = alpha_beta.evaluate(program, subproblems, free)[0].numpy()
     outputs, tried = values[program.output].numpy(), 0
     for bound, row, split in zip(bounds, rows[:, 0], splits, strict=True):
         inside = (reads * split >= 0).all(axis=1)
@@ -201,31 +206,35 @@ def image_model():
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_graphs_for_balls_bound_as_they_do_eagerly(norm, monkeypatch):
-    monkeypatch.setattr(branching, "_LAST_STEPS", 20)
+    monkeypatch.setattr(branch_and_bound, "_LAST_STEPS", 20)
     model, _ = network("relu")
     domain = verify.ball(np.random.default_rng(0).uniform(size=(2, 3)), 0.5, norm)
     rows = np.broadcast_to(ROWS, (2, *ROWS.shape))
-    graph = branching.branch_and_bound(program_of(model), domain, rows, None, most_leaves=30)
+    graph = branch_and_bound.branch_and_bound(
+        program_of(model), domain, rows, None, max_subdomains=30
+    )
     tf.config.run_functions_eagerly(True)
     try:
-        eager = branching.branch_and_bound(program_of(model), domain, rows, None, most_leaves=30)
+        eager = branch_and_bound.branch_and_bound(
+            program_of(model), domain, rows, None, max_subdomains=30
+        )
     finally:
         tf.config.run_functions_eagerly(False)
-    assert graph.leaves == eager.leaves
+    assert graph.subdomains == eager.subdomains
     np.testing.assert_allclose(graph.lower, eager.lower, atol=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_no_point_of_a_domain_lies_below_the_bounds(norm, eagerly, monkeypatch):
-    monkeypatch.setattr(branching, "_LAST_STEPS", 20)
+    monkeypatch.setattr(branch_and_bound, "_LAST_STEPS", 20)
     model, rng = image_model(), np.random.default_rng(0)
     x = rng.uniform(size=(3, 4, 4, 1))
     domain = verify.ball(x, {"linf": 0.2, "l2": 0.6, "l1": 1.5}[norm], norm)
     rows = np.broadcast_to([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]], (3, 2, 3))
     program = program_of(model)
     crown = verify.bounds(model, domain, rows, "crown").lower
-    found = branching.branch_and_bound(program, domain, rows, None, crown, most_leaves=60)
+    found = branch_and_bound.branch_and_bound(program, domain, rows, None, crown, max_subdomains=60)
     assert (found.lower >= crown).all()
     assert (found.lower > crown + 1e-6).any()
     for sample in range(3):
@@ -263,4 +272,4 @@ def test_bounds_that_are_known_are_kept_without_work():
     known = np.array([[0.5, 1.0, 0.1], [2.0, 3.0, 0.2]])
     found = branched(model, domain, known=known)
     np.testing.assert_array_equal(found.lower, known)
-    assert found.leaves == 0
+    assert found.subdomains == 0

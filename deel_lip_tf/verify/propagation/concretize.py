@@ -1,78 +1,65 @@
-"""The domain inside a traced function, and the smallest value of a linear function on it."""
+"""Domains as tensors, and the smallest values of linear functions on them."""
 
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.propagation.coefficients import Coefficients, Dense
-from deel_lip_tf.verify.propagation.interval import Interval, interval
+from deel_lip_tf.verify.propagation.interval import Interval
 
-__all__ = ["Region", "concretize", "concretize_exactly"]
+__all__ = ["DomainTensors", "concretize", "concretize_exactly"]
 
 _HALVINGS = 40
 _ROUND = 1.0 + 2.0**-40
 """More than the rounding of half a sum, of a norm and of a product, relatively."""
 
 
-class Region(NamedTuple):
+class DomainTensors(NamedTuple):
     """A batch of domains.
 
     Attributes:
+        norm: "l2", "l1", or `None` where the box is all.
         lower: (batch, *shape).
         upper: (batch, *shape).
         center: (batch, *shape), of the ball.
         radius: (batch,) of the ball.
-        norm: "l2", "l1", or `None` where the box is all.
     """
 
+    norm: str | None
     lower: tf.Tensor
     upper: tf.Tensor
     center: tf.Tensor
     radius: tf.Tensor
-    norm: str | None
-
-    @property
-    def is_ball(self) -> bool:
-        """Whether the box alone does not say all."""
-        return self.norm is not None
 
     @classmethod
-    def of_domain(cls, domain: Domain) -> "Region":
-        """The tensors of a domain."""
-        parts = (domain.lower, domain.upper, domain.center, domain.radius)
-        tensors = (tf.constant(part, tf.float64) for part in parts)
-        return cls(*tensors, norm=domain.norm if domain.is_ball else None)
-
-    @classmethod
-    def of_interval(cls, node: Interval) -> "Region":
+    def of_interval(cls, node: Interval) -> "DomainTensors":
         """The box of a node."""
-        return cls(node.lower, node.upper, node.lower, node.lower, None)
+        return cls(None, node.lower, node.upper, node.lower, node.lower)
 
-    def interval(self) -> Interval:
-        """The box as an interval."""
-        return interval(self.lower, self.upper)
+    def of(self, samples: np.ndarray) -> "DomainTensors":
+        """The domains of some samples, in any order, also more than once."""
+        return DomainTensors(self.norm, *(tf.gather(part, samples) for part in self[1:]))
 
 
-def concretize(coefficients: Coefficients, region: Region, roundoff: float) -> tf.Tensor:
-    """(batch, rows) numbers that the rows do not fall below on the region.
+def concretize(coefficients: Coefficients, domain: DomainTensors, roundoff: float) -> tf.Tensor:
+    """(batch, rows) numbers that the rows do not fall below on the domain.
 
-    On a box `a @ middle - |a| @ half width`, which is exact. On the part of a box in a ball the
+    On a box `a @ middle - |a| @ half_width`, which is exact. On the part of a box in a ball the
     better one of the box and of the ball, `a @ center - radius * dual norm of a`.
     """
-    middle = 0.5 * region.lower + 0.5 * region.upper
-    reach = tf.maximum(region.upper - middle, middle - region.lower) * _ROUND
-    largest = tf.maximum(tf.abs(region.lower), tf.abs(region.upper))
-    in_box = coefficients.dot(middle) - coefficients.absolute_dot(reach + roundoff * largest)
-    if not region.is_ball:
+    middle = 0.5 * domain.lower + 0.5 * domain.upper
+    half_width = tf.maximum(domain.upper - middle, middle - domain.lower) * _ROUND
+    largest = tf.maximum(tf.abs(domain.lower), tf.abs(domain.upper))
+    in_box = coefficients.dot(middle) - coefficients.absolute_dot(half_width + roundoff * largest)
+    if domain.norm is None:
         return in_box
-    spread = region.radius[:, None] * coefficients.dual_norm(region.norm) * (_ROUND + roundoff)
-    rounding = roundoff * coefficients.absolute_dot(tf.abs(region.center))
-    return tf.maximum(in_box, coefficients.dot(region.center) - spread - rounding)
+    spread = domain.radius[:, None] * coefficients.dual_norm(domain.norm) * (_ROUND + roundoff)
+    rounding = roundoff * coefficients.absolute_dot(tf.abs(domain.center))
+    return tf.maximum(in_box, coefficients.dot(domain.center) - spread - rounding)
 
 
-def concretize_exactly(coefficients: Dense, region: Region, roundoff: float) -> tf.Tensor:
+def concretize_exactly(coefficients: Dense, domain: DomainTensors, roundoff: float) -> tf.Tensor:
     """As `concretize`; on the part of a box in a ball up to the rounding and a bisection.
 
     With `t` the distance from the center along each axis, `r` its limit by the box on the side
@@ -83,22 +70,22 @@ def concretize_exactly(coefficients: Dense, region: Region, roundoff: float) -> 
 
     The best `v` is found by bisection; the bound holds for whatever is found.
     """
-    if not region.is_ball:
-        return concretize(coefficients, region, roundoff)
-    batch, size = tf.shape(region.center)[0], int(np.prod(coefficients.shape))
+    if domain.norm is None:
+        return concretize(coefficients, domain, roundoff)
+    batch, size = tf.shape(domain.center)[0], int(np.prod(coefficients.shape))
 
     def flat(tensor):
         return tf.reshape(tensor, [batch, 1, size])
 
     values = tf.reshape(coefficients.values, [-1, tf.shape(coefficients.values)[1], size])
-    below = tf.maximum(region.center - region.lower, 0.0)
-    above = tf.maximum(region.upper - region.center, 0.0)
+    below = tf.maximum(domain.center - domain.lower, 0.0)
+    above = tf.maximum(domain.upper - domain.center, 0.0)
     limit = tf.where(values > 0, flat(below), flat(above)) * _ROUND
-    steep, radius = tf.abs(values), region.radius[:, None]
-    fall = (_fall_l2 if region.norm == "l2" else _fall_l1)(steep, limit, radius)
-    rounding = roundoff * coefficients.absolute_dot(tf.abs(region.center))
-    exact = coefficients.dot(region.center) - fall * (_ROUND + 4.0 * roundoff) - rounding
-    return tf.maximum(exact, concretize(coefficients, region, roundoff))
+    steep, radius = tf.abs(values), domain.radius[:, None]
+    fall = (_fall_l2 if domain.norm == "l2" else _fall_l1)(steep, limit, radius)
+    rounding = roundoff * coefficients.absolute_dot(tf.abs(domain.center))
+    exact = coefficients.dot(domain.center) - fall * (_ROUND + 4.0 * roundoff) - rounding
+    return tf.maximum(exact, concretize(coefficients, domain, roundoff))
 
 
 def _fall_l2(steep, limit, radius):
