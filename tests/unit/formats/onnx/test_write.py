@@ -186,7 +186,14 @@ def test_what_is_read_can_be_verified(tmp_path, rng):
     assert (answers[0] == "robust").any()
 
 
-@pytest.mark.parametrize("row", verify_cases.ROWS, ids=str)
+# Every other row takes part in the slow tests alone.
+ROWS = [
+    pytest.param(row, marks=pytest.mark.slow) if index % 2 else row
+    for index, row in enumerate(verify_cases.ROWS)
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
 def test_what_is_verified_can_be_written(row, tmp_path, rng):
     """In float64, so that nothing but the order of sums differs from the model."""
     model = row.model()

@@ -26,11 +26,24 @@ def output(program, x):
     return np.asarray(evaluate(program, tf.constant(x))[program.output])
 
 
-@pytest.mark.parametrize("row", verify_cases.ROWS, ids=str)
-def test_the_program_computes_what_the_model_computes(row):
-    model = row.model()
+@pytest.fixture(scope="module", params=verify_cases.ROWS, ids=str)
+def lowered(request):
+    """A row, its model and its program: once for all that is asked of them."""
+    model = request.param.model()
+    return request.param, model, lower_model(model)
+
+
+@pytest.fixture
+def affine_nodes(lowered):
+    """The affine nodes of a row, with the shapes of their parents."""
+    _, _, program = lowered
+    return [(n, program.shapes(n.parents)) for n in program.nodes if isinstance(n, Affine)]
+
+
+def test_the_program_computes_what_the_model_computes(lowered):
+    row, model, program = lowered
     x = np.random.default_rng(0).normal(size=(3, *row.shape))
-    np.testing.assert_allclose(output(lower_model(model), x), row.outputs(model, x), **SAME_FLOAT64)
+    np.testing.assert_allclose(output(program, x), row.outputs(model, x), **SAME_FLOAT64)
 
 
 @pytest.mark.parametrize(
@@ -53,16 +66,10 @@ def test_pooling_in_space_has_a_rule_in_float64(pooling):
 INTERPRETERS = {"numpy": (NUMPY, np.asarray), "tensorflow": (TENSORFLOW, tf.constant)}
 
 
-def affine_nodes(row):
-    program = lower_model(row.model())
-    return [(n, program.shapes(n.parents)) for n in program.nodes if isinstance(n, Affine)]
-
-
 @pytest.mark.parametrize("name", list(INTERPRETERS))
-@pytest.mark.parametrize("row", verify_cases.ROWS, ids=str)
-def test_the_adjoint_is_the_transpose(row, name):
+def test_the_adjoint_is_the_transpose(affine_nodes, name):
     (arrays, tensor), rng = INTERPRETERS[name], np.random.default_rng(0)
-    for node, shapes in affine_nodes(row):
+    for node, shapes in affine_nodes:
         x = [rng.normal(size=(2, *shape)) for shape in shapes]
         y = rng.normal(size=(2, *node.shape))
         forth = np.asarray(node.map.apply(arrays, list(map(tensor, x))))
@@ -72,10 +79,9 @@ def test_the_adjoint_is_the_transpose(row, name):
         np.testing.assert_allclose((forth * y).sum(), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("row", verify_cases.ROWS, ids=str)
-def test_both_interpreters_apply_the_same_maps(row):
+def test_both_interpreters_apply_the_same_maps(affine_nodes):
     rng = np.random.default_rng(0)
-    for node, shapes in affine_nodes(row):
+    for node, shapes in affine_nodes:
         x = [rng.normal(size=(2, *shape)) for shape in shapes]
         for method in (node.map.apply, node.map.absolute):
             found = np.asarray(method(TENSORFLOW, list(map(tf.constant, x))))
@@ -84,11 +90,10 @@ def test_both_interpreters_apply_the_same_maps(row):
 
 
 @pytest.mark.parametrize("name", list(INTERPRETERS))
-@pytest.mark.parametrize("row", verify_cases.ROWS[::2], ids=str)
-def test_absolute_maps_have_absolute_coefficients(row, name):
+def test_absolute_maps_have_absolute_coefficients(affine_nodes, name):
     """With respect to each parent, entry by entry of the matrix."""
     arrays, tensor = INTERPRETERS[name]
-    for node, shapes in affine_nodes(row):
+    for node, shapes in affine_nodes:
         for position, shape in enumerate(shapes):
             eye = np.eye(int(np.prod(shape))).reshape(-1, *shape)
             x = [np.zeros((len(eye), *other)) for other in shapes]
@@ -100,10 +105,9 @@ def test_absolute_maps_have_absolute_coefficients(row, name):
             np.testing.assert_allclose(absolute, matrix, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("row", verify_cases.ROWS, ids=str)
-def test_exact_maps_only_move_entries(row):
+def test_exact_maps_only_move_entries(affine_nodes):
     rng = np.random.default_rng(0)
-    for node, shapes in affine_nodes(row):
+    for node, shapes in affine_nodes:
         if node.is_exact:
             x = [rng.normal(size=(1, *shape)) for shape in shapes]
             found = np.asarray(node.map.apply(NUMPY, x)).ravel()
