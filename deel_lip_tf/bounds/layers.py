@@ -78,7 +78,7 @@ def _method(operators: list[Operator], texts: list[str]) -> str:
     return method
 
 
-def _reason(layer, known: Rule, norm: Norm) -> str:
+def _reason(layer: keras.layers.Layer, known: Rule, norm: Norm) -> str:
     if (reason := known.reason(layer)) is not None:
         return reason
     if norm != L2 and lipschitz_constant(layer) is not None:

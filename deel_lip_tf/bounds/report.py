@@ -2,9 +2,11 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deel_lip_tf.bounds.evaluation.estimates import attack_estimate, jacobian_estimate
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
@@ -78,7 +80,7 @@ class Report:
             "layers": layers,
         }
 
-    def figure(self):
+    def figure(self) -> Any:
         """A `matplotlib.figure.Figure`: one bar for each layer, on a logarithmic scale.
 
         Raises:
@@ -127,7 +129,12 @@ class Report:
 
 
 def report(
-    model: keras.Model, x=None, *, budget: float = 1.0, samples: int = 8, steps: int = 30
+    model: keras.Model,
+    x: ArrayLike | None = None,
+    *,
+    budget: float = 1.0,
+    samples: int = 8,
+    steps: int = 30,
 ) -> Report:
     """Bounds a model layer by layer and searches for how much it really stretches.
 
@@ -179,7 +186,7 @@ def report(
     return Report(bound, product, **found, seconds=time.perf_counter() - start)
 
 
-def _points(model, x, samples: int) -> np.ndarray | None:
+def _points(model: keras.Model, x: ArrayLike | None, samples: int) -> np.ndarray | None:
     """The samples to begin at, or None where there is nothing to search."""
     if not is_readable(model) or samples == 0:
         return None

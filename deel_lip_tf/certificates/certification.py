@@ -1,6 +1,7 @@
 """The entry: certified radii of a classifier's predictions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,8 +22,8 @@ __all__ = ["certify"]
 
 def certify(
     model: keras.Model,
-    x,
-    y=None,
+    x: Any,
+    y: Any = None,
     batch_size: int = 256,
     semantics: str = "real",
     local: bool = False,

@@ -6,6 +6,7 @@ Each knows how it maps a set of gradients backward: see `local.py`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -154,11 +155,11 @@ def sequential_tail(graph: Graph) -> list[Call]:
     return calls
 
 
-def _gradient(operation) -> str | None:
+def _gradient(operation: Any) -> str | None:
     return (rule_for(operation) or Rule()).gradient
 
 
-def _is_linear(operation) -> bool:
+def _is_linear(operation: Any) -> bool:
     """Whether it is linear: of kernels, one that copies no pixels, with straight pieces after."""
     if _gradient(operation) != "kernel":
         return _gradient(operation) is not None
@@ -248,7 +249,7 @@ def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], 
 
     # As a graph, which leaves out the forward pass: the gradient of an affine map needs no values.
     @tf.function(reduce_retracing=True)
-    def pull_back(values):
+    def pull_back(values: Any) -> Any:
         point = tf.zeros((tf.shape(values)[0], *shape), "float64")
         with tf.GradientTape() as tape:
             tape.watch(point)
@@ -262,7 +263,7 @@ def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], 
     return adjoint
 
 
-def _numpy(tensor) -> np.ndarray:
+def _numpy(tensor: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(tensor))
 
 

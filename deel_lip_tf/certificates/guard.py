@@ -8,6 +8,7 @@ else than what is written, and nothing is certified. No theory of what may go wr
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -171,7 +172,7 @@ def _ratio(exact: Float64Evaluator, call: Call) -> float:
     return float(np.max(ratios))
 
 
-def _distance(own, result: WithError) -> np.ndarray:
+def _distance(own: Any, result: WithError) -> np.ndarray:
     found, wanted = (
         np.asarray(keras.ops.convert_to_numpy(tensor)).astype(np.float64)
         for tensor in (own, result.tensor)

@@ -149,7 +149,14 @@ def widened(
     return known._replace(radius=low)
 
 
-def _radii_within(evaluated, label, divisors, local, chosen, radius) -> np.ndarray:
+def _radii_within(
+    evaluated: Evaluated,
+    label: np.ndarray,
+    divisors: np.ndarray,
+    local: LocalBounds,
+    chosen: np.ndarray,
+    radius: np.ndarray,
+) -> np.ndarray:
     """Radii of some samples by the divisors of the balls of a radius; certified up to that one."""
     logits, errors, growth, reach = evaluated
     part = Evaluated(logits[chosen], errors[chosen], growth, reach[chosen])

@@ -1,6 +1,8 @@
 """What is hunted: a model under one dtype policy, its claims, and samples to start from."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -110,7 +112,7 @@ class Finding:
         )
 
 
-def _leaves(model: keras.Model):
+def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
     for layer in model.layers:
         yield from _leaves(layer) if isinstance(layer, keras.Model) else [layer]
 
@@ -141,7 +143,7 @@ def under_policy(model: keras.Model, policy: str) -> keras.Model:
     return copy
 
 
-def _with_policy(config, policy: str):
+def _with_policy(config: Any, policy: str) -> Any:
     if isinstance(config, list | tuple):
         return type(config)(_with_policy(item, policy) for item in config)
     if not isinstance(config, dict):
