@@ -157,18 +157,18 @@ class LipschitzPropagation:
 
     def joint(self, model: keras.Model) -> float:
         """Constant of all outputs of a model together."""
-        if not is_readable(model):
-            self.unsupported.add_call(model, model.name, UNREADABLE)
-            return math.nan
-        known = self._run(graph_of(model))
+        known = self._outputs(model)
         return self._merged(Merge([1.0] * len(known), True, ""), known).constant
 
     def model(self, model: keras.Model) -> list[float]:
         """Constants of the outputs of a model, each with respect to its joint input."""
+        return [known.constant for known in self._outputs(model)]
+
+    def _outputs(self, model: keras.Model) -> list[_Known]:
         if not is_readable(model):
             self.unsupported.add_call(model, model.name, UNREADABLE)
-            return [math.nan]
-        return self.graph(graph_of(model))
+            return [_Known(math.nan)]
+        return self._run(graph_of(model))
 
     def graph(self, graph: Graph) -> list[float]:
         """Constants of the outputs of a graph, each with respect to its joint input."""

@@ -173,17 +173,17 @@ def report(
             raise ValueError(f"`{name}` must be an integer of at least 0. Received: {value!r}.")
     start = time.perf_counter()
     bound = lipschitz_bound(model, budget=budget)
-    found: dict[str, float | None] = {"jacobian": None, "attack": None}
+    jacobian = attack = None
     points = _points(model, x, samples)
     if points is not None:
         propagation = LipschitzPropagation()
         propagation.model(model)
         exact = Float64Evaluator(model, propagation)
         plain = vanillaModel(model)  # its kernels are not projected at every step
-        found["jacobian"] = jacobian_estimate(exact, plain, points, steps)
-        found["attack"] = attack_estimate(exact, plain, points, steps)
+        jacobian = jacobian_estimate(exact, plain, points, steps)
+        attack = attack_estimate(exact, plain, points, steps)
     product = float(np.prod([entry.value for entry in bound.per_layer]))
-    return Report(bound, product, **found, seconds=time.perf_counter() - start)
+    return Report(bound, product, jacobian, attack, time.perf_counter() - start)
 
 
 def _points(model: keras.Model, x: ArrayLike | None, samples: int) -> np.ndarray | None:

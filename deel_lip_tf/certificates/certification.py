@@ -140,6 +140,5 @@ def _evaluated(exact: Float64Evaluator, batch: np.ndarray) -> tuple[Evaluated, n
         evaluated = exact.execute(batch)
         return evaluated, evaluated.errors
     value = exact.evaluate_model(batch)
-    logits = np.asarray(keras.ops.convert_to_numpy(value.tensor))
-    evaluated = Evaluated(logits, value.error, 0.0, np.full(len(batch), np.inf))
+    evaluated = Evaluated(value.numbers, value.error, 0.0, np.full(len(batch), np.inf))
     return evaluated, value.error + value.deviation

@@ -20,6 +20,7 @@ from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, Rule, flag, 
 from deel_lip_tf.bounds.evaluation.directions import column, directions, gradient, norms
 from deel_lip_tf.model import vanillaModel
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
+from deel_lip_tf.semantics.state import as_float64
 
 __all__ = [
     "evaluate_lip_const",
@@ -323,7 +324,7 @@ def _largest_quotient(
     function: Function, x: np.ndarray, moved: np.ndarray, disjoint: bool
 ) -> float:
     moved = np.asarray(moved, dtype=x.dtype)
-    values = [np.asarray(ops.convert_to_numpy(function(a)), np.float64) for a in (moved, x)]
+    values = [as_float64(function(a)) for a in (moved, x)]
     differences = np.abs(values[0] - values[1])
     stretch = differences.max(axis=1) if disjoint else norms(differences)
     # The step that was made, not the one that was asked for: adding it to x rounds it.

@@ -1,7 +1,7 @@
 """What is known of one kind of layers stands in one class, and every analysis asks it.
 
 A class of `semantics/rules/` says what its layers compute by overriding methods of `Rule`. What it
-does not override is not known: whoever asks refuses the layer by name, and guesses nothing.
+does not override is not known: whoever asks names the layer as unsupported, and guesses nothing.
 """
 
 import math

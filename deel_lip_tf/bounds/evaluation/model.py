@@ -57,6 +57,11 @@ class WithError:
     deviation: np.ndarray
     norm: np.ndarray
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """The tensor as an array."""
+        return np.asarray(ops.convert_to_numpy(self.tensor))
+
 
 class Evaluation(NamedTuple):
     """One call of a layer or an operation, evaluated in float64.
@@ -114,7 +119,7 @@ class Float64Evaluator:
             ValueError: if the backend does not compute in float64.
         """
         outputs = self.evaluate_model(x)
-        return np.asarray(ops.convert_to_numpy(outputs.tensor)), outputs.error
+        return outputs.numbers, outputs.error
 
     def evaluate_model(self, x: np.ndarray) -> Any:
         """What is known of the output for a batch of samples, in the form that `start` gives it."""

@@ -145,7 +145,7 @@ def _targets(
 ) -> list[Target]:
     own = model.dtype_policy.name
     targets = [Target.of(own, model, x)]
-    for name, reason in targets[0].refused.items():
+    for name, reason in targets[0].unsupported.items():
         report.notes.append(f"semantics {name}: {reason}")
     for policy in policies:
         if policy == own:

@@ -45,8 +45,7 @@ def expansion(target: Target, rng: np.random.Generator) -> Outcome:
     x = random_starts(target.x, _BATCH, rng)
     radius = 10.0 ** rng.uniform(-4, 2, len(x))
     other = most_expanded(target.referee, x, radius, rng, steps=15)
-    found, is_sure = _ratios(target.referee, x, other, target.bound)
-    return _outcome(target, _OUTPUTS, x, other, target.bound, found, is_sure)
+    return _expanded(target, _OUTPUTS, target.bound, x, other)
 
 
 def gaps(target: Target, rng: np.random.Generator) -> Outcome:
@@ -63,9 +62,8 @@ def gaps(target: Target, rng: np.random.Generator) -> Outcome:
 
     radius, claimed = 10.0 ** rng.uniform(-4, 2, len(x)), float(target.divisors[top, rival])
     other = most_expanded(gap, x, radius, rng, steps=15)
-    found, is_sure = _ratios(target.referee, x, other, claimed, gap)
     claim = f"Lipschitz constant of logit {top} minus logit {rival}"
-    return _outcome(target, claim, x, other, claimed, found, is_sure)
+    return _expanded(target, claim, claimed, x, other, function=gap)
 
 
 def promises(target: Target, rng: np.random.Generator) -> Outcome:
@@ -75,9 +73,8 @@ def promises(target: Target, rng: np.random.Generator) -> Outcome:
         referee = promise.referee
         x = rng.normal(size=(8, *promise.shape))
         other = most_expanded(lambda t, r=referee: _flat(r(t)), x, np.ones(8), rng, steps=40)
-        found, is_sure = _ratios(referee, x, other, promise.constant)
         claim = f"Lipschitz constant of layer {promise.name!r} alone"
-        outcomes.append(_outcome(target, claim, x, other, promise.constant, found, is_sure))
+        outcomes.append(_expanded(target, claim, promise.constant, x, other, referee))
     return _together(outcomes)
 
 
@@ -154,8 +151,7 @@ def extremes(target: Target, rng: np.random.Generator) -> Outcome:
     other = x[rng.permutation(len(x))]
     x, other = (a[distance(x, other) > 0] for a in (x, other))
     with np.errstate(all="ignore"):
-        found, is_sure = _ratios(target.referee, x, other, target.bound)
-    outcome = _outcome(target, _OUTPUTS, x, other, target.bound, found, is_sure)
+        outcome = _expanded(target, _OUTPUTS, target.bound, x, other)
     return Outcome(tried + outcome.tried, outcome.best, findings + outcome.findings)
 
 
@@ -195,32 +191,26 @@ def _flat(tensor: Any) -> Any:
     return keras.ops.reshape(tensor, (keras.ops.shape(tensor)[0], -1))
 
 
-def _ratios(
-    referee: Referee,
-    x: np.ndarray,
-    other: np.ndarray,
-    claimed: float,
-    function: Callable | None = None,
-) -> tuple:
-    """(n,) `||f(x) - f(y)|| / ||x - y||`, and whether it certainly exceeds what is claimed."""
-    evaluate = referee.outputs if function is None else lambda z: np.asarray(function(z))
-    moved = distance(evaluate(x), evaluate(other))
-    apart = distance(x, other)
-    slack = 2.0 * (referee.slack(x) + referee.slack(other)) * referee.outputs(x[:1]).size ** 0.5
-    with np.errstate(all="ignore"):
-        is_sure = moved - slack > claimed * apart * (1.0 + 1e-9)
-        return moved / apart, is_sure & np.isfinite(moved)
-
-
-def _outcome(
+def _expanded(
     target: Target,
     claim: str,
+    claimed: float,
     x: np.ndarray,
     other: np.ndarray,
-    claimed: float,
-    found: np.ndarray,
-    is_sure: np.ndarray,
+    referee: Referee | None = None,
+    function: Callable | None = None,
 ) -> Outcome:
+    """The quotients `||f(x) - f(y)|| / ||x - y||` of pairs, against a constant that is claimed.
+
+    `f` is the function of the target's referee, of another one, or one made of it.
+    """
+    referee = referee or target.referee
+    evaluate = referee.outputs if function is None else lambda z: np.asarray(function(z))
+    moved, apart = distance(evaluate(x), evaluate(other)), distance(x, other)
+    slack = 2.0 * (referee.slack(x) + referee.slack(other)) * referee.outputs(x[:1]).size ** 0.5
+    with np.errstate(all="ignore"):
+        found = moved / apart
+        is_sure = (moved - slack > claimed * apart * (1.0 + 1e-9)) & np.isfinite(moved)
     findings = [
         Finding(claim, "real", target.policy, x[i], other[i], claimed, float(found[i]))
         for i in np.flatnonzero(is_sure)
