@@ -1,4 +1,4 @@
-"""Single layers: an exact type decides the rule, and a type without a rule is refused."""
+"""Single layers: an exact type decides the rule, and a type without a rule is unsupported."""
 
 import keras
 
@@ -9,6 +9,7 @@ from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Copies, Operator, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
+from deel_lip_tf.semantics.state import check_built
 
 __all__ = ["layer_bound"]
 
@@ -52,10 +53,7 @@ def layer_bound(
             raise UnsupportedLayerError(_reason(layer, known, norm))
         # The layers of this library multiply by their constant once or twice.
         return (constant if constant == 1.0 else constant * (1.0 + 16.0 * UNIT)), "known constant"
-    if not layer.built:
-        raise UnsupportedLayerError(
-            "it has no weights yet: build it, by `build(input_shape)` or by a call"
-        )
+    check_built(layer)
     slope = proven_slope(getattr(layer, "activation", None), norm)
     try:
         operators = instead or known.operators(layer, input_shape) or []
@@ -78,7 +76,7 @@ def _method(operators: list[Operator], texts: list[str]) -> str:
     return method
 
 
-def _reason(layer, known: Rule, norm: Norm) -> str:
+def _reason(layer: keras.layers.Layer, known: Rule, norm: Norm) -> str:
     if (reason := known.reason(layer)) is not None:
         return reason
     if norm != L2 and lipschitz_constant(layer) is not None:

@@ -65,12 +65,12 @@ def _maker(value: Value, name: str) -> Call | None:
 # --- roots of sums of squares ------------------------------------------------------------------
 
 
-def _root(call) -> Pattern | None:
+def _root(call: Call) -> Pattern | None:
     """`sqrt(sums)`."""
     return _sums_of_squares(call.inputs[0], ())
 
 
-def _safe_root(call) -> Pattern | None:
+def _safe_root(call: Call) -> Pattern | None:
     """`where(s > 0, sqrt(where(s > 0, s, 1)), 0)`: the root of `s >= 0`, with gradient 0 at 0."""
     if len(call.inputs) != 3:
         return None
@@ -120,14 +120,14 @@ def _root_bound(weight: float, norm: Norm, budget: float) -> tuple[float, str]:
     return sqrt_up(weight), "root of sums of squares"
 
 
-def _of_sum(call) -> float | None:
+def _of_sum(call: Call) -> float | None:
     axes, rank = call.operation.axis, len(call.inputs[0].shape)
     if axes is None or any(axis % rank == 0 for axis in np.atleast_1d(axes)):
         return None
     return 1.0
 
 
-def _of_average(call) -> float | None:
+def _of_average(call: Call) -> float | None:
     operation, shape = call.operation, call.inputs[0].shape
     pooling = {3: layers.AveragePooling1D, 4: layers.AveragePooling2D, 5: layers.AveragePooling3D}
     if len(shape) not in pooling:
@@ -143,7 +143,7 @@ def _of_average(call) -> float | None:
 # --- centering ---------------------------------------------------------------------------------
 
 
-def _centering(call) -> Pattern | None:
+def _centering(call: Call) -> Pattern | None:
     """`x - mean(x, axis, keepdims=True)`."""
     arguments = call.args
     if len(arguments) != 2 or len(call.inputs) != 2:
@@ -168,7 +168,7 @@ def _centering(call) -> Pattern | None:
 # --- paddings that copy, and their adjoints ----------------------------------------------------
 
 
-def _padded(call) -> Pattern | None:
+def _padded(call: Call) -> Pattern | None:
     """`take` along spatial axes, as a padding of the next "valid" convolution does."""
     convolution = _plain_convolution(call)
     if convolution is None or convolution.transposed:
@@ -186,7 +186,7 @@ def _padded(call) -> Pattern | None:
     return None if whole is None else _convolution_pattern(call, tensor, inner, whole)
 
 
-def _folded(call) -> Pattern | None:
+def _folded(call: Call) -> Pattern | None:
     """A "valid" transposed convolution, and `einsum`s that add its copied border to the image."""
     tensor, matrices = call.outputs[0], dict[int, np.ndarray]()
     inner: tuple[Call, ...] = ()
@@ -212,7 +212,13 @@ def _folded(call) -> Pattern | None:
     return _folded_pattern(call, transposed, inner[1:], matrices, convolution)
 
 
-def _folded_pattern(call, transposed, inner, matrices, convolution) -> Pattern | None:
+def _folded_pattern(
+    call: Call,
+    transposed: Call,
+    inner: tuple[Call, ...],
+    matrices: dict[int, np.ndarray],
+    convolution: Convolution,
+) -> Pattern | None:
     sources = {}
     for place, matrix in matrices.items():
         axis = _spatial_axis(transposed.operation, place, len(call.outputs[0].shape))
@@ -237,7 +243,7 @@ def _letters(subscripts: str) -> tuple[str, str, str]:
     return tensor, matrix, result
 
 
-def _plain_convolution(call) -> Convolution | None:
+def _plain_convolution(call: Call) -> Convolution | None:
     """The convolution of a built "valid" layer without dilation, called on one tensor."""
     operation = call.operation
     known = rule_for(operation) if isinstance(operation, layers.Layer) else None
@@ -251,7 +257,7 @@ def _plain_convolution(call) -> Convolution | None:
     return None
 
 
-def _spatial_axis(layer, axis: int, rank: int) -> int | None:
+def _spatial_axis(layer: layers.Layer, axis: int, rank: int) -> int | None:
     """Which spatial axis an axis is, or None."""
     if axis is None:
         return None
@@ -261,7 +267,7 @@ def _spatial_axis(layer, axis: int, rank: int) -> int | None:
 
 
 def _with_padding(
-    convolution: Convolution, layer, shape: Shape, sources: dict[int, np.ndarray]
+    convolution: Convolution, layer: layers.Layer, shape: Shape, sources: dict[int, np.ndarray]
 ) -> Convolution | None:
     """The convolution of an image with the padding that copies from these indices of each axis."""
     sizes, kernel_size = known_sizes(layer, shape), convolution.kernel_size
@@ -279,7 +285,9 @@ def _with_padding(
     return None
 
 
-def _convolution_pattern(call, source, inner, convolution: Convolution) -> Pattern:
+def _convolution_pattern(
+    call: Call, source: Value, inner: tuple[Call, ...], convolution: Convolution
+) -> Pattern:
     layer = call.operation
 
     def bound(norm: Norm, budget: float) -> tuple[float, str]:

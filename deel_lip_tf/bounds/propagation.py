@@ -17,12 +17,12 @@ from keras import layers
 from deel_lip_tf._rounding import product_up
 from deel_lip_tf.bounds.layers import layer_bound
 from deel_lip_tf.bounds.merges import merge_of
-from deel_lip_tf.bounds.patterns import find_patterns
+from deel_lip_tf.bounds.patterns import Pattern, find_patterns
 from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
 from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.graph import UNREADABLE, Call, Graph, Value, graph_of, is_readable
 from deel_lip_tf.semantics.norms import L2, Norm, standardize_norm
-from deel_lip_tf.semantics.operators import Merge, all_known, single_shape
+from deel_lip_tf.semantics.operators import Merge, Shape, all_known, single_shape
 from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.rules.wrappers import Wrapper
 
@@ -102,7 +102,7 @@ def _checked_budget(budget: float) -> float:
     return float(budget)
 
 
-def _build_shape(layer):
+def _build_shape(layer: keras.layers.Layer) -> Shape:
     """Shape of the single input a layer was built with, or None where it is not recorded."""
     if type(layer) is layers.Rescaling and not layer.built:
         return (None, *np.broadcast_shapes(np.shape(layer.scale), np.shape(layer.offset)))
@@ -157,18 +157,18 @@ class LipschitzPropagation:
 
     def joint(self, model: keras.Model) -> float:
         """Constant of all outputs of a model together."""
-        if not is_readable(model):
-            self.unsupported.add_call(model, model.name, UNREADABLE)
-            return math.nan
-        known = self._run(graph_of(model))
+        known = self._outputs(model)
         return self._merged(Merge([1.0] * len(known), True, ""), known).constant
 
     def model(self, model: keras.Model) -> list[float]:
         """Constants of the outputs of a model, each with respect to its joint input."""
+        return [known.constant for known in self._outputs(model)]
+
+    def _outputs(self, model: keras.Model) -> list[_Known]:
         if not is_readable(model):
             self.unsupported.add_call(model, model.name, UNREADABLE)
-            return [math.nan]
-        return self.graph(graph_of(model))
+            return [_Known(math.nan)]
+        return self._run(graph_of(model))
 
     def graph(self, graph: Graph) -> list[float]:
         """Constants of the outputs of a graph, each with respect to its joint input."""
@@ -184,7 +184,9 @@ class LipschitzPropagation:
         rows = np.eye(count, dtype=bool)
         return [_Known(1.0, _Part("inputs", row, 1.0, 1.0) if count > 1 else None) for row in rows]
 
-    def layer(self, layer, input_shape, constant: float, prefix: str) -> float:
+    def layer(
+        self, layer: keras.layers.Layer, input_shape: Shape, constant: float, prefix: str
+    ) -> float:
         """Constant after one layer with a single input."""
         if isinstance(known := rule_for(layer), Wrapper):
             shape = known.inner_shape(input_shape)
@@ -198,13 +200,15 @@ class LipschitzPropagation:
         self._add(layer, name, value, method, start)
         return product_up(constant, value)
 
-    def _layer_bound(self, layer, input_shape) -> tuple[float, str]:
+    def _layer_bound(self, layer: keras.layers.Layer, input_shape: Shape) -> tuple[float, str]:
         key = (id(layer), input_shape)
         if key not in self.layer_bounds:
             self.layer_bounds[key] = layer_bound(layer, input_shape, self._norm, self._budget)
         return self.layer_bounds[key]
 
-    def _wrapped(self, wrapper, shape, constant: float, prefix: str) -> float:
+    def _wrapped(
+        self, wrapper: keras.layers.Layer, shape: Shape, constant: float, prefix: str
+    ) -> float:
         """The layer inside a wrapper, which is applied to inputs of this shape."""
         inner = wrapper.layer
         prefix = f"{prefix}{wrapper.name}/"
@@ -231,7 +235,7 @@ class LipschitzPropagation:
         self.constants.update((value, known.constant) for value, known in values.items())
         return [values[value] for value in graph.outputs]
 
-    def _pattern(self, call: Call, pattern, values: dict) -> _Known:
+    def _pattern(self, call: Call, pattern: Pattern, values: dict) -> _Known:
         start = time.perf_counter()
         try:
             value, method = pattern.bound(self._norm, self._budget)
@@ -298,7 +302,9 @@ class LipschitzPropagation:
         masks = [np.isin(np.arange(size), piece) for piece in pieces]
         return [_Part(value, mask, 1.0, result.constant) for mask in masks]
 
-    def _add(self, operation, name: str, value: float, method: str, start: float) -> None:
+    def _add(
+        self, operation: keras.Operation, name: str, value: float, method: str, start: float
+    ) -> None:
         seconds = time.perf_counter() - start
         self.entries.append(LayerBound(name, type(operation).__name__, value, method, seconds))
 

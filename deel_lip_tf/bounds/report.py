@@ -2,9 +2,11 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deel_lip_tf.bounds.evaluation.estimates import attack_estimate, jacobian_estimate
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
@@ -78,7 +80,7 @@ class Report:
             "layers": layers,
         }
 
-    def figure(self):
+    def figure(self) -> Any:
         """A `matplotlib.figure.Figure`: one bar for each layer, on a logarithmic scale.
 
         Raises:
@@ -127,7 +129,12 @@ class Report:
 
 
 def report(
-    model: keras.Model, x=None, *, budget: float = 1.0, samples: int = 8, steps: int = 30
+    model: keras.Model,
+    x: ArrayLike | None = None,
+    *,
+    budget: float = 1.0,
+    samples: int = 8,
+    steps: int = 30,
 ) -> Report:
     """Bounds a model layer by layer and searches for how much it really stretches.
 
@@ -166,20 +173,20 @@ def report(
             raise ValueError(f"`{name}` must be an integer of at least 0. Received: {value!r}.")
     start = time.perf_counter()
     bound = lipschitz_bound(model, budget=budget)
-    found: dict[str, float | None] = {"jacobian": None, "attack": None}
+    jacobian = attack = None
     points = _points(model, x, samples)
     if points is not None:
         propagation = LipschitzPropagation()
         propagation.model(model)
         exact = Float64Evaluator(model, propagation)
         plain = vanillaModel(model)  # its kernels are not projected at every step
-        found["jacobian"] = jacobian_estimate(exact, plain, points, steps)
-        found["attack"] = attack_estimate(exact, plain, points, steps)
+        jacobian = jacobian_estimate(exact, plain, points, steps)
+        attack = attack_estimate(exact, plain, points, steps)
     product = float(np.prod([entry.value for entry in bound.per_layer]))
-    return Report(bound, product, **found, seconds=time.perf_counter() - start)
+    return Report(bound, product, jacobian, attack, time.perf_counter() - start)
 
 
-def _points(model, x, samples: int) -> np.ndarray | None:
+def _points(model: keras.Model, x: ArrayLike | None, samples: int) -> np.ndarray | None:
     """The samples to begin at, or None where there is nothing to search."""
     if not is_readable(model) or samples == 0:
         return None

@@ -1,6 +1,7 @@
 """The entry: certified radii of a classifier's predictions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,8 +22,8 @@ __all__ = ["certify"]
 
 def certify(
     model: keras.Model,
-    x,
-    y=None,
+    x: Any,
+    y: Any = None,
     batch_size: int = 256,
     semantics: str = "real",
     local: bool = False,
@@ -139,6 +140,5 @@ def _evaluated(exact: Float64Evaluator, batch: np.ndarray) -> tuple[Evaluated, n
         evaluated = exact.execute(batch)
         return evaluated, evaluated.errors
     value = exact.evaluate_model(batch)
-    logits = np.asarray(keras.ops.convert_to_numpy(value.tensor))
-    evaluated = Evaluated(logits, value.error, 0.0, np.full(len(batch), np.inf))
+    evaluated = Evaluated(value.numbers, value.error, 0.0, np.full(len(batch), np.inf))
     return evaluated, value.error + value.deviation

@@ -6,6 +6,7 @@ Each knows how it maps a set of gradients backward: see `local.py`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from deel_lip_tf.semantics.float64 import computable, plain_of
 from deel_lip_tf.semantics.functions import PiecewiseLinear, pieces_of, proven_slope
 from deel_lip_tf.semantics.graph import Call, Graph
 from deel_lip_tf.semantics.rule import Rule, rule_for
+from deel_lip_tf.semantics.state import as_float64
 
 __all__ = ["PiecewiseStep", "GradientSet", "LinearStep", "sequential_tail", "steps_of_tail"]
 
@@ -154,11 +156,11 @@ def sequential_tail(graph: Graph) -> list[Call]:
     return calls
 
 
-def _gradient(operation) -> str | None:
+def _gradient(operation: Any) -> str | None:
     return (rule_for(operation) or Rule()).gradient
 
 
-def _is_linear(operation) -> bool:
+def _is_linear(operation: Any) -> bool:
     """Whether it is linear: of kernels, one that copies no pixels, with straight pieces after."""
     if _gradient(operation) != "kernel":
         return _gradient(operation) is not None
@@ -229,7 +231,7 @@ def _entries_after(
         ones = np.ones((1, *after.tensor.shape[1:]))
         return np.abs(linear.adjoint(ones)[0]) * entries * _UP
     # No entry is negative: the constants add up like the values.
-    return _numpy(linear.layer(ops.convert_to_tensor(entries[None], "float64")))[0] * _UP
+    return as_float64(linear.layer(ops.convert_to_tensor(entries[None], "float64")))[0] * _UP
 
 
 def _row_norms(layer: keras.layers.Layer, shape: tuple) -> np.ndarray:
@@ -238,8 +240,8 @@ def _row_norms(layer: keras.layers.Layer, shape: tuple) -> np.ndarray:
     config = {**plain.get_config(), "use_bias": False, "activation": None}
     squared = type(plain).from_config(config)
     squared.build((None, *shape))
-    squared.set_weights([np.square(_numpy(plain.kernel))])
-    return np.sqrt(_numpy(computable(squared)(np.ones((1, *shape))))[0]) * _UP
+    squared.set_weights([np.square(as_float64(plain.kernel))])
+    return np.sqrt(as_float64(computable(squared)(np.ones((1, *shape))))[0]) * _UP
 
 
 def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], np.ndarray]:
@@ -248,7 +250,7 @@ def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], 
 
     # As a graph, which leaves out the forward pass: the gradient of an affine map needs no values.
     @tf.function(reduce_retracing=True)
-    def pull_back(values):
+    def pull_back(values: Any) -> Any:
         point = tf.zeros((tf.shape(values)[0], *shape), "float64")
         with tf.GradientTape() as tape:
             tape.watch(point)
@@ -260,10 +262,6 @@ def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], 
             return pull_back(tf.constant(values)).numpy()
 
     return adjoint
-
-
-def _numpy(tensor) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(tensor))
 
 
 def _norm(rows: np.ndarray) -> np.ndarray:

@@ -62,9 +62,8 @@ class Float32ErrorAnalysis(Float64Evaluator):
         """
         self._reach = np.full(len(x), np.inf)
         value = self.evaluate_model(x)
-        logits = np.asarray(keras.ops.convert_to_numpy(value.tensor))
         errors = (value.error + value.at_sample) * UP
-        return Evaluated(logits, errors, value.growth, self._reach)
+        return Evaluated(value.numbers, errors, value.growth, self._reach)
 
     def start(self, tensor: Any) -> WithDeviation:
         """The program rounds its input to float32."""

@@ -52,7 +52,7 @@ def _take(operation: keras.Operation, digest: Any, met: dict[int, int]) -> None:
     digest.update(repr(met[id(operation)]).encode())
 
 
-def _relevant(config):
+def _relevant(config: Any) -> Any:
     """A configuration without names of layers inside layers, and what else does not count."""
     if isinstance(config, dict):
         # The name of a type is one that counts.
@@ -66,7 +66,7 @@ def _relevant(config):
 class SamplesFingerprint:
     """SHA-256 of samples as float64 numbers, whatever their type and the batches they come in."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._digest = hashlib.sha256()
         self._shape: tuple[int, ...] = (0,)
 
@@ -91,7 +91,7 @@ def content_fingerprint(content: dict) -> str:
     return digest.hexdigest()
 
 
-def _update(digest, value) -> None:
+def _update(digest: Any, value: Any) -> None:
     """Takes an array or a number bit for bit, anything else as it is written."""
     is_array = isinstance(value, np.ndarray | np.generic)
     digest.update(f"{value.dtype.str}{value.shape}".encode() if is_array else repr(value).encode())

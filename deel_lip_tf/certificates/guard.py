@@ -8,6 +8,7 @@ else than what is written, and nothing is certified. No theory of what may go wr
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
 from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates.radii import predicted
 from deel_lip_tf.semantics.graph import Call
+from deel_lip_tf.semantics.state import as_float64
 
 __all__ = ["Guard", "call_ratios", "first_difference", "warn_of_difference"]
 
@@ -115,7 +117,7 @@ def _outputs(model: keras.Model, x: np.ndarray) -> np.ndarray:
     dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
     with np.errstate(over="ignore"):
         outputs = model(keras.ops.convert_to_tensor(x, dtype=dtype), training=False)
-    return np.asarray(keras.ops.convert_to_numpy(outputs)).astype(np.float64)
+    return as_float64(outputs)
 
 
 def first_difference(
@@ -171,9 +173,6 @@ def _ratio(exact: Float64Evaluator, call: Call) -> float:
     return float(np.max(ratios))
 
 
-def _distance(own, result: WithError) -> np.ndarray:
-    found, wanted = (
-        np.asarray(keras.ops.convert_to_numpy(tensor)).astype(np.float64)
-        for tensor in (own, result.tensor)
-    )
-    return np.linalg.norm((found - wanted).reshape(len(found), -1), axis=1)
+def _distance(own: Any, result: WithError) -> np.ndarray:
+    difference = as_float64(own) - result.numbers
+    return np.linalg.norm(difference.reshape(len(difference), -1), axis=1)

@@ -15,7 +15,6 @@ K, `(||g|| + ||b|| + r) K` bounds how fast the gap changes, and so does the smal
 
 import keras
 import numpy as np
-from keras import ops
 
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
 from deel_lip_tf.bounds.propagation import LipschitzPropagation
@@ -27,6 +26,7 @@ from deel_lip_tf.certificates.chain import (
     steps_of_tail,
 )
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii
+from deel_lip_tf.semantics.state import as_float64
 
 __all__ = ["LocalBounds", "widened"]
 
@@ -114,10 +114,10 @@ def _point(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The input of an activation at the samples, and its errors."""
     if linear is None:
-        return np.asarray(ops.convert_to_numpy(before.tensor)), before.error
+        return before.numbers, before.error
     # What bounds the error of the whole call bounds that of its linear part, before the activation.
     with keras.device("cpu:0"):
-        return np.asarray(ops.convert_to_numpy(linear.layer(before.tensor))), after.error
+        return as_float64(linear.layer(before.tensor)), after.error
 
 
 def widened(
@@ -149,7 +149,14 @@ def widened(
     return known._replace(radius=low)
 
 
-def _radii_within(evaluated, label, divisors, local, chosen, radius) -> np.ndarray:
+def _radii_within(
+    evaluated: Evaluated,
+    label: np.ndarray,
+    divisors: np.ndarray,
+    local: LocalBounds,
+    chosen: np.ndarray,
+    radius: np.ndarray,
+) -> np.ndarray:
     """Radii of some samples by the divisors of the balls of a radius; certified up to that one."""
     logits, errors, growth, reach = evaluated
     part = Evaluated(logits[chosen], errors[chosen], growth, reach[chosen])

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -65,7 +66,7 @@ class Certificates:
     model_fingerprint: str | None = None
     data_fingerprint: str | None = None
 
-    def check(self, model: keras.Model, x) -> "Certificates":
+    def check(self, model: keras.Model, x: Any) -> "Certificates":
         """Makes sure that these certificates are about a model and samples.
 
         They speak of nothing else: not of the model after another step of training, nor of the
@@ -208,7 +209,7 @@ def _fields(content: dict[str, np.ndarray], path: Path) -> dict:
     return {**arrays, **fingerprints, "bound": float(content["bound"]), "semantics": semantics}
 
 
-def _fault(bound, label, radius, margin, correct=None) -> str | None:
+def _fault(bound: Any, label: Any, radius: Any, margin: Any, correct: Any = None) -> str | None:
     """What no certificates have, or None. A margin is NaN where two logits are infinite."""
     if bound.shape or bound.dtype.kind != "f" or not 0 <= bound < np.inf:
         return f"has the bound {bound!r}"

@@ -6,6 +6,7 @@ norm of the operator with the absolute values of the kernel, and the number n of
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -53,7 +54,7 @@ def rounding_of(call: Call, inputs: tuple, outputs: tuple, constants: list[float
     return known.rounding(call.operation, shapes)
 
 
-def check_operation(operation) -> None:
+def check_operation(operation: Any) -> None:
     """Refuses what has no rule, or does not compute in float32.
 
     Raises:
@@ -76,7 +77,7 @@ def check_operation(operation) -> None:
         float32_function(activation)
 
 
-def _of_kernel(layer, known: Rule, shapes: CallShapes) -> Rounding:
+def _of_kernel(layer: keras.layers.Layer, known: Rule, shapes: CallShapes) -> Rounding:
     """Of `activation(kernel * x + bias)`."""
     slope = proven_slope(layer.activation)
     norm = shapes.constant / slope * UP
@@ -104,7 +105,7 @@ def _of_kernel(layer, known: Rule, shapes: CallShapes) -> Rounding:
     )
 
 
-def _absolute_sums(layer, known: Rule, input_shape: tuple) -> tuple[float, int]:
+def _absolute_sums(layer: keras.layers.Layer, known: Rule, input_shape: tuple) -> tuple[float, int]:
     """What the linear part of a built layer adds up.
 
     Returns:

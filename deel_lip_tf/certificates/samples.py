@@ -1,6 +1,7 @@
 """The samples that are certified: an array, or batches as `evaluate` takes them."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +27,7 @@ class Samples:
             not fit the model; of batches, when it is their turn.
     """
 
-    def __init__(self, model: keras.Model, x, y=None):
+    def __init__(self, model: keras.Model, x: Any, y: Any = None):
         self._model, self._classes = model, model.outputs[0].shape[-1]
         self._labels: list[np.ndarray | None] = []
         self._fingerprint = SamplesFingerprint()
@@ -51,7 +52,7 @@ class Samples:
         if not count:
             raise ValueError("`x` must hold samples. Received: a data set without batches.")
 
-    def _checked(self, x, y) -> tuple[np.ndarray, np.ndarray | None]:
+    def _checked(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray | None]:
         samples = _checked_samples(self._model, x)
         if y is None:
             return samples, None
@@ -77,7 +78,7 @@ class Samples:
         return self._fingerprint.text()
 
 
-def _checked_samples(model: keras.Model, x) -> np.ndarray:
+def _checked_samples(model: keras.Model, x: Any) -> np.ndarray:
     """The samples as float64, once the model takes them as they are.
 
     Raises:
@@ -95,7 +96,7 @@ def _checked_samples(model: keras.Model, x) -> np.ndarray:
     return samples.astype(np.float64)
 
 
-def _is_batched(x) -> bool:
+def _is_batched(x: Any) -> bool:
     """Whether it is a data set: what can be iterated over, and is no array nor made of numbers."""
     if isinstance(x, keras.utils.PyDataset):
         return True
@@ -103,7 +104,7 @@ def _is_batched(x) -> bool:
     return not is_data and hasattr(x, "__iter__")
 
 
-def _batches(data) -> Iterable:
+def _batches(data: Any) -> Iterable:
     if isinstance(data, keras.utils.PyDataset):
         if data.num_batches is None:
             raise ValueError(_ENDLESS)
@@ -120,7 +121,7 @@ _ENDLESS = (
 )
 
 
-def _pair(batch) -> tuple:
+def _pair(batch: Any) -> tuple:
     """`(x, y or None)` of one batch; the weights of samples are left out."""
     if not isinstance(batch, list | tuple):
         return batch, None

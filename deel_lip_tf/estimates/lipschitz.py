@@ -13,11 +13,14 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from deel_lip_tf._validation.arrays import numeric
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, Rule, flag, number, whole_number
+from deel_lip_tf.bounds.evaluation.directions import column, directions, gradient, norms
 from deel_lip_tf.model import vanillaModel
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
+from deel_lip_tf.semantics.state import as_float64
 
 __all__ = [
     "evaluate_lip_const",
@@ -33,7 +36,7 @@ Function = Callable[[Any], Any]
 
 def evaluate_lip_const(
     model: keras.Model,
-    x=None,
+    x: ArrayLike | None = None,
     eps: float = 1e-4,
     seed: int | None = None,
     evaluation_type: str | Sequence[str] = "jacobian_norm",
@@ -138,7 +141,7 @@ def evaluate_lip_const_gen(
     generator: Iterable,
     eps: float = 1e-4,
     seed: int | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> float:
     """`evaluate_lip_const` on the first batch of a generator.
 
@@ -181,7 +184,7 @@ def evaluate_lip_const_gen(
     return evaluate_lip_const(model, x, eps, seed, **kwargs)
 
 
-def l2_normalize(tensor, axis=None):
+def l2_normalize(tensor: ArrayLike, axis: int | Sequence[int] | None = None) -> Any:
     """`tensor / ||tensor||_2` over `axis`, and 0 where that norm is 0.
 
     Args:
@@ -203,7 +206,7 @@ def l2_normalize(tensor, axis=None):
     return safe_divide(tensor, frobenius_norm(tensor, axis=axis, keepdims=True))
 
 
-def _check_model(model) -> None:
+def _check_model(model: Any) -> None:
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"`model` must be a Keras model. Received: an object of type {type(model).__name__}. "
@@ -235,7 +238,7 @@ def _check_samples(model: keras.Model, x: np.ndarray) -> None:
             )
 
 
-def _drawn(input_shape, rng: np.random.Generator) -> np.ndarray:
+def _drawn(input_shape: Any, rng: np.random.Generator) -> np.ndarray:
     is_shape = isinstance(input_shape, list | tuple) and len(input_shape) > 1
     if not (is_shape and all(isinstance(size, int) and size > 0 for size in input_shape)):
         raise ValueError(
@@ -245,7 +248,7 @@ def _drawn(input_shape, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal(input_shape)
 
 
-def _standardize_types(evaluation_type) -> list[str]:
+def _standardize_types(evaluation_type: Any) -> list[str]:
     known = ["jacobian_norm", "noise_norm", "attack"]
     is_list = isinstance(evaluation_type, list | tuple)
     names = list(evaluation_type) if is_list else [evaluation_type]
@@ -286,61 +289,51 @@ class _Attack:
 
     def __call__(self, function: Function, x: np.ndarray, disjoint: bool) -> float:
         # Below this the rounding of the outputs would pass for a difference.
-        floor = math.sqrt(np.finfo(x.dtype).eps) * np.maximum(_norms(x), 1.0)
-        radius = _column(np.maximum(self.radius, floor), x)
-        delta = radius * _directions(self.rng.standard_normal(x.shape))
+        floor = math.sqrt(np.finfo(x.dtype).eps) * np.maximum(norms(x), 1.0)
+        radius = column(np.maximum(self.radius, floor), x)
+        delta = radius * directions(self.rng.standard_normal(x.shape))
         largest = 0.0
         for _ in range(self.iterations):
             at = x
 
-            def stretched(d, at=at):
+            def stretched(d: Any, at: Any = at) -> Any:
                 return _squared_stretch(function, ops.convert_to_tensor(at), d, disjoint)
 
-            uphill = _gradient(stretched, delta.astype(x.dtype))
-            delta = np.where(_column(_norms(uphill), x) > 0, radius * _directions(uphill), delta)
+            uphill = gradient(stretched, delta.astype(x.dtype))
+            delta = np.where(column(norms(uphill), x) > 0, radius * directions(uphill), delta)
             largest = max(largest, _largest_quotient(function, x, x + delta, disjoint))
             if self.moves_samples:
                 x = self._moved(function, x, delta, disjoint)
         return largest
 
-    def _moved(self, function: Function, x: np.ndarray, delta: np.ndarray, disjoint: bool):
+    def _moved(
+        self, function: Function, x: np.ndarray, delta: np.ndarray, disjoint: bool
+    ) -> np.ndarray:
         fixed = ops.convert_to_tensor(delta.astype(x.dtype))
-        uphill = _gradient(lambda at: _squared_stretch(function, at, fixed, disjoint), x)
-        return (x + self.step_size * _directions(uphill)).astype(x.dtype)
+        uphill = gradient(lambda at: _squared_stretch(function, at, fixed, disjoint), x)
+        return (x + self.step_size * directions(uphill)).astype(x.dtype)
 
 
-def _squared_stretch(function: Function, at, delta, disjoint: bool):
+def _squared_stretch(function: Function, at: Any, delta: Any, disjoint: bool) -> Any:
     """Sum over the samples of `||f(x + d) - f(x)||**2`, or of its largest term if disjoint."""
     squares = ops.square(function(at + delta) - function(at))
     return ops.sum(ops.max(squares, axis=1) if disjoint else squares)
 
 
-def _largest_quotient(function: Function, x, moved, disjoint: bool) -> float:
+def _largest_quotient(
+    function: Function, x: np.ndarray, moved: np.ndarray, disjoint: bool
+) -> float:
     moved = np.asarray(moved, dtype=x.dtype)
-    values = [np.asarray(ops.convert_to_numpy(function(a)), np.float64) for a in (moved, x)]
+    values = [as_float64(function(a)) for a in (moved, x)]
     differences = np.abs(values[0] - values[1])
-    stretch = differences.max(axis=1) if disjoint else _norms(differences)
+    stretch = differences.max(axis=1) if disjoint else norms(differences)
     # The step that was made, not the one that was asked for: adding it to x rounds it.
-    steps = _norms(moved.astype(np.float64) - x.astype(np.float64))
+    steps = norms(moved.astype(np.float64) - x.astype(np.float64))
     return float((stretch[steps > 0] / steps[steps > 0]).max(initial=0.0))
 
 
 def _matrix_norm(matrix: np.ndarray, disjoint: bool) -> float:
-    return float(_norms(matrix).max() if disjoint else np.linalg.norm(matrix, 2))
-
-
-def _norms(array: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(np.reshape(array, (len(array), -1)).astype(np.float64), axis=1)
-
-
-def _column(values: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def _directions(array: np.ndarray) -> np.ndarray:
-    """Each sample divided by its norm; zeros stay zeros."""
-    norms = _norms(array)
-    return array / _column(np.where(norms > 0, norms, 1.0), array)
+    return float(norms(matrix).max() if disjoint else np.linalg.norm(matrix, 2))
 
 
 def _jacobian(function: Function, sample: np.ndarray) -> np.ndarray:
@@ -352,35 +345,11 @@ def _jacobian(function: Function, sample: np.ndarray) -> np.ndarray:
         # Each copy of the sample is differentiated for an output of its own.
         copies = np.broadcast_to(sample, (len(rows), *sample.shape))
 
-        def weighted(x, rows=rows):
+        def weighted(x: Any, rows: np.ndarray = rows) -> Any:
             return ops.sum(function(x) * rows)
 
-        blocks.append(_gradient(weighted, copies))
+        blocks.append(gradient(weighted, copies))
     return np.concatenate(blocks).reshape(outputs, -1).astype(np.float64)
-
-
-def _gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
-    """The gradient of a scalar function; Keras has no such operation of its own."""
-    tensor = ops.convert_to_tensor(x)
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(tensor)
-            value = function(tensor)
-        return tape.gradient(value, tensor, unconnected_gradients="zero").numpy()
-    if backend == "jax":
-        import jax
-
-        return np.asarray(jax.grad(function)(tensor))
-    if backend == "torch":
-        tensor = tensor.detach().clone().requires_grad_()
-        function(tensor).backward()
-        return ops.convert_to_numpy(tensor.grad)
-    raise ValueError(
-        f"Gradients are known on the backends tensorflow, jax and torch. Received: {backend!r}."
-    )
 
 
 def _flat_function(model: keras.Model, x: np.ndarray) -> tuple[Function, np.ndarray]:
@@ -390,7 +359,7 @@ def _flat_function(model: keras.Model, x: np.ndarray) -> tuple[Function, np.ndar
     model = copy or model
     dtype = "float64" if copy is not None else getattr(model, "compute_dtype", "float32")
 
-    def function(batch):
+    def function(batch: Any) -> Any:
         outputs = model(ops.convert_to_tensor(batch), training=False)
         return ops.reshape(outputs, (batch.shape[0], -1))
 
@@ -412,7 +381,7 @@ def _in_float64(model: keras.Model) -> keras.Model | None:
     return copy
 
 
-def _is_known(layer) -> bool:
+def _is_known(layer: keras.layers.Layer) -> bool:
     """Whether a layer, or a model of such layers, computes in the type its configuration says."""
     if not type(layer).call.__module__.startswith(("keras.", "deel_lip_tf.")):
         return False
@@ -430,7 +399,7 @@ def _is_known(layer) -> bool:
 _UNUSED = ("_initializer", "_regularizer", "_constraint")
 
 
-def _with_float64(config):
+def _with_float64(config: Any) -> Any:
     """A configuration in which every `dtype` is float64, for layers that are given weights."""
     if isinstance(config, list | tuple):
         return type(config)(_with_float64(item) for item in config)

@@ -8,7 +8,7 @@ operator and its adjoint only.
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -129,7 +129,9 @@ class ConvolutionOperator:
         return np.stack([np.ravel_multi_index(np.ix_(*tap), lengths).ravel() for tap in taps])
 
 
-def _axis(size: int, reach: int, stride: int, before: int, after: int, mode: str, offsets):
+def _axis(
+    size: int, reach: int, stride: int, before: int, after: int, mode: str, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """`(sources, positions)` of one axis; positions are (taps, outputs)."""
     sources = padded_indices(size, before, after, mode)
     starts = np.arange(0, len(sources) - reach + 1, stride)
@@ -167,7 +169,7 @@ def dense_extremes(matrices: np.ndarray) -> Extremes:
     return float(values.min()), float(values.max())
 
 
-def _frequencies(operator: ConvolutionOperator):
+def _frequencies(operator: ConvolutionOperator) -> Iterator[np.ndarray] | None:
     """For circular padding, an iterator over the operator at the frequencies of the image.
 
     A stride `s` folds `s` frequencies onto one: their matrices stand side by side, over `sqrt(s)`.
@@ -187,7 +189,7 @@ def _frequencies(operator: ConvolutionOperator):
     return _symbols(operator, [size // stride for size, stride in pairs])
 
 
-def _symbols(operator: ConvolutionOperator, frequencies: list[int]):
+def _symbols(operator: ConvolutionOperator, frequencies: list[int]) -> Iterator[np.ndarray]:
     taps = np.array(list(np.ndindex(*operator.kernel.shape[:-3]))) * operator.dilation
     aliases = np.array(list(np.ndindex(*operator.strides))) * frequencies
     flat = operator._taps

@@ -4,7 +4,8 @@ Nothing here changes a layer, and nothing here is a guarantee: some values are e
 proven constant see `deel_lip_tf.bounds.lipschitz_bound`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import keras
 
@@ -124,7 +125,7 @@ def compute_model_sv(
     ]
 
 
-def _checked_rules(supplementary_type2sv) -> Mapping[type, Callable]:
+def _checked_rules(supplementary_type2sv: Any) -> Mapping[type, Callable]:
     rules = {} if supplementary_type2sv is None else supplementary_type2sv
     is_map = isinstance(rules, Mapping)
     if not is_map or not all(isinstance(key, type) and callable(f) for key, f in rules.items()):
@@ -136,7 +137,7 @@ def _checked_rules(supplementary_type2sv) -> Mapping[type, Callable]:
     return rules
 
 
-def _leaves(model: keras.Model, prefix: str):
+def _leaves(model: keras.Model, prefix: str) -> Iterator[tuple[str, keras.layers.Layer]]:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _leaves(layer, f"{prefix}{layer.name}/")
@@ -156,7 +157,7 @@ def _input_shape(layer: keras.layers.Layer) -> Shape:
     return single_shape(shape)
 
 
-def _of_kernel(layer, known: Rule, shape: Shape) -> Extremes | Unknown:
+def _of_kernel(layer: keras.layers.Layer, known: Rule, shape: Shape) -> Extremes | Unknown:
     """Of the linear part of a built layer with a kernel."""
     operator = known.linear_part(layer, shape)
     if isinstance(operator, Matrices):

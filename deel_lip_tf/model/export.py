@@ -49,7 +49,7 @@ def _export_model(model: keras.Model, exported: dict) -> keras.Model:
             "layers one by one with `layer.vanilla_export()`."
         )
 
-    def export(layer):
+    def export(layer: keras.layers.Layer) -> keras.layers.Layer:
         # By identity: a layer that is used twice stays one layer.
         if id(layer) not in exported:
             exported[id(layer)] = _export_layer(layer, exported)
@@ -66,7 +66,7 @@ def _export_model(model: keras.Model, exported: dict) -> keras.Model:
     return keras.Sequential(layers, name=model.name)
 
 
-def _export_layer(layer, exported: dict):
+def _export_layer(layer: keras.layers.Layer, exported: dict) -> keras.layers.Layer:
     if isinstance(layer, keras.Model):
         return _export_model(layer, exported)
     if isinstance(layer, LipschitzLayer | Condensable):

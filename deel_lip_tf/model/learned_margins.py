@@ -12,7 +12,7 @@ from deel_lip_tf.model.loss_state import BesideModel
 
 
 class _LearnsLoss(BesideModel):
-    def compile(self, *args, **kwargs) -> None:
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         """As in Keras, positional arguments included.
 
         Warns if `optim_margin` is set and the loss has nothing to learn.
@@ -62,7 +62,13 @@ class LossVariableModel(_LearnsLoss, Model):
     """
 
     def __init__(
-        self, inputs=None, outputs=None, name=None, *, optim_margin: bool = True, **kwargs
+        self,
+        inputs: Any = None,
+        outputs: Any = None,
+        name: str | None = None,
+        *,
+        optim_margin: bool = True,
+        **kwargs: Any,
     ):
         # keyword-only: Keras saves a functional model whose positional arguments are its own
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
@@ -101,17 +107,17 @@ class LossVariableSequential(_LearnsLoss, Sequential):
 
     def __init__(
         self,
-        layers=None,
-        name=None,
+        layers: Any = None,
+        name: str | None = None,
         optim_margin: bool = True,
         k_coef_lip: float = 1.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(layers=layers, name=name, k_coef_lip=k_coef_lip, **kwargs)
         self.optim_margin = flag("optim_margin", optim_margin)
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Any:
         """The model of `get_config`."""
         config = dict(config)
         optim_margin = config.pop("optim_margin", True)

@@ -4,6 +4,7 @@ import contextvars
 import math
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 
@@ -35,22 +36,22 @@ class _LipschitzModel(LossState, Condensable):
         """A copy in plain Keras layers, see `vanillaModel`."""
         return vanillaModel(self)
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; the averages of `use_ema` are constrained once they are the weights."""
         history = super().fit(*args, **kwargs)
         if getattr(self.optimizer, "use_ema", False):
             apply_constraints(self)
         return history
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> Any:
         """As in Keras, and again after a layer's constant has changed."""
         return super().make_train_function(force or self._constants_changed("train"))
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> Any:
         """As in Keras, and again after a layer's constant has changed."""
         return super().make_test_function(force or self._constants_changed("test"))
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: bool = False) -> Any:
         """As in Keras, and again after a layer's constant has changed."""
         return super().make_predict_function(force or self._constants_changed("predict"))
 
@@ -95,7 +96,9 @@ class Sequential(_LipschitzModel, LipschitzLayer, keras.Sequential):
         True
     """
 
-    def __init__(self, layers=None, name=None, k_coef_lip: float = 1.0, **kwargs):
+    def __init__(
+        self, layers: Any = None, name: str | None = None, k_coef_lip: float = 1.0, **kwargs: Any
+    ):
         self.k_coef_lip = check_lipschitz_factor(k_coef_lip)
         if not (layers is None or isinstance(layers, Iterable)):
             raise TypeError(
@@ -107,7 +110,7 @@ class Sequential(_LipschitzModel, LipschitzLayer, keras.Sequential):
         if layers:
             self._check_carriers()
 
-    def add(self, layer, rebuild: bool = True) -> None:
+    def add(self, layer: keras.layers.Layer, rebuild: bool = True) -> None:
         """Appends a layer and shares the constant out anew."""
         super().add(layer, rebuild=rebuild)
         self._warned += _warn_unknown(self.layers[-1:], self._warned, "Sequential")
@@ -137,7 +140,9 @@ class Sequential(_LipschitzModel, LipschitzLayer, keras.Sequential):
         if self.layers:
             self._check_carriers()
 
-    def call(self, inputs, training=None, mask=None, **kwargs):
+    def call(
+        self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any
+    ) -> Any:
         """As in Keras."""
         self._check_carriers()
         return super().call(inputs, training=training, mask=mask, **kwargs)
@@ -163,7 +168,7 @@ class Sequential(_LipschitzModel, LipschitzLayer, keras.Sequential):
         return {**super().get_config(), "k_coef_lip": self.k_coef_lip}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Any:
         """The model of `get_config`, every layer with the constant it had."""
         config = dict(config)
         k_coef_lip = config.pop("k_coef_lip", 1.0)
@@ -200,7 +205,9 @@ class Model(_LipschitzModel, keras.Model):
         True
     """
 
-    def __init__(self, inputs=None, outputs=None, name=None, **kwargs):
+    def __init__(
+        self, inputs: Any = None, outputs: Any = None, name: str | None = None, **kwargs: Any
+    ):
         if inputs is None or outputs is None:
             raise TypeError(
                 "`inputs` and `outputs` are needed: the Lipschitz constant is that of a known "
@@ -236,7 +243,7 @@ def split_constant(k: float, n: int) -> list[float]:
     )
 
 
-def _carries(layer) -> bool:
+def _carries(layer: keras.layers.Layer) -> bool:
     """Whether a Lipschitz constant other than 1 can be given to the layer."""
     if isinstance(layer, Sequential):
         return any(_carries(inner) for inner in layer.layers)
@@ -276,7 +283,7 @@ def _warn_unknown(layers: list, already: tuple, kind: str) -> tuple:
 _CONVEX_MERGES = (keras.layers.Average, keras.layers.Maximum, keras.layers.Minimum)
 
 
-def _known_one_lipschitz(layer) -> bool:
+def _known_one_lipschitz(layer: keras.layers.Layer) -> bool:
     if type(layer) in _CONVEX_MERGES:
         return True
     if isinstance(layer, LipschitzLayer):

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import tree
@@ -31,7 +31,7 @@ class LossState(BesideModel):
 
     optim_margin = False
 
-    def compile(self, *args, **kwargs) -> None:
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         """As in Keras; prepares losses and metrics that have a state of their own."""
         bound = inspect.signature(keras.Model.compile).bind(self, *args, **kwargs)
         given = bound.arguments
@@ -51,7 +51,14 @@ class LossState(BesideModel):
         if self.built and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool | None = True,
+    ) -> Any:
         """As in Keras; in training, losses with a state see the predictions first."""
         # A model without an input shape learns its outputs here, before its optimizer is built.
         self._build_losses(y_pred)
@@ -86,7 +93,7 @@ class LossState(BesideModel):
         found = [getattr(loss, method)() for loss in losses if hasattr(loss, method)]
         return list({id(variable): variable for some in found for variable in some}.values())
 
-    def _build_losses(self, outputs) -> None:
+    def _build_losses(self, outputs: Any) -> None:
         for loss, output in self._losses_with_outputs(outputs):
             if hasattr(loss, "build"):
                 loss.build(1 if len(output.shape) == 1 else output.shape[-1])
@@ -99,7 +106,7 @@ class LossState(BesideModel):
             )
         return self.output_names
 
-    def _losses_with_outputs(self, outputs) -> Iterator[tuple]:
+    def _losses_with_outputs(self, outputs: Any) -> Iterator[tuple]:
         """Each loss with the output, or outputs one by one, that it looks at."""
         flat = tree.flatten(outputs)
         if isinstance(self.loss, dict):
@@ -112,5 +119,5 @@ class LossState(BesideModel):
             yield from ((self.loss, output) for output in flat)
 
 
-def _made(one):
+def _made(one: Any) -> Any:
     return one() if isinstance(one, type) else one

@@ -1,5 +1,7 @@
 """What a model ends with: which call makes its output, and by what function."""
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -30,12 +32,12 @@ def final_call(graph: Graph) -> Call | None:
     return value.call
 
 
-def final_function(operation) -> str:
+def final_function(operation: Any) -> str:
     """Name of the function at the end of a layer, or of an operation; "" of none."""
     return _final(operation)[0]
 
 
-def _final(operation) -> tuple[str, object]:
+def _final(operation: Any) -> tuple[str, object]:
     """The name, and the axis of the function."""
     activation = getattr(operation, "activation", None)
     if isinstance(activation, layers.Layer):
@@ -57,7 +59,7 @@ def normalized_by(call: Call) -> str:
     return name if is_kept else ""
 
 
-def is_all_of(operation) -> bool:
+def is_all_of(operation: Any) -> bool:
     """Whether an operation computes nothing but its final function."""
     if isinstance(operation, layers.Layer):
         return type(operation) in (layers.Activation, layers.Softmax)

@@ -6,6 +6,8 @@ It slides kernels in float64 only over images whose channels come last, and pool
 it has not got is computed by what it has: between two transpositions, or one plane at a time.
 """
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -38,7 +40,7 @@ def _copied(layer: keras.layers.Layer) -> keras.layers.Layer:
     return copy
 
 
-def _with_float64(config):
+def _with_float64(config: Any) -> Any:
     """The configuration with every `dtype` in it, also of nested activations, set to float64."""
     if isinstance(config, dict):
         return {k: "float64" if k == "dtype" else _with_float64(v) for k, v in config.items()}
@@ -91,11 +93,11 @@ class ChannelsLast(keras.layers.Layer):
         self.built = True
 
     @property
-    def kernel(self):
+    def kernel(self) -> Any:
         """The kernel of the layer."""
         return self.plain.kernel
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         rank = len(inputs.shape)
         outputs = self.twin(ops.transpose(inputs, (0, *range(2, rank), 1)))
         outputs = ops.transpose(outputs, (0, rank - 1, *range(1, rank - 1)))
@@ -114,7 +116,7 @@ class PlaneByPlane(keras.layers.Layer):
         self.plain = plain
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         _, planes, *sizes = inputs.shape
         inside = self._pooled(ops.reshape(inputs, (-1, *sizes)), slice(1, 3))
         rows, columns, channels = inside.shape[1:]
@@ -122,7 +124,7 @@ class PlaneByPlane(keras.layers.Layer):
         outputs = self._pooled(inside, slice(0, 1))
         return ops.reshape(outputs, (-1, outputs.shape[1], rows, columns, channels))
 
-    def _pooled(self, images, axes: slice):
+    def _pooled(self, images: Any, axes: slice) -> Any:
         """Pools images over the axes of the volume that they show, with windows of 1 beside."""
         size, strides = self.plain.pool_size[axes], self.plain.strides[axes]
         size, strides = ((*pair, 1)[:2] for pair in (size, strides))

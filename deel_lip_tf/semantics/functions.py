@@ -7,6 +7,7 @@ projection).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -116,7 +117,7 @@ for _operation, _function in (
     FUNCTIONS[_operation] = FUNCTIONS[_function]
 
 
-def function_of(activation) -> ActivationFunction | None:
+def function_of(activation: Any) -> ActivationFunction | None:
     """The row of an `activation=` argument that is a function or None, if it has one."""
     try:
         return FUNCTIONS.get(activations.linear if activation is None else activation)
@@ -181,13 +182,13 @@ def float32_function(activation: Callable | None) -> ActivationFunction:
     return row
 
 
-def unknown_activation(activation) -> str:
+def unknown_activation(activation: Any) -> str:
     """Why an activation has no constant."""
     name = getattr(activation, "__name__", type(activation).__name__)
     return f"its activation {name!r} has no known Lipschitz constant"
 
 
-def pieces_of(activation) -> PiecewiseLinear | None:
+def pieces_of(activation: Any) -> PiecewiseLinear | None:
     """The pieces of an activation, a function or a layer; None where it has others than these."""
     if isinstance(activation, keras.layers.Layer):
         known = rule_for(activation)

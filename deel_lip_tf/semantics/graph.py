@@ -8,6 +8,7 @@ into a nested model, as Keras makes it, is a call of its own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 from keras import tree
@@ -78,7 +79,7 @@ class Call:
             lambda x: next(given) if isinstance(x, Value) else x, (self.args, self.kwargs)
         )
 
-    def argument(self, position: int, name: str, default=None):
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by its position or its name."""
         if len(self.args) > position:
             return self.args[position]
@@ -100,7 +101,7 @@ class Graph:
     outputs: list[Value]
 
 
-def is_readable(model) -> bool:
+def is_readable(model: Any) -> bool:
     """Whether a model has a graph: built, Sequential or functional, its calls not overridden."""
     return isinstance(model, keras.Model) and _keras.functional_of(model) is not None
 
@@ -132,12 +133,12 @@ def float_types(graph: Graph) -> set[str]:
     return {dtype for dtype in types if integers.is_float(dtype)} or {keras.config.floatx()}
 
 
-def _input(tensor, index: int) -> Value:
+def _input(tensor: Any, index: int) -> Value:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return Value(tuple(tensor.shape), dtype, None, index, integers.of_dtype(dtype))
 
 
-def _write_out(functional, inputs: list[Value], prefix: str, calls: list[Call]) -> list[Value]:
+def _write_out(functional: Any, inputs: list[Value], prefix: str, calls: list[Call]) -> list[Value]:
     """Appends the calls of a functional model that is given some tensors; returns its outputs."""
     known = {id(t): value for t, value in zip(functional.inputs, inputs, strict=True)}
     for node in _keras.sorted_nodes(functional.outputs, set(known)):
@@ -146,7 +147,7 @@ def _write_out(functional, inputs: list[Value], prefix: str, calls: list[Call]) 
     return [known[id(tensor)] for tensor in functional.outputs]
 
 
-def _called(node, known: dict[int, Value], prefix: str, calls: list[Call]) -> list[Value]:
+def _called(node: Any, known: dict[int, Value], prefix: str, calls: list[Call]) -> list[Value]:
     operation = node.operation
     args, kwargs = node.arguments.convert(lambda x: known.get(id(x), x))
     call = Call(operation, prefix, args, kwargs, [known[id(x)] for x in node.input_tensors])
@@ -178,7 +179,7 @@ def _finished(call: Call, outputs: Sequence, calls: list[Call]) -> list[Value]:
     return call.outputs
 
 
-def _given(functional, call: Call, prefix: str, calls: list[Call]) -> list[Value] | None:
+def _given(functional: Any, call: Call, prefix: str, calls: list[Call]) -> list[Value] | None:
     """What a nested model is given in the place of each input, in the type that Keras gives it."""
     given = _keras.flat_inputs(functional, call.argument(0, "inputs"))
     # Keras changes the number of axes where it can, but not in its symbolic shapes.

@@ -7,6 +7,7 @@ turns integers into floats first, or only moves them, is always exact.
 """
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -14,6 +15,9 @@ from keras import layers
 
 from deel_lip_tf._keras import operation_name
 from deel_lip_tf.semantics.rule import rule_for
+
+if TYPE_CHECKING:
+    from deel_lip_tf.semantics.graph import Call
 
 __all__ = ["Range", "arithmetic", "hull", "is_float", "is_within", "of_dtype", "unsupported"]
 __all__ += ["same", "with_zero"]
@@ -42,14 +46,14 @@ def is_within(numbers: np.ndarray, limits: Range) -> bool:
     return bool(((numbers >= low) & (numbers <= high) & (np.floor(numbers) == numbers)).all())
 
 
-def unsupported(call) -> str | None:
+def unsupported(call: "Call") -> str | None:
     """Why a call of a `semantics.graph.Call` computes with integers otherwise than with reals.
 
     Sets the types and the ranges of its outputs: Keras's symbolic tensors call a float what a layer
     makes of integers, and so does all that follows.
     """
-    given = [value for value in call.inputs if value.integers]
-    if not given:
+    ranges = [value.integers for value in call.inputs if value.integers is not None]
+    if not ranges:
         return _rounds(call)
     known = rule_for(call.operation)
     if operation_name(call.operation) == "Where" or (known is not None and known.casts_integers):
@@ -57,11 +61,11 @@ def unsupported(call) -> str | None:
     dtype = _result_dtype(call)
     if is_float(dtype) and operation_name(call.operation) in _FLOAT_OPERATIONS:
         return None
-    limits = None if known is None or len(given) < len(call.inputs) else known.integers(call)
+    limits = None if known is None or len(ranges) < len(call.inputs) else known.integers(call)
     if limits is None:
         return _unknown(call)
     # The operands take the type of the result before anything is computed.
-    parts = [limits, *(x.integers for x in call.inputs)]
+    parts = [limits, *ranges]
     if not all(_fits(part, dtype) for part in parts):
         return _wraps(hull(limit for part in parts for limit in part), dtype)
     for value in call.outputs:
@@ -69,11 +73,11 @@ def unsupported(call) -> str | None:
     return None
 
 
-def _result_dtype(call) -> str:
+def _result_dtype(call: "Call") -> str:
     """The type in which a call computes, by the types of what it is really given."""
     if operation_name(call.operation) == "Cast":
         return keras.backend.standardize_dtype(call.operation.dtype)
-    types = [value.dtype for value in call.inputs]
+    types: list[Any] = [value.dtype for value in call.inputs]
     if operation_name(call.operation) in ("TrueDivide", "Divide"):
         return keras.backend.result_type(*types, float)
     if operation_name(call.operation) in _OPERANDS:
@@ -82,7 +86,7 @@ def _result_dtype(call) -> str:
     return keras.backend.result_type(*types)
 
 
-def _rounds(call) -> str | None:
+def _rounds(call: "Call") -> str | None:
     """Whether floats become integers: in the result, or on the way into a layer of such a type."""
     operation = call.operation
     is_layer = isinstance(operation, layers.Layer) and not isinstance(operation, keras.Model)
@@ -103,7 +107,7 @@ def _wraps(limits: Range, dtype: str) -> str:
     )
 
 
-def _unknown(call) -> str:
+def _unknown(call: "Call") -> str:
     dtypes = ", ".join(dict.fromkeys(value.dtype for value in call.inputs))
     return (
         f"it is given integers ({dtypes}), and no rule is known for its arithmetic: cast to a "
@@ -117,24 +121,24 @@ def hull(values: Iterable[int]) -> Range:
     return min(values), max(values)
 
 
-def same(call) -> Range:
+def same(call: "Call") -> Range:
     """The range of entries that are some of those of the inputs."""
-    return hull(limit for value in call.inputs for limit in value.integers)
+    return hull(limit for value in call.inputs for limit in value.integers or ())
 
 
-def with_zero(call) -> Range:
+def with_zero(call: "Call") -> Range:
     """The same, and of zeros."""
     return hull((0, *same(call)))
 
 
-def _operands(call) -> list[Range] | None:
+def _operands(call: "Call") -> list[Range] | None:
     """The ranges of two operands, where none is a constant that is not an integer."""
     values = [*call.args, *call.kwargs.values()][:2]
     found = [limits for value in values if (limits := _range_of(value)) is not None]
     return found if len(found) == 2 else None
 
 
-def _range_of(operand) -> Range | None:
+def _range_of(operand: Any) -> Range | None:
     if hasattr(operand, "integers"):
         return operand.integers
     numbers = np.asarray(operand)
@@ -143,7 +147,7 @@ def _range_of(operand) -> Range | None:
     return int(numbers.min()), int(numbers.max())
 
 
-def arithmetic(call, function: Callable[[int, int], int]) -> Range | None:
+def arithmetic(call: "Call", function: Callable[[int, int], int]) -> Range | None:
     """The range of a function that is extreme at the corners of its two operands' ranges."""
     if (operands := _operands(call)) is None:
         return None

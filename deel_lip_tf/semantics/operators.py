@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import keras
 import numpy as np
 
 from deel_lip_tf._rounding import product_up, sum_up
@@ -127,17 +128,17 @@ def single_shape(shape: Any) -> Shape:
     return tuple(shape) if is_single else None
 
 
-def spatial_sizes(layer, shape: Shape) -> tuple[int | None, ...] | None:
+def spatial_sizes(layer: keras.layers.Layer, shape: Shape) -> tuple[int | None, ...] | None:
     """The sizes of an image, given the shape of a layer's input; None where that is not known."""
     return None if shape is None else image_sizes(layer, shape)
 
 
-def image_sizes(layer, shape: tuple[_Size, ...]) -> tuple[_Size, ...]:
+def image_sizes(layer: keras.layers.Layer, shape: tuple[_Size, ...]) -> tuple[_Size, ...]:
     """The sizes of an image of this shape, a layer's input or output."""
     return tuple(shape[1:-1] if layer.data_format == "channels_last" else shape[2:])
 
 
-def known_sizes(layer, shape: Shape) -> tuple[int, ...] | None:
+def known_sizes(layer: keras.layers.Layer, shape: Shape) -> tuple[int, ...] | None:
     """The same, where all sizes are known; None otherwise."""
     sizes = spatial_sizes(layer, shape)
     return None if sizes is None else all_known(sizes)

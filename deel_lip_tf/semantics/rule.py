@@ -1,7 +1,7 @@
 """What is known of one kind of layers stands in one class, and every analysis asks it.
 
 A class of `semantics/rules/` says what its layers compute by overriding methods of `Rule`. What it
-does not override is not known: whoever asks refuses the layer by name, and guesses nothing.
+does not override is not known: whoever asks names the layer as unsupported, and guesses nothing.
 """
 
 import math
@@ -19,6 +19,7 @@ from deel_lip_tf.semantics.state import is_constrained
 
 if TYPE_CHECKING:
     from deel_lip_tf.semantics.functions import PiecewiseLinear
+    from deel_lip_tf.semantics.graph import Call
     from deel_lip_tf.semantics.ir.lowering import Lowering
 
 __all__ = ["Gradient", "Rule", "kinds_of", "lipschitz_constant", "only", "registered", "rule"]
@@ -47,7 +48,7 @@ class Rule:
         """Whether the kind answers a method of this class by itself."""
         return getattr(type(self), question) is not getattr(Rule, question)
 
-    def operators(self, layer, input_shape: Shape) -> list[Operator] | None:
+    def operators(self, layer: keras.layers.Layer, input_shape: Shape) -> list[Operator] | None:
         """The linear part of a built layer with a kernel, without bias and activation.
 
         Returns:
@@ -59,7 +60,9 @@ class Rule:
         """
         return None
 
-    def linear_part(self, layer, input_shape: Shape) -> Matrices | Convolution | None:
+    def linear_part(
+        self, layer: keras.layers.Layer, input_shape: Shape
+    ) -> Matrices | Convolution | None:
         """The linear part as one operator, whose singular values are those of the layer; or None.
 
         A transposed convolution is given as the convolution of its output whose adjoint it is.
@@ -68,7 +71,7 @@ class Rule:
         whole = [one for one in operators if isinstance(one, Matrices | Convolution)]
         return whole[0] if len(whole) == len(operators) == 1 else None
 
-    def lipschitz(self, layer, input_shape: Shape, norm: Norm) -> float | None:
+    def lipschitz(self, layer: keras.layers.Layer, input_shape: Shape, norm: Norm) -> float | None:
         """A proven Lipschitz constant of a layer without a kernel, at inference.
 
         It bounds `||f(x) - f(y)||_p <= constant * ||x - y||_p` for one sample. None where there is
@@ -76,11 +79,11 @@ class Rule:
         """
         return None
 
-    def reason(self, layer) -> str | None:
+    def reason(self, layer: keras.layers.Layer) -> str | None:
         """Why there is no constant, where more is known than that."""
         return None
 
-    def merge(self, call, norm: Norm) -> Merge:
+    def merge(self, call: "Call", norm: Norm) -> Merge:
         """What a call of several inputs, or of an operation, does to the differences of its inputs.
 
         Raises:
@@ -88,7 +91,7 @@ class Rule:
         """
         raise UnsupportedLayerError("no rule is known for several inputs or outputs")
 
-    def call_operator(self, call) -> Operator:
+    def call_operator(self, call: "Call") -> Operator:
         """The linear operator that a call of an operation is, for those that need a norm proven.
 
         Raises:
@@ -96,7 +99,7 @@ class Rule:
         """
         raise UnsupportedLayerError("it is not a linear operation")
 
-    def rounding(self, layer, shapes: CallShapes) -> Rounding:
+    def rounding(self, layer: keras.layers.Layer, shapes: CallShapes) -> Rounding:
         """What float32 adds to a call of a layer without a kernel, or of an operation.
 
         Raises:
@@ -104,7 +107,9 @@ class Rule:
         """
         raise UnsupportedLayerError("no float32 rule is known for this type")
 
-    def singular_values(self, layer, input_shape: Shape) -> tuple[float, float] | None:
+    def singular_values(
+        self, layer: keras.layers.Layer, input_shape: Shape
+    ) -> tuple[float, float] | None:
         """The smallest and largest singular value of a layer without a kernel, or None.
 
         Of what is not linear, the constant, twice.
@@ -112,11 +117,11 @@ class Rule:
         constant = lipschitz_constant(layer, input_shape)
         return None if constant is None else (constant, constant)
 
-    def pieces(self, layer) -> "PiecewiseLinear | None":
+    def pieces(self, layer: keras.layers.Layer) -> "PiecewiseLinear | None":
         """An activation layer as a function of straight pieces, if it is one."""
         return None
 
-    def lower(self, lowering: "Lowering", layer, inputs: list[int]) -> int:
+    def lower(self, lowering: "Lowering", layer: keras.layers.Layer, inputs: list[int]) -> int:
         """Appends the primitives that a layer consists of, before its own `activation`.
 
         Args:
@@ -132,15 +137,15 @@ class Rule:
         """
         raise UnsupportedLayerError("no rule is known for this type")
 
-    def lower_call(self, lowering: "Lowering", call, inputs: list[int]) -> int:
+    def lower_call(self, lowering: "Lowering", call: "Call", inputs: list[int]) -> int:
         """Appends the primitives that a call of an operation consists of; as `lower`."""
         raise UnsupportedLayerError("no rule is known for this operation")
 
-    def integers(self, call) -> tuple[int, int] | None:
+    def integers(self, call: "Call") -> tuple[int, int] | None:
         """The smallest and largest integer that a call makes of integers; None: not known."""
         return None
 
-    def keeps_size(self, layer, axis: int, rank: int) -> bool:
+    def keeps_size(self, layer: keras.layers.Layer, axis: int, rank: int) -> bool:
         """Whether the size of an axis of unknown size stays what it is, the activation aside."""
         return False
 

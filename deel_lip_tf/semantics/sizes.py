@@ -6,7 +6,7 @@ known: at run time one of them may be 1, and is broadcast.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -46,7 +46,7 @@ def _sources(tensor: "Value", axis: int) -> "list[Value]":
     return list(call.inputs) if has_rank and _keeps(call.operation, axis, rank) else []
 
 
-def _keeps(operation, axis: int, rank: int) -> bool:
+def _keeps(operation: Any, axis: int, rank: int) -> bool:
     known = rule_for(operation)
     if known is None or not known.keeps_size(operation, axis, rank):
         return False
@@ -54,7 +54,7 @@ def _keeps(operation, axis: int, rank: int) -> bool:
     return not isinstance(activation, keras.layers.Layer) or _keeps(activation, axis, rank)
 
 
-def is_beside_features(layer, axis: int, rank: int) -> bool:
+def is_beside_features(layer: keras.layers.Layer, axis: int, rank: int) -> bool:
     """Whether an axis is not that of the features of a layer, along which its weights lie."""
     if hasattr(layer, "axis"):
         features = layer.axis if isinstance(layer.axis, int) else layer.axis[0]

@@ -1,5 +1,7 @@
 """What a layer computes with: its weights as it reads them, and what it keeps besides them."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -15,18 +17,18 @@ __all__ += ["is_constrained", "kernel_of", "state_of"]
 _BESIDE_WEIGHTS: dict[type, tuple[str, ...]] = {layers.Normalization: ("mean", "variance")}
 
 
-def is_constrained(layer) -> bool:
+def is_constrained(layer: keras.layers.Layer) -> bool:
     """Whether a layer computes with another kernel than it stores."""
     return hasattr(type(layer), "effective_kernel")
 
 
-def kernel_of(layer, name: str = "kernel") -> np.ndarray:
+def kernel_of(layer: keras.layers.Layer, name: str = "kernel") -> np.ndarray:
     """The kernel the forward pass multiplies with, as float64: rounded to the compute type."""
     kernel = layer.effective_kernel() if is_constrained(layer) else getattr(layer, name)
     return as_float64(ops.cast(kernel, layer.compute_dtype))
 
 
-def check_built(layer) -> None:
+def check_built(layer: keras.layers.Layer) -> None:
     """Refuses a layer without weights.
 
     Raises:
@@ -38,7 +40,7 @@ def check_built(layer) -> None:
         )
 
 
-def as_computed_with(layer, weight) -> np.ndarray:
+def as_computed_with(layer: keras.layers.Layer, weight: Any) -> np.ndarray:
     """A weight as float64, rounded to the type the layer computes in where Keras does so."""
     # Keras rounds a variable to the compute type where it is read, unless `autocast` is off.
     is_rounded = is_autocast(weight) and keras.backend.is_float_dtype(weight.dtype)
@@ -46,12 +48,12 @@ def as_computed_with(layer, weight) -> np.ndarray:
     return as_float64(value)
 
 
-def bias_of(layer) -> np.ndarray | None:
+def bias_of(layer: keras.layers.Layer) -> np.ndarray | None:
     """The bias that a layer computes with, or None."""
     return None if layer.bias is None else as_computed_with(layer, layer.bias)
 
 
-def as_float64(values) -> np.ndarray:
+def as_float64(values: Any) -> np.ndarray:
     """A variable, a tensor or an array as NumPy's float64."""
     if isinstance(values, keras.Variable) or ops.is_tensor(values):
         values = ops.convert_to_numpy(values)

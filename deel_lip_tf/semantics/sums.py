@@ -5,16 +5,21 @@ and as long as the last or the second axis of a. It is then added along that one
 axis stands: an axis of a sample, where that is alone in its batch, or the batch itself.
 """
 
+from typing import TYPE_CHECKING, Any
+
 import keras
 import numpy as np
 from keras import layers
 
 from deel_lip_tf._keras import operation_name
 
+if TYPE_CHECKING:
+    from deel_lip_tf.semantics.graph import Call
+
 __all__ = ["unsupported"]
 
 
-def unsupported(call) -> str | None:
+def unsupported(call: "Call") -> str | None:
     """Why a call of a `semantics.graph.Call` may add an operand along another axis than its own."""
     if keras.backend.backend() != "tensorflow" or not _adds(call.operation):
         return None
@@ -31,11 +36,11 @@ def unsupported(call) -> str | None:
     return None
 
 
-def _adds(operation) -> bool:
+def _adds(operation: Any) -> bool:
     return type(operation) in (layers.Add, layers.Average) or operation_name(operation) == "Add"
 
 
-def _shapes(call) -> list[tuple]:
+def _shapes(call: "Call") -> list[tuple]:
     """Of the operands, in the order in which they are added."""
     if isinstance(call.operation, layers.Layer):
         operands = call.inputs

@@ -5,12 +5,15 @@ The search follows gradients in the precision of the model; the quotient is comp
 the bound on its rounding errors is subtracted, so that it never exceeds the constant.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from deel_lip_tf.bounds.evaluation.directions import column, directions, gradient, norms
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
 
 __all__ = ["jacobian_estimate", "attack_estimate"]
@@ -32,7 +35,7 @@ def jacobian_estimate(
     Returns:
         The largest quotient over the samples, of two points close to one.
     """
-    delta = _ascended(model, x, _directions(_noise(x, seed=0)), steps, radius=1e-2)
+    delta = _ascended(model, x, directions(_noise(x, seed=0)), steps, radius=1e-2)
     return _largest_quotient(exact, x - _SMALL * delta, x + _SMALL * delta)
 
 
@@ -49,17 +52,21 @@ def attack_estimate(
     )
 
 
-def _driven_apart(model, x: np.ndarray, steps: int, radius: float, seed: int):
+def _driven_apart(
+    model: keras.Model, x: np.ndarray, steps: int, radius: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of points at distance `radius`; first the direction is turned, then both move."""
-    delta = _directions(_noise(x, seed))
+    delta = directions(_noise(x, seed))
     for _ in range(2):
         delta = _ascended(model, x, delta, steps, radius)
-        uphill = _gradient(lambda at, d=radius * delta: _stretch(model, at, d), x)
-        x = x + radius * _directions(uphill)
+        stretch = functools.partial(_stretch, model, delta=radius * delta)
+        x = x + radius * directions(_gradient(stretch, x))
     return x, x + radius * _ascended(model, x, delta, steps, radius)
 
 
-def _ascended(model, x: np.ndarray, delta: np.ndarray, steps: int, radius: float) -> np.ndarray:
+def _ascended(
+    model: keras.Model, x: np.ndarray, delta: np.ndarray, steps: int, radius: float
+) -> np.ndarray:
     """Directions of unit norm along which `x` is stretched more and more.
 
     The gradient of `||f(x + d) - f(x)||**2 / 2` is about `J^T J d`: each step is one of a power
@@ -67,12 +74,12 @@ def _ascended(model, x: np.ndarray, delta: np.ndarray, steps: int, radius: float
     """
     for _ in range(steps):
         uphill = _gradient(lambda d: _stretch(model, x, radius * d), delta)
-        moves = _norms(uphill) > 0.0
-        delta = np.where(_column(moves, x), _directions(uphill), delta)
+        moves = norms(uphill) > 0.0
+        delta = np.where(column(moves, x), directions(uphill), delta)
     return delta
 
 
-def _stretch(model, x, delta):
+def _stretch(model: keras.Model, x: Any, delta: Any) -> Any:
     """Sum over the samples of `||f(x + d) - f(x)||**2`."""
     difference = model(x + delta, training=False) - model(x, training=False)
     return ops.sum(ops.square(ops.cast(difference, "float32")))
@@ -80,8 +87,8 @@ def _stretch(model, x, delta):
 
 def _largest_quotient(exact: Float64Evaluator, x: np.ndarray, y: np.ndarray) -> float:
     (left, left_error), (right, right_error) = exact(x), exact(y)
-    stretched = _norms(left - right) * (1.0 - 1e-12) - left_error - right_error
-    steps = _norms(x - y) * (1.0 + 1e-12)
+    stretched = norms(left - right) * (1.0 - 1e-12) - left_error - right_error
+    steps = norms(x - y) * (1.0 + 1e-12)
     quotients = stretched[steps > 0] / steps[steps > 0]
     return float(quotients[np.isfinite(quotients)].max(initial=0.0))
 
@@ -90,41 +97,6 @@ def _noise(x: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(x.shape)
 
 
-def _directions(array: np.ndarray) -> np.ndarray:
-    """Each sample divided by its norm; zeros stay zeros."""
-    norms = _norms(array)
-    return array / _column(np.where(norms > 0.0, norms, 1.0), array)
-
-
-def _norms(array: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(array.reshape(len(array), -1), axis=1)
-
-
-def _column(values: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def _gradient(function: Callable, x: np.ndarray) -> np.ndarray:
+def _gradient(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
     """The gradient of a scalar function of one float32 tensor, as float64."""
-    tensor = ops.convert_to_tensor(x.astype("float32"))
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(tensor)
-            value = function(tensor)
-        gradient = tape.gradient(value, tensor, unconnected_gradients="zero")
-    elif backend == "jax":
-        import jax
-
-        gradient = jax.grad(function)(tensor)
-    elif backend == "torch":
-        tensor = tensor.detach().clone().requires_grad_()
-        function(tensor).backward()
-        gradient = tensor.grad
-    else:
-        raise ValueError(
-            f"Gradients are known on the backends tensorflow, jax and torch. Received: {backend!r}."
-        )
-    return np.nan_to_num(np.asarray(ops.convert_to_numpy(gradient), dtype=np.float64))
+    return np.nan_to_num(gradient(function, x.astype("float32")).astype(np.float64))

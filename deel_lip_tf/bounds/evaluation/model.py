@@ -57,6 +57,11 @@ class WithError:
     deviation: np.ndarray
     norm: np.ndarray
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """The tensor as an array."""
+        return np.asarray(ops.convert_to_numpy(self.tensor))
+
 
 class Evaluation(NamedTuple):
     """One call of a layer or an operation, evaluated in float64.
@@ -114,7 +119,7 @@ class Float64Evaluator:
             ValueError: if the backend does not compute in float64.
         """
         outputs = self.evaluate_model(x)
-        return np.asarray(ops.convert_to_numpy(outputs.tensor)), outputs.error
+        return outputs.numbers, outputs.error
 
     def evaluate_model(self, x: np.ndarray) -> Any:
         """What is known of the output for a batch of samples, in the form that `start` gives it."""
@@ -165,7 +170,9 @@ class Float64Evaluator:
         nothing = np.zeros(output.shape[0])
         return WithError(output, nothing, math.nan, nothing, nothing)
 
-    def _end_of_pattern(self, call: Call, values: list, pattern: Pattern, source) -> WithError:
+    def _end_of_pattern(
+        self, call: Call, values: list, pattern: Pattern, source: WithError
+    ) -> WithError:
         """The output of a root of sums of squares, or of a centering, as of one layer."""
         output = self._apply(call, [value.tensor for value in values])
         constant, _ = pattern.bound(L2, 1.0)
@@ -221,7 +228,7 @@ class Float64Evaluator:
             return merge.total(constants, L2)
         return product_up(constants[0], self.constants(call)[0])
 
-    def _apply(self, call: Call, tensors: list):
+    def _apply(self, call: Call, tensors: list) -> Any:
         operation = call.operation
         if type(operation).__name__ == "Cast":
             return tensors[0]  # the exact function rounds nothing
@@ -234,7 +241,7 @@ class Float64Evaluator:
         arguments, keywords = call.arguments(tensors)
         return operation(*arguments, **keywords)
 
-    def _wrapped(self, layer: keras.layers.Layer, tensor):
+    def _wrapped(self, layer: keras.layers.Layer, tensor: Any) -> Any:
         """A layer inside wrappers; its steps, which it takes one by one, as so many samples."""
         if type(layer) is keras.layers.TimeDistributed:
             samples, steps, *shape = tensor.shape
@@ -270,7 +277,7 @@ class _ExportedLayer(Float64Evaluator):
         return 0.0
 
 
-def _norms(tensor) -> np.ndarray:
+def _norms(tensor: Any) -> np.ndarray:
     array = np.asarray(ops.convert_to_numpy(tensor), dtype=np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # an infinite norm certifies nothing
         return np.linalg.norm(array.reshape(len(array), -1), axis=1) * UP

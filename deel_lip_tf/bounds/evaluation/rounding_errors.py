@@ -57,7 +57,12 @@ class Rounding(NamedTuple):
 
 
 def rounding_of(
-    operation, constants, size: int, output_shape, written: float, roundoff: float
+    operation: keras.Operation,
+    constants: list[float],
+    size: int,
+    output_shape: tuple[int, ...],
+    written: float,
+    roundoff: float,
 ) -> Rounding:
     """The a-priori bound of one call on samples of `size` entries.
 
@@ -102,7 +107,7 @@ def lost_squares(size: int, constant: float, lost: float) -> float:
     return math.sqrt(lost * size) * constant
 
 
-def _is_transcendental(operation) -> bool:
+def _is_transcendental(operation: keras.Operation) -> bool:
     """Whether a layer, or its activation, computes exponentials."""
     if isinstance(operation, keras.layers.ELU | keras.layers.Softmax):
         return True
@@ -112,7 +117,7 @@ def _is_transcendental(operation) -> bool:
     return activation not in (None, *_ARITHMETIC)
 
 
-def _has_written_number(operation) -> bool:
+def _has_written_number(operation: keras.Operation) -> bool:
     """Whether float32 has not got a number that is an argument, or a constant of the function."""
     activation = getattr(operation, "activation", None)
     if isinstance(activation, keras.layers.Layer):
@@ -127,7 +132,7 @@ def _has_written_number(operation) -> bool:
     return any((array.astype(np.float32) != array).any() for array in arrays)
 
 
-def _kernels(operation) -> list[np.ndarray]:
+def _kernels(operation: keras.Operation) -> list[np.ndarray]:
     if is_constrained(operation):
         return [kernel_of(operation)]
     names = ("kernel", "depthwise_kernel", "pointwise_kernel")
@@ -135,7 +140,7 @@ def _kernels(operation) -> list[np.ndarray]:
     return [as_computed_with(operation, kernel) for kernel in found]
 
 
-def _vectors(operation) -> list:
+def _vectors(operation: keras.Operation) -> list:
     kernels = ("kernel", "depthwise_kernel", "pointwise_kernel")
     floats = [w for w in operation.weights if keras.backend.is_float_dtype(w.dtype)]
     return [weight for weight in floats if weight.name not in kernels]

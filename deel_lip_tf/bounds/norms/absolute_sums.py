@@ -14,6 +14,7 @@ import numpy as np
 from deel_lip_tf._rounding import gamma
 from deel_lip_tf.bounds.norms.dense_matrix import axis_taps
 from deel_lip_tf.normalizers.convolution import EXTENDING, ZERO
+from deel_lip_tf.semantics.operators import Convolution
 
 __all__ = ["absolute_sums_bound"]
 
@@ -22,7 +23,7 @@ _CHUNK = 2**21  # of which this many at a time
 _REACH = 32  # of a kernel, up to which all lengths of an axis of unknown length are tried
 
 
-def absolute_sums_bound(convolution, by_output: bool) -> float:
+def absolute_sums_bound(convolution: Convolution, by_output: bool) -> float:
     """Bounds the sums of absolute values of the rows or columns of a `Convolution`.
 
     Args:
@@ -98,7 +99,7 @@ def _adds(rows: np.ndarray) -> bool:
     return bool((rows.sum(axis=1) > 1).any())
 
 
-def _axis_patterns(convolution, axis: int, by_output: bool) -> list[np.ndarray]:
+def _axis_patterns(convolution: Convolution, axis: int, by_output: bool) -> list[np.ndarray]:
     """The patterns of one axis: (rows, taps) of zeros and ones, those of a row are added up."""
     size, taps = convolution.sizes[axis], convolution.kernel_size[axis]
     stride, rate = convolution.strides[axis], convolution.dilation[axis]
@@ -130,7 +131,9 @@ def _patterns_of(met: np.ndarray, length: int, by_output: bool) -> Iterable[np.n
     return [rows[rows.any(axis=1)] for rows in places]
 
 
-def _patterns_of_any_size(padding: str, taps: int, stride: int, rate: int, by_output: bool):
+def _patterns_of_any_size(
+    padding: str, taps: int, stride: int, rate: int, by_output: bool
+) -> list[np.ndarray]:
     """Patterns without sums of taps that dominate those of every size."""
     if by_output:
         return [np.eye(taps, dtype=bool)]

@@ -169,7 +169,9 @@ def _flattened_bound(convolution: Convolution) -> float:
     return product_up(largest, sqrt_up(duplication))
 
 
-def _duplication(convolution: Convolution, size, kernel_size: int, stride: int, rate: int) -> int:
+def _duplication(
+    convolution: Convolution, size: int | None, kernel_size: int, stride: int, rate: int
+) -> int:
     if rate > 1:
         # Each tap meets a place in at most one patch.
         reach = (kernel_size - 1) * rate + 1

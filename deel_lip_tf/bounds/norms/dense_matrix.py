@@ -12,21 +12,22 @@ import numpy as np
 from deel_lip_tf._rounding import gamma
 from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
 from deel_lip_tf.normalizers.convolution import ZERO, padded_indices, padding_amounts
+from deel_lip_tf.semantics.operators import Convolution, all_known
 
 __all__ = ["axis_taps", "matrix_bound"]
 
 _FLOPS = 1e10  # what a bound with a budget of 1 may cost: about a second on two cores
 
 
-def matrix_bound(convolution, budget: float = 1.0) -> float | None:
+def matrix_bound(convolution: Convolution, budget: float = 1.0) -> float | None:
     """Bounds a `Convolution` by the norm of its matrix: within 1e-9 of it.
 
     Returns:
         The bound, or None where the image is too large, or its size is not known.
     """
-    if None in convolution.sizes:
+    if (sizes := all_known(convolution.sizes)) is None:
         return None
-    places = _places(convolution)
+    places = _places(convolution, sizes)
     groups, inputs, outputs = convolution.kernel.shape[-3:]
     positions = [math.prod(axis.shape[side] for axis in places) for side in (1, 2)]
     rows, columns = sorted((positions[0] * outputs, positions[1] * inputs))
@@ -51,17 +52,22 @@ def _norm(spatial: np.ndarray, kernel: np.ndarray) -> float:
     return bound + 1.01 * gamma(len(kernel) + 2) * float(np.sqrt(np.square(absolute).sum()))
 
 
-def _places(convolution) -> list[np.ndarray]:
+def _places(convolution: Convolution, sizes: tuple[int, ...]) -> list[np.ndarray]:
     """For each axis (taps, outputs, inputs): 1 where a tap meets an input at an output."""
-    return [_axis_places(convolution, *axis) for axis in convolution.axes()]
+    axes = zip(sizes, convolution.axes(), strict=True)
+    return [_axis_places(convolution, size, *axis) for size, (_, *axis) in axes]
 
 
-def _axis_places(convolution, size: int, taps: int, stride: int, rate: int) -> np.ndarray:
+def _axis_places(
+    convolution: Convolution, size: int, taps: int, stride: int, rate: int
+) -> np.ndarray:
     met, size = axis_taps(convolution, size, taps, stride, rate)
     return ((met[..., None] == np.arange(size)) & (met[..., None] != ZERO)).astype(np.float64)
 
 
-def axis_taps(convolution, size: int, taps: int, stride: int, rate: int) -> tuple[np.ndarray, int]:
+def axis_taps(
+    convolution: Convolution, size: int, taps: int, stride: int, rate: int
+) -> tuple[np.ndarray, int]:
     """What the taps meet on one axis of a known size.
 
     Returns:

@@ -175,7 +175,7 @@ def _refined(symbol: Symbol, covering: _Covering, wanted: int) -> _Covering:
     return covering
 
 
-def _proved(symbol: Symbol, centres, values, factors) -> float:
+def _proved(symbol: Symbol, centres: np.ndarray, values: np.ndarray, factors: np.ndarray) -> float:
     """Proves `norm(centre) * factor <= bound` for every set, for the smallest bound it can."""
     values = _corrected(symbol, centres, values.copy(), factors)
     slack = 1e-10 if symbol.taps.shape[-1] < _LARGE_ORDER else 2e-5
@@ -202,7 +202,14 @@ def _proved(symbol: Symbol, centres, values, factors) -> float:
     return 1.01 * float(np.sqrt(np.square(symbol.taps).sum(axis=(1, 2, 3))).sum())
 
 
-def _corrected(symbol: Symbol, centres, values, factors, among=None, count: int = 8) -> np.ndarray:
+def _corrected(
+    symbol: Symbol,
+    centres: np.ndarray,
+    values: np.ndarray,
+    factors: np.ndarray,
+    among: np.ndarray | None = None,
+    count: int = 8,
+) -> np.ndarray:
     """Accurate values in place of the estimates, at the sets that decide the bound most likely."""
     among = np.arange(len(centres)) if among is None else among
     chosen = among[np.argsort(-(values * factors)[among])[:count]]

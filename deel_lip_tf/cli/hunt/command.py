@@ -1,11 +1,12 @@
 """The command `hunt`: its options."""
 
 import argparse
+from typing import Any
 
 from deel_lip_tf.cli.arguments import LARGEST_SEED, positive_number, whole_number
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: Any) -> None:
     """Adds the command to argparse's subparsers."""
     hunt = commands.add_parser(
         "hunt",

@@ -30,7 +30,7 @@ def on_sphere(directions: np.ndarray, radius: np.ndarray) -> np.ndarray:
 
 
 def most_expanded(
-    function: Callable, x: np.ndarray, radius: np.ndarray, rng, steps: int
+    function: Callable, x: np.ndarray, radius: np.ndarray, rng: np.random.Generator, steps: int
 ) -> np.ndarray:
     """Points at these distances from `x` whose images are far away: a power iteration.
 
@@ -58,7 +58,7 @@ def most_expanded(
 
 
 def steepest_in_ball(
-    function: Callable, x: np.ndarray, radius: np.ndarray, rng, steps: int
+    function: Callable, x: np.ndarray, radius: np.ndarray, rng: np.random.Generator, steps: int
 ) -> np.ndarray:
     """Points of the spheres around `x` where a function is small: projected gradient descent.
 

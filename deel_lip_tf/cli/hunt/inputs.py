@@ -5,12 +5,12 @@ import numpy as np
 __all__ = ["extreme_inputs", "random_samples", "random_starts"]
 
 
-def random_samples(shape: tuple, count: int, rng) -> np.ndarray:
+def random_samples(shape: tuple, count: int, rng: np.random.Generator) -> np.ndarray:
     """Samples for a model without data: uniform in [0, 1], where images live."""
     return rng.uniform(size=(count, *shape))
 
 
-def random_starts(x: np.ndarray, count: int, rng) -> np.ndarray:
+def random_starts(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """A third each: samples, samples with noise of many sizes, and noise alone."""
     drawn = x[rng.integers(0, len(x), count)]
     scale = 10.0 ** rng.uniform(-3, 2, (count, *[1] * (x.ndim - 1)))
@@ -19,7 +19,7 @@ def random_starts(x: np.ndarray, count: int, rng) -> np.ndarray:
     return np.where(kind == 0, drawn, np.where(kind == 1, drawn + noise, noise))
 
 
-def extreme_inputs(shape: tuple, rng) -> np.ndarray:
+def extreme_inputs(shape: tuple, rng: np.random.Generator) -> np.ndarray:
     """Constants, signs and single entries of every size, and what is not finite."""
     signs = rng.choice([-1.0, 1.0], size=shape)
     single = np.zeros(shape)

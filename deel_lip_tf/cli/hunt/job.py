@@ -1,7 +1,7 @@
 """The hunt from end to end: what is loaded, the order of the searches, the page and exit code."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,10 +140,12 @@ def save(finding: Finding, file: Path, model: str, seed: int) -> Path:
     return file
 
 
-def _targets(model, x, policies, report: Report) -> list[Target]:
+def _targets(
+    model: keras.Model, x: np.ndarray, policies: Iterable[str], report: Report
+) -> list[Target]:
     own = model.dtype_policy.name
     targets = [Target.of(own, model, x)]
-    for name, reason in targets[0].refused.items():
+    for name, reason in targets[0].unsupported.items():
         report.notes.append(f"semantics {name}: {reason}")
     for policy in policies:
         if policy == own:
@@ -179,7 +181,7 @@ def _loaded(path: str) -> keras.Model:
     return model
 
 
-def _samples(model: keras.Model, source: str | None, rng) -> np.ndarray:
+def _samples(model: keras.Model, source: str | None, rng: np.random.Generator) -> np.ndarray:
     shape = tuple(model.input_shape[1:])
     if source is None:
         return random_samples(shape, SAMPLES, rng)

@@ -1,5 +1,8 @@
 """The exact function by other means than the proofs: the exported model rebuilt in float64."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -31,14 +34,14 @@ class Referee:
         exported, shape = vanillaModel(model), (None, *model.input_shape[1:])
         self._dtype = model.inputs[0].dtype
 
-        def compiled(plain: keras.Model, dtype: str):
+        def compiled(plain: keras.Model, dtype: str) -> Callable:
             signature = [tf.TensorSpec(shape, dtype)]
             return tf.function(lambda x: plain(x, training=False), input_signature=signature)
 
         self._exact = compiled(_in_float64(exported), "float64")
         self._executed = compiled(exported, self._dtype)
 
-    def __call__(self, tensor):
+    def __call__(self, tensor: Any) -> Any:
         """The outputs as a TensorFlow tensor, for gradients."""
         return self._exact(tensor)
 
@@ -76,7 +79,7 @@ def _in_float64(model: keras.Model) -> keras.Model:
     inputs = [keras.Input(batch_shape=x.shape, dtype="float64") for x in model.inputs]
     inputs = inputs[0] if len(inputs) == 1 else inputs
 
-    def clone(layer):
+    def clone(layer: Any) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
             return _in_float64(layer)
         config = layer.get_config()
@@ -96,13 +99,13 @@ def _in_float64(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _with_float64(config):
+def _with_float64(config: Any) -> Any:
     if isinstance(config, dict):
         return {k: "float64" if k == "dtype" else _with_float64(v) for k, v in config.items()}
     return config
 
 
-def _read(layer, weight) -> np.ndarray:
+def _read(layer: Any, weight: Any) -> np.ndarray:
     """A weight as the layer reads it: rounded to the type it computes in."""
     value = weight
     if is_autocast(weight) and keras.backend.is_float_dtype(weight.dtype):

@@ -9,7 +9,7 @@ that may be wrong by. A flip of the float32 program inside a radius refutes a cl
 
 import importlib.util
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -40,16 +40,15 @@ class Outcome(NamedTuple):
     findings: list[Finding]
 
 
-def expansion(target: Target, rng) -> Outcome:
+def expansion(target: Target, rng: np.random.Generator) -> Outcome:
     """Gradient ascent on `||f(x) - f(y)|| / ||x - y||` against the proven bound."""
     x = random_starts(target.x, _BATCH, rng)
     radius = 10.0 ** rng.uniform(-4, 2, len(x))
     other = most_expanded(target.referee, x, radius, rng, steps=15)
-    found, is_sure = _ratios(target.referee, x, other, target.bound)
-    return _outcome(target, _OUTPUTS, x, other, target.bound, found, is_sure)
+    return _expanded(target, _OUTPUTS, target.bound, x, other)
 
 
-def gaps(target: Target, rng) -> Outcome:
+def gaps(target: Target, rng: np.random.Generator) -> Outcome:
     """The same for the gap of two logits, against the divisors that radii are made of."""
     x = random_starts(target.x, _BATCH, rng)
     classes = len(target.divisors)
@@ -57,31 +56,29 @@ def gaps(target: Target, rng) -> Outcome:
     if classes > 1:
         top, rival = rng.choice(classes, 2, replace=False)
 
-    def gap(tensor):
+    def gap(tensor: Any) -> Any:
         outputs = target.referee(tensor)
         return (outputs[:, top] - (outputs[:, rival] if classes > 1 else 0.0))[:, None]
 
     radius, claimed = 10.0 ** rng.uniform(-4, 2, len(x)), float(target.divisors[top, rival])
     other = most_expanded(gap, x, radius, rng, steps=15)
-    found, is_sure = _ratios(target.referee, x, other, claimed, gap)
     claim = f"Lipschitz constant of logit {top} minus logit {rival}"
-    return _outcome(target, claim, x, other, claimed, found, is_sure)
+    return _expanded(target, claim, claimed, x, other, function=gap)
 
 
-def promises(target: Target, rng) -> Outcome:
+def promises(target: Target, rng: np.random.Generator) -> Outcome:
     """The same for each layer of this library by itself, against its `k_coef_lip`."""
     outcomes = []
     for promise in target.promises:
         referee = promise.referee
         x = rng.normal(size=(8, *promise.shape))
         other = most_expanded(lambda t, r=referee: _flat(r(t)), x, np.ones(8), rng, steps=40)
-        found, is_sure = _ratios(referee, x, other, promise.constant)
         claim = f"Lipschitz constant of layer {promise.name!r} alone"
-        outcomes.append(_outcome(target, claim, x, other, promise.constant, found, is_sure))
+        outcomes.append(_expanded(target, claim, promise.constant, x, other, referee))
     return _together(outcomes)
 
 
-def descent(target: Target, rng) -> Outcome:
+def descent(target: Target, rng: np.random.Generator) -> Outcome:
     """Projected gradient descent of the margin, on the sphere of each certified radius."""
     outcomes = []
     for semantics, claims in target.certificates.items():
@@ -96,7 +93,7 @@ def descent(target: Target, rng) -> Outcome:
     return _together(outcomes)
 
 
-def rounding(target: Target, rng) -> Outcome:
+def rounding(target: Target, rng: np.random.Generator) -> Outcome:
     """Points just inside the radius, moved by units in the last place in every direction."""
     outcomes = []
     for semantics, claims in target.certificates.items():
@@ -114,7 +111,7 @@ def rounding(target: Target, rng) -> Outcome:
     return _together(outcomes)
 
 
-def foolbox_attacks(target: Target, rng) -> Outcome:
+def foolbox_attacks(target: Target, rng: np.random.Generator) -> Outcome:
     """PGD, DeepFool and Carlini-Wagner of foolbox, from images between 0 and 1."""
     x = target.x
     is_image = x.ndim == 4 and x.min() >= 0 and x.max() <= 1
@@ -138,7 +135,7 @@ def foolbox_attacks(target: Target, rng) -> Outcome:
     )
 
 
-def extremes(target: Target, rng) -> Outcome:
+def extremes(target: Target, rng: np.random.Generator) -> Outcome:
     """Denormal, huge, constant and non-finite inputs: certificates there, and expansion."""
     x = extreme_inputs(target.x.shape[1:], rng)
     tried, findings = len(x), []
@@ -154,12 +151,11 @@ def extremes(target: Target, rng) -> Outcome:
     other = x[rng.permutation(len(x))]
     x, other = (a[distance(x, other) > 0] for a in (x, other))
     with np.errstate(all="ignore"):
-        found, is_sure = _ratios(target.referee, x, other, target.bound)
-    outcome = _outcome(target, _OUTPUTS, x, other, target.bound, found, is_sure)
+        outcome = _expanded(target, _OUTPUTS, target.bound, x, other)
     return Outcome(tried + outcome.tried, outcome.best, findings + outcome.findings)
 
 
-def calls(target: Target, rng) -> Outcome:
+def calls(target: Target, rng: np.random.Generator) -> Outcome:
     """Each layer as it runs, against its float64 evaluation: what it computes is what it says."""
     x, propagation = random_starts(target.x, _BATCH, rng), LipschitzPropagation()
     propagation.model(target.model)
@@ -191,22 +187,30 @@ def has_foolbox() -> bool:
     return importlib.util.find_spec("foolbox") is not None
 
 
-def _flat(tensor):
+def _flat(tensor: Any) -> Any:
     return keras.ops.reshape(tensor, (keras.ops.shape(tensor)[0], -1))
 
 
-def _ratios(referee: Referee, x, other, claimed: float, function=None) -> tuple:
-    """(n,) `||f(x) - f(y)|| / ||x - y||`, and whether it certainly exceeds what is claimed."""
+def _expanded(
+    target: Target,
+    claim: str,
+    claimed: float,
+    x: np.ndarray,
+    other: np.ndarray,
+    referee: Referee | None = None,
+    function: Callable | None = None,
+) -> Outcome:
+    """The quotients `||f(x) - f(y)|| / ||x - y||` of pairs, against a constant that is claimed.
+
+    `f` is the function of the target's referee, of another one, or one made of it.
+    """
+    referee = referee or target.referee
     evaluate = referee.outputs if function is None else lambda z: np.asarray(function(z))
-    moved = distance(evaluate(x), evaluate(other))
-    apart = distance(x, other)
+    moved, apart = distance(evaluate(x), evaluate(other)), distance(x, other)
     slack = 2.0 * (referee.slack(x) + referee.slack(other)) * referee.outputs(x[:1]).size ** 0.5
     with np.errstate(all="ignore"):
-        is_sure = moved - slack > claimed * apart * (1.0 + 1e-9)
-        return moved / apart, is_sure & np.isfinite(moved)
-
-
-def _outcome(target: Target, claim: str, x, other, claimed, found, is_sure) -> Outcome:
+        found = moved / apart
+        is_sure = (moved - slack > claimed * apart * (1.0 + 1e-9)) & np.isfinite(moved)
     findings = [
         Finding(claim, "real", target.policy, x[i], other[i], claimed, float(found[i]))
         for i in np.flatnonzero(is_sure)
@@ -216,7 +220,7 @@ def _outcome(target: Target, claim: str, x, other, claimed, found, is_sure) -> O
     return Outcome(len(x), best, findings)
 
 
-def _margin(target: Target, label: np.ndarray, rng) -> Callable:
+def _margin(target: Target, label: np.ndarray, rng: np.random.Generator) -> Callable:
     """How far the logit of the label is above a rival, drawn at random or the largest one."""
     import tensorflow as tf
 
@@ -229,7 +233,7 @@ def _margin(target: Target, label: np.ndarray, rng) -> Callable:
     if rng.random() < 0.5:
         return lambda x: tf.reduce_sum(target.referee(x) * (own - rival), axis=1)
 
-    def margin(x):
+    def margin(x: Any) -> Any:
         outputs = target.referee(x)
         largest = tf.reduce_max(outputs - 1e30 * own, axis=1)
         return tf.reduce_sum(outputs * own, axis=1) - largest

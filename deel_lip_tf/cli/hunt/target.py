@@ -1,6 +1,8 @@
 """What is hunted: a model under one dtype policy, its claims, and samples to start from."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -51,7 +53,7 @@ class Target:
         x: (n, ...) float64 samples.
         certificates: by the name of their semantics.
         promises: of its layers.
-        refused: why there is none, by the name of the semantics.
+        unsupported: why there is none, by the name of the semantics.
     """
 
     policy: str
@@ -62,7 +64,7 @@ class Target:
     x: np.ndarray
     certificates: dict[str, Certificates]
     promises: list[Promise]
-    refused: dict[str, str]
+    unsupported: dict[str, str]
 
     @classmethod
     def of(cls, policy: str, model: keras.Model, x: np.ndarray) -> "Target":
@@ -71,14 +73,14 @@ class Target:
         Raises:
             TypeError, ValueError: as `certify`, with `semantics="real"`.
         """
-        claims, refused = {"real": certify(model, x, local=True)}, {}
+        claims, unsupported = {"real": certify(model, x, local=True)}, {}
         try:
             claims["float32"] = certify(model, x, semantics="float32", local=True)
         except ValueError as error:
-            refused["float32"] = str(error)
+            unsupported["float32"] = str(error)
         bound, divisors = lipschitz_bound(model).value, margin_lipschitz_constants(model)
         promises = [promise for layer in _leaves(model) for promise in _promises(layer)]
-        return cls(policy, model, Referee(model), bound, divisors, x, claims, promises, refused)
+        return cls(policy, model, Referee(model), bound, divisors, x, claims, promises, unsupported)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Finding:
         )
 
 
-def _leaves(model: keras.Model):
+def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
     for layer in model.layers:
         yield from _leaves(layer) if isinstance(layer, keras.Model) else [layer]
 
@@ -141,7 +143,7 @@ def under_policy(model: keras.Model, policy: str) -> keras.Model:
     return copy
 
 
-def _with_policy(config, policy: str):
+def _with_policy(config: Any, policy: str) -> Any:
     if isinstance(config, list | tuple):
         return type(config)(_with_policy(item, policy) for item in config)
     if not isinstance(config, dict):

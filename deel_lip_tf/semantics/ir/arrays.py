@@ -69,10 +69,12 @@ class NumPy:
         """The sum over some axes, which stay with size 1."""
         return x.sum(axis=tuple(axes), keepdims=True)
 
-    def conv(self, x: np.ndarray, kernel: np.ndarray, strides: Shape, dilation: Shape):
+    def conv(
+        self, x: np.ndarray, kernel: np.ndarray, strides: Shape, dilation: Shape
+    ) -> np.ndarray:
         """A product of all windows with the kernel."""
         *sizes, groups, inputs, outputs = kernel.shape
-        windows = _windows(x, sizes, strides, dilation)
+        windows = _windows(x, tuple(sizes), strides, dilation)
         *rest, _, taps = windows.shape
         windows = windows.reshape(*rest, groups, inputs * taps)
         # (inputs, taps, outputs), as the windows are laid out.
@@ -115,7 +117,7 @@ class NumPy:
         return np.where(condition, x, y)
 
 
-def _windows(x: np.ndarray, sizes, strides: Shape, dilation: Shape) -> np.ndarray:
+def _windows(x: np.ndarray, sizes: Shape, strides: Shape, dilation: Shape) -> np.ndarray:
     """(batch, *places, channels, taps) views of an image (batch, *sizes, channels)."""
     reach = [(k - 1) * rate + 1 for k, rate in zip(sizes, dilation, strict=True)]
     axes = tuple(range(1, x.ndim - 1))

@@ -7,6 +7,7 @@ as an interval rule of the output.
 import math
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 
 from deel_lip_tf.normalizers import padding_amounts
@@ -122,7 +123,7 @@ def reflected(builder: Builder, index: int, normal: np.ndarray) -> int:
     return builder.affine([index, positive], linear)
 
 
-def pooling_windows(builder: Builder, index: int, layer) -> int:
+def pooling_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
     """The windows of a pooling layer, (*outputs, channels, window), channels last.
 
     Where a window reaches beyond a border, an entry inside takes the place of the missing one:
@@ -149,7 +150,7 @@ def _window_indices(size: int, pool: int, stride: int, padding: str) -> np.ndarr
     return np.clip(starts[:, None] + np.arange(pool), 0, size - 1)
 
 
-def global_windows(builder: Builder, index: int, layer) -> int:
+def global_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
     """The whole image as one window, (channels, pixels)."""
     index = channels_last(builder, index, layer)
     *sizes, channels = builder.shape(index)
@@ -157,7 +158,7 @@ def global_windows(builder: Builder, index: int, layer) -> int:
     return builder.affine(index, Transpose((0, 2, 1)))
 
 
-def kept_axes(builder: Builder, index: int, layer) -> int:
+def kept_axes(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
     """(channels,) with the spatial axes of size 1 that `keepdims` asks for."""
     if not layer.keepdims:
         return index
@@ -173,7 +174,7 @@ def reshaped(builder: Builder, index: int, shape: tuple[int, ...]) -> int:
     return index if shape == builder.shape(index) else builder.affine(index, Reshape(tuple(shape)))
 
 
-def channels_last(builder: Builder, index: int, layer) -> int:
+def channels_last(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
     """The input of a layer with its channels last."""
     if getattr(layer, "data_format", None) != "channels_first":
         return index
@@ -181,7 +182,7 @@ def channels_last(builder: Builder, index: int, layer) -> int:
     return builder.affine(index, Transpose((0, *range(2, rank + 1), 1)))
 
 
-def last_if_first(builder: Builder, index: int, layer) -> int:
+def last_if_first(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
     """Undoes `channels_last`."""
     if getattr(layer, "data_format", None) != "channels_first":
         return index

@@ -47,7 +47,7 @@ class Extreme(_Monotone):
     sources: tuple[int, int]
     sign: float
 
-    def _at(self, arrays, ends):
+    def _at(self, arrays: Arrays, ends: Sequence[Tensor]) -> Tensor:
         return arrays.maximum(*ends) if self.sign > 0 else arrays.minimum(*ends)
 
 
@@ -57,7 +57,7 @@ class PairMaxima(_Monotone):
 
     sources: tuple[int]
 
-    def _at(self, arrays, ends):
+    def _at(self, arrays: Arrays, ends: Sequence[Tensor]) -> Tensor:
         (x,) = ends
         axis, half = len(x.shape) - 1, x.shape[-1] // 2
         parts = np.split(np.arange(x.shape[-1]), [half, 2 * half])
@@ -71,7 +71,7 @@ class Sorted(_Monotone):
 
     sources: tuple[int]
 
-    def _at(self, arrays, ends):
+    def _at(self, arrays: Arrays, ends: Sequence[Tensor]) -> Tensor:
         (x,) = ends
         return arrays.sort(x)
 
@@ -83,7 +83,7 @@ class Exchanged(_Monotone):
     sources: tuple[int]
     pairs: tuple[tuple[int, int], ...]
 
-    def _at(self, arrays, ends):
+    def _at(self, arrays: Arrays, ends: Sequence[Tensor]) -> Tensor:
         (x,) = ends
         partner, takes_largest = np.arange(x.shape[-1]), np.zeros(x.shape[-1], bool)
         for i, j in self.pairs:

@@ -1,5 +1,7 @@
 """From a Keras model to a program: the walk, and the names of everything without a rule."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -71,7 +73,7 @@ def lower_model(
     return Program(tuple(builder.nodes), output, tuple(lowering.calls), lowering.dropped)
 
 
-def _check_model(model) -> None:
+def _check_model(model: Any) -> None:
     check_instance("model", model, keras.Model, "a Keras model")
     if not is_readable(model):
         raise ValueError(
@@ -126,7 +128,9 @@ class Lowering:
             return (rule_for(operation) or Rule()).lower_call(self, call, inputs)
         return self.layer(operation, inputs, with_activation=not drop)
 
-    def layer(self, layer, inputs: list[int], with_activation: bool = True) -> int:
+    def layer(
+        self, layer: keras.layers.Layer, inputs: list[int], with_activation: bool = True
+    ) -> int:
         """Lowers one layer, its activation included, by the rule of its exact type."""
         if getattr(layer, "quantization_mode", None) is not None:
             raise UnsupportedLayerError("it is quantized")
@@ -138,7 +142,7 @@ class Lowering:
         activation = getattr(layer, "activation", None) if with_activation else None
         return self.activate(output, activation)
 
-    def activate(self, index: int, activation) -> int:
+    def activate(self, index: int, activation: Any) -> int:
         """Lowers an `activation=` argument."""
         if activation is None or activation is keras.activations.linear:
             return index

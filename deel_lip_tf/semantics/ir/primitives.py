@@ -148,17 +148,17 @@ class _Unary:
         """The image of an output under the transposed map."""
         return [self._adjoint(arrays, upstream, tuple(shapes[0]))]
 
-    def _absolute(self, arrays, x):
+    def _absolute(self, arrays: Arrays, x: Tensor) -> Tensor:
         # Coefficients are factors of the entries of the matrix, one in each.
         return self._apply(arrays.absolute, x)
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         raise NotImplementedError
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         raise NotImplementedError
 
 
@@ -172,13 +172,13 @@ class Reshape(_Unary):
     to: Shape
     is_exact = True
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         return self.to
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return arrays.reshape(x, self.to)
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         return arrays.reshape(y, shape)
 
 
@@ -189,13 +189,13 @@ class Transpose(_Unary):
     axes: tuple[int, ...]
     is_exact = True
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         return tuple(shape[axis - 1] for axis in self.axes[1:])
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return arrays.transpose(x, self.axes)
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         return arrays.transpose(y, np.argsort(self.axes).tolist())
 
 
@@ -239,16 +239,16 @@ class Gather(_Unary):
         """Whether no entry is used twice."""
         return all(i is None or _is_injective(i) for i in self.indices)
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         pairs = zip(shape, self.indices, strict=True)
         return tuple(size if i is None else len(i) for size, i in pairs)
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         for axis, indices in enumerate(self.indices, 1):
             x = x if indices is None else _taken(arrays, x, indices, axis)
         return x
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         for axis, indices in enumerate(self.indices, 1):
             if indices is not None:
                 y = _given_back(arrays, y, indices, shape[axis - 1], axis)
@@ -270,14 +270,14 @@ class Pick(_Unary):
         """Whether no entry is used twice."""
         return _is_injective(self.indices)
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         return self.indices.shape
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         flat = arrays.reshape(x, (math.prod(x.shape[1:]),))
         return arrays.reshape(_taken(arrays, flat, self.indices.ravel(), 1), self.indices.shape)
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         flat = arrays.reshape(y, (self.indices.size,))
         given = _given_back(arrays, flat, self.indices.ravel(), math.prod(shape), 1)
         return arrays.reshape(given, shape)
@@ -300,13 +300,13 @@ class Adjoint(_Unary):
         """Whether no entry is used twice."""
         return self.of.is_exact
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         return self.to
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return self.of.adjoint(arrays, x, [self.to])[0]
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         return self.of.apply(arrays, [y])
 
 
@@ -324,16 +324,16 @@ class Scale(_Unary):
         """Whether it is the identity: -1 exchanges the ends of an interval."""
         return self.factor == 1.0
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         return tuple(shape)
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return x if self.factor == 1.0 else x * self.factor
 
-    def _absolute(self, arrays, x):
+    def _absolute(self, arrays: Arrays, x: Tensor) -> Tensor:
         return x if self.is_exact else x * abs(self.factor)
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         return self._apply(arrays, unbroadcast(arrays, y, shape))
 
 
@@ -349,13 +349,13 @@ class Diagonal(_Unary):
 
     scale: np.ndarray
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         return tuple(shape)
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return x * arrays.coefficients(self.scale)
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         return self._apply(arrays, y)
 
 
@@ -365,13 +365,13 @@ class MatMul(_Unary):
 
     matrix: np.ndarray
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         return (*shape[:-1], self.matrix.shape[1])
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return arrays.matmul(x, arrays.coefficients(self.matrix))
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         return arrays.matmul(y, arrays.coefficients(self.matrix), transposed=True)
 
 
@@ -388,17 +388,17 @@ class Blocks(_Unary):
 
     coefficients: np.ndarray
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         return (*shape[:-1], self.coefficients.shape[1] * self.coefficients.shape[2])
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return self._summed(arrays, x, arrays.coefficients(self.coefficients))
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         coefficients = arrays.transpose(arrays.coefficients(self.coefficients), (1, 0, 2))
         return self._summed(arrays, y, coefficients)
 
-    def _summed(self, arrays, x, coefficients):
+    def _summed(self, arrays: Arrays, x: Tensor, coefficients: np.ndarray) -> Tensor:
         parts, results, entries = coefficients.shape
         rest = tuple(x.shape[1:-1])
         x = arrays.reshape(x, (*rest, parts, 1, entries)) * coefficients
@@ -416,17 +416,17 @@ class AxisProducts(_Unary):
 
     matrices: tuple[np.ndarray | None, ...]
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         pairs = zip(shape, self.matrices, strict=True)
         return tuple(size if m is None else m.shape[1] for size, m in pairs)
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return self._along(arrays, x, "nm")
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         return self._along(arrays, y, "mn")
 
-    def _along(self, arrays, x, sides: str):
+    def _along(self, arrays: Arrays, x: Tensor, sides: str) -> Tensor:
         letters = "abcdefg"[: len(x.shape)]
         for axis, matrix in enumerate(self.matrices, 1):
             if matrix is not None:
@@ -445,24 +445,24 @@ class Centering(_Unary):
     axes: tuple[int, ...]
     scale: float
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         return tuple(shape)
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return self._combined(arrays, x, self.scale, -self.scale)
 
-    def _absolute(self, arrays, x):
+    def _absolute(self, arrays: Arrays, x: Tensor) -> Tensor:
         # Off the diagonal the matrix holds -scale / n, on it scale (1 - 1 / n).
         scale = abs(self.scale)
         return self._combined(arrays, x, scale * abs(1.0 - 2.0 / self._count(x)), scale)
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         return self._apply(arrays, y)
 
-    def _combined(self, arrays, x, own: float, of_mean: float):
+    def _combined(self, arrays: Arrays, x: Tensor, own: float, of_mean: float) -> Tensor:
         return own * x + arrays.sum(x, self.axes) * (of_mean / self._count(x))
 
-    def _count(self, x) -> int:
+    def _count(self, x: Tensor) -> int:
         return math.prod(x.shape[axis] for axis in self.axes)
 
 
@@ -483,16 +483,16 @@ class Einsum(_Unary):
         tensor, _, kernel = operands.partition(",")
         return tensor, kernel, result
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         zeros = np.zeros((1, *shape))
         return np.einsum(
             ",".join(self._terms[:2]) + "->" + self._terms[2], zeros, self.kernel
         ).shape[1:]
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return arrays.einsum(self._equation, x, arrays.coefficients(self.kernel))
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         tensor, kernel, result = self._terms
         coefficients = arrays.coefficients(self.kernel)
         summed = [i for i, a in enumerate(tensor) if a not in f"{kernel}{result}"]
@@ -526,7 +526,7 @@ class Conv(_Unary):
     sizes: Shape
     transposed: bool = False
 
-    def _shape(self, shape):
+    def _shape(self, shape: Shape) -> Shape:
         groups, inputs, outputs = self.kernel.shape[-3:]
         if self.transposed:
             return (*self.sizes, groups * inputs)
@@ -557,18 +557,18 @@ class Conv(_Unary):
             full[place] = self.kernel[..., group, :, :]
         return full.reshape(*reach, groups * inputs, groups * outputs)
 
-    def _apply(self, arrays, x):
+    def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return self._backward(arrays, x) if self.transposed else self._forward(arrays, x)
 
-    def _adjoint(self, arrays, y, shape):
+    def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         return self._forward(arrays, y) if self.transposed else self._backward(arrays, y)
 
-    def _forward(self, arrays, x):
+    def _forward(self, arrays: Arrays, x: Tensor) -> Tensor:
         if np.any(self.pads):
             x = arrays.pad(x, ((0, 0), *self.pads, (0, 0)))
         return arrays.conv(x, arrays.coefficients(self.kernel), self.strides, self.dilation)
 
-    def _backward(self, arrays, y):
+    def _backward(self, arrays: Arrays, y: Tensor) -> Tensor:
         kernel = arrays.coefficients(self.kernel)
         image = arrays.conv_adjoint(y, kernel, self.strides, self.dilation, self.padded)
         for axis, (size, (before, _)) in enumerate(zip(self.sizes, self.pads, strict=True), 1):

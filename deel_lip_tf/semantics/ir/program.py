@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deel_lip_tf._rounding import gamma
 from deel_lip_tf.semantics.graph import Call as GraphCall
@@ -185,7 +186,9 @@ class Builder:
             bias = bias.reshape((1,) * (len(shape) + 1 - bias.ndim) + bias.shape)
         return self._append(Affine(parents, shape, linear, bias, interval))
 
-    def scaled(self, parent: int, scale=None, shift=None) -> int:
+    def scaled(
+        self, parent: int, scale: ArrayLike | None = None, shift: ArrayLike | None = None
+    ) -> int:
         """Appends `x * scale + shift`; both broadcast against (batch, *shape)."""
         shape = (1, *self.shape(parent))
         linear: LinearMap = Scale()

@@ -176,6 +176,6 @@ class Softmax(Rule):
         return lowering.activate(inputs[0], activations.softmax)
 
 
-def _steepest(layer, slope: float) -> float:
+def _steepest(layer: layers.Layer, slope: float) -> float:
     """`max(1, |slope|)`, exact for slopes up to 1: their rounding cannot exceed 1 either."""
     return 1.0 if abs(slope) <= 1.0 else float(abs(slope)) * argument_rounding(layer.compute_dtype)

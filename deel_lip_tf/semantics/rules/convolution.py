@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -208,7 +209,7 @@ def _border(sizes: tuple[int, ...], pads: tuple[tuple[int, int], ...], padding: 
     return Gather((*(padded_indices(n, *added, padding) for n, added in axes), None))
 
 
-def keeps_windows(layer, axis: int, rank: int) -> bool:
+def keeps_windows(layer: layers.Layer, axis: int, rank: int) -> bool:
     """Whether a layer has one window around each entry of an axis."""
     if set(np.ravel(layer.strides)) != {1} or not is_beside_features(layer, axis, rank):
         return False
@@ -216,17 +217,17 @@ def keeps_windows(layer, axis: int, rank: int) -> bool:
     return layer.padding in ("same", "causal") or (layer.padding in EXTENDING and is_dense)
 
 
-def _convolution(layer, kernel: np.ndarray, input_shape: Shape) -> Convolution:
+def _convolution(layer: layers.Layer, kernel: np.ndarray, input_shape: Shape) -> Convolution:
     rank = len(layer.kernel_size)
     strides, dilation = _tuple(layer.strides, rank), _tuple(layer.dilation_rate, rank)
     return Convolution(kernel, strides, dilation, layer.padding, _sizes(layer, input_shape))
 
 
-def _sizes(layer, input_shape: Shape) -> tuple[int | None, ...]:
+def _sizes(layer: layers.Layer, input_shape: Shape) -> tuple[int | None, ...]:
     return spatial_sizes(layer, input_shape) or (None,) * len(layer.kernel_size)
 
 
-def _tuple(value, rank: int) -> tuple[int, ...]:
+def _tuple(value: Any, rank: int) -> tuple[int, ...]:
     return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
@@ -237,7 +238,7 @@ def _copies(size: int | None, added: tuple[int, int], padding: str) -> int:
     return int(np.bincount(padded_indices(size or 1, *added, padding)).max())
 
 
-def _crops_as_same(layer) -> bool:
+def _crops_as_same(layer: layers.Layer) -> bool:
     """Whether the operator is known to be the adjoint of a "same" convolution of its output.
 
     Others, among them those of backends that crop on another side, are bounded by the whole image

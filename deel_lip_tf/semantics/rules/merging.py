@@ -10,12 +10,13 @@ from keras import layers
 from deel_lip_tf import layers as lip
 from deel_lip_tf._rounding import number_rounding, product_up, quotient_up
 from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.graph import Call
 from deel_lip_tf.semantics.integers import hull, same
 from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of
 from deel_lip_tf.semantics.ir.primitives import Concatenate
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.norms import Norm
-from deel_lip_tf.semantics.operators import Merge
+from deel_lip_tf.semantics.operators import Merge, all_known
 from deel_lip_tf.semantics.rounding import gamma
 from deel_lip_tf.semantics.rule import Rule, rule
 from deel_lip_tf.semantics.sizes import are_equal
@@ -166,13 +167,13 @@ class Product(Rule):
         raise UnsupportedLayerError("a product of tensors has no Lipschitz constant")
 
 
-def largest(call, norm: Norm) -> Merge:
+def largest(call: Call, norm: Norm) -> Merge:
     """The merge of a maximum or minimum."""
     # |max(a, b) - max(c, d)| <= max(|a - c|, |b - d|) at every entry.
     return Merge(broadcast_weights(call, norm), True, "largest or smallest of branches")
 
 
-def concatenated(call) -> Merge:
+def concatenated(call: Call) -> Merge:
     """The merge of a concatenation.
 
     Raises:
@@ -184,7 +185,7 @@ def concatenated(call) -> Merge:
     return Merge([1.0] * len(call.inputs), True, "concatenation of branches")
 
 
-def broadcast_weights(call, norm: Norm) -> list[float]:
+def broadcast_weights(call: Call, norm: Norm) -> list[float]:
     """By how much each input grows where it is broadcast to the shape of the output.
 
     Raises:
@@ -197,13 +198,13 @@ def broadcast_weights(call, norm: Norm) -> list[float]:
         return [1.0]
     if len({len(shape) for shape in shapes}) > 1:
         raise UnsupportedLayerError("inputs of different ranks are broadcast: reshape them first")
-    if any(None in shape for shape in (output, *shapes)):
-        output, *shapes = _known_sizes(call)
-    counts = [math.prod(output) // max(math.prod(shape), 1) for shape in shapes]
+    known = [sizes for shape in (output, *shapes) if (sizes := all_known(shape)) is not None]
+    written, *read = known if len(known) > len(shapes) else _known_sizes(call)
+    counts = [math.prod(written) // max(math.prod(sizes), 1) for sizes in read]
     return [norm.copies(count) for count in counts]
 
 
-def _known_sizes(call) -> list[list[int]]:
+def _known_sizes(call: Call) -> list[tuple[int, ...]]:
     """Sizes of the output and of each input without the axes of unknown size, if these are equal.
 
     Raises:
@@ -216,10 +217,11 @@ def _known_sizes(call) -> list[list[int]]:
         raise UnsupportedLayerError(
             "inputs of unknown size may be broadcast: give the model fixed sizes by `Input(shape)`"
         )
-    return [[x.shape[axis] for axis in axes if not is_open[axis]] for x in tensors]
+    closed = [[x.shape[axis] for axis in axes if not is_open[axis]] for x in tensors]
+    return [tuple(size for size in sizes if size is not None) for sizes in closed]
 
 
-def check_batch(call) -> None:
+def check_batch(call: Call) -> None:
     """Refuses a call that broadcasts the batch axis.
 
     Raises:

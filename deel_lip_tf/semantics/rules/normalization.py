@@ -191,7 +191,7 @@ class LayerCentering(Rule):
         return with_bias(lowering, layer, centred, 1.0)
 
 
-def with_bias(lowering, layer, index: int, factor: float) -> int:
+def with_bias(lowering, layer: layers.Layer, index: int, factor: float) -> int:
     """`factor * x + bias`, along the channels."""
     if layer.bias is None:
         return lowering.builder.affine(index, Scale(factor))
@@ -199,7 +199,7 @@ def with_bias(lowering, layer, index: int, factor: float) -> int:
     return lowering.builder.scaled(index, factor, bias)
 
 
-def _on_channels(lowering, layer, index: int, vector: np.ndarray) -> np.ndarray:
+def _on_channels(lowering, layer: layers.Layer, index: int, vector: np.ndarray) -> np.ndarray:
     rank = len(lowering.builder.shape(index)) + 1
     return _along(vector, rank - 1 if layer.data_format == "channels_last" else 1, rank)
 
@@ -209,7 +209,7 @@ def _along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
     return vector.reshape(tuple(-1 if i == axis else 1 for i in range(rank)))
 
 
-def _statistics(layer, given, kept) -> np.ndarray:
+def _statistics(layer: layers.Layer, given: Any, kept: Any) -> np.ndarray:
     """Statistics of a normalization: as written where they were given, whatever type keeps them."""
     if given is None:
         return as_float64(kept)
@@ -221,7 +221,7 @@ def _statistics(layer, given, kept) -> np.ndarray:
     return np.broadcast_to(numbers.reshape(shape), kept.shape)
 
 
-def broadcast_norm(values, shapes: CallShapes) -> float:
+def broadcast_norm(values: Any, shapes: CallShapes) -> float:
     """Bounds the norm of numbers that broadcast to the output of a call."""
     if values is None:
         return 0.0
@@ -229,7 +229,7 @@ def broadcast_norm(values, shapes: CallShapes) -> float:
     return float(largest) * math.sqrt(math.prod(shapes.outputs))
 
 
-def broadcast_copies(layer, input_shape: Shape, *arguments: tuple) -> int | None:
+def broadcast_copies(layer: layers.Layer, input_shape: Shape, *arguments: tuple) -> int | None:
     """How often each entry of the input is copied where larger arguments broadcast it.
 
     Args:
@@ -258,7 +258,7 @@ def broadcast_copies(layer, input_shape: Shape, *arguments: tuple) -> int | None
     return math.prod(wanted for size, wanted in pairs if size == 1)
 
 
-def _broadcast(layer, scale: float, copies: int | None, norm: Norm) -> float | None:
+def _broadcast(layer: layers.Layer, scale: float, copies: int | None, norm: Norm) -> float | None:
     """The constant of a scale, where entries are copied before it."""
     if copies is None:
         return None
@@ -268,7 +268,7 @@ def _broadcast(layer, scale: float, copies: int | None, norm: Norm) -> float | N
     return constant / math.sqrt(copies) * norm.copies(copies) * UP_FEW
 
 
-def _of_affine(layer, shapes: CallShapes) -> Rounding:
+def _of_affine(layer: layers.Layer, shapes: CallShapes) -> Rounding:
     shift = broadcast_norm(getattr(layer, "mean", None), shapes)
     shift += broadcast_norm(getattr(layer, "moving_mean", None), shapes)
     offset = (1.0 + shapes.constant) * shift
@@ -277,6 +277,6 @@ def _of_affine(layer, shapes: CallShapes) -> Rounding:
     return shapes.rounding(gamma(32), offset)
 
 
-def _diagonal(entries) -> tuple[float, float]:
+def _diagonal(entries: np.ndarray) -> tuple[float, float]:
     absolute = np.abs(as_float64(entries))
     return float(absolute.min()), float(absolute.max())

@@ -199,13 +199,13 @@ class ScaledRoot(ScaledGlobalRoot):
         return scaled(lowering, layer, root)
 
 
-def _scaled_pixels(layer, input_shape: Shape) -> int | None:
+def _scaled_pixels(layer: layers.Layer, input_shape: Shape) -> int | None:
     """How many pixels a window has, or the whole image; None where that is not known."""
     window = getattr(layer, "pool_size", None)
     return _pixels(layer, input_shape) if window is None else math.prod(window)
 
 
-def averaged(builder: Builder, layer, index: int, factor: float = 1.0) -> int:
+def averaged(builder: Builder, layer: layers.Layer, index: int, factor: float = 1.0) -> int:
     """Appends the means of windows, times a factor, of a pooling layer or operation."""
     index = channels_last(builder, index, layer)
     *sizes, _ = builder.shape(index)
@@ -216,7 +216,9 @@ def averaged(builder: Builder, layer, index: int, factor: float = 1.0) -> int:
     return last_if_first(builder, builder.affine(index, AxisProducts((*matrices, None))), layer)
 
 
-def _globally_averaged(builder: Builder, layer, index: int, factor: float = 1.0) -> int:
+def _globally_averaged(
+    builder: Builder, layer: layers.Layer, index: int, factor: float = 1.0
+) -> int:
     index = channels_last(builder, index, layer)
     *sizes, channels = builder.shape(index)
     matrices = [np.full((size, 1), 1.0 / size) for size in sizes]
@@ -225,7 +227,7 @@ def _globally_averaged(builder: Builder, layer, index: int, factor: float = 1.0)
     return kept_axes(builder, reshaped(builder, index, (channels,)), layer)
 
 
-def _pixels(layer, input_shape: Shape) -> int | None:
+def _pixels(layer: layers.Layer, input_shape: Shape) -> int | None:
     sizes = known_sizes(layer, input_shape)
     return None if sizes is None else math.prod(sizes)
 

@@ -1,5 +1,7 @@
 """Layers that apply another one."""
 
+from typing import Any
+
 import numpy as np
 from keras import layers
 
@@ -52,7 +54,7 @@ class SpectralNormalization(Wrapper):
     """The layer as it is, at inference: its kernel is scaled in training alone."""
 
 
-def unwrapped(operation, shape: Shape) -> tuple:
+def unwrapped(operation: Any, shape: Shape) -> tuple:
     """The layer that wrappers apply in the end, and the shape it is applied to."""
     while isinstance(known := rule_for(operation), Wrapper):
         operation, shape = operation.layer, known.inner_shape(shape)

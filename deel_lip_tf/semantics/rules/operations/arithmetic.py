@@ -1,8 +1,9 @@
 """Sums, differences, products, maxima of two operands, of which one may be a constant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deel_lip_tf._rounding import product_up, quotient_up
 from deel_lip_tf.errors import UnsupportedLayerError
@@ -12,7 +13,7 @@ from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of
 from deel_lip_tf.semantics.ir.elementwise import relu
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.operators import Merge
-from deel_lip_tf.semantics.rounding import CallShapes, gamma
+from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
 from deel_lip_tf.semantics.rule import Rule, rule
 from deel_lip_tf.semantics.rules.merging import (
     broadcast_weights,
@@ -173,7 +174,9 @@ def operands(call: Call, inputs: list[int]) -> tuple[list[int], np.ndarray | Non
     return nodes, constants[0] if constants else None, is_first
 
 
-def scaled_and_shifted(builder: Builder, index: int, scale=None, shift=None) -> int:
+def scaled_and_shifted(
+    builder: Builder, index: int, scale: ArrayLike | None = None, shift: ArrayLike | None = None
+) -> int:
     """`x * scale + shift` with constants that may have fewer axes, but not more entries.
 
     Raises:
@@ -186,7 +189,7 @@ def scaled_and_shifted(builder: Builder, index: int, scale=None, shift=None) -> 
     return builder.scaled(index, scale, shift)
 
 
-def check_shape(call) -> None:
+def check_shape(call: Call) -> None:
     """Refuses a call that broadcasts its input.
 
     Raises:
@@ -197,12 +200,12 @@ def check_shape(call) -> None:
         raise UnsupportedLayerError("it broadcasts its input")
 
 
-def shifted(shapes: CallShapes, numbers):
+def shifted(shapes: CallShapes, numbers: Iterable) -> Rounding:
     """The rounding of a sum, difference or maximum with another tensor or with constants."""
     return shapes.rounding(gamma(8), sum(broadcast_norm(number, shapes) for number in numbers))
 
 
-def _number(call, choose: Callable) -> tuple[float, float]:
+def _number(call: Call, choose: Callable) -> tuple[float, float]:
     """The one constant among the arguments, and a factor for its rounding to the tensor's type.
 
     Args:
