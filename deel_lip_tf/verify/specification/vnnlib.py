@@ -1,13 +1,22 @@
 """The VNN-LIB format: reading properties, writing the robustness question, and counterexamples.
 
+Version 1.0 of the format (`declare-const`) is read here: the package `vnnlib` reads it no more
+since its own release 1.0. Files of version 2.0 (`declare-network`) are parsed and checked by that
+package; of its results only the syntax tree is used, because its transformation into boxes turns
+several assertions, which all have to hold, into alternatives.
+
 Numbers are the float64 nearest to their digits, as in other tools; what is computed from them is
 exact.
 """
 
 import decimal
+import itertools
+import math
 import re
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,13 +27,23 @@ from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.semantics.ends import threshold
 from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.domain import Domain, ball
-from deel_lip_tf.verify.specification.parsing import parsed
-from deel_lip_tf.verify.specification.property import Property, property_of
+from deel_lip_tf.verify.specification.property import (
+    Formula,
+    Inequality,
+    Linear,
+    Property,
+    Variable,
+    property_of,
+)
 
 __all__ = ["counterexample", "read_vnnlib", "to_vnnlib"]
 
+_TOKEN = re.compile(r";[^\n]*|[()]|[^\s();]+")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_VARIABLE = re.compile(r"([XY])_(\d+)")
+_IGNORED = ("set-logic", "set-info", "set-option", "check-sat", "exit")
 _VERSIONS = ("1.0", "2.0")
-Rivals = list[tuple[str, str, str]]
+_DEEPEST = 200  # parentheses inside each other; what is read here calls itself for each
 
 
 def read_vnnlib(path: str | Path) -> Property:
@@ -57,7 +76,10 @@ def read_vnnlib(path: str | Path) -> Property:
         (1, 1, [0.0], [1.0])
     """
     text = Path(path).read_text(encoding="utf-8")
-    return property_of(*parsed(text))
+    is_second = re.search(r"\(\s*(vnnlib-version|declare-network)\b", text)
+    declared, formula = (_second_version if is_second else _first_version)(text)
+    inputs, outputs = (_count(declared, letter) for letter in "XY")
+    return property_of(formula, inputs, outputs)
 
 
 def to_vnnlib(
@@ -159,6 +181,9 @@ def counterexample(x: np.ndarray, y: np.ndarray) -> str:
     return "(" + "\n ".join(lines) + ")"
 
 
+# --- writing -------------------------------------------------------------------------------------
+
+
 def _digits(value: float) -> str:
     """The shortest digits that give the float64 back, without an exponent."""
     text = format(decimal.Decimal(repr(float(value))), "f")
@@ -174,7 +199,7 @@ def _writable(domain: Domain) -> Domain:
     return replace(domain, lower=lower, upper=upper)
 
 
-def _rivals(model: keras.Model, label: int) -> Rivals:
+def _rivals(model: keras.Model, label: int) -> list[tuple[str, str, str]]:
     """Comparisons of which a counterexample satisfies one: `(relation, output, output)`."""
     classes = model.outputs[0].shape[-1]
     if classes > 1:
@@ -182,31 +207,219 @@ def _rivals(model: keras.Model, label: int) -> Rivals:
     return [("<=" if label == 1 else ">=", "Y_0", _digits(threshold(graph_of(model))))]
 
 
-def _bounds(names: list[str], domain: Domain) -> list[str]:
-    lines = []
-    for name, low, high in zip(names, domain.lower.flat, domain.upper.flat, strict=True):
-        lines += [f"(assert (>= {name} {_digits(low)}))", f"(assert (<= {name} {_digits(high)}))"]
-    return lines
-
-
-def _first_text(domain: Domain, classes: int, rivals: Rivals) -> str:
-    names = [f"X_{i}" for i in range(domain.lower.size)]
-    outputs = [f"Y_{i}" for i in range(classes)]
-    lines = [f"(declare-const {name} Real)" for name in (*names, *outputs)]
+def _first_text(domain: Domain, classes: int, rivals: list[tuple[str, str, str]]) -> str:
+    bounds = list(zip(np.ravel(domain.lower), np.ravel(domain.upper), strict=True))
+    lines = [f"(declare-const X_{i} Real)" for i in range(len(bounds))]
+    lines += [f"(declare-const Y_{i} Real)" for i in range(classes)]
+    for i, (low, high) in enumerate(bounds):
+        lines += [f"(assert (>= X_{i} {_digits(low)}))", f"(assert (<= X_{i} {_digits(high)}))"]
     terms = " ".join(f"(and ({relation} {a} {b}))" for relation, a, b in rivals)
-    return "\n".join([*lines, *_bounds(names, domain), f"(assert (or {terms}))"]) + "\n"
+    return "\n".join([*lines, f"(assert (or {terms}))"]) + "\n"
 
 
-def _second_text(domain: Domain, classes: int, rivals: Rivals) -> str:
+def _second_text(domain: Domain, classes: int, rivals: list[tuple[str, str, str]]) -> str:
     shape = (1, *domain.lower.shape[1:])
-    names = [f"X[{','.join(map(str, index))}]" for index in np.ndindex(shape)]
+    bounds = zip(np.ravel(domain.lower), np.ravel(domain.upper), strict=True)
     lines = ["(vnnlib-version <2.0>)", "(declare-network N"]
     lines += [f"  (declare-input X float32 {list(shape)})".replace(", ", ",")]
     lines += [f"  (declare-output Y float32 [1,{classes}])", ")"]
+    for i, (low, high) in enumerate(bounds):
+        name = f"X[{','.join(str(int(n)) for n in np.unravel_index(i, shape))}]"
+        lines += [f"(assert (>= {name} {_digits(low)}))", f"(assert (<= {name} {_digits(high)}))"]
     terms = [f"({relation} {_indexed(a)} {_indexed(b)})" for relation, a, b in rivals]
     body = f"(or {' '.join(terms)})" if len(terms) > 1 else terms[0]
-    return "\n".join([*lines, *_bounds(names, domain), f"(assert {body})"]) + "\n"
+    return "\n".join([*lines, f"(assert {body})"]) + "\n"
 
 
 def _indexed(name: str) -> str:
     return re.sub(r"Y_(\d+)", r"Y[0,\1]", name)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _first_version(text: str) -> tuple[set[Variable], Formula]:
+    """`(declared variables, formula)` of a file of `declare-const` and `assert`."""
+    declared: set[Variable] = set()
+    asserted: list[Formula] = []
+    for command in _expressions(text):
+        head = command[0] if isinstance(command, list) and command else command
+        if head in ("declare-const", "declare-fun") and command[-1] == "Real":
+            declared.add(_declared(command))
+        elif head == "assert" and len(command) == 2:
+            asserted.append(_formula(command[1], declared))
+        elif head not in _IGNORED:
+            raise ValueError(f"A command must be declare-const or assert. Received: {command!r}.")
+    if not asserted:
+        raise ValueError("The file asserts nothing.")
+    return declared, ("and", asserted)
+
+
+def _expressions(text: str) -> list:
+    """Nested lists of tokens."""
+    stack: list[list] = [[]]
+    for token in _TOKEN.findall(text):
+        if token == "(":
+            stack.append([])
+            _check_depth(len(stack) - 1)
+        elif token == ")":
+            if len(stack) == 1:
+                raise ValueError("There is a ')' without its '('.")
+            closed = stack.pop()
+            stack[-1].append(closed)
+        elif not token.startswith(";"):
+            stack[-1].append(token)
+    if len(stack) > 1:
+        raise ValueError("There is a '(' without its ')'.")
+    return stack[0]
+
+
+def _check_depth(depth: int) -> None:
+    if depth > _DEEPEST:
+        raise ValueError(
+            f"At most {_DEEPEST} parentheses may be inside each other. Write `(and a b c)` for "
+            "`(and a (and b c))`, and sums and disjunctions likewise."
+        )
+
+
+def _declared(command: list) -> Variable:
+    match = _VARIABLE.fullmatch(command[1]) if isinstance(command[1], str) else None
+    if match is None or (command[0] == "declare-fun" and command[2:] != [[], "Real"]):
+        raise ValueError(f"Variables must be called X_i or Y_i. Received: {command!r}.")
+    return match[1], int(match[2])
+
+
+def _count(declared: set[Variable], letter: str) -> int:
+    indices = {index for name, index in declared if name == letter}
+    if not indices or indices != set(range(len(indices))):
+        raise ValueError(
+            f"The variables {letter}_0, {letter}_1, ... must be declared without a gap. "
+            f"Received: {len(indices)} of them, up to {letter}_{max(indices, default=-1)}."
+        )
+    return len(indices)
+
+
+def _formula(expression: Any, declared: set[Variable]) -> Formula:
+    """Nested tokens as `("and" | "or", ...)` of inequalities."""
+    if not isinstance(expression, list) or len(expression) < 2:
+        raise ValueError(f"A condition must be a list of an operator and terms: {expression!r}.")
+    head, *arguments = expression
+    if head in ("and", "or"):
+        return head, [_formula(argument, declared) for argument in arguments]
+    terms = [_linear(argument, declared) for argument in arguments]
+    return _comparison(head, terms)
+
+
+def _comparison(head: str, terms: list[Linear]) -> Formula:
+    """`a <= b <= c` and the like, as inequalities between neighbours."""
+    if head not in ("<=", "<", ">=", ">", "=") or len(terms) < 2:
+        raise ValueError(
+            "A condition must be one of and, or, <=, <, >=, >, = with at least two terms. "
+            f"Received: {head!r} with {len(terms)}."
+        )
+    found: list[Formula] = []
+    for a, b in zip(terms[:-1], terms[1:], strict=True):
+        if head in ("<=", "<", "="):
+            found.append(Inequality(a - b, head == "<"))
+        if head in (">=", ">", "="):
+            found.append(Inequality(b - a, head == ">"))
+    return ("and", found)
+
+
+def _linear(expression: Any, declared: set[Variable]) -> Linear:
+    if isinstance(expression, str):
+        return _atom(expression, declared)
+    if len(expression) < 2 or expression[0] not in ("+", "-", "*"):
+        raise ValueError(f"A term must be made of +, - and *. Received: {expression!r}.")
+    return _combined(expression[0], [_linear(part, declared) for part in expression[1:]])
+
+
+def _combined(head: str, parts: list[Linear]) -> Linear:
+    if head == "*":
+        constants = [part.constant for part in parts if not part.terms]
+        factors = [part for part in parts if part.terms]
+        if len(factors) > 1:
+            raise ValueError("A product must have at most one factor with variables.")
+        factor = math.prod(constants, start=Fraction(1))
+        return (factors[0] if factors else Linear({}, Fraction(1))) * factor
+    if head == "-" and len(parts) == 1:
+        return parts[0] * Fraction(-1)
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part if head == "+" else total - part
+    return total
+
+
+def _atom(token: str, declared: set[Variable]) -> Linear:
+    if _NUMBER.fullmatch(token):
+        return Linear({}, _number(token))
+    match = _VARIABLE.fullmatch(token)
+    if match is None or (variable := (match[1], int(match[2]))) not in declared:
+        raise ValueError(f"{token!r} is neither a number nor a declared variable.")
+    return Linear({variable: Fraction(1)})
+
+
+def _number(digits: str) -> Fraction:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"Numbers must be finite in float64. Received: {digits}.")
+    return Fraction(value)
+
+
+def _second_version(text: str) -> tuple[set[Variable], Formula]:
+    """`(declared variables, formula)` of a file of `declare-network`, through `vnnlib`."""
+    import vnnlib
+
+    if not hasattr(vnnlib, "parse_query_string"):
+        raise ImportError(
+            "VNN-LIB 2.0 needs the package `vnnlib` of at least release 1.0: "
+            "pip install 'vnnlib>=1'"
+        )
+    steps = [(t == "(") - (t == ")") for t in _TOKEN.findall(text)]
+    _check_depth(max(itertools.accumulate(steps), default=0))
+    try:
+        query = vnnlib.parse_query_string(text)
+    except (vnnlib.VNNLibException, IndexError) as error:  # `IndexError` for some numbers
+        raise ValueError(f"This is no VNN-LIB 2.0: {error}") from error
+    tensors = [(n.inputs, n.hidden, n.outputs) for n in query.networks]
+    if [tuple(map(len, kinds)) for kinds in tensors] != [(1, 0, 1)]:
+        raise ValueError("The file must declare one network of one input and one output.")
+    ((inputs, _, outputs),) = tensors
+    sizes = {"X": math.prod(inputs[0].shape), "Y": math.prod(outputs[0].shape)}
+    declared = {(letter, i) for letter, size in sizes.items() for i in range(size)}
+    return declared, ("and", [_tree(vnnlib, a.expr) for a in query.assertions])
+
+
+def _tree(vnnlib: Any, node: Any) -> Formula:
+    """A condition of the syntax tree."""
+    connectives = {vnnlib.And: "and", vnnlib.Or: "or"}
+    if type(node) in connectives:
+        return connectives[type(node)], [_tree(vnnlib, part) for part in node.args]
+    relations = {
+        vnnlib.LessEqual: "<=",
+        vnnlib.LessThan: "<",
+        vnnlib.GreaterEqual: ">=",
+        vnnlib.GreaterThan: ">",
+        vnnlib.Equal: "=",
+    }
+    if type(node) not in relations:
+        raise ValueError(f"Conditions {type(node).__name__} are not supported: {node}.")
+    sides = [_tree_term(vnnlib, side) for side in (node.lhs, node.rhs)]
+    return _comparison(relations[type(node)], sides)
+
+
+def _tree_term(vnnlib: Any, node: Any) -> Linear:
+    if type(node) in (vnnlib.Float, vnnlib.Int):
+        return Linear({}, _number(node.lexeme))
+    if type(node) is vnnlib.Var:
+        letter = "X" if node.kind == vnnlib.SymbolKind.Input else "Y"
+        index = int(np.ravel_multi_index(node.indices, node.shape)) if node.shape else 0
+        return Linear({(letter, index): Fraction(1)})
+    if type(node) is vnnlib.Negate:
+        return _combined("-", [_tree_term(vnnlib, node.expr)])
+    if type(node) is vnnlib.Minus:
+        return _combined("-", [_tree_term(vnnlib, part) for part in (node.head, *node.rest)])
+    heads = {vnnlib.Plus: "+", vnnlib.Multiply: "*"}
+    if type(node) not in heads:
+        raise ValueError(f"Terms {type(node).__name__} are not supported: {node}.")
+    return _combined(heads[type(node)], [_tree_term(vnnlib, part) for part in node.args])
