@@ -9,6 +9,7 @@ hardly helps, and the bounds of the whole box decide.
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.models import output_values, program_of
 from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, prove
-from deel_lip_tf.verify.search.attack import Claims, gradient_function, search
+from deel_lip_tf.verify.search.attack import Claims, gradient_function, is_found, search
 from deel_lip_tf.verify.search.witnesses import first_witness, plain_points
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
@@ -153,6 +154,7 @@ class _Work:
 
     def __init__(self, model, program, property, seed, start, time_limit):
         self._model, self._program, self._seed = model, program, seed
+        self._first_witness = partial(first_witness, model, program)
         self._conjunctions = property.conjunctions
         self._end = np.inf if time_limit is None else start + time_limit
         self._rows = max([1, *(len(c.weights) for c in self._conjunctions)])
@@ -196,11 +198,6 @@ class _Work:
             return None
         witness = answer.witness[0].astype(self._model.inputs[0].dtype)
         return self._first_witness(conjunctions, np.stack([witness] * len(conjunctions)))
-
-    def _first_witness(
-        self, conjunctions: list[Conjunction], points: np.ndarray
-    ) -> np.ndarray | None:
-        return first_witness(self._model, self._program, conjunctions, points)
 
     def _plain(self, chosen: range) -> np.ndarray | None:
         """A witness among the centers and corners of the boxes."""
@@ -259,7 +256,7 @@ class _Work:
         left = None if self._end == np.inf else max(self._end - time.monotonic(), 0.0)
         options = {"seed": self._seed, "time_limit": left, **effort}
         points = search(self._model, self._domain(chosen), self._claims(chosen), **options)
-        found = np.flatnonzero(~np.isnan(points.reshape(len(points), -1)).any(axis=1))
+        found = np.flatnonzero(is_found(points))
         return self._first_witness(self._asked(chosen[i] for i in found), points[found])
 
     def _halve(self) -> np.ndarray | None:

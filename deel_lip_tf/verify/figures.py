@@ -17,7 +17,7 @@ from deel_lip_tf.verify.domain import ball
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.models import classified, margin_objectives
 from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, UNKNOWN, robustness
-from deel_lip_tf.verify.search.attack import falsify
+from deel_lip_tf.verify.search.attack import falsify, is_found
 
 __all__ = ["COLOURS", "Curves", "curve_figure", "status_figure", "verified_curves"]
 
@@ -148,7 +148,7 @@ def _ceiling(model, x, labels, right, radii, norm, clip) -> np.ndarray:
             domain = ball(x[which], eps, norm, clip)
             options = {"restarts": _RESTARTS, "steps": _STEPS}
             points = falsify(model, x[which], labels[which], domain, **options)
-            left[which] = np.isnan(points.reshape(len(which), -1)).any(axis=1)
+            left[which] = ~is_found(points)
         shares.append(left.mean())
     return np.array(shares)
 

@@ -280,7 +280,7 @@ def _bound_graph(program: Program, method: Method, norm: str | None, known: Know
         def run(*tensors):
             domains, objectives, flat = tensors[:6], tensors[6], tensors[7:]
             packed = tf.nest.pack_sequence_as(known, flat)
-            shape, size = program.nodes[program.output].shape, tf.shape(objectives)
+            shape, size = program.output_shape, tf.shape(objectives)
             values = Dense(tf.reshape(objectives, [size[0], size[1], *shape]), shape)
             return method.bound(program, _problem(domains, norm), packed, values)
 

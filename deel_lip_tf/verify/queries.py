@@ -13,7 +13,7 @@ from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
 from deel_lip_tf.verify.models import classified, margin_objectives, program_of
 from deel_lip_tf.verify.robustness import BRANCHING, stages_of
-from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound, default_time, prepare
+from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
 
 __all__ = ["Bounds", "bounds", "certified_radius"]
 
@@ -98,31 +98,18 @@ def bounds(
     whole = "crown" if method == BRANCHING else method
     found = lower_bounds(program, whole, domain, both)
     if method == BRANCHING:
-        found = _branched(program, domain, both, found, time_limit)
+        both = np.broadcast_to(both, (len(domain), *both.shape[1:]))
+        found = branch_and_bound(program, domain, both, None, found, time_limit).lower
     found = np.where(confirmed(model, program, domain.center)[:, None], found, -np.inf)
     lower, upper = found[:, : objectives.shape[1]], -found[:, objectives.shape[1] :]
     if outputs is None:
-        shape = (len(domain), *program.nodes[program.output].shape)
+        shape = (len(domain), *program.output_shape)
         lower, upper = lower.reshape(shape), upper.reshape(shape)
     if not per_layer:
         return Bounds(lower, upper)
     layers = interval_bounds(program, whole, domain, [call.outputs[0] for call in program.calls])
     names = [call.call.name for call in program.calls]
     return Bounds(lower, upper, dict(zip(names, layers, strict=True)))
-
-
-def _branched(
-    program: Program,
-    domain: Domain,
-    objectives: np.ndarray,
-    known: np.ndarray,
-    time_limit: float | None,
-) -> np.ndarray:
-    if time_limit is None:
-        prepare(program, domain)
-        time_limit = default_time(len(domain))
-    objectives = np.broadcast_to(objectives, (len(domain), *objectives.shape[1:]))
-    return branch_and_bound(program, domain, objectives, None, known, time_limit).lower
 
 
 def _objectives(program: Program, outputs: ArrayLike | None, samples: int) -> np.ndarray:

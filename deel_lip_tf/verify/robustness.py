@@ -16,7 +16,7 @@ from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
 from deel_lip_tf.verify.models import classified, margin_objectives, output_values, predicted_labels
 from deel_lip_tf.verify.propagation import lipschitz
 from deel_lip_tf.verify.search import attack
-from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound, default_time, prepare
+from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
 
 __all__ = ["BRANCHING", "FALSIFIED", "ROBUST", "UNKNOWN", "Robustness", "prove", "robustness"]
 __all__ += ["stages_of"]
@@ -257,16 +257,13 @@ class _Search:
         if not len(which) or left <= 0:
             return
         domain, objectives, known = self._domain[which], self._objectives[which], self._lower[which]
-        if math.isinf(left):
-            # What is traced once for a model is not taken from the time for its samples.
-            prepare(self._program, domain)
-            left = default_time(len(which))
-        found = branch_and_bound(self._program, domain, objectives, known=known, time_limit=left)
+        limit = None if math.isinf(left) else left
+        found = branch_and_bound(self._program, domain, objectives, known=known, time_limit=limit)
         self._lower[which] = found.lower
         proven, whole = ((part > 0).all(axis=1) for part in (found.lower, found.whole))
         self._decide(which[whole], ROBUST, WHOLE)
         self._decide(which[proven & ~whole], ROBUST, BRANCHING)
-        reached = ~np.isnan(found.points.reshape(len(which), -1)).any(axis=1) & ~proven
+        reached = attack.is_found(found.points) & ~proven
         self._replay(which[reached], found.points[reached], BRANCHING)
 
     def _attack(self, which: np.ndarray) -> None:
@@ -280,7 +277,7 @@ class _Search:
             self._domain[which],
             time_limit=None if math.isinf(left) else left,
         )
-        found = ~np.isnan(witnesses.reshape(len(which), -1)).any(axis=1)
+        found = attack.is_found(witnesses)
         self._replay(which[found], np.asarray(witnesses, np.float64)[found], ATTACK)
 
     def _replay(self, which: np.ndarray, witnesses: np.ndarray, method: str) -> None:

@@ -39,23 +39,12 @@ from deel_lip_tf.verify.domain import Domain, ball, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.models import program_of
-from deel_lip_tf.verify.search.attack import Claims, search
+from deel_lip_tf.verify.search.attack import Claims, is_found, search
 from deel_lip_tf.verify.tensorflow import evaluate
 
-__all__ = [
-    "Converted",
-    "check_adv_box",
-    "clone",
-    "get_adv_box",
-    "get_adv_noise",
-    "get_lower_box",
-    "get_lower_noise",
-    "get_range_box",
-    "get_range_noise",
-    "get_upper_box",
-    "get_upper_noise",
-    "refine_boxes",
-]
+__all__ = ["Converted", "check_adv_box", "clone", "get_adv_box", "get_adv_noise", "get_lower_box"]
+__all__ += ["get_lower_noise", "get_range_box", "get_range_noise", "get_upper_box"]
+__all__ += ["get_upper_noise", "refine_boxes"]
 
 METHODS_BY_NAME = {
     "crown": ("crown",),
@@ -237,7 +226,7 @@ def check_adv_box(
         weights = objectives[index][sample, pair][:, None]
         claims = Claims(sample, weights, np.zeros((len(sample), 1)))
         points = search(converted.model, part, claims)
-        found = np.flatnonzero(~np.isnan(points.reshape(len(points), -1)).any(axis=1))
+        found = np.flatnonzero(is_found(points))
         if len(found):
             gaps = -_values(program, points[found], weights[found])[:, 0]
             # Where float64 disagrees with the model's own arithmetic, there is no counterexample.

@@ -1,9 +1,9 @@
-"""Backward linear bounds (CROWN): rows of an output as linear functions of the input.
+"""Backward linear bounds (CROWN): objectives of the output as linear functions of the input.
 
-`backward` is pure: rows in, lines of the activations in, linear functions out. From the node of the
-rows to the input, an affine map is passed by its adjoint, and an activation by its lines, a
-positive coefficient by the one below and a negative one by the one above (Zhang et al. 2018,
-arXiv:1811.00866). Every row is a lower bound; an upper bound is the lower bound of the negated row.
+`backward` is pure: rows of coefficients in, lines of the activations in, linear functions out. From
+the node of the rows to the input, an affine map is passed by its adjoint, and an activation by its
+lines, a positive coefficient by the one below and a negative one by the one above (Zhang et al.
+2018, arXiv:1811.00866). Every row is a lower bound; an upper bound is that of the negated row.
 
 The constants hold for exact arithmetic: at every node the rounding of its coefficients is bounded
 by `roundoff * |coefficients| @ magnitude` with the sound magnitude of the node's values, and

@@ -34,7 +34,7 @@ from deel_lip_tf.verify.models import configuration, margin_objectives, output_v
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
 from deel_lip_tf.verify.search.projection import column, inside, project, towards
 
-__all__ = ["Claims", "falsify", "gradient_function", "search"]
+__all__ = ["Claims", "falsify", "gradient_function", "is_found", "search"]
 
 STEPS, RESTARTS = 40, 4
 _TARGETS = 9  # classes tried from the start, the nearest first
@@ -158,6 +158,11 @@ def search(
     return attempt.fill(found, claims, np.arange(len(claims)), restarts)
 
 
+def is_found(points: np.ndarray) -> np.ndarray:
+    """(n,) whether points (n, ...) are witnesses: no NaN."""
+    return ~np.isnan(points).any(axis=tuple(range(1, points.ndim)))
+
+
 def _other_labels(labels: np.ndarray, classes: int) -> Claims:
     """For each sample and each other class, that its score is larger."""
     weights = margin_objectives(labels, classes).reshape(-1, 1, classes)
@@ -205,8 +210,7 @@ class _Attempt:
         """`found`, with a witness of one of the claims of each place, where there is any."""
         values = np.full(len(claims), np.inf)
         for stage in range(1 + restarts):
-            is_open = np.isnan(found).any(axis=tuple(range(1, found.ndim)))
-            chosen = _nearest(places, values, is_open, _NEAREST if stage else _TARGETS)
+            chosen = _nearest(places, values, ~is_found(found), _NEAREST if stage else _TARGETS)
             if not len(chosen) or self.is_over():
                 break
             points, values[chosen] = self.descend(claims[chosen], stage)

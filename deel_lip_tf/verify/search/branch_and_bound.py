@@ -24,7 +24,7 @@ from deel_lip_tf.verify.methods import domains_and_intervals, lower_bounds
 from deel_lip_tf.verify.propagation.alpha_beta import splittable_nodes
 from deel_lip_tf.verify.search import subdomains
 
-__all__ = ["BranchAndBoundResult", "branch_and_bound", "default_time", "prepare"]
+__all__ = ["BranchAndBoundResult", "branch_and_bound"]
 
 _STEPS = 10  # of the optimization in each subdomain
 _LAST_STEPS = 400  # where nothing is left to split
@@ -53,25 +53,13 @@ class BranchAndBoundResult:
     subdomains: int
 
 
-def default_time(samples: int) -> float:
-    """Seconds that are spent where no limit is given: 1 for each sample, at most 60."""
-    return min(_MOST_SECONDS, _SECONDS * samples)
-
-
-def prepare(program: Program, domain: Domain) -> None:
-    """Traces what `branch_and_bound` runs for a program and a kind of domain."""
-    if splittable_nodes(program):
-        domains_and_intervals(program, domain[:1])
-        subdomains.solver(program, domain.ball_norm)
-
-
 def branch_and_bound(
     program: Program,
     domain: Domain,
     objectives: np.ndarray,
     target: float | None = 0.0,
     known: np.ndarray | None = None,
-    time_limit: float = math.inf,
+    time_limit: float | None = math.inf,
     max_subdomains: float = math.inf,
 ) -> BranchAndBoundResult:
     """Bounds of objectives of the output on each domain, as good as the time allows.
@@ -83,13 +71,18 @@ def branch_and_bound(
         target: bounds above it are good enough, and a sample ends where an objective reaches it;
             `None` for the minimum itself, up to a relative 1e-7.
         known: (n, m) bounds that are known already.
-        time_limit: seconds after which no further batch begins.
+        time_limit: seconds after which no further batch begins; `None` for one for each sample, at
+            most 60, without those that tracing takes.
         max_subdomains: number of subdomains after which no further batch begins.
     """
     if not splittable_nodes(program):
         found = lower_bounds(program, "crown", domain, objectives)
         found = found if known is None else np.maximum(found, known)
         return BranchAndBoundResult(found, found, np.full(domain.lower.shape, np.nan), 0)
+    if time_limit is None:
+        domains_and_intervals(program, domain[:1])
+        subdomains.solver(program, domain.ball_norm)
+        time_limit = min(_MOST_SECONDS, _SECONDS * len(domain))
     limits = time_limit, max_subdomains
     search = _Search(program, domain, np.asarray(objectives, np.float64), target, known, limits)
     search.run()
