@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from deel_lip_tf._rounding import gamma
+from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.graph import Call as GraphCall
 from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.semantics.ir.intervals import IntervalRule
@@ -161,7 +162,7 @@ class Program:
 
 
 class Builder:
-    """Appends nodes."""
+    """Appends nodes, and refuses those without entries."""
 
     def __init__(self, input_shape: Shape):
         self.nodes: list[Node] = [Input(tuple(input_shape))]
@@ -186,8 +187,14 @@ class Builder:
         return self._append(Affine(parents, shape, linear, bias, interval))
 
     def scaled(self, parent: int, scale=None, shift=None) -> int:
-        """Appends `x * scale + shift`; both broadcast against (batch, *shape)."""
+        """Appends `x * scale + shift`; both broadcast against (batch, *shape).
+
+        Raises:
+            UnsupportedLayerError: it is the input that they broadcast.
+        """
         shape = (1, *self.shape(parent))
+        if any(np.broadcast_shapes(np.shape(c), shape) != shape for c in (scale, shift)):
+            raise UnsupportedLayerError("its constants broadcast its input")
         linear = Scale()
         if scale is not None:
             linear = Diagonal(np.broadcast_to(np.asarray(scale, np.float64), shape))
@@ -207,6 +214,8 @@ class Builder:
         return self._append(Softmax((parent,), self.shape(parent)))
 
     def _append(self, node: Node) -> int:
+        if 0 in node.shape:
+            raise UnsupportedLayerError("nothing is left of its input")
         self.nodes.append(node)
         return len(self.nodes) - 1
 

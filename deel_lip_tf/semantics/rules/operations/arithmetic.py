@@ -10,7 +10,6 @@ from deel_lip_tf.semantics.graph import Value
 from deel_lip_tf.semantics.integers import arithmetic
 from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of
 from deel_lip_tf.semantics.ir.elementwise import relu
-from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.operators import Merge
 from deel_lip_tf.semantics.rounding import CallShapes, gamma
 from deel_lip_tf.semantics.rule import Rule, rule
@@ -68,9 +67,9 @@ class Add(_Arithmetic):
         """Appends the first operand plus `sign` times the second."""
         first, second = operands(call, inputs)
         if is_constant(second):
-            return scaled_and_shifted(lowering.builder, first, shift=sign * second)
+            return lowering.builder.scaled(first, shift=sign * second)
         if is_constant(first):
-            return scaled_and_shifted(lowering.builder, second, scale=sign, shift=first)
+            return lowering.builder.scaled(second, scale=sign, shift=first)
         check_ranks(lowering, [first, second])
         return combined(lowering.builder, [first, second], [1.0, sign])
 
@@ -106,9 +105,9 @@ class Maximum(_Arithmetic):
             return extreme_of(builder, [first, second], sign)
         index, constant = (second, first) if is_constant(first) else (first, second)
         # max(x, c) = c + relu(x - c), and min(x, c) = c - relu(c - x).
-        surplus = scaled_and_shifted(builder, index, scale=sign, shift=-sign * constant)
+        surplus = builder.scaled(index, scale=sign, shift=-sign * constant)
         positive = builder.function(surplus, relu())
-        return scaled_and_shifted(builder, positive, scale=sign, shift=constant)
+        return builder.scaled(positive, scale=sign, shift=constant)
 
 
 @rule("Minimum")
@@ -137,9 +136,9 @@ class Multiply(_Arithmetic):
     def lower_call(self, lowering, call, inputs):
         first, second = operands(call, inputs)
         if is_constant(second):
-            return scaled_and_shifted(lowering.builder, first, scale=second)
+            return lowering.builder.scaled(first, scale=second)
         if is_constant(first):
-            return scaled_and_shifted(lowering.builder, second, scale=first)
+            return lowering.builder.scaled(second, scale=first)
         raise UnsupportedLayerError("a product of tensors has no linear relaxation here")
 
 
@@ -163,32 +162,26 @@ class Divide(Rule):
         first, second = operands(call, inputs)
         if not is_constant(second) or is_constant(first) or not (np.abs(second) > 0).all():
             raise UnsupportedLayerError("it divides by a tensor or by zero")
-        return scaled_and_shifted(lowering.builder, first, scale=1.0 / second)
+        return lowering.builder.scaled(first, scale=1.0 / second)
 
 
 def operands(call, inputs: list[int]) -> list[int | np.ndarray]:
-    """The two operands in their order: a node, or a constant as an array."""
+    """The two operands in their order: a node, or a constant as an array.
+
+    Raises:
+        UnsupportedLayerError: the constant is not finite.
+    """
     known = dict(zip(call.inputs, inputs, strict=True))
-    arguments = [*call.args, *call.kwargs.values()]
-    return [known[a] if isinstance(a, Value) else np.asarray(a, np.float64) for a in arguments[:2]]
+    arguments = [*call.args, *call.kwargs.values()][:2]
+    found = [known[a] if isinstance(a, Value) else np.array(a, np.float64) for a in arguments]
+    if not all(np.isfinite(x).all() for x in found):
+        raise UnsupportedLayerError("its constant is not finite")
+    return found
 
 
 def is_constant(operand) -> bool:
     """Whether an operand is an array."""
     return isinstance(operand, np.ndarray)
-
-
-def scaled_and_shifted(builder: Builder, index: int, scale=None, shift=None) -> int:
-    """`x * scale + shift` with constants that may have fewer axes, but not more entries.
-
-    Raises:
-        UnsupportedLayerError: a constant has more.
-    """
-    shape = (1, *builder.shape(index))
-    for constant in (scale, shift):
-        if constant is not None and np.broadcast_shapes(np.shape(constant), shape) != shape:
-            raise UnsupportedLayerError("its constant has another shape than its input")
-    return builder.scaled(index, scale, shift)
 
 
 def check_shape(call) -> None:
