@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 from deel_lip_tf import _keras
@@ -51,8 +52,8 @@ class Call:
     Attributes:
         operation: what is called.
         prefix: names of the nested models around it, each with a slash.
-        args: positional arguments, with a `Value` for each tensor.
-        kwargs: keyword arguments, with a `Value` for each tensor.
+        args: positional arguments, with a `Value` for each tensor, and an array for a constant one.
+        kwargs: keyword arguments, likewise.
         inputs: the tensors among the arguments, in order.
         outputs: the results, flattened.
         unsupported: why the call does not compute what its operation computes at inference in real
@@ -149,7 +150,9 @@ def _write_out(functional: Any, inputs: list[Value], prefix: str, calls: list[Ca
 
 def _called(node: Any, known: dict[int, Value], prefix: str, calls: list[Call]) -> list[Value]:
     operation = node.operation
-    args, kwargs = node.arguments.convert(lambda x: known.get(id(x), x))
+    args, kwargs = node.arguments.convert(
+        lambda x: known[id(x)] if id(x) in known else _constant(x)
+    )
     call = Call(operation, prefix, args, kwargs, [known[id(x)] for x in node.input_tensors])
     if isinstance(operation, keras.Model):
         functional = _keras.functional_of(operation)
@@ -164,6 +167,13 @@ def _called(node: Any, known: dict[int, Value], prefix: str, calls: list[Call]) 
                 "number of axes"
             )
     return _finished(call, node.outputs, calls)
+
+
+def _constant(argument):
+    """An argument that is no tensor of the graph: as an array, if it is a tensor or a variable."""
+    if isinstance(argument, keras.Variable) or keras.ops.is_tensor(argument):
+        return np.asarray(keras.ops.convert_to_numpy(argument))
+    return argument
 
 
 def _finished(call: Call, outputs: Sequence, calls: list[Call]) -> list[Value]:
@@ -207,7 +217,13 @@ def _unsupported(call: Call) -> str | None:
         return "it is not connected to the inputs of the model"
     if (name := _keras.replaced_method(call.operation)) is not None:
         return f"its method `{name}` was replaced on the instance"
+    if isinstance(call.operation, keras.layers.Layer) and _has_constants(call):
+        return "it is given a constant beside tensors: add, or compare, it by `keras.ops`"
     return _mode(call) or integers.unsupported(call) or sums.unsupported(call)
+
+
+def _has_constants(call: Call) -> bool:
+    return any(isinstance(x, np.ndarray) for x in tree.flatten((call.args, call.kwargs)))
 
 
 def _mode(call: Call) -> str | None:

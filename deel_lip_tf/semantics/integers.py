@@ -92,6 +92,8 @@ def _rounds(call: "Call") -> str | None:
     is_layer = isinstance(operation, layers.Layer) and not isinstance(operation, keras.Model)
     is_cast = is_layer and not is_float(operation.compute_dtype)
     is_rounded = any("int" in value.dtype for value in call.outputs)
+    # Comparisons make booleans as well: what follows them has no rule, but in patterns.
+    is_rounded |= operation_name(operation) == "Cast" and call.outputs[0].dtype == "bool"
     return "it rounds to integers" if is_cast or is_rounded else None
 
 

@@ -2,7 +2,8 @@
 
 On TensorFlow `keras.ops.add(a, b)` takes b for a bias where one of its axes alone is longer than 1
 and as long as the last or the second axis of a. It is then added along that one, wherever its own
-axis stands: an axis of a sample, where that is alone in its batch, or the batch itself.
+axis stands: an axis of a sample, where that is alone in its batch, or the batch itself. So are the
+biases of Keras's layers that are not along the last axis.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,13 @@ import keras
 import numpy as np
 from keras import layers
 
-from deel_lip_tf._keras import operation_name
+from deel_lip_tf._keras import is_of_keras, operation_name
+from deel_lip_tf.errors import UnsupportedLayerError
 
 if TYPE_CHECKING:
     from deel_lip_tf.semantics.graph import Call
 
-__all__ = ["unsupported"]
+__all__ = ["check_bias", "unsupported"]
 
 
 def unsupported(call: "Call") -> str | None:
@@ -34,6 +36,24 @@ def unsupported(call: "Call") -> str | None:
             )
         total = _broadcast(total, shape)
     return None
+
+
+def check_bias(layer: Any, output_shape: tuple) -> None:
+    """Refuses a layer whose bias Keras adds along another axis than its own.
+
+    Raises:
+        UnsupportedLayerError: if it does.
+    """
+    if keras.backend.backend() != "tensorflow" or not is_of_keras(layer) or layer.bias is None:
+        return
+    shape = tuple(layer.bias.shape)
+    if getattr(layer, "data_format", None) == "channels_first":
+        shape = (*shape, *[1] * (len(output_shape) - 2))
+    if _is_misplaced(output_shape, shape):
+        raise UnsupportedLayerError(
+            "Keras adds its bias along the last axis, which is as long as its own: bring that axis "
+            "to the end, or use no bias"
+        )
 
 
 def _adds(operation: Any) -> bool:

@@ -125,7 +125,8 @@ class TensorFlow:
         """A convolution without padding; of one channel in each group, a depthwise one."""
         *sizes, groups, inputs, outputs = kernel.shape
         options = (strides, "valid", "channels_last", dilation)
-        if groups > 1 and inputs == 1 and len(set(strides)) == 1:
+        # TensorFlow has depthwise convolutions of images, with one stride.
+        if groups > 1 and inputs == 1 and len(sizes) < 3 and len(set(strides)) == 1:
             kernel = tf.reshape(kernel, [*sizes, groups, outputs])
             return ops.depthwise_conv(x, kernel, *options)
         return ops.conv(x, _ungrouped(kernel), *options)

@@ -165,5 +165,5 @@ class Lowering:
 
     def _placeholder(self, value: Value) -> int:
         """Stands for an unsupported output, so that the walk finds what else has no rule."""
-        shape = tuple(1 if size is None else size for size in value.shape[1:])
+        shape = tuple(size or 1 for size in value.shape[1:])
         return self.builder.affine(0, Pick(np.full(shape, -1)))

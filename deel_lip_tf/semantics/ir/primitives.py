@@ -7,6 +7,7 @@ have the shape (batch, *shape); coefficients are float64.
 """
 
 import math
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -427,7 +428,7 @@ class AxisProducts(_Unary):
         return self._along(arrays, y, "mn")
 
     def _along(self, arrays: Arrays, x: Tensor, sides: str) -> Tensor:
-        letters = "abcdefg"[: len(x.shape)]
+        letters = string.ascii_uppercase[: len(x.shape)]
         for axis, matrix in enumerate(self.matrices, 1):
             if matrix is not None:
                 before = letters[:axis] + "n" + letters[axis + 1 :]
@@ -454,7 +455,7 @@ class Centering(_Unary):
     def _absolute(self, arrays: Arrays, x: Tensor) -> Tensor:
         # Off the diagonal the matrix holds -scale / n, on it scale (1 - 1 / n).
         scale = abs(self.scale)
-        return self._combined(arrays, x, scale * abs(1.0 - 2.0 / self._count(x)), scale)
+        return self._combined(arrays, x, scale * (1.0 - 2.0 / self._count(x)), scale)
 
     def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
         return self._apply(arrays, y)

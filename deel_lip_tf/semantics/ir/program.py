@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from deel_lip_tf._rounding import gamma
+from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.graph import Call as GraphCall
 from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.semantics.ir.intervals import IntervalRule
@@ -162,7 +163,7 @@ class Program:
 
 
 class Builder:
-    """Appends nodes."""
+    """Appends nodes, and refuses those without entries."""
 
     def __init__(self, input_shape: Shape):
         self.nodes: list[Node] = [Input(tuple(input_shape))]
@@ -189,8 +190,15 @@ class Builder:
     def scaled(
         self, parent: int, scale: ArrayLike | None = None, shift: ArrayLike | None = None
     ) -> int:
-        """Appends `x * scale + shift`; both broadcast against (batch, *shape)."""
+        """Appends `x * scale + shift`; both broadcast against (batch, *shape).
+
+        Raises:
+            UnsupportedLayerError: it is the input that they broadcast.
+        """
         shape = (1, *self.shape(parent))
+        given = [np.shape(constant) for constant in (scale, shift) if constant is not None]
+        if any(np.broadcast_shapes(one, shape) != shape for one in given):
+            raise UnsupportedLayerError("its constants broadcast its input")
         linear: LinearMap = Scale()
         if scale is not None:
             linear = Diagonal(np.broadcast_to(np.asarray(scale, np.float64), shape))
@@ -210,6 +218,8 @@ class Builder:
         return self._append(Softmax((parent,), self.shape(parent)))
 
     def _append(self, node: Node) -> int:
+        if 0 in node.shape:
+            raise UnsupportedLayerError("nothing is left of its input")
         self.nodes.append(node)
         return len(self.nodes) - 1
 

@@ -27,6 +27,7 @@ from deel_lip_tf.semantics.operators import (
 from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import bias_of, check_built, kernel_of
+from deel_lip_tf.semantics.sums import check_bias
 
 __all__ = ["Depthwise", "Direct", "Padded", "Separable", "Transposed", "keeps_windows"]
 
@@ -48,7 +49,10 @@ class _Sliding(Rule, ABC):
 
     def lower(self, lowering, layer, inputs):
         check_built(layer)
-        return self.slid(lowering.builder, layer, only(inputs), bias_of(layer))
+        index = only(inputs)
+        shape = (None, *lowering.builder.shape(index))
+        check_bias(layer, layer.compute_output_shape(shape))
+        return self.slid(lowering.builder, layer, index, bias_of(layer))
 
     def slid(self, builder: Builder, layer, index: int, bias: np.ndarray | None) -> int:
         """Appends the padding and the convolution of a node; its channels stay where they are."""

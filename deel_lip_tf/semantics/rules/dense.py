@@ -11,6 +11,7 @@ from deel_lip_tf.semantics.operators import Matrices, Operator, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import bias_of, check_built, kernel_of
+from deel_lip_tf.semantics.sums import check_bias
 
 __all__ = ["Dense", "EinsumDense"]
 
@@ -56,9 +57,9 @@ class EinsumDense(Rule):
             self.operators(layer, (None, *lowering.builder.shape(index)))
         except ValueError as error:
             raise UnsupportedLayerError(str(error)) from error
-        return lowering.builder.affine(
-            index, Einsum(layer.equation, kernel_of(layer)), bias_of(layer)
-        )
+        linear = Einsum(layer.equation, kernel_of(layer))
+        check_bias(layer, (None, *linear.shape([lowering.builder.shape(index)])))
+        return lowering.builder.affine(index, linear, bias_of(layer))
 
 
 def _contraction(layer: layers.EinsumDense, input_shape: Shape) -> list[Operator]:

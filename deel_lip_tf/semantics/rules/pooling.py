@@ -209,7 +209,8 @@ def averaged(builder: Builder, layer: layers.Layer, index: int, factor: float = 
     """Appends the means of windows, times a factor, of a pooling layer or operation."""
     index = channels_last(builder, index, layer)
     *sizes, _ = builder.shape(index)
-    pool, strides = (np.broadcast_to(n, len(sizes)) for n in (layer.pool_size, layer.strides))
+    strides = layer.pool_size if layer.strides is None else layer.strides
+    pool, strides = (np.broadcast_to(n, len(sizes)) for n in (layer.pool_size, strides))
     axes = zip(sizes, map(int, pool), map(int, strides), strict=True)
     matrices = [_averages(*axis, layer.padding.lower()).T for axis in axes]
     matrices[0] = factor * matrices[0]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from deel_lip_tf._rounding import product_up, quotient_up
 from deel_lip_tf.errors import UnsupportedLayerError
@@ -11,7 +10,6 @@ from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.integers import arithmetic
 from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of
 from deel_lip_tf.semantics.ir.elementwise import relu
-from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.operators import Merge
 from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
 from deel_lip_tf.semantics.rule import Rule, rule
@@ -72,8 +70,8 @@ class Add(_Arithmetic):
             check_ranks(lowering, nodes)
             return combined(lowering.builder, nodes, [1.0, sign])
         if is_first:
-            return scaled_and_shifted(lowering.builder, nodes[0], scale=sign, shift=constant)
-        return scaled_and_shifted(lowering.builder, nodes[0], shift=sign * constant)
+            return lowering.builder.scaled(nodes[0], scale=sign, shift=constant)
+        return lowering.builder.scaled(nodes[0], shift=sign * constant)
 
 
 @rule("Subtract")
@@ -106,9 +104,9 @@ class Maximum(_Arithmetic):
             check_ranks(lowering, nodes)
             return extreme_of(builder, nodes, sign)
         # max(x, c) = c + relu(x - c), and min(x, c) = c - relu(c - x).
-        surplus = scaled_and_shifted(builder, nodes[0], scale=sign, shift=-sign * constant)
+        surplus = builder.scaled(nodes[0], scale=sign, shift=-sign * constant)
         positive = builder.function(surplus, relu())
-        return scaled_and_shifted(builder, positive, scale=sign, shift=constant)
+        return builder.scaled(positive, scale=sign, shift=constant)
 
 
 @rule("Minimum")
@@ -138,7 +136,7 @@ class Multiply(_Arithmetic):
         nodes, constant, _ = operands(call, inputs)
         if constant is None:
             raise UnsupportedLayerError("a product of tensors has no linear relaxation here")
-        return scaled_and_shifted(lowering.builder, nodes[0], scale=constant)
+        return lowering.builder.scaled(nodes[0], scale=constant)
 
 
 @rule("TrueDivide", "Divide")
@@ -161,32 +159,23 @@ class Divide(Rule):
         nodes, constant, is_first = operands(call, inputs)
         if constant is None or is_first or not (np.abs(constant) > 0).all():
             raise UnsupportedLayerError("it divides by a tensor or by zero")
-        return scaled_and_shifted(lowering.builder, nodes[0], scale=1.0 / constant)
+        return lowering.builder.scaled(nodes[0], scale=1.0 / constant)
 
 
 def operands(call: Call, inputs: list[int]) -> tuple[list[int], np.ndarray | None, bool]:
-    """Of two operands the nodes, the constant if one of them is, and whether that comes first."""
+    """Of two operands the nodes, the constant if one of them is, and whether that comes first.
+
+    Raises:
+        UnsupportedLayerError: the constant is not finite.
+    """
     known = dict(zip(call.inputs, inputs, strict=True))
     given = [*call.args, *call.kwargs.values()][:2]
     nodes = [known[operand] for operand in given if isinstance(operand, Value)]
-    constants = [np.asarray(one, np.float64) for one in given if not isinstance(one, Value)]
+    constants = [np.array(one, np.float64) for one in given if not isinstance(one, Value)]
+    if not all(np.isfinite(one).all() for one in constants):
+        raise UnsupportedLayerError("its constant is not finite")
     is_first = not isinstance(given[0], Value)
     return nodes, constants[0] if constants else None, is_first
-
-
-def scaled_and_shifted(
-    builder: Builder, index: int, scale: ArrayLike | None = None, shift: ArrayLike | None = None
-) -> int:
-    """`x * scale + shift` with constants that may have fewer axes, but not more entries.
-
-    Raises:
-        UnsupportedLayerError: a constant has more.
-    """
-    shape = (1, *builder.shape(index))
-    for constant in (scale, shift):
-        if constant is not None and np.broadcast_shapes(np.shape(constant), shape) != shape:
-            raise UnsupportedLayerError("its constant has another shape than its input")
-    return builder.scaled(index, scale, shift)
 
 
 def check_shape(call: Call) -> None:

@@ -48,6 +48,8 @@ class Contraction(Rule):
         is_plain = len(inputs) == 1 and len(constants) == 1 and "." not in subscripts
         if not is_plain or not isinstance(arguments[0], Value):
             raise UnsupportedLayerError("it is not the product of a tensor and a constant")
+        if len(set(tensor)) < len(tensor):
+            raise UnsupportedLayerError("a letter occurs twice for its tensor")
         if not result.startswith(tensor[0]) or tensor[0] in constant:
             raise UnsupportedLayerError("it contracts the batch axis")
         return lowering.builder.affine(inputs, Einsum(subscripts, constants[0]))

@@ -4,6 +4,7 @@ import math
 
 import keras
 import numpy as np
+from keras import tree
 
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.integers import hull, same, with_zero
@@ -15,6 +16,8 @@ from deel_lip_tf.semantics.rules.merging import concatenated, side_by_side
 
 __all__ = ["Movement", "Moving"]
 
+_MIXES = "it mixes the samples of a batch, or adds a constant"
+
 
 class Movement(Rule):
     """Some of the entries of the input, moved or copied."""
@@ -23,8 +26,8 @@ class Movement(Rule):
         return same(call)
 
     def lower_call(self, lowering, call, inputs):
-        _check_samples_stay_apart(lowering, call, inputs)
         shape = lowering.builder.shape(only(inputs))
+        _check_samples_stay_apart(call, shape)
         if (move := move_of(lambda x: _applied(call, [x]), shape)) is None:
             raise UnsupportedLayerError("it does more than move entries")
         return lowering.builder.affine(inputs[0], move)
@@ -85,6 +88,7 @@ class Concatenate(Moving):
         return concatenated(call)
 
     def lower_call(self, lowering, call, inputs):
+        _check_are_tensors(call)
         return side_by_side(lowering.builder, inputs, call.operation.axis)
 
 
@@ -161,10 +165,11 @@ class Stack(Movement):
     """Tensors side by side along a new axis."""
 
     def lower_call(self, lowering, call, inputs):
+        _check_are_tensors(call)
         builder, shape = lowering.builder, lowering.builder.shape(inputs[0])
         axis = call.operation.axis % (len(shape) + 2)
         if axis == 0:
-            raise UnsupportedLayerError("it mixes the samples of a batch, or adds a constant")
+            raise UnsupportedLayerError(_MIXES)
         one = (*shape[: axis - 1], 1, *shape[axis - 1 :])
         return side_by_side(builder, [reshaped(builder, i, one) for i in inputs], axis)
 
@@ -174,17 +179,24 @@ def _applied(call, tensors) -> np.ndarray:
     return keras.ops.convert_to_numpy(call.operation(*arguments, **keywords))
 
 
-def _check_samples_stay_apart(lowering, call, inputs: list[int]) -> None:
+def _check_are_tensors(call) -> None:
+    """Refuses constants among what is put side by side."""
+    if len(tree.flatten((call.args, call.kwargs))) != len(call.inputs):
+        raise UnsupportedLayerError("it puts a constant beside tensors")
+
+
+def _check_samples_stay_apart(call, shape: tuple[int, ...]) -> None:
     """Refuses what mixes samples, by trying three samples alone and together."""
-    reason = "it mixes the samples of a batch, or adds a constant"
     key = call.argument(1, "key")
     is_item = type(call.operation).__name__ == "GetItem"
     if is_item and not (isinstance(key, tuple) and key[0] == slice(None)):
-        raise UnsupportedLayerError(reason)
-    rng = np.random.default_rng(0)
-    together = [rng.random((3, *lowering.builder.shape(index))) for index in inputs]
-    outputs = _applied(call, together)
-    alone = [_applied(call, [x[i : i + 1] for x in together]) for i in range(3)]
+        raise UnsupportedLayerError(_MIXES)
+    together = np.random.default_rng(0).random((3, *shape))
+    try:
+        outputs = _applied(call, [together])
+        alone = [_applied(call, [sample]) for sample in np.split(together, 3)]
+    except Exception as error:  # each backend has errors of its own
+        raise UnsupportedLayerError("it takes batches of one size alone") from error
     same_shape = [np.shape(a) == (1, *outputs.shape[1:]) for a in alone]
     if not all(same_shape) or len(outputs) != 3 or (np.concatenate(alone) != outputs).any():
-        raise UnsupportedLayerError(reason)
+        raise UnsupportedLayerError(_MIXES)
