@@ -3,6 +3,8 @@
 from deel_lip_tf._lazy import found_when_asked_for
 from deel_lip_tf.losses.base import ParametricLoss
 from deel_lip_tf.losses.crossentropy import (
+    LogitAnnealing,
+    OffsetCrossentropy,
     TauBinaryCrossentropy,
     TauCategoricalCrossentropy,
     TauSparseCategoricalCrossentropy,
@@ -37,6 +39,7 @@ __all__ = [
     "CategoricalHinge",
     "HingeMargin",
     "HingeMarginAuto",
+    "LogitAnnealing",
     "LseHKR",
     "MultiMargin",
     "MulticlassHKR",
@@ -46,6 +49,7 @@ __all__ = [
     "MulticlassKR",
     "MulticlassSoftHKR",
     "NegKR",
+    "OffsetCrossentropy",
     "ParametricLoss",
     "TauBinaryCrossentropy",
     "TauCategoricalCrossentropy",

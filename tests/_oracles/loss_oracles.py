@@ -59,6 +59,14 @@ def tau_ce_of(y, f, tau):
 
 
 @per_row
+def annealing_of(y, f, offset, temperature, beta=0.0):
+    """Of class indices: what takes the offset from the true logit, and then the softmax."""
+    logits = [(v - offset * (j == y)) / temperature for j, v in enumerate(f)]
+    p = math.exp(logits[y]) / sum(math.exp(v) for v in logits)
+    return -temperature * (1 - p) ** beta * math.log(p)
+
+
+@per_row
 def tau_bce_of(y, f, tau):
     total = 0.0
     for label, score in zip(y, f, strict=True):

@@ -8,6 +8,9 @@ ALL_LOSSES = [
     if name != "ParametricLoss" and isinstance(getattr(losses, name), type)
 ]
 
+# Losses that read class indices as well as rows: the shape of the labels tells which they are.
+OF_ANY_LABELS = [losses.OffsetCrossentropy, losses.LogitAnnealing]
+
 
 def parameters_of(make):
     """Names of the parameters of a loss."""

@@ -213,6 +213,8 @@ PARAMETERS = dict(
     penalty=1.1,
     alpha_mean=0.9,
     soft_hinge_tau=4.0,
+    offset=0.5,
+    beta=1.5,
 )
 BINARY = (
     losses.KR,

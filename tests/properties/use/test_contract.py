@@ -79,6 +79,7 @@ LOSSES = {
     losses.HingeMarginAuto: (BINARY, {}),
     losses.TauBinaryCrossentropy: (BINARY, dict(tau=3.0)),
     losses.CategoricalHinge: (ONE_HOT, dict(min_margin=1.0)),
+    losses.LogitAnnealing: (SPARSE, {}),
     losses.LseHKR: (ONE_HOT, {}),
     losses.MultiMargin: (ONE_HOT, {}),
     losses.MulticlassHKR: (ONE_HOT, {}),
@@ -87,6 +88,7 @@ LOSSES = {
     losses.MulticlassHingeAuto: (ONE_HOT, {}),
     losses.MulticlassKR: (ONE_HOT, {}),
     losses.MulticlassSoftHKR: (ONE_HOT, {}),
+    losses.OffsetCrossentropy: (SPARSE, {}),
     losses.TauCategoricalCrossentropy: (ONE_HOT, dict(tau=3.0)),
     losses.TauSparseCategoricalCrossentropy: (SPARSE, dict(tau=3.0)),
 }

@@ -166,6 +166,8 @@ OUT_OF_RANGE = dict(
     penalty=[0, -1],
     max_margin=[0, inf],
     alpha_margin=[-0.1, inf],
+    offset=[-0.1, inf],
+    beta=[-0.1, inf],
     soft_hinge_tau=[-1, inf],
     alpha_mean=[-0.1, 1],
 )

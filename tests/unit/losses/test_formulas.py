@@ -11,6 +11,7 @@ import tensorflow as tf
 from deel_lip_tf import losses
 from deel_lip_tf.losses import formulas
 from tests._oracles.loss_oracles import (
+    annealing_of,
     categorical_hinge_of,
     hinge_of,
     kr_of,
@@ -122,11 +123,39 @@ VALUES = {
         SCORES,
         lambda y, f: lse_hkr_of(y, f, alpha=4.0, temperature=2.0, penalty=0.7, m=0.6),
     ),
+    "OffsetCrossentropy": (
+        losses.OffsetCrossentropy(),
+        CLASSES,
+        SCORES,
+        lambda y, f: annealing_of(y, f, offset=1.4142135, temperature=0.25),
+    ),
+    "OffsetCrossentropy-rows": (
+        losses.OffsetCrossentropy(0.4, 2.0),
+        ONE_HOT,
+        SCORES,
+        lambda y, f: annealing_of(y.argmax(1), f, offset=0.4, temperature=2.0),
+    ),
+    "LogitAnnealing": (
+        losses.LogitAnnealing(),
+        CLASSES[:, None],
+        SCORES,
+        lambda y, f: annealing_of(y[:, 0], f, offset=2.0, temperature=0.75, beta=5.0),
+    ),
+    "LogitAnnealing-rows": (
+        losses.LogitAnnealing(0.5, 0.3, 1.5),
+        ONE_HOT,
+        SCORES,
+        lambda y, f: annealing_of(y.argmax(1), f, offset=0.5, temperature=0.3, beta=1.5),
+    ),
     "LseHKR-default": (losses.LseHKR(), ONE_HOT, SCORES, lambda y, f: lse_hkr_of(y, f, alpha=INF)),
 }
 EVERY = pytest.mark.parametrize("case", VALUES)
 # losses whose labels are signs, not probabilities or indices
-SIGNED = [n for n in VALUES if not n.startswith(("TauCategorical", "TauSparse"))]
+SIGNED = [
+    name
+    for name, (_, labels, *_) in VALUES.items()
+    if (labels is BINARY or labels is ONE_HOT) and not name.startswith("TauCategorical")
+]
 
 
 def rebuilt(loss, **changes):
