@@ -2,6 +2,7 @@
 
 from deel_lip_tf._lazy import found_when_asked_for
 from deel_lip_tf.losses.base import ParametricLoss
+from deel_lip_tf.losses.certified import EMMA, GloRo
 from deel_lip_tf.losses.crossentropy import (
     LogitAnnealing,
     OffsetCrossentropy,
@@ -33,10 +34,12 @@ __getattr__, __dir__ = found_when_asked_for(
 )
 
 __all__ = [
+    "EMMA",
     "HKR",
     "HKRauto",
     "KR",
     "CategoricalHinge",
+    "GloRo",
     "HingeMargin",
     "HingeMarginAuto",
     "LogitAnnealing",

@@ -20,6 +20,7 @@ from deel_lip_tf.losses.labels import (
     one_class_each,
     positives,
     several_classes,
+    true_class,
     true_score,
 )
 from deel_lip_tf.losses.parameters import parameter_or_tensor
@@ -136,3 +137,85 @@ def logit_annealing(
     )
     gaps = scores - ops.expand_dims(true_score(scores, true) - offset, -1)
     return _annealed(gaps, true, temperature, beta)
+
+
+def emma(
+    y_true: Tensor,
+    y_pred: Tensor,
+    radius: float,
+    divisors: Tensor,
+    offset: float = 0.0,
+    temperature: float = 1.0,
+    beta: float = 0.0,
+) -> Tensor:
+    """`logit_annealing` of logits that every other class has raised by what it may gain.
+
+    `z_j = f_j - f_y + r_j radius D_yj` with `r_j = clip((f_y - f_j) / (radius D_yj), 0.01, 1)`, of
+    which no gradient is taken: it flows through `D`. A class that the ball reaches ties with the
+    true one, `z_j = 0`, and is not shown as nearer than that.
+
+    Args:
+        y_true: class indices `(B,)` or `(B, 1)`, or one-hot rows `(B, C)`.
+        y_pred: logits `f`, `(B, C)` with `C >= 2`.
+        radius: of the ball in which the labels are to be certified, at least 0.
+        divisors: Lipschitz constants `D_ij` of the gaps `f_i - f_j`: `(C, C)`, or one for all.
+        offset: as `logit_annealing`; 0 and `beta = 0` is the cross-entropy.
+        temperature: as `logit_annealing`.
+        beta: as `logit_annealing`.
+
+    Returns:
+        One value per sample, shape `(B,)`. NaN where a label is an index of no class.
+
+    Source: Hu et al., arXiv:2301.12549; with offset and annealing Lai et al., arXiv:2505.15174.
+    """
+    true, scores = one_class_each(y_true, y_pred)
+    radius, offset, temperature, beta = _tensors(
+        scores.dtype, radius=radius, offset=offset, temperature=temperature, beta=beta
+    )
+    gaps = scores - ops.expand_dims(true_score(scores, true), -1)
+    reach = radius * _of_row(ops.cast(divisors, scores.dtype), ops.argmax(true, axis=-1))
+    ratio = ops.clip(-gaps / ops.maximum(reach, 1e-8), 0.01, 1.0)
+    return _annealed(gaps + ops.stop_gradient(ratio) * reach + offset, true, temperature, beta)
+
+
+def gloro(
+    y_true: Tensor, y_pred: Tensor, radius: float, divisors: Tensor, trades: float | None = None
+) -> Tensor:
+    """Cross-entropy with one more class, which wins wherever the prediction is not certified.
+
+    The logit of that class is `b = max_{j != c}(f_j + radius D_cj)`, with `c` the predicted class.
+    Without `trades` the value is `-log softmax_y([f, b])`; with it `-log softmax_y(f)` plus
+    `trades` times the divergence `KL(softmax(f) || softmax([f, b]))`, which is
+    `softplus(b - logsumexp f)`.
+
+    Args:
+        y_true: class indices `(B,)` or `(B, 1)`, or one-hot rows `(B, C)`.
+        y_pred: logits `f`, `(B, C)` with `C >= 2`.
+        radius: of the ball in which the labels are to be certified, at least 0.
+        divisors: Lipschitz constants `D_ij` of the gaps `f_i - f_j`: `(C, C)`, or one for all.
+        trades: weight of the divergence, at least 0, or `None`.
+
+    Returns:
+        One value per sample, shape `(B,)`. NaN where a label is an index of no class.
+
+    Source: Leino et al., arXiv:2102.08452.
+    """
+    true, scores = one_class_each(y_true, y_pred)
+    (radius,) = _tensors(scores.dtype, radius=radius)
+    predicted = true_class(scores)
+    reach = radius * _of_row(ops.cast(divisors, scores.dtype), ops.argmax(scores, axis=-1))
+    rivals = ops.where(predicted, ops.full_like(scores, -math.inf), scores + reach)
+    bottom = ops.max(rivals, axis=-1, initial=-math.inf)
+    own = ops.expand_dims(true_score(scores, true), -1)
+    if trades is not None:
+        (weight,) = _tensors(scores.dtype, trades=trades)
+        divergence = ops.softplus(bottom - ops.logsumexp(scores, axis=-1))
+        return ops.softplus(_smooth_runner_up(scores - own, true, 1.0)) + weight * divergence
+    gaps = ops.concatenate([scores, bottom[:, None]], axis=-1) - own
+    true = ops.concatenate([true, ops.zeros_like(true[:, :1])], axis=-1)
+    return ops.softplus(_smooth_runner_up(gaps, true, 1.0))
+
+
+def _of_row(divisors: Tensor, classes: Tensor) -> Tensor:
+    """The constants of the gaps between a class of each row and all: `(B, C)`, or the only one."""
+    return ops.take(divisors, classes, axis=0) if len(divisors.shape) == 2 else divisors

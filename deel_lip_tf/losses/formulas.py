@@ -20,6 +20,8 @@ from keras import ops
 
 from deel_lip_tf._validation.scalars import Rule, number
 from deel_lip_tf.losses.crossentropy_formulas import (  # noqa: F401 - part of this interface
+    emma,
+    gloro,
     logit_annealing,
     offset_crossentropy,
     tau_binary_crossentropy,

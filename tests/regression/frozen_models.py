@@ -215,6 +215,9 @@ PARAMETERS = dict(
     soft_hinge_tau=4.0,
     offset=0.5,
     beta=1.5,
+    radius=0.3,
+    lipschitz=1.7,
+    trades=0.6,
 )
 BINARY = (
     losses.KR,

@@ -79,6 +79,8 @@ LOSSES = {
     losses.HingeMarginAuto: (BINARY, {}),
     losses.TauBinaryCrossentropy: (BINARY, dict(tau=3.0)),
     losses.CategoricalHinge: (ONE_HOT, dict(min_margin=1.0)),
+    losses.EMMA: (SPARSE, dict(radius=0.1, lipschitz="measured")),
+    losses.GloRo: (ONE_HOT, dict(radius=0.1)),
     losses.LogitAnnealing: (SPARSE, {}),
     losses.LseHKR: (ONE_HOT, {}),
     losses.MultiMargin: (ONE_HOT, {}),
