@@ -28,7 +28,8 @@ class _OfGaps(ParametricLoss):
         Args:
             measure: called in each step without arguments, where `lipschitz` is "measured". Returns
                 a tensor `(C, C)`, the Lipschitz constants of the gaps `f_i - f_j` of the logits, or
-                one for all, `()`, through which gradients flow to the weights.
+                one for all, `()`, through which gradients flow to the weights: for a plain Keras
+                model `lambda: deel_lip_tf.model.gap_constants(model)`.
         """
         self._measure = measure
 
@@ -39,9 +40,9 @@ class _OfGaps(ParametricLoss):
         if self._measure is None:
             raise ValueError(
                 f"{self.name!r} measures the Lipschitz constants of a model, and has none: compile "
-                "it in a model of this library, e.g. `deel_lip_tf.Sequential`, give it your own "
-                "measure by `loss.attach(measure)`, or give `lipschitz` a number. Received: "
-                f"lipschitz={MEASURED!r}."
+                "it in a model of this library, e.g. `deel_lip_tf.Sequential`; or give it a "
+                "measure, by `loss.attach(lambda: deel_lip_tf.model.gap_constants(model))`; or "
+                f"give `lipschitz` a number. Received: lipschitz={MEASURED!r}."
             )
         return self._measure()
 
@@ -96,7 +97,7 @@ class EMMA(_OfGaps):
         >>> loss = lip.losses.EMMA(radius=1.0, reduction=None)  # a lead of sqrt(2) is certified
         >>> print(np.round(loss(y_true, y_pred), 4))  # what is out of reach by .5, and ties
         [0.3433 1.0986]
-        >>> model = lip.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        >>> model = lip.Sequential([keras.Input((2,)), lip.layers.FrobeniusDense(2)])
         >>> loss = lip.losses.EMMA(radius=0.1, lipschitz="measured")
         >>> model.compile(keras.optimizers.SGD(0.5), loss, run_eagerly=True)
         >>> schedule = lip.callbacks.LossParamScheduler("radius", fp=[0.1, 0.5], xp=[0, 8])

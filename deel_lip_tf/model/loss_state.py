@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import tree
 
-from deel_lip_tf.model.gap_constants import gap_constants
+from deel_lip_tf.model.measured import gap_constants
 
 if TYPE_CHECKING:
     from keras import Model as BesideModel  # a mixin uses what the model beside it has
@@ -44,12 +44,10 @@ class LossState(BesideModel):
             # Keras takes classes too, and makes objects of them that nobody else gets to see
             given[name] = tree.map_structure(_made, given[name])
         super().compile(*bound.args[1:], **bound.kwargs)
-        for metric in tree.flatten([given.get("metrics"), given.get("weighted_metrics")]):
-            if hasattr(metric, "attach"):
-                metric.attach(self)
-        for loss in tree.flatten(self.loss):
-            if hasattr(loss, "attach"):
-                loss.attach(_measure_of(self))
+        metrics = [given.get("metrics"), given.get("weighted_metrics")]
+        for one in tree.flatten([self.loss, metrics]):
+            if hasattr(one, "attach"):
+                one.attach(_measure_of(self) if isinstance(one, keras.Loss) else self)
         if self.built:
             self._build_losses(self.outputs)
 

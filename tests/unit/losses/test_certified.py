@@ -12,7 +12,7 @@ import tensorflow as tf
 import deel_lip_tf as lip
 from deel_lip_tf import layers, losses
 from deel_lip_tf.losses import formulas
-from deel_lip_tf.model.gap_constants import gap_constants
+from deel_lip_tf.model import gap_constants
 from tests._oracles.loss_oracles import emma_of, gloro_of
 
 RNG = np.random.default_rng(11)
@@ -24,6 +24,7 @@ np.fill_diagonal(DIVISORS, 1.0)  # the gap of a class with itself is 0 whatever 
 
 # float32 sums of about a hundred terms of order one
 FLOAT32 = 1e-5
+CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def value_and_gradient(loss, y, f):
@@ -180,6 +181,12 @@ REFUSED = {
     "Received: layer 'norm' of type LayerNormalization": lambda: chain(
         K.LayerNormalization(name="norm"), K.Dense(3)
     ),
+    "Received: layer 'batch' of type BatchNormalization": lambda: chain(
+        K.BatchNormalization(name="batch"), K.Dense(3)
+    ),
+    "Received: layer 'slopes' of type PReLU": lambda: chain(
+        K.Dense(4, activation=K.PReLU(name="slopes")), K.Dense(3)
+    ),
     "Received: layer 'grouped'": lambda: chain(
         K.Conv2D(4, 3, groups=2, name="grouped"), K.Flatten(), K.Dense(3), shape=(6, 6, 2)
     ),
@@ -225,13 +232,39 @@ def test_measured_constants_are_those_of_the_model_as_it_is(make, tmp_path):
     assert loaded.evaluate(x, CLASSES, verbose=0) == model.evaluate(x, CLASSES, verbose=0)
 
 
+@pytest.mark.filterwarnings("ignore:Model model contains a layer")
+def test_a_plain_model_is_measured_and_a_loss_may_be_a_metric():
+    model, loss = CHAINS["dense"][0](), losses.EMMA(0.1, "measured")
+    loss.attach(lambda: gap_constants(model))
+    model.compile("sgd", loss)
+    x = RNG.normal(size=(20, 6)).astype("float32")
+    expected = model.evaluate(x, CLASSES, verbose=0)
+    inputs = keras.Input((6,))
+    ours = lip.Model(inputs, model(inputs))
+    ours.compile("sgd", CROSSENTROPY, metrics=[losses.EMMA(0.1, "measured", name="emma")])
+    report = ours.evaluate(x, CLASSES, verbose=0, return_dict=True)
+    assert report["emma"] == pytest.approx(expected, rel=FLOAT32)
+
+
+@pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16"])
+def test_measured_constants_of_other_types(policy):
+    model = chain(K.Dense(5, dtype=policy), layers.FrobeniusDense(4), K.Dense(3, dtype=policy))
+    proven = lip.certificates.class_divisors(model)
+    loss = losses.GloRo(0.1, "measured")
+    loss.attach(lambda: gap_constants(model))
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    x = RNG.normal(size=(20, 6)).astype("float32")
+    expected = gloro_of(CLASSES, np.asarray(model(x), "float64"), radius=0.1, divisors=proven)
+    history = model.fit(x, CLASSES, batch_size=20, verbose=0).history
+    assert history["loss"] == pytest.approx([expected], rel=0.02)
+
+
 # --- training -----------------------------------------------------------------------------------
 
 RADIUS = 0.05
 POINTS = RNG.uniform(-1, 1, size=(400, 2)).astype("float32")
 SIDES = (np.sin(4 * POINTS[:, 0]) / 2 > POINTS[:, 1]).astype("int32")
 SIDES += (POINTS[:, 0] > 0.6).astype("int32")
-CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 @functools.cache

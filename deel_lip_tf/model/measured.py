@@ -5,6 +5,7 @@ constants are upper bounds in the dtype of the weights, rounding aside, made of 
 """
 
 import math
+from functools import reduce
 from typing import Any
 
 import keras
@@ -46,19 +47,31 @@ def gap_constants(model: keras.Model) -> Tensor:
         A tensor `(C, C)`, or `()` where there is no such head. Gradients flow to the kernels.
 
     Raises:
-        ValueError: if the model is no such chain, or a layer has no bound.
+        ValueError: if the model is no such chain, or has a layer that cannot be measured: one of
+            the reasons is that it has weights other than a kernel and a bias.
+
+    Example:
+        >>> head = keras.layers.Dense(2, use_bias=False)
+        >>> model = keras.Sequential([keras.Input((2,)), lip.layers.SpectralDense(2), head])
+        >>> head.set_weights([np.array([[3.0, 0.0], [0.0, 4.0]])])
+        >>> print(np.round(lip.model.gap_constants(model), 3))
+        [[0. 5.]
+         [5. 0.]]
+        >>> loss = lip.losses.EMMA(radius=0.1, lipschitz="measured")
+        >>> loss.attach(lambda: lip.model.gap_constants(model))  # for a plain Keras model
+        >>> model.compile("sgd", loss)
     """
     chain = _chain(model)
     head = chain[-1].operation if chain else None
     is_linear = getattr(head, "activation", None) in (None, keras.activations.linear)
     if not isinstance(head, layers.Dense) or not is_linear or _has_orthogonal_columns(head):
-        return math.sqrt(2.0) * _product(chain)
+        return ops.multiply(math.sqrt(2.0), _product(chain))
     # a Gram matrix, so that no tensor has three axes; differences of equal columns are 0
     kernel = _kernel(head)
     gram = ops.matmul(ops.transpose(kernel), kernel)
     squares = ops.diagonal(gram)
     apart = ops.maximum(squares[:, None] + squares[None] - 2 * gram, 0.0)
-    return _product(chain[:-1]) * safe_sqrt(apart)
+    return ops.multiply(_product(chain[:-1]), safe_sqrt(apart))
 
 
 def _chain(model: keras.Model) -> list[Call]:
@@ -87,21 +100,37 @@ def _is_kept(layer) -> bool:
 
 
 def _product(chain: list[Call]) -> Tensor:
-    constant = ops.convert_to_tensor(1.0)
-    for call in chain:
-        constant = constant * _constant(call)
-    return constant
+    # of `ops`, which also multiplies tensors of different types
+    return reduce(ops.multiply, map(_constant, chain), 1.0)
 
 
 def _constant(call: Call) -> Tensor:
     layer, shape = call.operation, call.inputs[0].shape
+    if call.refusal:
+        raise _unknown(layer)
     if _is_kept(layer):
         return layer.k_coef_lip * _slope(layer)
     if isinstance(layer, layers.Dense) and (type(layer) is layers.Dense or is_constrained(layer)):
         return _norm(_kernel(layer)) * _slope(layer)
     if type(layer) in CONVOLUTIONS:
         return _norm(_kernel(layer)) * math.sqrt(_copies(layer, shape)) * _slope(layer)
-    constant = None if call.refusal else lipschitz_constant(layer, shape)
+    return _without_weights(layer, shape)
+
+
+def _slope(layer) -> float:
+    """The constant of its activation."""
+    activation = getattr(layer, "activation", None)
+    if isinstance(activation, layers.Layer):
+        return activation.k_coef_lip if _is_kept(activation) else _without_weights(activation)
+    slope = activation_constant(activation)
+    if slope is None:
+        raise _unknown(layer)
+    return slope
+
+
+def _without_weights(layer, shape=None) -> float:
+    # what is proven of weights is proven of their values, which a traced step does not have
+    constant = None if getattr(layer, "weights", []) else lipschitz_constant(layer, shape)
     if constant is None:
         raise _unknown(layer)
     return constant
@@ -114,13 +143,6 @@ def _unknown(layer) -> ValueError:
         f"Received: layer {layer.name!r} of type {type(layer).__name__}. Give the loss a number, "
         "or a measure of your own by `loss.attach(measure)`."
     )
-
-
-def _slope(layer) -> float:
-    slope = activation_constant(getattr(layer, "activation", None))
-    if slope is None:
-        raise _unknown(layer)
-    return slope
 
 
 def _kernel(layer) -> Tensor:
