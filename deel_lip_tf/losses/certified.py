@@ -14,9 +14,9 @@ MEASURED = "measured"
 class _OfGaps(ParametricLoss):
     """Base of losses that need Lipschitz constants of the gaps between logits."""
 
-    def __init__(self, name, reduction, dtype, lipschitz: float | str, **parameters: float):
+    def __init__(self, name, reduction, dtype, lipschitz: float | str, **parameters: Any):
         is_measured = isinstance(lipschitz, str) and lipschitz == MEASURED
-        numbers = {} if is_measured else {"lipschitz": lipschitz}
+        numbers: dict[str, Any] = {} if is_measured else {"lipschitz": lipschitz}
         super().__init__(name, reduction, dtype, **parameters, **numbers)
         self._measure: Callable[[], Any] | None = None
         if is_measured:
