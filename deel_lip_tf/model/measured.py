@@ -25,8 +25,8 @@ __all__ = ["gap_constants"]
 
 Tensor = Any
 
-# of the Gram matrix: the bound of a kernel of n rows or columns is at most n^(1/256) times its norm,
-# 2.5 % above it for 512, and mostly much nearer
+# Of the Gram matrix: the bound of a kernel of n rows or columns is at most n^(1/256) times its
+# norm, 2.5 % above it for 512, and mostly much nearer.
 SQUARINGS = 6
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 
