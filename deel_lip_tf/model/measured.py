@@ -107,8 +107,6 @@ def _product(chain: list[Call]) -> Tensor:
 
 def _constant(call: Call) -> Tensor:
     layer, shape = call.operation, call.inputs[0].shape
-    if call.refusal:
-        raise _unknown(layer)
     if _is_kept(layer):
         return layer.k_coef_lip * _slope(layer)
     if isinstance(layer, layers.Dense) and (type(layer) is layers.Dense or is_constrained(layer)):
