@@ -78,7 +78,8 @@ class EMMA(_OfGaps):
         lipschitz: the L2 Lipschitz constant of the network, logits together, as a number: 1 for
             networks that are 1-Lipschitz by construction. The gap of two logits then has the
             constant `sqrt(2) lipschitz`. Or "measured": the constant of each gap, with the columns
-            of a dense head, in each step, from the weights as they are: see `attach`.
+            of a dense head, in each step, from the weights as they are, by `model.gap_constants`,
+            which says what it costs. The model is the one that the loss was compiled in last.
         offset: what is taken from the true logit besides: finite, at least 0.
         temperature: `T` of the cross-entropy, positive and finite.
         beta: exponent of the annealing, finite and at least 0: none.
@@ -154,7 +155,8 @@ class GloRo(_OfGaps):
     and `D_ij` a Lipschitz constant of the gap `f_i - f_j`: `b` is below `f_c` exactly where `c` is
     certified at `radius`. The loss is `-log softmax_y([f, b])`, or with `trades`
     `-log softmax_y(f) + trades KL(softmax(f) || softmax([f, b]))`, which asks for certificates of
-    the predictions, right or wrong. Gradients flow through `D`.
+    the predictions, right or wrong; with the weight 1 it is the first form again. Gradients flow
+    through `D`.
 
     Labels: class indices `(B,)` or `(B, 1)`, or one-hot rows `(B, C)` of any coding, of which the
     largest entry is taken. Scores: logits `(B, C)`, `C >= 2`; the network needs no further output.
@@ -165,8 +167,7 @@ class GloRo(_OfGaps):
             let it grow: `LossParamScheduler("radius", ...)`.
         lipschitz: the L2 Lipschitz constant of the network, logits together, as a number: 1 for
             networks that are 1-Lipschitz by construction. The gap of two logits then has the
-            constant `sqrt(2) lipschitz`. Or "measured": the constant of each gap, with the columns
-            of a dense head, in each step, from the weights as they are: see `attach`.
+            constant `sqrt(2) lipschitz`. Or "measured": as for `EMMA`.
         trades: weight of the divergence, finite and at least 0, or `None`, the default, for the
             cross-entropy with the additional class.
         reduction: "sum_over_batch_size", the default, for the mean over the samples, another name

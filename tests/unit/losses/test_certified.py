@@ -89,6 +89,12 @@ def test_values_with_a_constant_for_each_gap():
         assert np.mean(gloro) == pytest.approx(expected)
 
 
+def test_the_two_forms_of_gloro_are_one_at_weight_1():
+    loss = losses.GloRo(0.4, dtype="float64", reduction=None)
+    other = losses.GloRo(0.4, trades=1.0, dtype="float64", reduction=None)
+    np.testing.assert_allclose(loss(CLASSES, SCORES), other(CLASSES, SCORES), rtol=1e-12)
+
+
 def emma_with_ratio_of(y, f, radius, divisors, fixed):
     """The cross-entropy of EMMA, its ratio computed from other scores and constants."""
     total = 0.0
@@ -130,8 +136,8 @@ def chain(*of, shape=(6,), make=keras.Sequential):
 
 
 K = keras.layers
-# how many times the proven constants the measured ones may be: Gram iteration stops at 2 %, and the
-# kernel of a convolution is bounded as a matrix of patches
+# How many times the proven constants the measured ones may be: Gram iteration stops at n^(1/64) for
+# n equal singular values, and the kernel of a convolution is bounded as a matrix of patches.
 CHAINS = {
     "dense": (lambda: chain(K.Dense(9, activation="relu"), K.Dense(3)), 1.02),
     "no head": (lambda: chain(K.Dense(9), K.Dense(3, activation="tanh")), 1.05),
