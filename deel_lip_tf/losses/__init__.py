@@ -2,7 +2,10 @@
 
 from deel_lip_tf._lazy import found_when_asked_for
 from deel_lip_tf.losses.base import ParametricLoss
+from deel_lip_tf.losses.certified import EMMA, GloRo
 from deel_lip_tf.losses.crossentropy import (
+    LogitAnnealing,
+    OffsetCrossentropy,
     TauBinaryCrossentropy,
     TauCategoricalCrossentropy,
     TauSparseCategoricalCrossentropy,
@@ -31,12 +34,15 @@ __getattr__, __dir__ = found_when_asked_for(
 )
 
 __all__ = [
+    "EMMA",
     "HKR",
     "HKRauto",
     "KR",
     "CategoricalHinge",
+    "GloRo",
     "HingeMargin",
     "HingeMarginAuto",
+    "LogitAnnealing",
     "LseHKR",
     "MultiMargin",
     "MulticlassHKR",
@@ -46,6 +52,7 @@ __all__ = [
     "MulticlassKR",
     "MulticlassSoftHKR",
     "NegKR",
+    "OffsetCrossentropy",
     "ParametricLoss",
     "TauBinaryCrossentropy",
     "TauCategoricalCrossentropy",

@@ -18,27 +18,28 @@ from typing import Any
 
 from keras import ops
 
-from deel_lip_tf._validation.arrays import check_no_nan, numeric
 from deel_lip_tf._validation.scalars import Rule, number
+from deel_lip_tf.losses.crossentropy_formulas import (  # noqa: F401 - part of this interface
+    emma,
+    gloro,
+    logit_annealing,
+    offset_crossentropy,
+    tau_binary_crossentropy,
+    tau_categorical_crossentropy,
+    tau_sparse_categorical_crossentropy,
+)
 from deel_lip_tf.losses.labels import (
     aligned,
     balanced,
-    floating,
-    may_be_nan,
     positives,
     process_labels_for_multi_gpu,  # noqa: F401 - part of this module's own interface
+    several_classes,
+    true_class,
+    true_score,
 )
 from deel_lip_tf.losses.parameters import parameter_or_tensor
 
 Tensor = Any
-
-
-def _several_classes(scores: Tensor, use_instead: str) -> None:
-    if scores.shape[-1] == 1:
-        raise ValueError(
-            f"`y_pred` must have at least two columns, one per class: with one output use "
-            f"{use_instead}. Received: y_pred.shape={tuple(scores.shape)}."
-        )
 
 
 def kr(
@@ -129,7 +130,7 @@ def multiclass_hinge(
     min_margin = parameter_or_tensor("min_margin", min_margin)
     soft_hinge_tau = parameter_or_tensor("soft_hinge_tau", soft_hinge_tau)
     labels, scores = aligned(y_true, y_pred)
-    _several_classes(scores, "`HingeMargin` or `HKR`")
+    several_classes(scores, "`HingeMargin` or `HKR`")
     positive = positives(labels)
     hinges = ops.relu(min_margin / 2 - (2 * positive - 1) * scores)
     others = ops.cast(ops.shape(scores)[-1], scores.dtype) - 1
@@ -169,7 +170,7 @@ def multiclass_hinge_auto(
     Exactly one class per sample: the one with the largest label. `margins` has shape `(C,)`.
     """
     labels, scores = aligned(y_true, y_pred)
-    true = ops.cast(_true_class(labels), scores.dtype)
+    true = ops.cast(true_class(labels), scores.dtype)
     margins = ops.cast(margins, scores.dtype)
     own = ops.sum(true * margins, axis=-1, keepdims=True)
     present = ops.max(true, axis=0, initial=0)  # of an empty batch: none
@@ -217,17 +218,6 @@ def multiclass_hkr(
     return regularized(kr(y_true, y_pred, multi_gpu, sample_weight), hinge, alpha)
 
 
-def _true_class(labels: Tensor) -> Tensor:
-    """Boolean `(B, C)` mask of the largest label of each row (the first one if several)."""
-    columns = ops.arange(ops.shape(labels)[-1], dtype="int32")
-    return ops.equal(columns, ops.expand_dims(ops.cast(ops.argmax(labels, -1), "int32"), -1))
-
-
-def _true_score(scores: Tensor, true: Tensor) -> Tensor:
-    # a selection, not a product: 0 * inf would spoil the row
-    return ops.sum(ops.where(true, scores, ops.zeros_like(scores)), axis=-1)
-
-
 def multi_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Tensor:
     """Multi-margin hinge `mean_c [c != y] relu(m - f_y + f_c)`: the full margin `m` to each class.
 
@@ -235,9 +225,9 @@ def multi_margin(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Ten
     """
     min_margin = parameter_or_tensor("min_margin", min_margin)
     labels, scores = aligned(y_true, y_pred)
-    _several_classes(scores, "`HingeMargin`")
-    true = _true_class(labels)
-    gaps = ops.expand_dims(_true_score(scores, true), -1) - scores
+    several_classes(scores, "`HingeMargin`")
+    true = true_class(labels)
+    gaps = ops.expand_dims(true_score(scores, true), -1) - scores
     hinges = ops.relu(min_margin - gaps)
     return ops.mean(ops.where(true, ops.zeros_like(hinges), hinges), axis=-1)
 
@@ -248,66 +238,18 @@ def categorical_margin(y_true: Tensor, y_pred: Tensor) -> Tensor:
     The true class is the one with the largest label, so smoothed labels are welcome.
     """
     labels, scores = aligned(y_true, y_pred)
-    _several_classes(scores, "the binary loss or metric")
-    true = _true_class(labels)
+    several_classes(scores, "the binary loss or metric")
+    true = true_class(labels)
     others = ops.where(true, ops.full_like(scores, -math.inf), scores)
     # with an initial value, because an empty batch, as of one replica among several, has no maximum
     runner_up = ops.max(others, axis=-1, initial=-math.inf)
-    return _true_score(scores, true) - runner_up
+    return true_score(scores, true) - runner_up
 
 
 def categorical_hinge(y_true: Tensor, y_pred: Tensor, min_margin: float = 1.0) -> Tensor:
     """Hinge `relu(m - (f_y - max_{j != y} f_j))` of the gap to the runner-up: the full margin."""
     min_margin = parameter_or_tensor("min_margin", min_margin)
     return ops.relu(min_margin - categorical_margin(y_true, y_pred))
-
-
-def tau_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> Tensor:
-    """Cross-entropy `CE(y, softmax(tau f)) / tau` with one-hot (or smoothed) probabilities `y`.
-
-    The division keeps the gradient's scale independent of the temperature. As `tau` grows the
-    loss tends to `max_j f_j - f_y`. Source: Béthune et al., arXiv:2104.05097.
-    """
-    tau = parameter_or_tensor("tau", tau)
-    labels, scores = aligned(y_true, y_pred)
-    _several_classes(scores, "`TauBinaryCrossentropy`")
-    return -ops.sum(labels * ops.log_softmax(tau * scores, axis=-1), axis=-1) / tau
-
-
-def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> Tensor:
-    """`tau_categorical_crossentropy` for class indices of shape `(B,)` or `(B, 1)`.
-
-    Raises:
-        ValueError: if the labels are not one index per row of a `(B, C)` tensor of scores.
-    """
-    tau = parameter_or_tensor("tau", tau)
-    scores = floating(numeric("y_pred", y_pred))
-    labels = ops.convert_to_tensor(numeric("y_true", y_true))
-    shape = tuple(labels.shape)
-    if len(scores.shape) != 2 or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
-        raise ValueError(
-            "`y_true` must hold one class index per row, shape (batch,) or (batch, 1), and "
-            "`y_pred` must have shape (batch, classes): for one-hot labels use "
-            f"`TauCategoricalCrossentropy`. Received: y_true.shape={shape}, "
-            f"y_pred.shape={tuple(scores.shape)}."
-        )
-    _several_classes(scores, "`TauBinaryCrossentropy`")
-    check_no_nan("y_true", labels)
-    flat = ops.reshape(labels, (-1,))
-    indices = ops.cast(flat, "int32")
-    if may_be_nan(labels):
-        indices = ops.where(ops.isnan(flat), 0, indices)
-        scores = ops.where(ops.isnan(flat)[:, None], ops.full_like(scores, math.nan), scores)
-    losses = ops.sparse_categorical_crossentropy(indices, tau * scores, from_logits=True)
-    return losses / tau
-
-
-def tau_binary_crossentropy(y_true: Tensor, y_pred: Tensor, tau: float) -> Tensor:
-    """Binary cross-entropy `mean_c BCE([y > 0], sigmoid(tau f)) / tau`, one value per sample."""
-    tau = parameter_or_tensor("tau", tau)
-    labels, scores = aligned(y_true, y_pred)
-    sign = 2 * positives(labels) - 1
-    return ops.mean(ops.softplus(-sign * tau * scores), axis=-1) / tau
 
 
 def lse_hkr(
@@ -325,15 +267,15 @@ def lse_hkr(
     `-(z_y - l) + alpha (relu(m/2 - z_y) + relu(m/2 + l))`. With two classes `l` is the other score.
     """
     labels, scores = aligned(y_true, y_pred)
-    _several_classes(scores, "`HKR`")
+    several_classes(scores, "`HKR`")
     scores = temperature * scores
-    true = _true_class(labels)
+    true = true_class(labels)
     others = ops.cast(ops.shape(scores)[-1] - 1, scores.dtype)
     # with a single other class every sharpness gives that score; log(1) = 0 would divide by zero
     sharpness = ops.log(ops.maximum(others, 2.0)) / (penalty * min_margin / 2)
     hidden = ops.where(true, ops.full_like(scores, -math.inf), sharpness * scores)
     rival = ops.logsumexp(hidden, axis=-1) / sharpness
-    own = _true_score(scores, true)
+    own = true_score(scores, true)
     half = min_margin / 2
     return regularized(own - rival, ops.relu(half - own) + ops.relu(half + rival), alpha)
 
@@ -360,7 +302,7 @@ def multiclass_soft_hkr(
     weight 1 here and the other term `1 / alpha`; `alpha = inf` is the hinge alone.
     """
     labels, scores = aligned(y_true, y_pred)
-    _several_classes(scores, "`HKR`")
+    several_classes(scores, "`HKR`")
     positive = positives(labels)
     signed = (2 * positive - 1) * scores
     weights = _threats(scores, positive, sharpness)

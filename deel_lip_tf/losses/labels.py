@@ -7,14 +7,19 @@ import keras
 from keras import ops
 
 from deel_lip_tf._validation.arrays import check_no_nan, numeric
+from deel_lip_tf._validation.labels import class_mask
 
 __all__ = [
     "aligned",
     "balanced",
     "floating",
     "may_be_nan",
+    "one_class_each",
     "positives",
     "process_labels_for_multi_gpu",
+    "several_classes",
+    "true_class",
+    "true_score",
 ]
 
 Tensor = Any
@@ -122,3 +127,55 @@ def balanced(positive: Tensor, sample_weight: Tensor | None = None) -> Tensor:
     toward = ops.divide_no_nan(positive, ops.sum(weights * positive, axis=0))
     away = ops.divide_no_nan(negative, ops.sum(weights * negative, axis=0))
     return batch * (toward - away)
+
+
+def several_classes(scores: Tensor, use_instead: str) -> None:
+    """Raises a `ValueError` for a single column of scores, which is for the loss `use_instead`."""
+    if scores.shape[-1] == 1:
+        raise ValueError(
+            f"`y_pred` must have at least two columns, one per class: with one output use "
+            f"{use_instead}. Received: y_pred.shape={tuple(scores.shape)}."
+        )
+
+
+def true_class(labels: Tensor) -> Tensor:
+    """Boolean `(B, C)` mask of the largest label of each row (the first one if several)."""
+    columns = ops.arange(ops.shape(labels)[-1], dtype="int32")
+    return ops.equal(columns, ops.expand_dims(ops.cast(ops.argmax(labels, -1), "int32"), -1))
+
+
+def true_score(scores: Tensor, true: Tensor) -> Tensor:
+    """Returns the score of the true class of each row, `(B,)`."""
+    # a selection, not a product: 0 * inf would spoil the row
+    return ops.sum(ops.where(true, scores, ops.zeros_like(scores)), axis=-1)
+
+
+def one_class_each(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
+    """The true class of each row and the scores, for class indices as well as one-hot rows.
+
+    Args:
+        y_true: indices `(B,)` or `(B, 1)`, or rows `(B, C)` whose largest entry is the class (the
+            first one if several).
+        y_pred: scores `(B, C)`, `C >= 2`: so the shape tells which labels they are.
+
+    Returns:
+        A boolean mask and scores, both `(B, C)`. The scores of a row are NaN where its label is, or
+        is no class: an index that is negative, too large or not whole.
+
+    Raises:
+        TypeError, ValueError: as `aligned`; and for a single column of scores.
+    """
+    labels = ops.convert_to_tensor(numeric("y_true", y_true))
+    scores = floating(numeric("y_pred", y_pred))
+    are_indices = len(labels.shape) == 1 or (len(labels.shape) == 2 and labels.shape[1] == 1)
+    if len(scores.shape) != 2 or not are_indices:
+        rows, scores = aligned(y_true, y_pred)
+        several_classes(scores, "`TauBinaryCrossentropy`")
+        return true_class(rows), scores
+    several_classes(scores, "`TauBinaryCrossentropy`")
+    check_no_nan("y_true", labels)
+    mask = class_mask(ops.reshape(labels, (-1, 1)), ops.shape(scores)[1])
+    rows, scores = aligned(mask, scores)
+    true = rows > 0
+    is_class = ops.any(true, axis=-1, keepdims=True)
+    return true, ops.where(is_class, scores, ops.full_like(scores, math.nan))

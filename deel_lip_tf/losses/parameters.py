@@ -15,6 +15,11 @@ _RULES = {
     "penalty": POSITIVE,
     "alpha_margin": NOT_NEGATIVE,
     "alpha_mean": Rule(lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "radius": NOT_NEGATIVE,
+    "lipschitz": Rule(POSITIVE.is_allowed, 'positive and finite, or "measured"'),
+    "trades": NOT_NEGATIVE,
+    "offset": NOT_NEGATIVE,
+    "beta": NOT_NEGATIVE,
     "soft_hinge_tau": Rule(NOT_NEGATIVE.is_allowed, "finite and at least 0 (0: plain)"),
 }
 

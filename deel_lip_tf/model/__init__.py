@@ -3,11 +3,13 @@
 from deel_lip_tf.model.export import vanillaModel
 from deel_lip_tf.model.learned_margins import LossVariableModel, LossVariableSequential
 from deel_lip_tf.model.lipschitz import Model, Sequential
+from deel_lip_tf.model.measured import gap_constants
 
 __all__ = [
     "LossVariableModel",
     "LossVariableSequential",
     "Model",
     "Sequential",
+    "gap_constants",
     "vanillaModel",
 ]

@@ -1,11 +1,14 @@
 """What losses and metrics with a state of their own need from the model they are compiled in."""
 
 import inspect
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import tree
+
+from deel_lip_tf.model.measured import gap_constants
 
 if TYPE_CHECKING:
     from keras import Model as BesideModel  # a mixin uses what the model beside it has
@@ -23,6 +26,8 @@ class LossState(BesideModel):
     * `get_non_trainable_variables()`: may change in `update_state`.
     * `update_state(y_pred)`: called in each training step before the loss is computed, and never in
       an evaluation.
+    * `attach(measure)`: called by `compile` with a function without arguments that returns the
+      Lipschitz constants of the gaps between the logits, see `gap_constants`.
     * `save_own_variables(store)`, `load_own_variables(store)`: Keras calls them when it saves and
       loads a compiled model.
 
@@ -39,9 +44,10 @@ class LossState(BesideModel):
             # Keras takes classes too, and makes objects of them that nobody else gets to see
             given[name] = tree.map_structure(_made, given[name])
         super().compile(*bound.args[1:], **bound.kwargs)
-        for metric in tree.flatten([given.get("metrics"), given.get("weighted_metrics")]):
-            if hasattr(metric, "attach"):
-                metric.attach(self)
+        metrics = [given.get("metrics"), given.get("weighted_metrics")]
+        for one in tree.flatten([self.loss, metrics]):
+            if hasattr(one, "attach"):
+                one.attach(_measure_of(self) if isinstance(one, keras.Loss) else self)
         if self.built:
             self._build_losses(self.outputs)
 
@@ -117,6 +123,12 @@ class LossState(BesideModel):
             yield from zip(tree.flatten(self.loss), flat, strict=False)
         else:
             yield from ((self.loss, output) for output in flat)
+
+
+def _measure_of(model: keras.Model) -> Callable:
+    """`gap_constants` of the model; weak, for a loss is part of what it would keep alive."""
+    reference = weakref.ref(model)
+    return lambda: gap_constants(reference())
 
 
 def _made(one: Any) -> Any:

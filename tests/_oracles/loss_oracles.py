@@ -59,6 +59,36 @@ def tau_ce_of(y, f, tau):
 
 
 @per_row
+def annealing_of(y, f, offset, temperature, beta=0.0):
+    """Of class indices: what takes the offset from the true logit, and then the softmax."""
+    logits = [(v - offset * (j == y)) / temperature for j, v in enumerate(f)]
+    p = math.exp(logits[y]) / sum(math.exp(v) for v in logits)
+    return -temperature * (1 - p) ** beta * math.log(p)
+
+
+@per_row
+def emma_of(y, f, radius, divisors, offset=0.0, temperature=1.0, beta=0.0):
+    """Of class indices; `divisors[i][j]` is the constant of `f_i - f_j`."""
+    reach = [radius * divisors[y][j] if j != y else 0.0 for j in range(len(f))]
+    lead = [f[y] - v for v in f]
+    ratio = [min(max(a / b, 0.01), 1.0) if b else 0.0 for a, b in zip(lead, reach, strict=True)]
+    worst = [r * b - a for r, a, b in zip(ratio, lead, reach, strict=True)]
+    return annealing_of([y], np.array([worst]), offset=offset, temperature=temperature, beta=beta)
+
+
+@per_row
+def gloro_of(y, f, radius, divisors, trades=None):
+    """Of class indices, with the probabilities written out."""
+    best = int(np.argmax(f))
+    bottom = max(f[j] + radius * divisors[best][j] for j in range(len(f)) if j != best)
+    plain, longer = ([math.exp(v) for v in logits] for logits in (f, [*f, bottom]))
+    p, q = ([v / sum(some) for v in some] for some in (plain, longer))
+    if trades is None:
+        return -math.log(q[y])
+    return -math.log(p[y]) + trades * sum(a * math.log(a / b) for a, b in zip(p, q, strict=False))
+
+
+@per_row
 def tau_bce_of(y, f, tau):
     total = 0.0
     for label, score in zip(y, f, strict=True):

@@ -8,6 +8,9 @@ ALL_LOSSES = [
     if name != "ParametricLoss" and isinstance(getattr(losses, name), type)
 ]
 
+# Losses that read class indices as well as rows: the shape of the labels tells which they are.
+OF_ANY_LABELS = [losses.OffsetCrossentropy, losses.LogitAnnealing, losses.EMMA, losses.GloRo]
+
 
 def parameters_of(make):
     """Names of the parameters of a loss."""
@@ -17,4 +20,5 @@ def parameters_of(make):
 
 def needed_by(make):
     """Values for the parameters that have no default, and some for others."""
-    return {name: 2.0 for name in ("alpha", "tau", "min_margin") if name in parameters_of(make)}
+    names = ("alpha", "tau", "min_margin", "radius")
+    return {name: 2.0 for name in names if name in parameters_of(make)}

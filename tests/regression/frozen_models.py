@@ -214,6 +214,11 @@ PARAMETERS = dict(
     penalty=1.1,
     alpha_mean=0.9,
     soft_hinge_tau=4.0,
+    offset=0.5,
+    beta=1.5,
+    radius=0.3,
+    lipschitz=1.7,
+    trades=0.6,
 )
 BINARY = (
     losses.KR,

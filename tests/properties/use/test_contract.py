@@ -79,6 +79,9 @@ LOSSES = {
     losses.HingeMarginAuto: (BINARY, {}),
     losses.TauBinaryCrossentropy: (BINARY, dict(tau=3.0)),
     losses.CategoricalHinge: (ONE_HOT, dict(min_margin=1.0)),
+    losses.EMMA: (SPARSE, dict(radius=0.1, lipschitz="measured")),
+    losses.GloRo: (ONE_HOT, dict(radius=0.1)),
+    losses.LogitAnnealing: (SPARSE, {}),
     losses.LseHKR: (ONE_HOT, {}),
     losses.MultiMargin: (ONE_HOT, {}),
     losses.MulticlassHKR: (ONE_HOT, {}),
@@ -87,6 +90,7 @@ LOSSES = {
     losses.MulticlassHingeAuto: (ONE_HOT, {}),
     losses.MulticlassKR: (ONE_HOT, {}),
     losses.MulticlassSoftHKR: (ONE_HOT, {}),
+    losses.OffsetCrossentropy: (SPARSE, {}),
     losses.TauCategoricalCrossentropy: (ONE_HOT, dict(tau=3.0)),
     losses.TauSparseCategoricalCrossentropy: (SPARSE, dict(tau=3.0)),
 }

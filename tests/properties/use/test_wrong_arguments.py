@@ -169,6 +169,10 @@ OUT_OF_RANGE = dict(
     penalty=[0, -1],
     max_margin=[0, inf],
     alpha_margin=[-0.1, inf],
+    offset=[-0.1, inf],
+    radius=[-0.1, inf],
+    lipschitz=[0, -1, inf],
+    beta=[-0.1, inf],
     soft_hinge_tau=[-1, inf],
     alpha_mean=[-0.1, 1],
 )
@@ -184,6 +188,7 @@ def of_losses():
             yield from not_a(make, "multi_gpu", "x", 1, 20.0, **needed)
         yield from refused(make, "reduction", "average", 3, **needed)
     yield from refused(losses.MulticlassSoftHKR, "alpha", 0.0)
+    yield from number(losses.GloRo, "trades", -0.1, inf, types=("x",), radius=1.0)
     for make in (losses.HingeMarginAuto, losses.MulticlassHKRauto):
         yield from refused(make, "max_margin", 0.5)
     one_hot, scores = np.eye(3, dtype="float32"), np.zeros((3, 3), "float32")

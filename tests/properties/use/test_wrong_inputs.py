@@ -15,7 +15,7 @@ import pytest
 import deel_lip_tf as lip
 from deel_lip_tf import callbacks, layers, losses, metrics, regularizers, utils
 from deel_lip_tf.compute_layer_sv import compute_layer_sv, compute_model_sv
-from tests._tables.all_losses import ALL_LOSSES, needed_by
+from tests._tables.all_losses import ALL_LOSSES, OF_ANY_LABELS, needed_by
 
 CONVOLUTIONS = [
     partial(layers.SpectralConv2D, 3, 3),
@@ -114,7 +114,7 @@ BINARY = np.array([0.0, 1, 0, 1])
 MULTICLASS = [
     *(losses.MulticlassHinge, losses.MulticlassHKR, losses.MultiMargin, losses.CategoricalHinge),
     *(losses.MulticlassHingeAuto, losses.MulticlassHKRauto, losses.MulticlassSoftHKR),
-    *(losses.LseHKR, losses.TauCategoricalCrossentropy),
+    *(losses.LseHKR, losses.TauCategoricalCrossentropy, *OF_ANY_LABELS),
 ]
 MARGINS = (metrics.CategoricalProvableRobustAccuracy, metrics.CategoricalProvableAvgRobustness)
 SIGNS = (metrics.BinaryProvableRobustAccuracy, metrics.BinaryProvableAvgRobustness)
@@ -131,8 +131,11 @@ def of_labels():
         yield make, ONE_HOT[:, None], SCORES[:, None], "`y_pred` must have shape"
         yield make, 1.0, 1.0, "`y_pred` must have shape"
     for make in [loss for loss in ALL_LOSSES if loss is not SPARSE]:
-        yield make, np.array([0, 1, 2, 0]), SCORES, "to_categorical"
+        if make not in OF_ANY_LABELS:
+            yield make, np.array([0, 1, 2, 0]), SCORES, "to_categorical"
         yield make, ONE_HOT[:1], SCORES, "same shape"
+    for make in OF_ANY_LABELS:
+        yield make, np.array([0, 1]), SCORES, "same shape"
     for make in (*MULTICLASS, SPARSE):
         yield make, BINARY[:, None], BINARY[:, None], "at least two columns"
     yield SPARSE, ONE_HOT, SCORES, "use `TauCategoricalCrossentropy`"

@@ -11,7 +11,10 @@ import tensorflow as tf
 from deel_lip_tf import losses
 from deel_lip_tf.losses import formulas
 from tests._oracles.loss_oracles import (
+    annealing_of,
     categorical_hinge_of,
+    emma_of,
+    gloro_of,
     hinge_of,
     kr_of,
     lse_hkr_of,
@@ -122,11 +125,73 @@ VALUES = {
         SCORES,
         lambda y, f: lse_hkr_of(y, f, alpha=4.0, temperature=2.0, penalty=0.7, m=0.6),
     ),
+    "OffsetCrossentropy": (
+        losses.OffsetCrossentropy(),
+        CLASSES,
+        SCORES,
+        lambda y, f: annealing_of(y, f, offset=1.4142135, temperature=0.25),
+    ),
+    "OffsetCrossentropy-rows": (
+        losses.OffsetCrossentropy(0.4, 2.0),
+        ONE_HOT,
+        SCORES,
+        lambda y, f: annealing_of(y.argmax(1), f, offset=0.4, temperature=2.0),
+    ),
+    "LogitAnnealing": (
+        losses.LogitAnnealing(),
+        CLASSES[:, None],
+        SCORES,
+        lambda y, f: annealing_of(y[:, 0], f, offset=2.0, temperature=0.75, beta=5.0),
+    ),
+    "LogitAnnealing-rows": (
+        losses.LogitAnnealing(0.5, 0.3, 1.5),
+        ONE_HOT,
+        SCORES,
+        lambda y, f: annealing_of(y.argmax(1), f, offset=0.5, temperature=0.3, beta=1.5),
+    ),
+    "EMMA": (
+        losses.EMMA(0.3),
+        CLASSES,
+        SCORES,
+        lambda y, f: emma_of(y, f, radius=0.3, divisors=math.sqrt(2) * np.ones((4, 4))),
+    ),
+    "EMMA-annealed": (
+        losses.EMMA(0.3, 2.5, 0.5, 0.7, 5.0),
+        ONE_HOT,
+        SCORES,
+        lambda y, f: emma_of(
+            y.argmax(1),
+            f,
+            radius=0.3,
+            divisors=2.5 * math.sqrt(2) * np.ones((4, 4)),
+            offset=0.5,
+            temperature=0.7,
+            beta=5.0,
+        ),
+    ),
+    "GloRo": (
+        losses.GloRo(0.3, 1.5),
+        CLASSES,
+        SCORES,
+        lambda y, f: gloro_of(y, f, radius=0.3, divisors=1.5 * math.sqrt(2) * np.ones((4, 4))),
+    ),
+    "GloRo-trades": (
+        losses.GloRo(0.3, trades=2.0),
+        ONE_HOT,
+        SCORES,
+        lambda y, f: gloro_of(
+            y.argmax(1), f, radius=0.3, divisors=math.sqrt(2) * np.ones((4, 4)), trades=2.0
+        ),
+    ),
     "LseHKR-default": (losses.LseHKR(), ONE_HOT, SCORES, lambda y, f: lse_hkr_of(y, f, alpha=INF)),
 }
 EVERY = pytest.mark.parametrize("case", VALUES)
 # losses whose labels are signs, not probabilities or indices
-SIGNED = [n for n in VALUES if not n.startswith(("TauCategorical", "TauSparse"))]
+SIGNED = [
+    name
+    for name, (_, labels, *_) in VALUES.items()
+    if (labels is BINARY or labels is ONE_HOT) and not name.startswith("TauCategorical")
+]
 
 
 def rebuilt(loss, **changes):
@@ -203,7 +268,8 @@ def test_soft_hinge_of_a_row_without_negatives_is_finite():
     assert keras.ops.convert_to_numpy(got) == pytest.approx([1.5])
 
 
-@pytest.mark.parametrize("case", [n for n in VALUES if n not in ("HKR-0",)])
+# of the ratio in EMMA no gradient is taken
+@pytest.mark.parametrize("case", [n for n in VALUES if n != "HKR-0" and "EMMA" not in n])
 def test_gradients_match_finite_differences(case):
     loss, y, f, _ = VALUES[case]
     loss = rebuilt(loss, dtype="float64")
@@ -289,6 +355,8 @@ def test_default_names_and_parameters():
                 "HKR": {"alpha": 1.0},
                 "HKRauto": {"alpha": 1.0},
                 "CategoricalHinge": {"min_margin": 1.0},
+                "EMMA": {"radius": 1.0},
+                "GloRo": {"radius": 1.0},
             }
             arguments = required.get(name, {"tau": 1.0} if name.startswith("Tau") else {})
             assert cls(**arguments).name == name
