@@ -28,7 +28,7 @@ from deel_lip_tf.verify.propagation.backward import (
 from deel_lip_tf.verify.propagation.coefficients import Dense
 from deel_lip_tf.verify.propagation.concretize import DomainTensors, concretize_exactly
 from deel_lip_tf.verify.propagation.forward import forward, forward_lower_bound
-from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, interval, point, propagate
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, interval, propagate
 from deel_lip_tf.verify.search import subdomains
 
 __all__ = ["METHODS", "Method", "Problem", "batches", "domains_and_intervals", "interval_bounds"]
@@ -116,7 +116,7 @@ def _forward(program: Program, problem: Problem, known: Known, objectives: Dense
 
 
 def _at_center(program: Program, problem: Problem) -> list[Interval]:
-    return point(program, problem.center)
+    return propagate(program, problem.center, problem.center)
 
 
 def _lipschitz(

@@ -18,7 +18,7 @@ from deel_lip_tf.verify.tensorflow import TENSORFLOW, absolute, bias_of, linear
 
 INFINITY = np.float64(np.inf)
 
-__all__ = ["INFINITY", "Interval", "intersect", "interval", "point", "propagate", "step"]
+__all__ = ["INFINITY", "Interval", "intersect", "interval", "propagate", "step"]
 
 
 class Interval(NamedTuple):
@@ -53,7 +53,7 @@ def intersect(first: Interval, lower: tf.Tensor, upper: tf.Tensor) -> Interval:
 def propagate(
     program: Program, lower: tf.Tensor, upper: tf.Tensor, roundoff: float | None = None
 ) -> list[Interval]:
-    """Intervals of all nodes for a box of inputs (batch, *shape).
+    """Intervals of all nodes for a box of inputs (batch, *shape); of a point, its rounding errors.
 
     With `roundoff`, of a program whose sums are wrong by that share of what they add up, and its
     activations by that share of their values and of 1.
@@ -66,11 +66,6 @@ def propagate(
             found = interval(found.lower - moved, found.upper + moved)
         intervals.append(found)
     return intervals
-
-
-def point(program: Program, x: tf.Tensor) -> list[Interval]:
-    """Intervals of all nodes at a point: the value, and a bound on its rounding error."""
-    return propagate(program, x, x)
 
 
 def step(

@@ -16,7 +16,7 @@ from deel_lip_tf.verify.graphs import once
 from deel_lip_tf.verify.propagation.backward import backward, lower_bound
 from deel_lip_tf.verify.propagation.coefficients import Coefficients, identity
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
-from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, point
+from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, propagate
 
 __all__ = ["constants", "entry_constants", "has_small_constants", "lipschitz_lower_bound"]
 __all__ += ["tightening"]
@@ -90,7 +90,7 @@ def tightening(
     A relaxation loses at every activation, a Lipschitz constant only once: deep in a network of
     1-Lipschitz layers the latter is the smaller interval.
     """
-    values, steepness = point(program, center), entry_constants(program)
+    values, steepness = propagate(program, center, center), entry_constants(program)
 
     def tighten(index: int, interval: Interval) -> Interval:
         if index not in steepness:
