@@ -57,7 +57,9 @@ def layer_bound(
             "it has no weights yet: build it, by `build(input_shape)` or by a call"
         )
     activation = getattr(layer, "activation", None)
-    slope = activation_constant(activation, norm)
+    is_layer = isinstance(activation, keras.layers.Layer) and input_shape is not None
+    output_shape = layer.compute_output_shape(input_shape) if is_layer else None
+    slope = activation_constant(activation, norm, output_shape)
     if slope is None:
         raise UnsupportedLayerError(unknown_activation(activation))
     try:

@@ -149,7 +149,9 @@ def _write_out(functional, inputs: list[Value], prefix: str, calls: list[Call]) 
 
 def _called(node, known: dict[int, Value], prefix: str, calls: list[Call]) -> list[Value]:
     operation = node.operation
-    args, kwargs = node.arguments.convert(lambda x: known[id(x)] if id(x) in known else _constant(x))
+    args, kwargs = node.arguments.convert(
+        lambda x: known[id(x)] if id(x) in known else _constant(x)
+    )
     call = Call(operation, prefix, args, kwargs, [known[id(x)] for x in node.input_tensors])
     if isinstance(operation, keras.Model):
         functional = _keras.functional_of(operation)
