@@ -54,7 +54,10 @@ def layer_bound(
         # The layers of this library multiply by their constant once or twice.
         return (constant if constant == 1.0 else constant * (1.0 + 16.0 * UNIT)), "known constant"
     check_built(layer)
-    slope = proven_slope(getattr(layer, "activation", None), norm)
+    activation = getattr(layer, "activation", None)
+    is_layer = isinstance(activation, keras.layers.Layer) and input_shape is not None
+    output_shape = layer.compute_output_shape(input_shape) if is_layer else None
+    slope = proven_slope(activation, norm, output_shape)
     try:
         operators = instead or known.operators(layer, input_shape) or []
         bounds = [operator_bound(operator, norm, budget) for operator in operators]

@@ -98,7 +98,7 @@ def _has_orthogonal_columns(call: Call) -> bool:
     return isinstance(head, SpectralDense) and _is_kept(head) and head.units <= inputs
 
 
-def _is_kept(layer) -> bool:
+def _is_kept(layer: keras.layers.Layer) -> bool:
     """Whether `k_coef_lip` bounds all outputs together, whatever the weights."""
     is_joint = not getattr(layer, "disjoint_neurons", False)
     return isinstance(layer, LipschitzLayer) and layer.is_guaranteed and is_joint
@@ -120,7 +120,7 @@ def _constant(call: Call) -> Tensor:
     return _without_weights(layer, shape)
 
 
-def _slope(layer) -> float:
+def _slope(layer: keras.layers.Layer) -> float:
     """The constant of its activation."""
     activation = getattr(layer, "activation", None)
     if isinstance(activation, layers.Layer):
@@ -131,7 +131,7 @@ def _slope(layer) -> float:
     return slope
 
 
-def _without_weights(layer, shape=None) -> float:
+def _without_weights(layer: keras.layers.Layer, shape: Any = None) -> float:
     # what is proven of weights is proven of their values, which a traced step does not have
     constant = None if getattr(layer, "weights", []) else lipschitz_constant(layer, shape)
     if constant is None:
@@ -139,7 +139,7 @@ def _without_weights(layer, shape=None) -> float:
     return constant
 
 
-def _unknown(layer) -> ValueError:
+def _unknown(layer: keras.layers.Layer) -> ValueError:
     return ValueError(
         "`model` must consist of layers whose constant can be measured in each step: dense layers, "
         "convolutions, layers of this library, and layers without weights that have a constant. "
@@ -148,7 +148,7 @@ def _unknown(layer) -> ValueError:
     )
 
 
-def _kernel(layer) -> Tensor:
+def _kernel(layer: keras.layers.Layer) -> Tensor:
     kernel = layer.effective_kernel() if is_constrained(layer) else layer.kernel
     return at_least_float32(ops.convert_to_tensor(kernel))
 
@@ -157,7 +157,7 @@ def _norm(kernel: Tensor) -> Tensor:
     return spectral_norm_bound(flatten_kernel(kernel), SQUARINGS)
 
 
-def _copies(layer, shape) -> int:
+def _copies(layer: keras.layers.Layer, shape: Any) -> int:
     """In how many patches a pixel is at most; a patch is multiplied by the flattened kernel."""
     if layer.groups != 1 or any(rate != 1 for rate in layer.dilation_rate):
         raise _unknown(layer)

@@ -147,13 +147,13 @@ def activation_constant(
     return None if row is None else row.slope
 
 
-def proven_slope(activation: Callable | None, norm: Norm = L2) -> float:
-    """The constant of an `activation=` argument that has one.
+def proven_slope(activation: Callable | None, norm: Norm = L2, input_shape: Shape = None) -> float:
+    """The constant of an `activation=` argument that has one, on inputs of a shape.
 
     Raises:
         UnsupportedLayerError: if it has none.
     """
-    if (constant := activation_constant(activation, norm)) is None:
+    if (constant := activation_constant(activation, norm, input_shape)) is None:
         raise UnsupportedLayerError(unknown_activation(activation))
     return constant
 

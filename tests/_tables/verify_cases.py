@@ -139,6 +139,7 @@ KERAS = [
     layer(layers.Conv2D, IMAGE, filters=3, kernel_size=(3, 2), padding="valid"),
     layer(layers.Conv2D, IMAGE, filters=4, kernel_size=2, dilation_rate=2, groups=2),
     layer(layers.Conv3D, (3, 3, 3, 2), filters=2, kernel_size=2),
+    layer(layers.Conv3D, (3, 2, 2, 2), filters=4, kernel_size=2, groups=2),
     layer(layers.DepthwiseConv2D, IMAGE, kernel_size=3, depth_multiplier=2, padding="same"),
     layer(layers.SeparableConv2D, IMAGE, filters=3, kernel_size=2),
     layer(layers.Conv1DTranspose, SEQUENCE, filters=2, kernel_size=3, strides=2),
@@ -211,6 +212,7 @@ OPERATIONS = [
     operation("x[:, 1:, :, 0]", lambda x: x[:, 1:, :, 0]),
     operation("mean", lambda x: ops.mean(x, axis=(1, 2))),
     operation("transpose", lambda x: ops.transpose(x, (0, 3, 1, 2))),
+    operation("average_pool", lambda x: ops.average_pool(x, 2)),
     operation("take", lambda x: ops.take(x, [0, 2, 2], axis=1)),
     operation("pad", lambda x: ops.pad(x, ((0, 0), (1, 2), (0, 0), (0, 0)))),
     operation("gelu with tanh", lambda x: ops.gelu(x, approximate=True), VECTOR),
@@ -285,6 +287,18 @@ LIBRARY = [own(case) for case in _WITH_ONE_OF_A_KIND.values()] + [
     ),
     own(cases.Case(cases.layers.GroupSort, dict(n=3, k_coef_lip=0.7), (6,))),
     own(cases.Case(cases.layers.MaxMin, dict(data_format="channels_first"), (2, 4, 3))),
+    operation(
+        "LayerCentering of one",
+        lambda x: cases.layers.LayerCentering(axis=1, dtype="float64")(x[:, :1]),
+        VECTOR,
+    ),
+    operation(
+        "vector, channels first",
+        chain(
+            (cases.layers.MaxMin, dict(data_format="channels_first")), (layers.Dense, dict(units=2))
+        ),
+        VECTOR,
+    ),
     operation("LipResidual", lambda x: cases.layers.LipResidual(dtype="float64")([x, 2.0 * x])),
 ]
 

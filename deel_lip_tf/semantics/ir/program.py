@@ -206,7 +206,14 @@ class Builder:
         return self.affine(parent, linear, bias)
 
     def function(self, parent: int, function: Function) -> int:
-        """Appends a function of each entry."""
+        """Appends a function of each entry.
+
+        Raises:
+            UnsupportedLayerError: its arguments broadcast the input.
+        """
+        shape = self.shape(parent)
+        if any(np.broadcast_shapes(np.shape(a), shape) != shape for a in function.arguments):
+            raise UnsupportedLayerError("its weights broadcast its input")
         return self._append(Elementwise((parent,), self.shape(parent), function))
 
     def norm(self, parent: int) -> int:

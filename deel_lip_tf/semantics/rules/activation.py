@@ -16,10 +16,12 @@ from deel_lip_tf.semantics.functions import (
     unknown_activation,
 )
 from deel_lip_tf.semantics.ir import elementwise
+from deel_lip_tf.semantics.operators import Shape
 from deel_lip_tf.semantics.rounding import few, gamma, smooth, softmax
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.rules.data_movement import scaled
-from deel_lip_tf.semantics.state import as_computed_with, as_float64
+from deel_lip_tf.semantics.rules.normalization import broadcast_copies
+from deel_lip_tf.semantics.state import as_computed_with, as_float64, check_built
 
 __all__ = ["Activation"]
 
@@ -103,7 +105,7 @@ class PReLU(Rule):
     """`x`, times a learned slope below 0, which may broadcast."""
 
     def lipschitz(self, layer, input_shape, norm):
-        if not layer.built:
+        if not layer.built or not _keeps_shape(layer, input_shape):
             return None
         slopes = np.abs(as_float64(layer.alpha))
         return _steepest(layer, float(slopes.max())) if slopes.size else 1.0
@@ -115,6 +117,7 @@ class PReLU(Rule):
         return PiecewiseLinear((0.0,), (as_float64(layer.alpha), 1.0))
 
     def lower(self, lowering, layer, inputs):
+        check_built(layer)
         function = elementwise.prelu(as_computed_with(layer, layer.alpha))
         return lowering.builder.function(only(inputs), function)
 
@@ -124,12 +127,13 @@ class PReLUlip(Rule):
     """`k_coef_lip` times a PReLU of slopes that are clipped to [-1, 1]."""
 
     def lipschitz(self, layer, input_shape, norm):
-        return layer.lipschitz_constant()
+        return layer.lipschitz_constant() if _keeps_shape(layer, input_shape) else None
 
     def rounding(self, layer, shapes):
         return few(shapes)
 
     def lower(self, lowering, layer, inputs):
+        check_built(layer)
         slopes = np.clip(as_computed_with(layer, layer.alpha), -1.0, 1.0)
         index = lowering.builder.function(only(inputs), elementwise.prelu(slopes))
         return scaled(lowering, layer, index)
@@ -174,6 +178,12 @@ class Softmax(Rule):
         if layer.axis not in (-1, len(lowering.builder.shape(only(inputs)))):
             raise UnsupportedLayerError("it may only end the model, along its last axis")
         return lowering.activate(inputs[0], activations.softmax)
+
+
+def _keeps_shape(layer: layers.Layer, input_shape: Shape) -> bool:
+    """Whether the slopes of a layer do not broadcast its input."""
+    is_known = input_shape is not None and layer.built
+    return not is_known or broadcast_copies(layer, input_shape, layer.alpha.shape) == 1
 
 
 def _steepest(layer: layers.Layer, slope: float) -> float:

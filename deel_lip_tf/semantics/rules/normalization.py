@@ -1,6 +1,7 @@
 """Layers that shift and scale entries by numbers that do not depend on the sample."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import as_float64
 
-__all__ = ["LayerCentering", "Scaling", "broadcast_norm"]
+__all__ = ["LayerCentering", "Scaling", "broadcast_copies", "broadcast_norm", "has_channels"]
 
 _UNBUILT = "it is not built, and its arguments may broadcast its input: build it"
 
@@ -129,7 +130,8 @@ class Shifted(Scaling):
     """`x - mean` or `scalar * x`, plus a bias, times `k_coef_lip`."""
 
     def lipschitz(self, layer, input_shape, norm):
-        return layer.lipschitz_constant()
+        vectors = [getattr(layer, name, None) for name in ("bias", "moving_mean")]
+        return layer.lipschitz_constant() if has_channels(layer, input_shape, vectors) else None
 
     def keeps_size(self, layer, axis, rank):
         return is_beside_features(layer, axis, rank)
@@ -171,6 +173,8 @@ class LayerCentering(Rule):
     """`x - mean(x) + bias` over some axes, times `k_coef_lip`: a projection, scaled."""
 
     def lipschitz(self, layer, input_shape, norm):
+        if not has_channels(layer, input_shape, [getattr(layer, "bias", None)]):
+            return None
         constant = layer.lipschitz_constant()
         # x - mean(x) over n entries: rows and columns have absolute sums 2 (1 - 1/n) < 2.
         return constant if norm == L2 else 2.0 * constant
@@ -256,6 +260,27 @@ def broadcast_copies(layer: layers.Layer, input_shape: Shape, *arguments: tuple)
     if any(size is None and wanted != 1 for size, wanted in pairs):
         return None
     return math.prod(wanted for size, wanted in pairs if size == 1)
+
+
+def has_channels(layer: layers.Layer, input_shape: Shape, vectors: Sequence, each: int = 1) -> bool:
+    """Whether the input of a layer has the channels of its weights, and is not broadcast to them.
+
+    Args:
+        layer: with a `data_format`.
+        input_shape: with the batch axis, or None for what it was built with.
+        vectors: its weights along the channels; None for those that are not there.
+        each: how many channels an entry stands for.
+    """
+    if input_shape is None:
+        return True
+    rank = len(input_shape)
+    axis = rank - 1 if layer.data_format == "channels_last" else 1
+    counts = [math.prod(vector.shape) for vector in vectors if vector is not None]
+    shapes = [tuple(n if i == axis else 1 for i in range(rank)) for n in counts]
+    channels = input_shape[axis]
+    size = None if channels is None else channels // each
+    input_shape = (*input_shape[:axis], size, *input_shape[axis + 1 :])
+    return broadcast_copies(layer, input_shape, *shapes) == 1
 
 
 def _broadcast(layer: layers.Layer, scale: float, copies: int | None, norm: Norm) -> float | None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from deel_lip_tf import layers as lip
 from deel_lip_tf._rounding import UP_FEW
+from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.ir.decompositions import (
     channels_last,
     last_if_first,
@@ -18,8 +19,9 @@ from deel_lip_tf.semantics.norms import L2
 from deel_lip_tf.semantics.rounding import gamma
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.rules.data_movement import scaled
+from deel_lip_tf.semantics.rules.normalization import has_channels
 from deel_lip_tf.semantics.sizes import is_beside_features
-from deel_lip_tf.semantics.state import as_float64
+from deel_lip_tf.semantics.state import as_float64, check_built
 
 __all__ = ["Householder", "Sorting"]
 
@@ -62,6 +64,8 @@ class Householder(Sorting):
     """Pairs of channels on one side of a line are reflected to the other, times `k_coef_lip`."""
 
     def lipschitz(self, layer, input_shape, norm):
+        if not has_channels(layer, input_shape, [getattr(layer, "theta", None)], each=2):
+            return None
         constant = layer.lipschitz_constant()
         # Each piece is the identity or a reflection of pairs: absolute sums |cos| + |sin|.
         return constant if norm == L2 else math.sqrt(2.0) * constant * UP_FEW
@@ -72,5 +76,8 @@ class Householder(Sorting):
         return shapes.rounding(gamma(64))
 
     def exchanged(self, builder, layer, index):
+        check_built(layer)
         theta = as_float64(layer.theta)
+        if 2 * theta.size != builder.shape(index)[-1]:
+            raise UnsupportedLayerError("its angles broadcast its input")
         return reflected(builder, index, np.stack([np.sin(theta / 2), -np.cos(theta / 2)]))

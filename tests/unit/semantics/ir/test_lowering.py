@@ -66,6 +66,13 @@ def test_pooling_in_space_has_a_rule_in_float64(pooling):
 INTERPRETERS = {"numpy": (NUMPY, np.asarray), "tensorflow": (TENSORFLOW, tf.constant)}
 
 
+def test_tensors_may_have_as_many_axes_as_tensorflow_adds_up():
+    x = keras.Input((2, 1, 2, 1, 2, 1, 3), dtype="float64")
+    point = np.random.default_rng(0).normal(size=(2, *x.shape[1:]))
+    program = lower_model(keras.Model(x, ops.sum(x, axis=(3, 7))))
+    np.testing.assert_allclose(output(program, point), point.sum(axis=(3, 7)), **SAME_FLOAT64)
+
+
 @pytest.mark.parametrize("name", list(INTERPRETERS))
 def test_the_adjoint_is_the_transpose(affine_nodes, name):
     (arrays, tensor), rng = INTERPRETERS[name], np.random.default_rng(0)
@@ -201,6 +208,12 @@ REFUSED = {
     "bilinear": lambda x: layers.UpSampling2D(2, interpolation="bilinear")(
         layers.Reshape((2, 2, 1))(x)
     ),
+    "batches of one size": lambda x: ops.take(x, [2, 0, 1], axis=0),
+    "diagonal": lambda x: ops.einsum("bii,ik->bk", layers.Reshape((2, 2))(x), np.ones((2, 3))),
+    "nothing left": lambda x: x[:, 2:2],
+    "infinite": lambda x: ops.maximum(x, -np.inf),
+    "constants that broadcast": lambda x: layers.Rescaling([1.0, 2.0])(layers.Reshape((4, 1))(x)),
+    "activation that is not built": lambda x: layers.Dense(4, activation=layers.PReLU())(x),
 }
 
 

@@ -1,0 +1,111 @@
+"""More claims that were false: of constants, booleans, biases, weights that broadcast inputs."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import deel_lip_tf as lip
+from deel_lip_tf import verify
+from deel_lip_tf.bounds import lipschitz_bound
+from deel_lip_tf.certificates import certify
+from tests.regression.test_false_claims import output
+
+# --- what stands beside tensors -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make", [layers.Maximum, layers.Add, layers.Minimum], ids=lambda c: c.__name__
+)
+def test_a_layer_that_is_given_a_constant_is_refused(make):
+    """It was read as a layer of one input: `max(x, 0) - x` as 0."""
+    x = keras.Input((2,))
+    model = keras.Model(x, layers.Subtract()([make()([x, np.zeros((1, 2), "float32")]), x]))
+    with pytest.raises(ValueError, match="a constant beside tensors"):
+        verify.bounds(model, verify.box([[-2.0, -1.0]], [[4.0, 5.0]]))
+
+
+@pytest.mark.parametrize("join", [ops.stack, ops.concatenate])
+def test_an_operation_that_joins_a_constant_is_refused(join, tmp_path):
+    x = keras.Input((1, 2))
+    model = keras.Model(x, ops.sum(join([x, np.full((1, 1, 2), 3.0, "float32")], axis=1), axis=1))
+    with pytest.raises(ValueError, match="a constant beside tensors"):
+        verify.to_onnx(model, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("kept", [tf.constant, keras.Variable], ids=["tensor", "variable"])
+def test_the_rounding_of_a_sum_counts_constants_that_are_tensors(kept):
+    def radius(constant):
+        x = keras.Input((2,))
+        model = keras.Model(x, layers.Dense(2)(ops.subtract(ops.add(x, constant), constant)))
+        model.layers[-1].set_weights([np.eye(2), np.zeros(2)])
+        return certify(model, np.array([[1.5, 0.25]]), semantics="float32").radius[0]
+
+    constant = np.full(2, 1e5, "float32")
+    assert radius(kept(constant)) == radius(constant)
+
+
+# --- booleans -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ask", [lipschitz_bound, lambda m: verify.bounds(m, verify.box(-np.eye(3), np.eye(3)))]
+)
+def test_a_change_to_booleans_has_no_slope(ask):
+    """It jumps from 0 to 1 beside 0."""
+    x = keras.Input((3,))
+    model = keras.Model(x, ops.cast(ops.cast(x, "bool"), "float32"))
+    assert (output(model, [[1e-3, 0, 0]]) == [[1, 0, 0]]).all()
+    with pytest.raises(ValueError, match="it rounds to integers"):
+        ask(model)
+
+
+# --- along which axis a bias is -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (
+            lambda: layers.DepthwiseConv1D(2, depth_multiplier=2, data_format="channels_first"),
+            (2, 5),
+        ),
+        (lambda: layers.EinsumDense("abc,cd->abd", (4, 4), bias_axes="b"), (4, 3)),
+    ],
+    ids=["convolution", "einsum"],
+)
+def test_a_bias_that_keras_adds_along_another_axis_is_refused(layer, shape):
+    one = layer()
+    model = keras.Sequential([keras.Input(shape), one])
+    one.bias.assign(np.arange(4.0).reshape(one.bias.shape))
+    shift = output(model, np.zeros((1, *shape)))[0]
+    np.testing.assert_array_equal(shift, np.tile(np.arange(4.0), (4, 1)))  # not along the first one
+    with pytest.raises(ValueError, match="along the last axis"):
+        verify.bounds(model, verify.box(np.zeros((1, *shape)), np.ones((1, *shape))))
+
+
+# --- weights that broadcast an input ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.PReLU,
+        *(lip.layers.PReLUlip, lip.layers.ScaleBias, lip.layers.BatchCentering),
+        *(lip.layers.BatchLipNorm, lip.layers.LayerCentering, lip.layers.Householder),
+    ],
+    ids=lambda c: c.__name__,
+)
+def test_weights_that_broadcast_an_input_copy_it(layer):
+    """A layer of six channels that is called on one, or on a pair."""
+    one = layer()
+    one.build((None, 3, 6))
+    shape = (1, 3, 2 if layer is lip.layers.Householder else 1)
+    x = keras.Input(shape[1:])
+    model = keras.Model(x, one(x))
+    a, b = np.random.default_rng(0).uniform(size=(2, *shape))
+    assert np.linalg.norm(output(model, a) - output(model, b)) > 1.1 * np.linalg.norm(a - b)
+    for ask in (lipschitz_bound, lambda model: verify.bounds(model, verify.box(a - 1.0, a + 1.0))):
+        with pytest.raises(ValueError, match="No Lipschitz|broadcast"):
+            ask(model)
