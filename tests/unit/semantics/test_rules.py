@@ -223,7 +223,11 @@ class Add(keras.Operation):
     """Of no relation to Keras's."""
 
 
-@pytest.mark.parametrize("made", [Subclass(), Constrained(2), Add(), object(), None], ids=str)
+@pytest.mark.parametrize(
+    "made",
+    [Subclass(), Constrained(2), Add(), object(), None],
+    ids=lambda made: type(made).__name__,
+)
 def test_what_is_not_of_an_exact_type_is_unknown(made):
     assert rule_for(made) is None
 
