@@ -22,7 +22,11 @@ OBJECTIVES = np.concatenate([np.eye(3), [[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]]])
 
 
 # Where Keras rounds an argument, the model is not the function that the bounds are about.
-RUN_AS_WRITTEN = [row for row in verify_cases.ROWS if row.written is None]
+# TensorFlow runs convolutions of volumes in groups only where they are compiled.
+COMPILED = {"Conv3D(filters=4,kernel_size=2,groups=2)"}
+RUN_AS_WRITTEN = [
+    row for row in verify_cases.ROWS if row.written is None and row.name not in COMPILED
+]
 
 
 @pytest.fixture

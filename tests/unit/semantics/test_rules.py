@@ -35,7 +35,7 @@ WITHOUT_A_ROW = {
     "Split": "it has several outputs; test_propagation.py",
 }
 ROWS = verify_cases.KERAS + verify_cases.ACTIVATION_LAYERS + verify_cases.OPERATIONS
-ROWS += verify_cases.LIBRARY[-5:]  # those that are not in `cases.LAYERS`
+ROWS += verify_cases.LIBRARY[-7:]  # those that are not in `cases.LAYERS`
 
 
 def with_inner(operation):
