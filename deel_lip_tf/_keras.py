@@ -1,9 +1,13 @@
-"""What is read from the inside of Keras: the graph of a functional model, and its operations.
+"""What is read from the inside of Keras and TensorFlow: one file to mend when they change.
 
-Keras has no public way to walk a graph, nor names for the classes of its operations.
+Keras has no public way to walk a graph, nor names for the classes of its operations; TensorFlow has
+none to freeze a function, to forget it, or to say what compiles it.
 """
 
+import contextlib
 import inspect
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import tree
@@ -14,9 +18,13 @@ __all__ = [
     "cast",
     "flat_inputs",
     "flat_layers",
+    "forgotten_functions",
+    "frozen",
     "functional_of",
     "is_autocast",
+    "is_inside_xla",
     "is_of_keras",
+    "is_stateful_operator",
     "operation_name",
     "replaced_method",
     "sorted_nodes",
@@ -125,3 +133,49 @@ def flat_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def cast(dtype: str) -> keras.Operation:
     """The operation of `keras.ops.cast`, that belongs to no graph."""
     return core.Cast(dtype)
+
+
+# --- TensorFlow, which is imported where it is asked for ------------------------------------------
+
+
+def is_inside_xla() -> bool:
+    """Whether TensorFlow compiles the function that is being traced as a whole."""
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def frozen(function: Any) -> Any:
+    """A concrete function with its variables as constants and its calls written out."""
+    from tensorflow.python.framework import convert_to_constants
+
+    return convert_to_constants.convert_variables_to_constants_v2(
+        function, lower_control_flow=False, aggressive_inlining=True
+    )
+
+
+@contextlib.contextmanager
+def forgotten_functions() -> Iterator[None]:
+    """Removes what freezing registers: it gives the same names to parts of the next function."""
+    from tensorflow.python.eager import context
+    from tensorflow.python.eager.polymorphic_function import atomic_function
+
+    current = context.context()
+    before = current.list_function_names()
+    try:
+        yield
+    finally:
+        # Those that are counted are removed with the last object that refers to them.
+        counted = {name.decode() for _, name in atomic_function.RUNTIME_FUNCTION_REFS}
+        for name in current.list_function_names() - before - counted:
+            while current.has_function(name):  # as often as it was registered
+                current.remove_function(name)
+
+
+def is_stateful_operator(kind: str) -> bool:
+    """Whether an operator of TensorFlow keeps, draws or prints something."""
+    from tensorflow.python.framework import op_def_registry
+
+    definition = op_def_registry.get(kind)
+    return definition is not None and definition.is_stateful

@@ -21,15 +21,11 @@ MODULES = {
 INTERNALS = re.compile(
     r"\b(_keras_history|_inbound_nodes|_autocast|keras\.src|tensorflow\.python)\b"
 )
-EXCEPTIONS = {
-    "layers/compiled/xla.py": "no public name says whether XLA compiles what is being traced",
-    "formats/saved_model/graph.py": "a SavedModel is read without running it: its own registries",
-}
 
 
 def test_internals_of_keras_and_tensorflow_are_in_one_module():
     found = {name for name, source in MODULES.items() if INTERNALS.search(source)}
-    assert found - {"_keras.py"} == set(EXCEPTIONS), "what is mended leaves the list"
+    assert found == {"_keras.py"}
 
 
 @pytest.mark.parametrize(
@@ -53,10 +49,8 @@ def test_a_public_name_is_not(line):
 # --- folders ------------------------------------------------------------------------------------
 
 # Modules of a folder, besides `__init__` and those that only give a second name to what stands
-# elsewhere. Twelve can be seen at a glance; a folder that had more when this was written has its
-# number here, which may only fall.
+# elsewhere. Twelve can be seen at a glance.
 AT_A_GLANCE = 12
-CEILINGS = {}
 ALIASES = {"activations.py", "certificate_metrics.py", "compute_layer_sv.py", "utils.py"}
 
 
@@ -87,16 +81,8 @@ def modules_in_folders():
 
 
 def test_no_folder_grows_beyond_a_glance():
-    too_many = {
-        folder: count
-        for folder, count in modules_in_folders().items()
-        if count > CEILINGS.get(folder, AT_A_GLANCE)
-    }
-    assert too_many == {}
-
-
-def test_every_ceiling_is_above_a_glance():
-    assert [folder for folder, ceiling in CEILINGS.items() if ceiling <= AT_A_GLANCE] == []
+    counts = modules_in_folders()
+    assert {folder: count for folder, count in counts.items() if count > AT_A_GLANCE} == {}
 
 
 # --- docstrings ---------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ ALLOWED = {
     "losses": {"_lazy"},
     "metrics": {"losses", "_lazy"},
     "callbacks": set(),
-    "layers": {"normalizers", "constraints", "initializers", "regularizers"},
+    "layers": {"normalizers", "constraints", "initializers", "regularizers", "_keras"},
     "semantics": LAYERS | {"errors", "_keras", "_rounding"},
     "formats": LAYERS | {"semantics", "_keras"},
     "model": PROOFS - {"model"},

@@ -4,20 +4,14 @@ What depends on no input is computed by TensorFlow, and so is what depends on it
 several sizes of the batch.
 """
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import context as tf_context
-from tensorflow.python.eager.polymorphic_function import atomic_function
-from tensorflow.python.framework import op_def_registry
-from tensorflow.python.framework.convert_to_constants import (
-    convert_variables_to_constants_v2,
-)
 
+from deel_lip_tf import _keras
 from deel_lip_tf.formats.graph import BATCH, Graph, Node
 
 __all__ = ["SavedGraph", "read"]
@@ -88,36 +82,15 @@ def read(path: str | Path, signature: str) -> SavedGraph:
 
 
 def _graph(function, shape: list, dtype: str) -> SavedGraph:
-    with _forgotten_functions():
-        frozen = _frozen(function)
+    with _keras.forgotten_functions():
+        frozen = _keras.frozen(function)
         definition = frozen.graph.as_graph_def()
         if not _unmark_compiled(definition):
             return _Reader(frozen).graph(shape, dtype)
-    with _forgotten_functions():
+    with _keras.forgotten_functions():
         whole = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(definition, name=""), [])
         ends = ([tensor.name for tensor in side] for side in (frozen.inputs, frozen.outputs))
-        return _Reader(_frozen(whole.prune(*ends))).graph(shape, dtype)
-
-
-def _frozen(function):
-    return convert_variables_to_constants_v2(
-        function, lower_control_flow=False, aggressive_inlining=True
-    )
-
-
-@contextlib.contextmanager
-def _forgotten_functions():
-    """Removes what freezing registers: it gives the same names to parts of the next function."""
-    context = tf_context.context()
-    before = context.list_function_names()
-    try:
-        yield
-    finally:
-        # Those that are counted are removed with the last object that refers to them.
-        counted = {name.decode() for _, name in atomic_function.RUNTIME_FUNCTION_REFS}
-        for name in context.list_function_names() - before - counted:
-            while context.has_function(name):  # as often as it was registered
-                context.remove_function(name)
+        return _Reader(_keras.frozen(whole.prune(*ends))).graph(shape, dtype)
 
 
 def _unmark_compiled(definition) -> bool:
@@ -290,8 +263,7 @@ def _merged(name: str, results: list[np.ndarray], batches: tuple[int, ...]) -> n
 
 
 def _is_stateful(kind: str) -> bool:
-    definition = op_def_registry.get(kind)
-    return definition is not None and definition.is_stateful and kind not in _CALLS
+    return _keras.is_stateful_operator(kind) and kind not in _CALLS
 
 
 def _plain(name: str) -> str:

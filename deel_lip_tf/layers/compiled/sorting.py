@@ -11,9 +11,9 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import is_inside_xla
 from deel_lip_tf.layers.compiled.xla import (
     compiled,
-    is_inside_xla,
     is_worth_compiling,
     with_shape_of,
 )

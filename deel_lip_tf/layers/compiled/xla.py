@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import keras
 
+from deel_lip_tf._keras import is_inside_xla
+
 # Compiling takes a tenth of a second for each shape: worth it in training, where the same shape
 # comes back thousands of times, for samples of at least this many numbers.
 _WORTH_COMPILING = 4096
@@ -22,14 +24,6 @@ def is_worth_compiling(x, training: bool | None) -> bool:
         return False
     sizes = tuple(x.shape[1:])
     return None not in sizes and math.prod(sizes) >= _WORTH_COMPILING
-
-
-def is_inside_xla() -> bool:
-    """Whether TensorFlow compiles the function that is being traced as a whole."""
-    import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
-
-    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def compiled(function: Callable, *signature) -> Callable:
