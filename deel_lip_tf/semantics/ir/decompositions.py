@@ -45,6 +45,7 @@ __all__ = [
     "reflected",
     "reshaped",
     "sorted_groups",
+    "window_indices",
 ]
 
 
@@ -132,7 +133,7 @@ def pooling_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> 
     index = channels_last(builder, index, layer)
     *sizes, channels = builder.shape(index)
     axes = zip(sizes, layer.pool_size, layer.strides, strict=True)
-    taken = [_window_indices(*axis, layer.padding) for axis in axes]
+    taken = [np.clip(window_indices(*axis, layer.padding), 0, axis[0] - 1) for axis in axes]
     # (outputs, window) along each axis, as positions in the flattened image.
     grids = np.ix_(*[indices.ravel() for indices in taken], np.arange(channels))
     flat = np.ravel_multi_index(grids, (*sizes, channels))
@@ -143,11 +144,11 @@ def pooling_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> 
     return builder.affine(index, Pick(flat.reshape(*counts, channels, -1)))
 
 
-def _window_indices(size: int, pool: int, stride: int, padding: str) -> np.ndarray:
-    """(outputs, pool) positions along one axis."""
+def window_indices(size: int, pool: int, stride: int, padding: str) -> np.ndarray:
+    """(outputs, pool) positions along one axis; beyond it, negative ones or `size` and more."""
     before, after = padding_amounts(size, pool, stride, padding)
     starts = np.arange((size + before + after - pool) // stride + 1) * stride - before
-    return np.clip(starts[:, None] + np.arange(pool), 0, size - 1)
+    return starts[:, None] + np.arange(pool)
 
 
 def global_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> int:

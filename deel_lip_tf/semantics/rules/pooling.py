@@ -16,6 +16,7 @@ from deel_lip_tf.semantics.ir.decompositions import (
     maximum_of_last,
     pooling_windows,
     reshaped,
+    window_indices,
 )
 from deel_lip_tf.semantics.ir.primitives import AxisProducts
 from deel_lip_tf.semantics.ir.program import Builder
@@ -260,9 +261,6 @@ def _largest_column_sum(size: int | None, pool: int, stride: int, padding: str) 
 
 def _averages(size: int, pool: int, stride: int, padding: str) -> np.ndarray:
     """The matrix (outputs, inputs) of average pooling along one axis."""
-    outputs = -(-size // stride) if padding == "same" else (size - pool) // stride + 1
-    reach = (outputs - 1) * stride + pool
-    before = max(reach - size, 0) // 2 if padding == "same" else 0
-    starts = np.arange(outputs)[:, None] * stride - before
-    is_inside = (np.arange(size) >= starts) & (np.arange(size) < starts + pool)
+    places = window_indices(size, pool, stride, padding)
+    is_inside = (np.arange(size) >= places[:, :1]) & (np.arange(size) <= places[:, -1:])
     return is_inside / is_inside.sum(axis=1, keepdims=True)
