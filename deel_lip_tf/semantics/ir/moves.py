@@ -27,8 +27,9 @@ def move_of(function: Callable[[np.ndarray], np.ndarray], shape: Shape) -> Linea
     size = math.prod(shape)
     numbers = np.arange(1, size + 1, dtype=np.float64).reshape(1, *shape)
     found = np.asarray(function(numbers))
-    # Sums and multiples of numbers may be numbers again, but not of other, odd ones.
-    others = np.sqrt(numbers + 0.25) + math.pi
+    # Sums and multiples of numbers may be numbers again, and what sorts, cuts off or takes the
+    # largest may leave them as they are; it does not leave these, of both signs and in no order.
+    others = np.random.default_rng(0).normal(size=numbers.shape)
     if found.shape[:1] != (1,):
         return None
     indices = found[0].astype(np.int64) - 1

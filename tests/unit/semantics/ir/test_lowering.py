@@ -12,6 +12,8 @@ from deel_lip_tf import layers as lip
 from deel_lip_tf.semantics import functions
 from deel_lip_tf.semantics.ir.arrays import NUMPY
 from deel_lip_tf.semantics.ir.lowering import lower_model
+from deel_lip_tf.semantics.ir.moves import move_of
+from deel_lip_tf.semantics.ir.primitives import Gather, Pick, Reshape, Transpose
 from deel_lip_tf.semantics.ir.program import Affine
 from deel_lip_tf.semantics.ir.sorting import sorting_network
 from deel_lip_tf.semantics.rule import registered
@@ -122,6 +124,41 @@ def test_exact_maps_only_move_entries(affine_nodes):
             moved = found[found != 0.0]
             assert np.isin(moved, given).all()
             assert np.unique(moved).size == moved.size
+
+
+MORE_THAN_MOVES = {
+    "sorts": lambda x: np.sort(x, axis=-1),
+    "takes the largest": lambda x: np.maximum.accumulate(x, axis=-1),
+    "cuts off": lambda x: np.maximum(x, 0.0),
+    "rounds": np.round,
+    "adds": lambda x: x + np.roll(x, 1) * 0.0 + (x < 0),
+    "puts a constant": lambda x: np.pad(x, [(0, 0), (0, 0), (1, 0)], constant_values=1.0),
+    "mixes samples": lambda x: np.concatenate([x, x]),
+    "doubles": lambda x: 2.0 * x,
+}
+
+
+@pytest.mark.parametrize("name", list(MORE_THAN_MOVES))
+def test_what_does_more_than_move_is_found(name):
+    assert move_of(MORE_THAN_MOVES[name], (2, 3)) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (lambda x: x.reshape(1, 3, 2), Reshape),
+        (lambda x: x.transpose(0, 2, 1), Transpose),
+        (lambda x: x[:, ::-1], Gather),
+        (lambda x: np.pad(x, [(0, 0), (1, 0), (0, 2)]), Gather),
+        (lambda x: x.repeat(2, axis=2), Gather),
+        (lambda x: x.reshape(1, 6)[:, [5, 0, 0, 2]], Pick),
+    ],
+)
+def test_what_moves_is_the_plainest_map(function, kind):
+    move = move_of(function, (2, 3))
+    x = np.random.default_rng(1).normal(size=(1, 2, 3))
+    assert type(move) is kind
+    np.testing.assert_array_equal(move.apply(NUMPY, [x]), function(x))
 
 
 def test_lowering_leaves_the_model_alone():
