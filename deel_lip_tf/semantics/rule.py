@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from deel_lip_tf.semantics.graph import Call
     from deel_lip_tf.semantics.ir.lowering import Lowering
 
-__all__ = ["Gradient", "Rule", "kinds_of", "lipschitz_constant", "only", "registered", "rule"]
+__all__ = ["Gradient", "Rule", "lipschitz_constant", "only", "registered", "rule"]
 __all__ += ["rule_for"]
 
 Gradient = Literal["kernel", "scale", "average"] | None
@@ -195,13 +195,6 @@ def rule_for(operation: Any) -> Rule | None:
 def registered() -> dict[type | str, Rule]:
     """All rules, by kind."""
     return dict(_RULES)
-
-
-def kinds_of(*families: type[Rule]) -> tuple[type, ...]:
-    """The types of layers whose rule is one of these classes."""
-    return tuple(
-        kind for kind, one in _RULES.items() if isinstance(kind, type) and type(one) in families
-    )
 
 
 def lipschitz_constant(

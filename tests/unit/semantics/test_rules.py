@@ -11,8 +11,8 @@ from deel_lip_tf.certificates.roundings import check_operation
 from deel_lip_tf.compute_layer_sv import compute_layer_sv
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.graph import graph_of
-from deel_lip_tf.semantics.rule import Rule, kinds_of, registered, rule, rule_for
-from deel_lip_tf.semantics.rules import convolution, identity
+from deel_lip_tf.semantics.rule import Rule, registered, rule, rule_for
+from deel_lip_tf.semantics.rules import convolution
 from deel_lip_tf.semantics.rules.wrappers import Wrapper
 from tests._oracles.oracles import matrix_of
 from tests._tables import cases, verify_cases
@@ -237,8 +237,3 @@ def test_an_operation_is_known_by_its_name():
     (call,) = graph_of(keras.Model(x, ops.maximum(x, 0.5))).calls
     assert rule_for(call.operation) is RULES["Maximum"]
     assert rule_for(call.operation) is not RULES[layers.Maximum]
-
-
-def test_kinds_of_a_family():
-    assert layers.Dropout in kinds_of(identity.Identity)
-    assert set(kinds_of(convolution.Direct)) == {layers.Conv1D, layers.Conv2D, layers.Conv3D}

@@ -3,23 +3,22 @@
 import math
 from collections.abc import Callable
 
-from keras import layers
-
-from deel_lip_tf import layers as lip
 from deel_lip_tf.formats.onnx.writing.emitter import Emitter, OnnxTensor
 from deel_lip_tf.normalizers import padding_amounts
+from deel_lip_tf.semantics.rule import rule_for
+from deel_lip_tf.semantics.rules import pooling
 
 __all__ = ["has_operator", "write_pooling"]
 
 
 def has_operator(layer) -> bool:
     """Whether a layer is a pooling that ONNX has one operator for."""
-    return type(layer) in _POOLINGS and layer.data_format == "channels_last"
+    return type(rule_for(layer)) in _POOLINGS and layer.data_format == "channels_last"
 
 
 def write_pooling(emitter: Emitter, layer, x: OnnxTensor) -> OnnxTensor:
     """The output of such a layer."""
-    return _POOLINGS[type(layer)](emitter, layer, x)
+    return _POOLINGS[type(rule_for(layer))](emitter, layer, x)
 
 
 def _pooling(kind: str) -> Callable[..., OnnxTensor]:
@@ -91,27 +90,12 @@ def _image_factor(layer, shape) -> float:
 
 _AVERAGE, _GLOBAL_AVERAGE = _pooling("AveragePool"), _global_pooling("GlobalAveragePool")
 _POOLINGS: dict[type, Callable[..., OnnxTensor]] = {
-    **dict.fromkeys(
-        (layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D), _pooling("MaxPool")
-    ),
-    **dict.fromkeys(
-        (layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D), _AVERAGE
-    ),
-    **dict.fromkeys(
-        (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D),
-        _global_maximum,
-    ),
-    **dict.fromkeys(
-        (
-            layers.GlobalAveragePooling1D,
-            layers.GlobalAveragePooling2D,
-            layers.GlobalAveragePooling3D,
-        ),
-        _GLOBAL_AVERAGE,
-    ),
-    lip.ScaledAveragePooling2D: _scaled(_AVERAGE, _window_factor),
-    lip.ScaledGlobalAveragePooling2D: _scaled(_GLOBAL_AVERAGE, _image_factor),
-    lip.ScaledAdaptiveAveragePooling2D: _scaled(_GLOBAL_AVERAGE, _image_factor),
-    lip.ScaledL2NormPooling2D: _norm_pooling,
+    pooling.MaxPooling: _pooling("MaxPool"),
+    pooling.AveragePooling: _AVERAGE,
+    pooling.GlobalMaximum: _global_maximum,
+    pooling.GlobalAverage: _GLOBAL_AVERAGE,
+    pooling.ScaledAverage: _scaled(_AVERAGE, _window_factor),
+    pooling.ScaledGlobalAverage: _scaled(_GLOBAL_AVERAGE, _image_factor),
+    pooling.ScaledRoot: _norm_pooling,
 }
-"""By exact type."""
+"""By the rule of the layer."""

@@ -45,7 +45,7 @@ class Transpose(Unary):
         return arrays.transpose(y, np.argsort(self.axes).tolist())
 
 
-def is_injective(indices: np.ndarray) -> bool:
+def _is_injective(indices: np.ndarray) -> bool:
     used = indices[indices >= 0]
     return used.size == np.unique(used).size
 
@@ -60,7 +60,7 @@ def _taken(arrays: Arrays, x: Tensor, indices: np.ndarray, axis: int) -> Tensor:
 
 def _given_back(arrays: Arrays, y: Tensor, indices: np.ndarray, size: int, axis: int) -> Tensor:
     """The adjoint of `_taken`."""
-    if is_injective(indices):
+    if _is_injective(indices):
         inverse = np.full(size, -1)
         inverse[indices[indices >= 0]] = np.flatnonzero(indices >= 0)
         return _taken(arrays, y, inverse, axis)
@@ -83,7 +83,7 @@ class Gather(Unary):
     @property
     def is_exact(self) -> bool:
         """Whether no entry is used twice."""
-        return all(i is None or is_injective(i) for i in self.indices)
+        return all(i is None or _is_injective(i) for i in self.indices)
 
     def _shape(self, shape: Shape) -> Shape:
         pairs = zip(shape, self.indices, strict=True)
@@ -114,7 +114,7 @@ class Pick(Unary):
     @cached_property
     def is_exact(self) -> bool:
         """Whether no entry is used twice."""
-        return is_injective(self.indices)
+        return _is_injective(self.indices)
 
     def _shape(self, shape: Shape) -> Shape:
         return self.indices.shape
