@@ -254,7 +254,7 @@ def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], 
         point = tf.zeros((tf.shape(values)[0], *shape), "float64")
         with tf.GradientTape() as tape:
             tape.watch(point)
-            outputs = layer(point)
+            outputs = layer(point, training=False)
         return tape.gradient(outputs, point, values)
 
     def adjoint(values: np.ndarray) -> np.ndarray:

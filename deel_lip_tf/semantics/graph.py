@@ -6,6 +6,7 @@ what name and how often, is a question of which `Value` a call reads. A change o
 into a nested model, as Keras makes it, is a call of its own.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,6 +154,8 @@ def _called(node: Any, known: dict[int, Value], prefix: str, calls: list[Call]) 
     args, kwargs = node.arguments.convert(
         lambda x: known[id(x)] if id(x) in known else _constant(x)
     )
+    if _trains_by_default(operation):
+        kwargs = {**kwargs, "training": False}  # as Keras replaces it at inference
     call = Call(operation, prefix, args, kwargs, [known[id(x)] for x in node.input_tensors])
     if isinstance(operation, keras.Model):
         functional = _keras.functional_of(operation)
@@ -167,6 +170,12 @@ def _called(node: Any, known: dict[int, Value], prefix: str, calls: list[Call]) 
                 "number of axes"
             )
     return _finished(call, node.outputs, calls)
+
+
+def _trains_by_default(operation: keras.Operation) -> bool:
+    """Whether Keras notes `training=True` where a call says nothing, as of augmentations."""
+    training = inspect.signature(operation.call).parameters.get("training")
+    return training is not None and training.default is True
 
 
 def _constant(argument):

@@ -15,6 +15,34 @@ METHODS = ("lipschitz", "ibp", "crown-ibp", "forward", "crown")
 BRANCHING = "branch-and-bound"
 ALL_METHODS = (*METHODS, "alpha-crown", BRANCHING)
 
+FACTOR = dict(factor=0.5)
+# With what Keras requires of each.
+AUGMENTATIONS = {
+    layers.AugMix: {},
+    layers.CutMix: {},
+    layers.MixUp: {},
+    layers.RandAugment: {},
+    layers.RandomBrightness: FACTOR,
+    layers.RandomColorDegeneration: FACTOR,
+    layers.RandomColorJitter: {},
+    layers.RandomContrast: FACTOR,
+    layers.RandomElasticTransform: {},
+    layers.RandomErasing: {},
+    layers.RandomFlip: {},
+    layers.RandomGaussianBlur: {},
+    layers.RandomGrayscale: {},
+    layers.RandomHue: FACTOR,
+    layers.RandomInvert: {},
+    layers.RandomPerspective: {},
+    layers.RandomPosterization: dict(factor=4),
+    layers.RandomRotation: FACTOR,
+    layers.RandomSaturation: FACTOR,
+    layers.RandomSharpness: FACTOR,
+    layers.RandomShear: {},
+    layers.RandomTranslation: dict(height_factor=0.5, width_factor=0.5),
+    layers.RandomZoom: dict(height_factor=0.5),
+}
+
 IMAGE, SEQUENCE, VECTOR, VOLUME = (5, 4, 2), (6, 2), (6,), (3, 3, 2, 2)
 
 
@@ -238,6 +266,7 @@ OPERATIONS = [
         ),
         SEQUENCE,
     ),
+    operation("augmentations", chain(*AUGMENTATIONS.items()), (4, 4, 3)),
     operation("images", chain((layers.SpatialDropout2D, dict(rate=0.5)))),
     operation(
         "sequences",

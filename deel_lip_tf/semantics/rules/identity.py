@@ -5,7 +5,7 @@ from keras import layers
 from deel_lip_tf.semantics.integers import same
 from deel_lip_tf.semantics.rule import Rule, only, rule
 
-__all__ = ["Identity"]
+__all__ = ["Augmentation", "Identity"]
 
 
 @rule(
@@ -39,3 +39,37 @@ class Identity(Rule):
 
     def lower(self, lowering, layer, inputs):
         return only(inputs)
+
+
+@rule(
+    layers.AugMix,
+    layers.CutMix,
+    layers.MixUp,
+    layers.RandAugment,
+    layers.RandomBrightness,
+    layers.RandomColorDegeneration,
+    layers.RandomColorJitter,
+    layers.RandomContrast,
+    layers.RandomElasticTransform,
+    layers.RandomErasing,
+    layers.RandomFlip,
+    layers.RandomGaussianBlur,
+    layers.RandomGrayscale,
+    layers.RandomHue,
+    layers.RandomInvert,
+    layers.RandomPerspective,
+    layers.RandomPosterization,
+    layers.RandomRotation,
+    layers.RandomSaturation,
+    layers.RandomSharpness,
+    layers.RandomShear,
+    layers.RandomTranslation,
+    layers.RandomZoom,
+)
+class Augmentation(Identity):
+    """`x` at inference, as a float.
+
+    `RandomCrop` resizes images of another size, and is none of these.
+    """
+
+    casts_integers = True

@@ -136,12 +136,14 @@ def test_averages_have_no_negative_entries(kind):
     shape, arguments = _AVERAGES.get(kind, ((4, 4, 2), {}))
     layer = kind(**arguments, dtype="float64")
     x = np.eye(int(np.prod(shape))).reshape(-1, *shape)
-    assert np.asarray(layer(x)).min() >= 0.0
-    assert not np.asarray(layer(0.0 * x)).any()
+    mode = {} if kind not in verify_cases.AUGMENTATIONS else {"training": False}
+    assert np.asarray(layer(x, **mode)).min() >= 0.0
+    assert not np.asarray(layer(0.0 * x, **mode)).any()
 
 
 _VOLUME, _SEQUENCE = (2, 2, 2, 1), (4, 2)
 _AVERAGES = {
+    **{kind: ((4, 4, 3), arguments) for kind, arguments in verify_cases.AUGMENTATIONS.items()},
     layers.Dropout: ((4,), dict(rate=0.5)),
     layers.SpatialDropout1D: (_SEQUENCE, dict(rate=0.5)),
     layers.SpatialDropout2D: ((4, 4, 2), dict(rate=0.5)),

@@ -1,0 +1,140 @@
+"""The recipes of `certified_accuracy.py`: networks, losses and schedules, one row each."""
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import deel_lip_tf as lip
+from deel_lip_tf import layers
+
+# The radii of the literature, in units of pixels from 0 to 1.
+MNIST_RADII = {"0.3": 0.3, "0.5": 0.5, "1": 1.0, "1.58": 1.58}
+CIFAR_RADII = {f"{n}/255": n / 255 for n in (36, 72, 108, 255)}
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pixels in [0, 1], float32 `(n, height, width, channels)`, and classes `(n,)`."""
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def _decoded(jpegs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    spans = zip(offsets[:-1], offsets[1:], strict=True)
+    files = (io.BytesIO(jpegs[start:stop].tobytes()) for start, stop in spans)
+    return np.stack([np.asarray(Image.open(file)) for file in files])
+
+
+def images(path: Path, count: int | None = None) -> Images:
+    """The images of a file, of training the first `count`."""
+    with np.load(path) as stored:
+        parts = {}
+        for part in ("train", "test"):
+            is_jpeg = f"jpeg_{part}" in stored
+            keys = (f"jpeg_{part}", f"offsets_{part}")
+            x = _decoded(*(stored[key] for key in keys)) if is_jpeg else stored[f"x_{part}"]
+            x = (x if x.ndim == 4 else x[..., None]).astype("float32") / 255
+            parts |= {f"x_{part}": x, f"y_{part}": stored[f"y_{part}"].reshape(-1).astype("int32")}
+    parts |= {key: parts[key][:count] for key in ("x_train", "y_train")}
+    return Images(path.stem, **parts)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and how.
+
+    Attributes:
+        stack: makes the layers between the input and the logits.
+        loss: makes the loss.
+        radii: at which is certified, with their names.
+        epochs: over which the rate is annealed to 0, without which a recipe is not the recipe.
+        batch_size: images of a step.
+        rate: the largest of Adam, after a tenth of the steps.
+        augmentation: makes layers in front, which are identities at inference.
+        schedules: makes callbacks, of the number of steps.
+    """
+
+    stack: Callable[[], list]
+    loss: Callable[[], keras.losses.Loss]
+    radii: dict[str, float]
+    epochs: int
+    batch_size: int = 256
+    rate: float = 3e-3
+    augmentation: Callable[[], list] = field(default=list)
+    schedules: Callable[[int], list] = field(default=lambda steps: [])
+
+    def with_epochs(self, epochs: int) -> "Recipe":
+        """The same in another time."""
+        return dataclasses.replace(self, epochs=epochs)
+
+    def model(self, data: Images) -> keras.Model:
+        """The network, with new weights."""
+        inputs = keras.Input(data.x_train.shape[1:])
+        return lip.Sequential([inputs, *self.augmentation(), *self.stack()])
+
+    def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
+        """Adam, warmed up over a tenth of the steps and annealed to 0."""
+        warm_up = max(1, steps // 10)
+        return keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(
+                0.0, steps - warm_up, warmup_target=self.rate, warmup_steps=warm_up
+            )
+        )
+
+
+def _with_sorting(*stack: keras.layers.Layer) -> list:
+    return [layer for linear in stack for layer in (linear, layers.GroupSort2())]
+
+
+def small_mnist() -> list:
+    """Two strided convolutions and two dense layers: 4x4 patches that hardly overlap."""
+    return [
+        *_with_sorting(
+            layers.SpectralConv2D(32, 4, strides=2), layers.SpectralConv2D(64, 4, strides=2)
+        ),
+        keras.layers.Flatten(),
+        *_with_sorting(layers.SpectralDense(256), layers.SpectralDense(256)),
+        layers.SpectralDense(10),
+    ]
+
+
+def shifted_digits() -> list:
+    """Up to two pixels."""
+    return [keras.layers.RandomTranslation(2 / 28, 2 / 28, fill_mode="constant")]
+
+
+def flipped_and_shifted() -> list:
+    """Mirrored, and up to four pixels of 32."""
+    return [
+        keras.layers.RandomFlip("horizontal"),
+        keras.layers.RandomTranslation(1 / 8, 1 / 8, fill_mode="constant"),
+    ]
+
+
+RECIPES = {
+    "mnist-tau1": Recipe(
+        small_mnist,
+        lambda: lip.losses.TauSparseCategoricalCrossentropy(tau=1.0),
+        MNIST_RADII,
+        epochs=20,
+    ),
+    "mnist-offset": Recipe(
+        small_mnist,
+        lambda: lip.losses.OffsetCrossentropy(offset=math.sqrt(2.0) * 1.58, temperature=0.25),
+        MNIST_RADII,
+        epochs=20,
+        augmentation=shifted_digits,
+    ),
+}

@@ -1,0 +1,85 @@
+"""Training and certifying a recipe of `certified_accuracy.py`."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import keras
+import recipes
+
+import deel_lip_tf as lip
+
+HEADER = f"{'recipe':<22}{'seed':>5}{'clean':>8}  proven certified accuracy at radius"
+
+
+def backend() -> str:
+    """The name of Keras's backend."""
+    return keras.config.backend()
+
+
+class Clock(keras.callbacks.Callback):
+    """Seconds of training, kept beside the model so that a run that goes on keeps counting."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self.seconds = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts."""
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Stops, tracing and compiling included."""
+        self.seconds += time.perf_counter() - self._started
+        self.path.write_text(json.dumps({"epochs": epoch + 1, "seconds": self.seconds}))
+
+
+def train(recipe: recipes.Recipe, data: recipes.Images, out: Path, name: str, seed: int):
+    """The trained model; weights and optimizer are backed up after each epoch."""
+    keras.utils.set_random_seed(seed)
+    model = recipe.model(data)
+    steps = recipe.epochs * -(-len(data.x_train) // recipe.batch_size)
+    model.compile(
+        recipe.optimizer(steps),
+        recipe.loss(),
+        metrics=["accuracy"],
+    )
+    clock = Clock(out / f"{name}.seconds")
+    backup = keras.callbacks.BackupAndRestore(out / f"{name}.backup")
+    model.fit(
+        data.x_train,
+        data.y_train,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        verbose=1 if sys.stderr.isatty() else 2,
+        callbacks=[backup, clock, *recipe.schedules(steps)],
+    )
+    model.save(out / f"{name}.keras")
+    return clock.seconds
+
+
+def certified(path: Path, recipe: recipes.Recipe, data: recipes.Images) -> dict:
+    """What is proven of the weights as they were saved, on all test images."""
+    model = keras.models.load_model(path, compile=False)
+    start = time.perf_counter()
+    certificates = lip.certificates.certify(model, data.x_test, data.y_test)
+    shares = certificates.certified_accuracy([0.0, *recipe.radii.values()])
+    return {
+        "clean": float(shares[0]),
+        "certified": dict(zip(recipe.radii, map(float, shares[1:]), strict=True)),
+        "constant": certificates.bound,
+        "seconds of certification": time.perf_counter() - start,
+    }
+
+
+def row(result: dict) -> str:
+    """A result in one line, as under `HEADER`."""
+    shares = "  ".join(f"{at}: {100 * v:.1f}" for at, v in result["certified"].items())
+    return (
+        f"{result['recipe']:<22}{result['seed']:>5}{100 * result['clean']:>8.1f}  {shares}  "
+        f"L <= {result['constant']:.5f}  {result['epochs']} epochs of {result['images']} images "
+        f"of {result['data']} in {result['seconds'] / 60:.1f} min, {result['backend']}, "
+        f"{result['machine']}"
+    )
