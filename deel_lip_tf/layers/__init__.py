@@ -31,6 +31,7 @@ from deel_lip_tf.layers.pooling import (
 )
 from deel_lip_tf.layers.resampling import InvertibleDownSampling, InvertibleUpSampling
 from deel_lip_tf.layers.residual import LipResidual
+from deel_lip_tf.layers.shift import SpatialShift2D
 
 __all__ = [
     "AOLConv2D",
@@ -59,6 +60,7 @@ __all__ = [
     "ScaledGlobalAveragePooling2D",
     "ScaledGlobalL2NormPooling2D",
     "ScaledL2NormPooling2D",
+    "SpatialShift2D",
     "SpectralConv1D",
     "SpectralConv2D",
     "SpectralConv2DTranspose",

@@ -163,6 +163,8 @@ RESAMPLINGS = [
     Case(layers.InvertibleDownSampling, dict(pool_size=(3, 2)), (6, 4, 3)),
     Case(layers.InvertibleUpSampling, dict(pool_size=2), (3, 2, 12)),
     Case(layers.InvertibleUpSampling, dict(pool_size=(3, 2)), (3, 2, 12)),
+    Case(layers.SpatialShift2D, dict(share=0.25), (3, 2, 4)),
+    Case(layers.SpatialShift2D, dict(shift=2, share=0.2, padding="zero"), (3, 2, 6)),
 ]
 NORMALIZATIONS = [
     Case(layers.LayerCentering, {}, IMAGE),

@@ -113,6 +113,18 @@ class InvertibleDownSampling(InvertibleResampling):
     gradient = "average"
 
 
+@rule(lip.SpatialShift2D)
+class SpatialShift(InvertibleDownSampling):
+    """Neighbouring pixels in the place of each other, times `k_coef_lip`."""
+
+    def singular_values(self, layer, input_shape):
+        is_permutation = layer.padding == "circular"
+        return (layer.k_coef_lip if is_permutation else 0.0, layer.k_coef_lip)
+
+    def keeps_size(self, layer, axis, rank):
+        return True
+
+
 def moved(lowering, layer, inputs: list[int]) -> int:
     """Lowers a layer that moves entries: what it does to their numbers says how.
 

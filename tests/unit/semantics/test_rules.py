@@ -165,6 +165,7 @@ _AVERAGES = {
     layers.GlobalAveragePooling1D: (_SEQUENCE, {}),
     layers.GlobalAveragePooling3D: (_VOLUME, {}),
     lip.InvertibleDownSampling: ((4, 4, 2), dict(pool_size=2)),
+    lip.SpatialShift2D: ((4, 4, 5), dict(padding="zero", share=0.2)),
 }
 
 
