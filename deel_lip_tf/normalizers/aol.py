@@ -7,8 +7,8 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.normalizers.arithmetic import safe_divide, safe_sqrt
-from deel_lip_tf.normalizers.norm_bounds import unit_roundoff
+from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide, safe_sqrt
+from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.parametrization import Parametrization, Projected, at_least_float32
 
 
