@@ -17,6 +17,12 @@ from deel_lip_tf.layers.convolution.direct import (
     SpectralConv2D,
     SpectralDepthwiseConv2D,
 )
+from deel_lip_tf.layers.convolution.orthogonal import (
+    AOCConv1D,
+    AOCConv2D,
+    AOCConv2DTranspose,
+    BCOPConv2D,
+)
 from deel_lip_tf.layers.convolution.transposed import SpectralConv2DTranspose
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.layers.dense import AOLDense, FrobeniusDense, SpectralDense
@@ -33,8 +39,12 @@ from deel_lip_tf.layers.resampling import InvertibleDownSampling, InvertibleUpSa
 from deel_lip_tf.layers.residual import LipResidual
 
 __all__ = [
+    "AOCConv1D",
+    "AOCConv2D",
+    "AOCConv2DTranspose",
     "AOLConv2D",
     "AOLDense",
+    "BCOPConv2D",
     "BatchCentering",
     "BatchLipNorm",
     "Condensable",

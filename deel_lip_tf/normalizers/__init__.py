@@ -6,7 +6,10 @@ kernel of raw weights and bounds the norm of the operation with it; the *effecti
 `k_coef_lip / bound * kernel`.
 """
 
+from deel_lip_tf.normalizers.aoc import AOC, BCOP
 from deel_lip_tf.normalizers.aol import AOL
+from deel_lip_tf.normalizers.bro import BRO
+from deel_lip_tf.normalizers.cayley import Cayley
 from deel_lip_tf.normalizers.compatibility import (
     STOP_GRAD_SPECTRAL,
     SWAP_MEMORY,
@@ -45,7 +48,10 @@ from deel_lip_tf.normalizers.spectral import (
 )
 
 __all__ = [
+    "AOC",
     "AOL",
+    "BCOP",
+    "BRO",
     "DEFAULT_BETA_BJORCK",
     "DEFAULT_EPS_BJORCK",
     "DEFAULT_EPS_SPECTRAL",
@@ -53,6 +59,7 @@ __all__ = [
     "DEFAULT_MAXITER_SPECTRAL",
     "STOP_GRAD_SPECTRAL",
     "SWAP_MEMORY",
+    "Cayley",
     "Frobenius",
     "MatrixParametrization",
     "Operation",

@@ -8,6 +8,8 @@ import tensorflow as tf
 from deel_lip_tf import constraints, initializers
 from deel_lip_tf.normalizers import (
     AOL,
+    BRO,
+    Cayley,
     Frobenius,
     Spectral,
     UnitFrobenius,
@@ -34,6 +36,8 @@ PARAMETRIZATIONS = [
     Frobenius(disjoint_neurons=False),
     UnitFrobenius(),
     AOL(),
+    BRO(),
+    Cayley(),
 ]
 
 
