@@ -9,7 +9,7 @@ import numpy as np
 import deel_lip_tf as lip
 from deel_lip_tf import layers
 from deel_lip_tf.normalizers import Spectral
-from deel_lip_tf.normalizers.orthogonal import bjorck_cubics, divided_by_bound, minimax_cubic
+from deel_lip_tf.normalizers.polar.cubics import bjorck_cubics, divided_by_bound, minimax_cubic
 
 PLAIN = {
     "conv": lambda filters: keras.layers.Conv2D(filters, 3, padding="same"),

@@ -11,7 +11,7 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, Rule, flag, number, whole_number
 from deel_lip_tf.normalizers import flatten_kernel
-from deel_lip_tf.normalizers.norm_bounds import smaller_gram
+from deel_lip_tf.normalizers.numerics.norm_bounds import smaller_gram
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 
 _WEIGHT = Rule(NOT_NEGATIVE.is_allowed, "finite, and at least 0 to pull towards orthogonality")

@@ -19,7 +19,7 @@ from deel_lip_tf._validation.arrays import numeric
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, Rule, flag, number, whole_number
 from deel_lip_tf.bounds.evaluation.directions import column, directions, gradient, norms
 from deel_lip_tf.model import vanillaModel
-from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
+from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide
 from deel_lip_tf.semantics.state import as_float64
 
 __all__ = [

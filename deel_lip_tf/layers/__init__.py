@@ -17,6 +17,12 @@ from deel_lip_tf.layers.convolution.direct import (
     SpectralConv2D,
     SpectralDepthwiseConv2D,
 )
+from deel_lip_tf.layers.convolution.orthogonal import (
+    AOCConv1D,
+    AOCConv2D,
+    AOCConv2DTranspose,
+    BCOPConv2D,
+)
 from deel_lip_tf.layers.convolution.transposed import SpectralConv2DTranspose
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.layers.dense import AOLDense, FrobeniusDense, SpectralDense
@@ -34,8 +40,12 @@ from deel_lip_tf.layers.residual import LipResidual
 from deel_lip_tf.layers.shift import SpatialShift2D
 
 __all__ = [
+    "AOCConv1D",
+    "AOCConv2D",
+    "AOCConv2DTranspose",
     "AOLConv2D",
     "AOLDense",
+    "BCOPConv2D",
     "BatchCentering",
     "BatchLipNorm",
     "Condensable",

@@ -154,17 +154,23 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
     def __init__(self, *args, k_coef_lip: float = 1.0, parametrization=None, **kwargs):
         kwargs = named(type(self).__name__, self._positional, args, kwargs)
         check_activation(type(self).__name__, kwargs.get("activation"))
-        _refuse_unboundable(type(self).__name__, kwargs, self._refused)
         names = [field.name for field in dataclasses.fields(self.parametrization_class)]
         chosen = {name: kwargs.pop(name) for name in names if name in kwargs}
+        found = parametrization_of(
+            type(self).__name__, self.parametrization_class, chosen, parametrization
+        )
+        _refuse_unboundable(type(self).__name__, kwargs, self._refused_with(found))
         initializer = f"{self._kernel_argument}_initializer"
         kwargs[initializer] = kwargs.get(initializer) or self._default_initializer()
         super().__init__(**kwargs)
-        self.parametrization = parametrization_of(
-            type(self).__name__, self.parametrization_class, chosen, parametrization
-        )
+        self.parametrization = found
         self.operation = Operation()
         self.set_klip_factor(k_coef_lip)
+
+    @classmethod
+    def _refused_with(cls, parametrization: Parametrization) -> dict:
+        """Arguments that the bound does not cover, with the values that leave them off."""
+        return cls._refused
 
     @staticmethod
     def _default_initializer():
@@ -186,7 +192,7 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         """
         if kwargs.get("name") != "kernel":
             return super().add_weight(*args, **kwargs)
-        shapes = self.parametrization.weights(kwargs["shape"])
+        shapes = self.parametrization.weights_for(self.operation, tuple(kwargs["shape"]))
         if shapes == {"kernel": tuple(kwargs["shape"])}:
             return self._add_raw_weight(**kwargs)
         self._factors = {

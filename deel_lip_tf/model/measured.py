@@ -14,7 +14,7 @@ from keras import layers, ops
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.layers.dense import SpectralDense
 from deel_lip_tf.normalizers import flatten_kernel, max_duplication, spectral_norm_bound
-from deel_lip_tf.normalizers.arithmetic import safe_sqrt
+from deel_lip_tf.normalizers.numerics.arithmetic import safe_sqrt
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 from deel_lip_tf.semantics.functions import activation_constant
 from deel_lip_tf.semantics.graph import Call, Graph, graph_of

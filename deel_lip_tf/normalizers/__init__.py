@@ -6,8 +6,10 @@ kernel of raw weights and bounds the norm of the operation with it; the *effecti
 `k_coef_lip / bound * kernel`.
 """
 
+from deel_lip_tf.normalizers.aoc import AOC, BCOP
 from deel_lip_tf.normalizers.aol import AOL
-from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, safe_sqrt
+from deel_lip_tf.normalizers.bro import BRO
+from deel_lip_tf.normalizers.cayley import Cayley
 from deel_lip_tf.normalizers.compatibility import (
     STOP_GRAD_SPECTRAL,
     SWAP_MEMORY,
@@ -26,15 +28,16 @@ from deel_lip_tf.normalizers.convolution import (
     transposed_max_duplication,
 )
 from deel_lip_tf.normalizers.frobenius import Frobenius, UnitFrobenius
-from deel_lip_tf.normalizers.norm_bounds import power_iteration, spectral_norm_bound
+from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide, safe_sqrt
+from deel_lip_tf.normalizers.numerics.norm_bounds import power_iteration, spectral_norm_bound
 from deel_lip_tf.normalizers.operation import Operation, flatten_kernel
-from deel_lip_tf.normalizers.orthogonal import polar_factor
 from deel_lip_tf.normalizers.parametrization import (
     MatrixParametrization,
     Parametrization,
     Projected,
     check_lipschitz_factor,
 )
+from deel_lip_tf.normalizers.polar.cubics import polar_factor
 from deel_lip_tf.normalizers.spectral import (
     DEFAULT_BETA_BJORCK,
     DEFAULT_EPS_BJORCK,
@@ -45,7 +48,10 @@ from deel_lip_tf.normalizers.spectral import (
 )
 
 __all__ = [
+    "AOC",
     "AOL",
+    "BCOP",
+    "BRO",
     "DEFAULT_BETA_BJORCK",
     "DEFAULT_EPS_BJORCK",
     "DEFAULT_EPS_SPECTRAL",
@@ -53,6 +59,7 @@ __all__ = [
     "DEFAULT_MAXITER_SPECTRAL",
     "STOP_GRAD_SPECTRAL",
     "SWAP_MEMORY",
+    "Cayley",
     "Frobenius",
     "MatrixParametrization",
     "Operation",

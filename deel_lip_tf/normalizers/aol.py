@@ -7,8 +7,9 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.normalizers.arithmetic import safe_divide, safe_sqrt
-from deel_lip_tf.normalizers.norm_bounds import unit_roundoff
+from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide, safe_sqrt
+from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
+from deel_lip_tf.normalizers.numerics.phases import joined_phases, split_phases
 from deel_lip_tf.normalizers.parametrization import Parametrization, Projected, at_least_float32
 
 
@@ -54,18 +55,17 @@ class AOL(Parametrization):
 
     def reuse(self, operation):
         """For each spatial axis, copies by the padding, times unforeseen distances of patches."""
-        axes = zip(operation.copies, operation.strides, operation.lattice, strict=True)
-        return tuple(copies * stride // step for copies, stride, step in axes)
+        return operation.excess
 
 
 def _rescaled(kernel, strides: tuple[int, ...]):
     """The kernel (*sizes, groups, inputs, outputs) whose operation has norm at most 1."""
-    *_, inputs, outputs = kernel.shape
+    *sizes, _, inputs, outputs = kernel.shape
     if inputs * math.prod(strides) >= outputs:
         return _with_scaled_outputs(kernel, strides)
-    phases = ops.swapaxes(_split_phases(kernel, strides), -1, -2)
+    phases = ops.swapaxes(split_phases(kernel, strides), -1, -2)
     scaled = _with_scaled_outputs(phases, (1,) * len(strides))
-    return _joined_phases(ops.swapaxes(scaled, -1, -2), strides, kernel.shape)
+    return joined_phases(ops.swapaxes(scaled, -1, -2), strides)[tuple(slice(k) for k in sizes)]
 
 
 def _with_scaled_outputs(kernel, strides: tuple[int, ...]):
@@ -111,27 +111,3 @@ def _windows(padded: tuple, sizes: tuple, strides: tuple[int, ...]) -> np.ndarra
     views = np.lib.stride_tricks.sliding_window_view(index, sizes)
     views = views[tuple(slice(None, None, stride) for stride in strides)]
     return views.reshape(-1, math.prod(sizes))
-
-
-def _split_phases(kernel, strides: tuple[int, ...]):
-    """Taps (*sizes, groups, inputs, ...) to (*counts, groups, phases * inputs, ...)."""
-    rank, (groups, inputs, outputs) = len(strides), kernel.shape[-3:]
-    pairs = list(zip(kernel.shape[:rank], strides, strict=True))
-    padded = ops.pad(kernel, [*((0, -k % s) for k, s in pairs), (0, 0), (0, 0), (0, 0)])
-    counts = [-(-k // s) for k, s in pairs]
-    split = [size for pair in zip(counts, strides, strict=True) for size in pair]
-    split = ops.reshape(padded, (*split, groups, inputs, outputs))
-    order = (*range(0, 2 * rank, 2), 2 * rank, *range(1, 2 * rank, 2), 2 * rank + 1, 2 * rank + 2)
-    return ops.reshape(ops.transpose(split, order), (*counts, groups, -1, outputs))
-
-
-def _joined_phases(kernel, strides: tuple[int, ...], shape: tuple):
-    """The inverse of `_split_phases`, to the given shape."""
-    rank, (groups, inputs, outputs) = len(strides), shape[-3:]
-    counts = kernel.shape[:rank]
-    split = ops.reshape(kernel, (*counts, groups, *strides, inputs, outputs))
-    order = [axis for i in range(rank) for axis in (i, rank + 1 + i)]
-    joined = ops.transpose(split, (*order, rank, 2 * rank + 1, 2 * rank + 2))
-    sizes = [n * s for n, s in zip(counts, strides, strict=True)]
-    joined = ops.reshape(joined, (*sizes, groups, inputs, outputs))
-    return joined[tuple(slice(k) for k in shape[:rank])]

@@ -9,9 +9,13 @@ from collections.abc import Callable
 
 from keras import ops
 
-from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
 from deel_lip_tf.normalizers.convolution import padding_amounts
-from deel_lip_tf.normalizers.norm_bounds import power_iteration, spectral_norm_bound, squarings_for
+from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide
+from deel_lip_tf.normalizers.numerics.norm_bounds import (
+    power_iteration,
+    spectral_norm_bound,
+    squarings_for,
+)
 from deel_lip_tf.normalizers.operation import flatten_kernel
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 from deel_lip_tf.normalizers.spectral import (

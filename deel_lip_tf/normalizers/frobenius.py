@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from keras import backend
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, unit_scale
+from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide, unit_scale
 from deel_lip_tf.normalizers.parametrization import MatrixParametrization, at_least_float32
 
 

@@ -32,6 +32,8 @@ class Operation:
         sizes: of the inputs, `None` where they are not known: every size is meant then.
         is_depthwise: whether each channel is convolved by itself.
         is_transposed: whether it is the adjoint of a convolution.
+        groups: of channels; (*kernel_size, inputs of a group, outputs) is the layout of the kernel.
+        dilation: along each spatial axis; none for 1.
 
     Example:
         >>> operation = lip.normalizers.Operation((3, 3), (1, 2), "same", (8, 8))
@@ -45,6 +47,14 @@ class Operation:
     sizes: tuple[int | None, ...] = ()
     is_depthwise: bool = False
     is_transposed: bool = False
+    groups: int = 1
+    dilation: tuple[int, ...] = ()
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """The kernel size with the zeros of its dilation."""
+        rates = self.dilation or (1,) * len(self.kernel_size)
+        return tuple((k - 1) * rate + 1 for k, rate in zip(self.kernel_size, rates, strict=True))
 
     @property
     def patch_counts(self) -> tuple[int, ...]:
@@ -71,7 +81,7 @@ class Operation:
             return (1,) * len(self.kernel_size)
         return tuple(
             _most_copies(size, k, self.padding)
-            for size, k in zip(self._image_sizes, self.kernel_size, strict=True)
+            for size, k in zip(self._image_sizes, self.reach, strict=True)
         )
 
     @property
@@ -87,6 +97,17 @@ class Operation:
             stride if size is not None and size % stride == 0 else 1
             for size, stride in zip(self.sizes, self.strides, strict=True)
         )
+
+    @property
+    def excess(self) -> tuple[int, ...]:
+        """For each spatial axis, by how much the squared norm may exceed the unbounded operation's.
+
+        That is what the padding copies, times the stride on a ring that patches do not tile: the
+        convolution without stride, some outputs of which are kept there, has a squared norm of at
+        most `stride` times that of the one with it.
+        """
+        axes = zip(self.copies, self.strides, self.lattice, strict=True)
+        return tuple(copies * stride // step for copies, stride, step in axes)
 
     @property
     def _image_sizes(self) -> tuple[int | None, ...]:

@@ -61,6 +61,14 @@ class Parametrization(ABC):
         """Whether `retracted` is to be applied after each update of an optimizer."""
         return False
 
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """Arguments of convolutions that the bound covers, `groups` and `dilation_rate`, if any.
+
+        Layers refuse the others.
+        """
+        return ()
+
     def weights(self, kernel_shape: Shape) -> dict[str, Shape]:
         """Names and shapes of the raw weights, all of them drawn by the kernel's initializer.
 
@@ -68,6 +76,17 @@ class Parametrization(ABC):
             kernel_shape: of the kernel that the layer computes with, in Keras's layout.
         """
         return {"kernel": tuple(kernel_shape)}
+
+    def weights_for(self, operation: Operation, kernel_shape: Shape) -> dict[str, Shape]:
+        """Names and shapes of the raw weights where they depend on the operation, too.
+
+        They are those of `weights` unless a subclass says otherwise.
+
+        Args:
+            operation: what the layer does with the kernel.
+            kernel_shape: as for `weights`.
+        """
+        return self.weights(kernel_shape)
 
     @abstractmethod
     def projected(self, weights: dict[str, Any], operation: Operation) -> Projected:

@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.normalizers.arithmetic import safe_divide, unit_scale
-from deel_lip_tf.normalizers.norm_bounds import spectral_norm_bound, squarings_for
-from deel_lip_tf.normalizers.orthogonal import bjorck_cubics, polar_factor
+from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide, unit_scale
+from deel_lip_tf.normalizers.numerics.norm_bounds import spectral_norm_bound, squarings_for
 from deel_lip_tf.normalizers.parametrization import (
     MatrixParametrization,
     at_least_float32,
     check_field,
 )
+from deel_lip_tf.normalizers.polar.cubics import bjorck_cubics, polar_factor
 from deel_lip_tf.normalizers.polar.factor import nearest_orthogonal, retracted
 
 DEFAULT_EPS_SPECTRAL = 1e-3

@@ -53,6 +53,18 @@ def conv2d(images, kernel, strides=(1, 1), padding="same"):
     return outputs
 
 
+def full_kernel(kernel, groups, dilation) -> np.ndarray:
+    """The kernel (*sizes, inputs, outputs) with zeros for dilation and between groups."""
+    *sizes, inputs, outputs = np.shape(kernel)
+    spread = [(k - 1) * rate + 1 for k, rate in zip(sizes, dilation, strict=True)]
+    full = np.zeros((*spread, groups * inputs, outputs))
+    for group, columns in enumerate(np.split(np.arange(outputs), groups)):
+        rows = slice(group * inputs, (group + 1) * inputs)
+        taps = tuple(slice(None, None, rate) for rate in dilation)
+        full[(*taps, rows, slice(columns[0], columns[-1] + 1))] = np.asarray(kernel)[..., columns]
+    return full
+
+
 def conv1d(sequences, kernel, strides=(1,), padding="same"):
     """The same for sequences (n, steps, channels): images of one row."""
     outputs = conv2d(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import keras
 
 from deel_lip_tf import layers
-from deel_lip_tf.normalizers import AOL
+from deel_lip_tf.normalizers import AOC, AOL, BRO, Cayley
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ DENSE = [
     Case(layers.FrobeniusDense, dict(units=4, disjoint_neurons=False)),
     Case(layers.AOLDense, dict(units=4)),
     Case(layers.AOLDense, dict(units=12)),
+    *[
+        Case(layers.SpectralDense, dict(units=units, parametrization=method))
+        for units in (4, 12)
+        for method in (BRO(), Cayley())
+    ],
 ]
 CONVOLUTIONS = [
     *[Case(layers.AOLConv2D, dict(filters=4, kernel_size=3, padding=p), IMAGE) for p in PADDINGS],
@@ -130,7 +135,32 @@ TRANSPOSED = [
         IMAGE,
     ),
 ]
-CONSTRAINED = DENSE + CONVOLUTIONS + SEQUENCES + DEPTHWISE + TRANSPOSED
+# Several raw weights each.
+FACTORED = [
+    *[Case(layers.AOCConv2D, dict(filters=4, kernel_size=3, padding=p), IMAGE) for p in PADDINGS],
+    Case(layers.AOCConv2D, dict(filters=30, kernel_size=(3, 4), strides=2), IMAGE),
+    Case(layers.AOCConv2D, dict(filters=4, kernel_size=(2, 5), strides=(2, 1)), IMAGE),
+    Case(layers.AOCConv2D, dict(filters=6, kernel_size=3, groups=3, dilation_rate=2), IMAGE),
+    Case(
+        layers.AOCConv2D,
+        dict(filters=3, kernel_size=(3, 2), dilation_rate=(1, 2), padding="circular"),
+        IMAGE,
+    ),
+    Case(layers.AOCConv1D, dict(filters=4, kernel_size=3, padding="causal"), SEQUENCE),
+    Case(layers.BCOPConv2D, dict(filters=4, kernel_size=(4, 2), strides=(2, 1)), IMAGE),
+    Case(layers.AOCConv2DTranspose, dict(filters=2, kernel_size=3, strides=2), IMAGE),
+    Case(
+        layers.AOCConv2DTranspose,
+        dict(filters=4, kernel_size=(3, 2), strides=(1, 2), padding="circular"),
+        IMAGE,
+    ),
+    Case(
+        layers.SpectralConv2D,
+        dict(filters=4, kernel_size=3, parametrization=AOC(), dilation_rate=2, padding="reflect"),
+        IMAGE,
+    ),
+]
+CONSTRAINED = DENSE + CONVOLUTIONS + SEQUENCES + DEPTHWISE + TRANSPOSED + FACTORED
 
 POOLINGS = [
     Case(layers.ScaledAveragePooling2D, dict(pool_size=2), (6, 4, 3)),

@@ -18,7 +18,8 @@ import numpy as np
 
 from deel_lip_tf._rounding import UNIT, gamma, product_up, sqrt_up
 from deel_lip_tf.bounds.norms.dense_matrix import matrix_bound
-from deel_lip_tf.bounds.norms.fourier import grid_maximum, supremum
+from deel_lip_tf.bounds.norms.fourier import ACCURACY, grid_maximum, supremum
+from deel_lip_tf.bounds.norms.residual import least_norm, residual_bound
 from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
 from deel_lip_tf.bounds.norms.symbol import Symbol
 from deel_lip_tf.normalizers.convolution import (
@@ -32,6 +33,7 @@ from deel_lip_tf.semantics.operators import Convolution, all_known
 __all__ = ["convolution_bound"]
 
 _COPYING = ("symmetric", "reflect", "replicate")
+_NEARLY_ORTHOGONAL = 1.01  # autocorrelation bound over a lower bound: then the residual is small
 
 
 def convolution_bound(convolution: Convolution, budget: float = 1.0) -> tuple[float, str]:
@@ -63,6 +65,9 @@ def convolution_bound(convolution: Convolution, budget: float = 1.0) -> tuple[fl
     candidates = [(_flattened_bound(scaled), "flattened kernel")]
     if (autocorrelation := _autocorrelation_bound(symbol)) is not None:
         candidates.append((product_up(copies, autocorrelation), "kernel autocorrelation"))
+        is_near = autocorrelation <= _NEARLY_ORTHOGONAL * least_norm(symbol)
+        if is_near and (residual := residual_bound(symbol, budget)) is not None:
+            candidates.append((product_up(copies, residual), "distance from orthogonality"))
     candidates.append(_fourier_bound(scaled, symbol, copies, budget, min(candidates)[0]))
     # The first of equals: the Fourier bound repeats a known one that it cannot lower.
     bound, method = min(candidates, key=lambda candidate: candidate[0])
@@ -154,6 +159,8 @@ def _fourier_bound(
         steps = zip(sizes, convolution.effective_strides(), strict=True)
         if (exact := grid_maximum(symbol, tuple(n // s for n, s in steps), budget)) is not None:
             return exact, "Fourier symbol on the grid of the input"
+    if known <= copies * least_norm(symbol) * (1.0 + ACCURACY):
+        return known, "known already"  # what the search would end with, too
     bound = supremum(symbol, budget, known / copies * (1.0 + 4.0 * UNIT))
     return product_up(copies, bound), "Fourier symbol, all frequencies"
 

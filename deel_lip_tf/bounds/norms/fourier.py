@@ -23,13 +23,13 @@ import numpy as np
 from deel_lip_tf.bounds.norms.spectral import krylov_estimates, largest_eigenvalues, prove_at_most
 from deel_lip_tf.bounds.norms.symbol import Symbol
 
-__all__ = ["grid_maximum", "supremum"]
+__all__ = ["ACCURACY", "grid_maximum", "supremum"]
 
 _FLOPS = 1.25e11  # what a bound with a budget of 1 may cost: some seconds on two cores
 _FREQUENCIES = 8_000  # likewise, for kernels so small that handling the arrays costs more
 _FINEST = 64.0  # points per degree of the first covering
 _COARSEST = 8.0  # likewise: keeps its angles away from the pole
-_ACCURACY = 5e-5  # refinement stops when the bound exceeds a value that is attained by less
+ACCURACY = 5e-5  # refinement stops when the bound exceeds a value that is attained by less
 _MAX_ROUNDS = 14
 # From this order on a few steps of Lanczos replace all eigenvalues, and a guess is 2e-5 too large
 # rather than 1e-10, which saves attempts.
@@ -94,7 +94,7 @@ def supremum(symbol: Symbol, budget: float = 1.0, known: float = math.inf) -> fl
     """
     wanted = min(_FLOPS / symbol.flops, _FREQUENCIES) * budget
     covering = _first_covering(symbol.degrees, wanted / 5.0).estimated(symbol)
-    if known <= covering.values.max() * (1.0 + _ACCURACY):
+    if known <= covering.values.max() * (1.0 + ACCURACY):
         return known
     covering = _refined(symbol, covering, int(wanted))
     factors = covering.factors(symbol.degrees)
@@ -153,7 +153,7 @@ def _refined(symbol: Symbol, covering: _Covering, wanted: int) -> _Covering:
     for _ in range(_MAX_ROUNDS):
         bounds = covering.values * covering.factors(symbol.degrees)
         largest = covering.values.max() * covering.slices
-        decisive = np.flatnonzero(bounds > largest * (1.0 + _ACCURACY))
+        decisive = np.flatnonzero(bounds > largest * (1.0 + ACCURACY))
         if not children_each or not len(decisive):
             break
         affordable = max((wanted - spent - len(bounds)) // (children_each - 1), 0)

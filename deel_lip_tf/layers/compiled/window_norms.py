@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 
 from deel_lip_tf.layers.compiled.xla import compiled, is_worth_compiling
-from deel_lip_tf.normalizers.arithmetic import safe_divide, safe_sqrt
+from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide, safe_sqrt
 
 
 def can_compile_norms(x, training: bool | None, data_format: str) -> bool:

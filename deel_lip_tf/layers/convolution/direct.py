@@ -285,6 +285,7 @@ class SpectralDepthwiseConv2D(ConstrainedConvolution, keras.layers.DepthwiseConv
         name.replace("kernel", "depthwise") for name in OF_CONVOLUTIONS if name != "groups"
     )
     _refused = NO_DILATION
+    _coverable = ()
     _width = "depth_multiplier"
 
     def __init__(

@@ -48,6 +48,8 @@ class ConstrainedConvolution(ConstrainedKernel):
     # The argument that says how many channels the output has.
     _width = "filters"
     _is_transposed = False
+    # What a parametrization may cover, of what is refused otherwise.
+    _coverable: tuple[str, ...] = ("groups", "dilation_rate")
 
     def __init__(
         self, filters: int, kernel_size, strides=1, padding: str = "same", *args, **kwargs
@@ -64,6 +66,11 @@ class ConstrainedConvolution(ConstrainedKernel):
         )
         self.padding = padding
 
+    @classmethod
+    def _refused_with(cls, parametrization):
+        covered = [name for name in cls._coverable if name in parametrization.covers]
+        return {name: rule for name, rule in cls._refused.items() if name not in covered}
+
     def build(self, input_shape):
         """Creates the weights; the bound is that of this input shape from now on."""
         check_sizes(self, input_shape, (1,) * self.rank)
@@ -78,6 +85,8 @@ class ConstrainedConvolution(ConstrainedKernel):
             sizes=self._sizes(input_shape),
             is_depthwise=isinstance(self, keras.layers.DepthwiseConv2D),
             is_transposed=self._is_transposed,
+            groups=self.groups if "groups" in self._coverable else 1,
+            dilation=tuple(self.dilation_rate),
         )
 
     def _sizes(self, shape: tuple) -> tuple:
@@ -100,7 +109,8 @@ class ConstrainedConvolution(ConstrainedKernel):
     @property
     def _amounts(self) -> Amounts:
         """What the paddings that Keras has not got add to each axis."""
-        return tuple(padding_amounts(None, k, 1, self.padding) for k in self.kernel_size)
+        axes = zip(self.kernel_size, self.dilation_rate, strict=True)
+        return tuple(padding_amounts(None, (k - 1) * rate + 1, 1, self.padding) for k, rate in axes)
 
     def _shape_of(self, sizes: list, input_shape: tuple) -> tuple:
         """Of an output of these sizes."""
@@ -127,6 +137,7 @@ class ConstrainedConvolution(ConstrainedKernel):
             strides=self.strides,
             padding=self.padding if by_keras else "valid",
             data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
         )
 
     def compute_output_shape(self, input_shape):

@@ -25,6 +25,7 @@ class ConstrainedTranspose(ConstrainedConvolution):
 
     _positional = tuple(name for name in OF_CONVOLUTIONS if name != "groups")
     _refused = NO_DILATION
+    _coverable = ()
     _is_transposed = True
 
     def __init__(

@@ -8,8 +8,8 @@ than the product: no matrix of the size of the kernel is multiplied by another o
 import keras
 from keras import ops
 
-from deel_lip_tf.normalizers.arithmetic import frobenius_norm
-from deel_lip_tf.normalizers.norm_bounds import unit_roundoff
+from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm
+from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
 from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, transposed
 from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch

@@ -6,8 +6,8 @@ polynomial. One that is on it needs nothing but a Gram matrix, which proves that
 
 from keras import ops
 
-from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide
-from deel_lip_tf.normalizers.orthogonal import vector_factor
+from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide
+from deel_lip_tf.normalizers.polar.cubics import vector_factor
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
 from deel_lip_tf.normalizers.polar.inverse_root import LARGEST_RADIUS, inverse_root
 from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, symmetric_product, transposed

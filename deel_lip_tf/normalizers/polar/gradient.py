@@ -2,9 +2,9 @@
 
 from keras import ops
 
-from deel_lip_tf.normalizers.arithmetic import safe_divide, unit_scale
-from deel_lip_tf.normalizers.norm_bounds import unit_roundoff
-from deel_lip_tf.normalizers.orthogonal import SMALLEST_RATIO
+from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide, unit_scale
+from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
+from deel_lip_tf.normalizers.polar.cubics import SMALLEST_RATIO
 from deel_lip_tf.normalizers.polar.products import identity_like, symmetric_part, transposed
 
 # Conjugate gradients reach rounding in about `sqrt(condition) ln(1 / roundoff) / 2` steps; beyond

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, unit_scale
-from deel_lip_tf.normalizers.norm_bounds import gram_norm_bound, unit_roundoff
-from deel_lip_tf.normalizers.orthogonal import BJORCK_STEP, SMALLEST_RATIO, minimax_cubic
+from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide, unit_scale
+from deel_lip_tf.normalizers.numerics.norm_bounds import gram_norm_bound, unit_roundoff
+from deel_lip_tf.normalizers.polar.cubics import BJORCK_STEP, SMALLEST_RATIO, minimax_cubic
 from deel_lip_tf.normalizers.polar.products import gram, identity_like, size, symmetric_product
 
 # Relative error `||R||_F / c` below which the series of `(I + R/c)**(-1/2)` is used: it converges

@@ -27,6 +27,7 @@ def matrix_of_layer(layer, shape) -> np.ndarray:
         return oracles.matrix_of(
             lambda x: oracles.conv2d_transpose(x, kernel, layer.strides, layer.padding), shape
         )
+    kernel = oracles.full_kernel(kernel, getattr(layer, "groups", 1), layer.dilation_rate)
     convolution = CONVOLUTION_ORACLES[type(layer)]
     return oracles.matrix_of(lambda x: convolution(x, kernel, layer.strides, layer.padding), shape)
 
@@ -35,6 +36,9 @@ CONVOLUTION_ORACLES = {
     layers.SpectralConv2D: oracles.conv2d,
     layers.FrobeniusConv2D: oracles.conv2d,
     layers.AOLConv2D: oracles.conv2d,
+    layers.AOCConv2D: oracles.conv2d,
+    layers.AOCConv1D: oracles.conv1d,
+    layers.BCOPConv2D: oracles.conv2d,
     layers.SpectralConv1D: oracles.conv1d,
     layers.SpectralDepthwiseConv2D: oracles.depthwise_conv2d,
 }
@@ -81,9 +85,11 @@ def kernels(shape, rng):
 def test_norm_never_exceeds_the_constant(case, k, rng):
     layer = case.make(k_coef_lip=k)
     layer.build((None, *case.shape))
-    for name, matrix in kernels(layer.kernel.shape, rng):
-        layer.kernel.assign(matrix.reshape(layer.kernel.shape))
-        assert norm_of(layer, case.linear_shape) <= k * SOUND, name
+    raw = layer.raw_weights.values()
+    for drawn in zip(*(kernels(weight.shape, rng) for weight in raw), strict=True):
+        for weight, (_, matrix) in zip(raw, drawn, strict=True):
+            weight.assign(matrix.reshape(weight.shape))
+        assert norm_of(layer, case.linear_shape) <= k * SOUND, drawn[0][0]
 
 
 @pytest.mark.parametrize("case", CONSTRAINED, ids=str)

@@ -249,6 +249,12 @@ BY_POSITION = {
     layers.SpectralDense: f"units activation use_bias {OF_KERNELS} lora_rank",
     layers.AOLDense: f"units activation use_bias {OF_KERNELS} lora_rank",
     layers.AOLConv2D: f"filters kernel_size strides padding {OF_IMAGES}",
+    layers.AOCConv1D: f"filters kernel_size strides padding {OF_IMAGES}",
+    layers.AOCConv2D: f"filters kernel_size strides padding {OF_IMAGES}",
+    layers.BCOPConv2D: f"filters kernel_size strides padding {OF_IMAGES}",
+    layers.AOCConv2DTranspose: (
+        f"filters kernel_size strides padding {OF_IMAGES.replace(' groups', '')}"
+    ),
     layers.FrobeniusDense: f"units activation use_bias {OF_KERNELS} lora_rank",
     layers.SpectralConv1D: f"filters kernel_size strides padding {OF_IMAGES}",
     layers.SpectralConv2D: f"filters kernel_size strides padding {OF_IMAGES}",

@@ -10,6 +10,7 @@ from keras import layers
 from deel_lip_tf.bounds import lipschitz_bound
 from deel_lip_tf.bounds.norms import absolute_sums as sums
 from deel_lip_tf.bounds.norms import convolution as convolutions
+from deel_lip_tf.bounds.norms import residual as residuals
 from deel_lip_tf.bounds.norms.convolution import convolution_bound
 from deel_lip_tf.bounds.norms.operators import operator_bound
 from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
@@ -175,6 +176,39 @@ def test_a_modulated_kernel_attains_its_supremum_between_grid_points(shift):
     convolution = Convolution(kernel[:, None], (1,), (1,), "same", (None,))
     bound, _ = convolution_bound(convolution)
     assert 5 * (1 - ORACLE) <= bound <= 5 * (1 + 1e-4)
+
+
+def nearly_orthogonal(kind):
+    """A kernel (taps, inputs, outputs) whose Gram matrices are near the identity, and how near."""
+    if kind == "rotation":  # its largest Gram matrix lies halfway between the points of the grid
+        cosine = np.sqrt(0.5)
+        return np.stack([np.eye(2), np.zeros((2, 2)), 1e-3 * cosine * np.array([[1, -1], [1, 1]])])
+    projector = np.linalg.qr(RNG.standard_normal((6, 3)))[0]
+    projector = projector @ projector.T
+    kernel = np.stack([projector, np.eye(6) - projector])
+    if kind == "smaller":  # more outputs than inputs
+        kernel = kernel[:, :4]
+    noise = {"exact": 0.0, "float32": 1e-7}.get(kind, 1e-3)
+    return kernel + noise * RNG.standard_normal(kernel.shape)
+
+
+@pytest.mark.parametrize("kind", ["exact", "float32", "noisy", "smaller", "rotation"])
+def test_the_distance_from_orthogonality_bounds_every_frequency(kind, monkeypatch):
+    kernel = nearly_orthogonal(kind)
+    one_axis = Convolution(kernel[:, None], (1,), (1,), "same", (None,))
+    symbol = convolutions._symbol(convolutions._polyphase(one_axis))
+    true = reference_of_symbols(np.fft.fft(kernel, 4096, axis=0))
+    bound = residuals.residual_bound(symbol)
+    assert true * (1 - ORACLE) <= bound <= 1 + 8 * abs(true - 1) + 1e-12
+    if kind == "rotation":
+        monkeypatch.setattr(
+            residuals, "_grid", lambda lengths, of=residuals._grid: (of(lengths)[0], 1.0)
+        )
+        assert residuals.residual_bound(symbol) < true
+
+
+def reference_of_symbols(symbols):
+    return np.linalg.svd(symbols, compute_uv=False).max()
 
 
 @pytest.mark.parametrize("smooth", [0.0, 0.7])

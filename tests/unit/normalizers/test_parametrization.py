@@ -8,6 +8,8 @@ import tensorflow as tf
 from deel_lip_tf import constraints, initializers
 from deel_lip_tf.normalizers import (
     AOL,
+    BRO,
+    Cayley,
     Frobenius,
     Spectral,
     UnitFrobenius,
@@ -20,8 +22,8 @@ from deel_lip_tf.normalizers import (
     spectral_norm_bound,
     transposed_max_duplication,
 )
-from deel_lip_tf.normalizers.norm_bounds import squarings_for
-from deel_lip_tf.normalizers.orthogonal import bjorck_cubics, minimax_cubic
+from deel_lip_tf.normalizers.numerics.norm_bounds import squarings_for
+from deel_lip_tf.normalizers.polar.cubics import bjorck_cubics, minimax_cubic
 from tests._oracles import oracles
 from tests._oracles.tolerances import GRADIENT, SOUND
 
@@ -34,6 +36,8 @@ PARAMETRIZATIONS = [
     Frobenius(disjoint_neurons=False),
     UnitFrobenius(),
     AOL(),
+    BRO(),
+    Cayley(),
 ]
 
 

@@ -7,8 +7,8 @@ about twice as fast.
 
 from keras import ops
 
-from deel_lip_tf.normalizers.arithmetic import safe_divide, unit_scale
-from deel_lip_tf.normalizers.norm_bounds import spectral_norm_bound
+from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide, unit_scale
+from deel_lip_tf.normalizers.numerics.norm_bounds import spectral_norm_bound
 
 # Maps [0, 2] into [-1, 1] and has its maximum, 1, at 1: after it no singular value exceeds 1.
 BJORCK_STEP = (1.5, -0.5)

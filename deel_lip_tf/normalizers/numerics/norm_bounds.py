@@ -4,7 +4,7 @@ import math
 
 from keras import backend, ops
 
-from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, safe_sqrt
+from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide, safe_sqrt
 
 
 def smaller_gram(matrix):

@@ -1,0 +1,1 @@
+"""Arithmetic that stays finite, and norms of matrices: what every parametrization needs."""
