@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import keras
 from keras import ops
@@ -10,6 +11,9 @@ from deel_lip_tf._validation.constructors import CheckedArguments, check_activat
 from deel_lip_tf.initializers import SpectralInitializer
 from deel_lip_tf.normalizers import Operation, Parametrization, check_lipschitz_factor
 from deel_lip_tf.normalizers.parametrization import parametrization_of
+
+# Constants between a power of 2 with this exponent and its inverse leave raw kernels as they are.
+_MODERATE_EXPONENT = 4
 
 
 class LipschitzLayer(CheckedArguments):
@@ -131,6 +135,10 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
     how to apply a kernel, by `_apply_kernel`, and what operation that is, by `_operation_on`; a
     public class sets `parametrization_class`, whose fields become arguments of the layer. Another
     parametrization is an argument of every layer.
+
+    Where the parametrization retracts after each update and `is_scale_free`, the raw kernel is the
+    effective one, up to 5e-5 of it, once the layer is built and after each update. Nothing that is
+    proven depends on it.
     """
 
     plain_class: type[keras.layers.Layer]
@@ -204,7 +212,15 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
     def _add_raw_weight(self, **kwargs):
         if kwargs.get("constraint") is None and self.parametrization.is_retracting:
             kwargs["constraint"] = functools.partial(self._retracted, kwargs["name"])
+            if self._keeps_effective_kernel:
+                kwargs["initializer"] = functools.partial(self._drawn, kwargs["initializer"])
         return super().add_weight(**{**kwargs, "autocast": False})
+
+    def _drawn(self, initializer, shape, dtype=None):
+        """An initial kernel that is the effective one from the start."""
+        kernel = keras.initializers.get(initializer)(shape, dtype=dtype)
+        kernel = self.parametrization.retracted({"kernel": kernel}, self.operation)["kernel"]
+        return ops.cast(self.k_coef_lip * kernel, dtype)
 
     @property
     def raw_weights(self) -> dict:
@@ -238,7 +254,8 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
                 f"The effective kernel of layer {self.name!r} depends on its weights: build the "
                 "layer first, by calling it or by `layer.build(input_shape)`."
             )
-        projected = self.parametrization.projected(self.raw_weights, self.operation)
+        weights = self._moderate(self.raw_weights)
+        projected = self.parametrization.projected(weights, self.operation)
         return projected.kernel * (self.k_coef_lip * (1 / projected.bound))
 
     @property
@@ -247,9 +264,30 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         return self.effective_kernel()
 
     def _retracted(self, name: str, weight):
-        weights = {**self.raw_weights, name: weight}
+        weights = self._moderate({**self.raw_weights, name: weight})
         retracted = self.parametrization.retracted(weights, self.operation)[name]
-        return ops.cast(retracted, weight.dtype)
+        return ops.cast(self._raw_scale * retracted, weight.dtype)
+
+    @property
+    def _raw_scale(self) -> float:
+        """What retracted and condensed kernels are multiplied by: they are the effective ones."""
+        return self.k_coef_lip if self.parametrization.is_scale_free else 1.0
+
+    @property
+    def _keeps_effective_kernel(self) -> bool:
+        """Whether updates leave the effective kernel in the raw one."""
+        return self.parametrization.is_retracting and self.parametrization.is_scale_free
+
+    def _moderate(self, weights: dict) -> dict:
+        """The same kernel by weights near 1, of which eighth powers do not leave float32.
+
+        By a power of 2, which rounds nothing, and halfway: kernels of scale 1, which earlier
+        versions kept, are as welcome as those of scale `k_coef_lip`.
+        """
+        exponent = math.log2(self.k_coef_lip)
+        if abs(exponent) <= _MODERATE_EXPONENT or not self._keeps_effective_kernel:
+            return weights
+        return {name: weight * 2.0 ** -round(exponent / 2) for name, weight in weights.items()}
 
     def call(self, inputs, training=None):
         """Applies the effective kernel, adds the bias, applies the activation."""
@@ -261,18 +299,21 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
 
     def set_klip_factor(self, klip_factor: float) -> None:
         """Sets the constant of the whole layer: an activation of this library is set to 1."""
+        former = self.k_coef_lip
         super().set_klip_factor(klip_factor)
         if isinstance(self.activation, LipschitzLayer):
             self.activation.set_klip_factor(1.0)
+        if self.built and self._keeps_effective_kernel and self.k_coef_lip != former:
+            self.kernel.assign(self.kernel * (self.k_coef_lip / former))
 
     def condense(self) -> None:
-        """Writes the projected kernel, without gain and `k_coef_lip`, into the raw kernel.
+        """Writes the effective kernel into the raw one; the layer's output stays what it was.
 
         Where the projection of a projected kernel would be another one (`AOL`), nothing is written.
         """
         raw = self.raw_weights
         for name, value in self.parametrization.condensed(raw, self.operation).items():
-            raw[name].assign(ops.cast(value, raw[name].dtype))
+            raw[name].assign(ops.cast(self._raw_scale * value, raw[name].dtype))
 
     def save_own_variables(self, store) -> None:
         """As Keras's layer; several raw weights in their order."""

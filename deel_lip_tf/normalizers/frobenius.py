@@ -31,6 +31,7 @@ class Frobenius(MatrixParametrization):
     """
 
     disjoint_neurons: bool = True
+    is_scale_free = True
 
     def project(self, matrix):
         """`matrix` (..., rows, outputs) divided by the norms of its columns, or by its own."""
@@ -67,6 +68,8 @@ class UnitFrobenius(MatrixParametrization):
         [[0.6 0. ]
          [0.  0.8]]
     """
+
+    is_scale_free = True
 
     def project(self, matrix):
         """`matrix` (..., rows, outputs) divided by its Frobenius norm."""

@@ -69,6 +69,15 @@ class Parametrization(ABC):
         """
         return ()
 
+    @property
+    def is_scale_free(self) -> bool:
+        """Whether a positive multiple of the raw kernel makes the same kernel.
+
+        `retracted` and `condensed` then divide by the bound, and layers multiply by `k_coef_lip`:
+        the raw kernel is the effective one. A kernel of another scale means the same.
+        """
+        return False
+
     def weights(self, kernel_shape: Shape) -> dict[str, Shape]:
         """Names and shapes of the raw weights, all of them drawn by the kernel's initializer.
 
@@ -154,7 +163,8 @@ class Parametrization(ABC):
 class MatrixParametrization(Parametrization):
     """A projection of the flattened kernel to norm 1; layers divide by the overlap of patches.
 
-    A subclass is a frozen dataclass with `project`, and `retract` where `is_retracting`.
+    A subclass is a frozen dataclass with `project`, and `retract` where `is_retracting`. It says
+    that it `is_scale_free` where `project` gives the same for every multiple of a matrix.
 
     Example:
         >>> class Clipped(lip.normalizers.MatrixParametrization):
@@ -185,21 +195,35 @@ class MatrixParametrization(Parametrization):
     def projected(self, weights, operation):
         """The projected kernel; the bound is the square root of the number of patches."""
         kernel = at_least_float32(ops.convert_to_tensor(weights["kernel"]))
-        bound = math.sqrt(math.prod(self.reuse(operation)))
-        return Projected(operation.on_matrices(self.project, kernel), bound)
+        projected = operation.on_matrices(self.project, kernel)
+        return Projected(projected, self.bound(projected, operation))
+
+    def bound(self, kernel, operation: Operation):
+        """Of the norm of the operation: the square root of the number of patches.
+
+        Args:
+            kernel: a projected one.
+            operation: what the layer does with it.
+        """
+        return math.sqrt(math.prod(self.reuse(operation)))
 
     def reuse(self, operation):
         """For each spatial axis, the largest number of patches that share an element."""
         return operation.patch_counts
 
     def retracted(self, weights, operation):
-        """The raw kernel, retracted."""
+        """The raw kernel, retracted, and divided by the bound if it `is_scale_free`."""
         kernel = at_least_float32(ops.convert_to_tensor(weights["kernel"]))
-        return {"kernel": operation.on_matrices(self.retract, kernel)}
+        retracted = operation.on_matrices(self.retract, kernel)
+        return {"kernel": self._scaled(retracted, operation)}
 
     def condensed(self, weights, operation):
-        """The projected kernel, which is its own projection."""
-        return {"kernel": self.projected(weights, operation).kernel}
+        """The projected kernel, or what it is divided by the bound: its projection is itself."""
+        projected = self.projected(weights, operation).kernel
+        return {"kernel": self._scaled(projected, operation)}
+
+    def _scaled(self, kernel, operation: Operation):
+        return kernel / self.bound(kernel, operation) if self.is_scale_free else kernel
 
 
 def parametrization_of(

@@ -59,6 +59,7 @@ class Spectral(MatrixParametrization):
     beta_bjorck: float | None = DEFAULT_BETA_BJORCK
     maxiter_spectral: int = DEFAULT_MAXITER_SPECTRAL
     maxiter_bjorck: int = DEFAULT_MAXITER_BJORCK
+    is_scale_free = True
 
     def __post_init__(self):
         apart = "or None to keep the singular values apart"
