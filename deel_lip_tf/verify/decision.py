@@ -22,7 +22,7 @@ from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.models import output_values, program_of
-from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, prove
+from deel_lip_tf.verify.proofs import FALSIFIED, ROBUST, prove
 from deel_lip_tf.verify.search.attack import Claims, gradient_function, is_found, search
 from deel_lip_tf.verify.search.witnesses import first_witness, plain_points
 from deel_lip_tf.verify.specification.property import Conjunction, Property

@@ -6,11 +6,10 @@ as an interval rule of the output.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import keras
 import numpy as np
 
-from deel_lip_tf.normalizers import padding_amounts
 from deel_lip_tf.semantics.ir.elementwise import relu
 from deel_lip_tf.semantics.ir.intervals import (
     Exchanged,
@@ -47,6 +46,8 @@ __all__ = [
     "sorted_groups",
     "window_indices",
 ]
+
+Pair = tuple[int, int]
 
 
 def combined(
@@ -124,16 +125,28 @@ def reflected(builder: Builder, index: int, normal: np.ndarray) -> int:
     return builder.affine([index, positive], linear)
 
 
-def pooling_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
-    """The windows of a pooling layer, (*outputs, channels, window), channels last.
+def pooling_windows(
+    builder: Builder,
+    index: int,
+    window: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[Pair],
+) -> int:
+    """The windows of an image with its channels last, (*outputs, channels, window).
 
     Where a window reaches beyond a border, an entry inside takes the place of the missing one:
     the largest of the window stays the same.
+
+    Args:
+        builder: takes the node.
+        index: of the image.
+        window: its size along each axis.
+        strides: along each axis.
+        pads: how far windows begin before, and end behind, each axis.
     """
-    index = channels_last(builder, index, layer)
     *sizes, channels = builder.shape(index)
-    axes = zip(sizes, layer.pool_size, layer.strides, strict=True)
-    taken = [np.clip(window_indices(*axis, layer.padding), 0, axis[0] - 1) for axis in axes]
+    axes = zip(sizes, window, strides, pads, strict=True)
+    taken = [np.clip(window_indices(*axis), 0, axis[0] - 1) for axis in axes]
     # (outputs, window) along each axis, as positions in the flattened image.
     grids = np.ix_(*[indices.ravel() for indices in taken], np.arange(channels))
     flat = np.ravel_multi_index(grids, (*sizes, channels))
@@ -144,22 +157,21 @@ def pooling_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> 
     return builder.affine(index, Pick(flat.reshape(*counts, channels, -1)))
 
 
-def window_indices(size: int, pool: int, stride: int, padding: str) -> np.ndarray:
-    """(outputs, pool) positions along one axis; beyond it, negative ones or `size` and more."""
-    before, after = padding_amounts(size, pool, stride, padding)
-    starts = np.arange((size + before + after - pool) // stride + 1) * stride - before
-    return starts[:, None] + np.arange(pool)
+def window_indices(size: int, window: int, stride: int, pads: Pair) -> np.ndarray:
+    """(outputs, window) positions along one axis; beyond it, negative ones or `size` and more."""
+    before, after = pads
+    starts = np.arange((size + before + after - window) // stride + 1) * stride - before
+    return starts[:, None] + np.arange(window)
 
 
-def global_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
-    """The whole image as one window, (channels, pixels)."""
-    index = channels_last(builder, index, layer)
+def global_windows(builder: Builder, index: int) -> int:
+    """A whole image with its channels last as one window, (channels, pixels)."""
     *sizes, channels = builder.shape(index)
     index = reshaped(builder, index, (math.prod(sizes), channels))
     return builder.affine(index, Transpose((0, 2, 1)))
 
 
-def kept_axes(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
+def kept_axes(builder: Builder, index: int, layer: Any) -> int:
     """(channels,) with the spatial axes of size 1 that `keepdims` asks for."""
     if not layer.keepdims:
         return index
@@ -175,7 +187,7 @@ def reshaped(builder: Builder, index: int, shape: tuple[int, ...]) -> int:
     return index if shape == builder.shape(index) else builder.affine(index, Reshape(tuple(shape)))
 
 
-def channels_last(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
+def channels_last(builder: Builder, index: int, layer: Any) -> int:
     """The input of a layer with its channels last."""
     if getattr(layer, "data_format", None) != "channels_first":
         return index
@@ -183,7 +195,7 @@ def channels_last(builder: Builder, index: int, layer: keras.layers.Layer) -> in
     return builder.affine(index, Transpose((0, *range(2, rank + 1), 1)))
 
 
-def last_if_first(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
+def last_if_first(builder: Builder, index: int, layer: Any) -> int:
     """Undoes `channels_last`."""
     if getattr(layer, "data_format", None) != "channels_first":
         return index

@@ -14,7 +14,8 @@ from deel_lip_tf.verify import ball, decision
 from deel_lip_tf.verify.decision import decide
 from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.search import witnesses
-from deel_lip_tf.verify.specification.vnnlib import counterexample, read_vnnlib, to_vnnlib
+from deel_lip_tf.verify.specification.vnnlib import counterexample, read_vnnlib
+from deel_lip_tf.verify.specification.writing import to_vnnlib
 
 DECLARED = "".join(f"(declare-const {v}_{i} Real)\n" for v in "XY" for i in range(2))
 BOX = "(assert (and (>= X_0 -1) (<= X_0 1.0) (>= X_1 -1e0) (<= X_1 +1)))\n"
