@@ -21,6 +21,7 @@ from deel_lip_tf.semantics.ir.intervals import (
 )
 from deel_lip_tf.semantics.ir.primitives import (
     Blocks,
+    Conv,
     MatMul,
     Pick,
     Reshape,
@@ -34,16 +35,22 @@ from deel_lip_tf.semantics.ir.sorting import sorting_network
 __all__ = [
     "channels_last",
     "combined",
+    "convolved",
     "extreme_of",
+    "extreme_with",
     "global_windows",
+    "grouped",
     "kept_axes",
     "last_if_first",
     "maximum_of_last",
+    "means_of_windows",
     "pooling_windows",
     "positive_and_negative",
     "reflected",
     "reshaped",
     "sorted_groups",
+    "standardized",
+    "standardizing",
     "window_indices",
 ]
 
@@ -69,6 +76,15 @@ def extreme_of(builder: Builder, parents: Sequence[int], sign: float) -> int:
         rule = Extreme((extreme, parent), sign)
         extreme = combined(builder, [extreme, positive], [1.0, sign], rule)
     return extreme
+
+
+def extreme_with(builder: Builder, index: int, constant: np.ndarray, sign: float) -> int:
+    """The entrywise maximum (`sign` 1) or minimum (-1) of a node and a constant.
+
+    `max(x, c) = c + relu(x - c)`, and `min(x, c) = c - relu(c - x)`.
+    """
+    surplus = builder.scaled(index, scale=sign, shift=-sign * constant)
+    return builder.scaled(builder.function(surplus, relu()), scale=sign, shift=constant)
 
 
 def maximum_of_last(builder: Builder, index: int) -> int:
@@ -125,6 +141,48 @@ def reflected(builder: Builder, index: int, normal: np.ndarray) -> int:
     return builder.affine([index, positive], linear)
 
 
+def grouped(kernel: np.ndarray, groups: int) -> np.ndarray:
+    """A kernel (*size, inputs of a group, outputs) as (*size, groups, inputs, outputs of a group).
+
+    The outputs are split into consecutive groups, each of which sees its share of the inputs.
+    """
+    shares = groups, kernel.shape[-1] // groups
+    return np.moveaxis(kernel.reshape(*kernel.shape[:-1], *shares), -2, -3)
+
+
+def convolved(
+    builder: Builder,
+    index: int,
+    kernel: np.ndarray,
+    strides: tuple[int, ...],
+    dilation: tuple[int, ...],
+    pads: tuple[Pair, ...],
+    bias: np.ndarray | None = None,
+) -> int:
+    """The convolution of an image with its channels last, over zeros; the kernel as `grouped`."""
+    conv = Conv(kernel, strides, dilation, pads, builder.shape(index)[:-1])
+    return builder.affine(index, conv, bias)
+
+
+def standardized(
+    builder: Builder,
+    index: int,
+    mean: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray | None = None,
+) -> int:
+    """`(x - mean) * scale + shift`: a batch normalization, whose scale is `standardizing`."""
+    return builder.scaled(builder.scaled(index, None, -mean), scale, shift)
+
+
+def standardizing(
+    variance: np.ndarray, epsilon: float, factor: np.ndarray | float = 1.0
+) -> np.ndarray:
+    """`factor / sqrt(variance + epsilon)`, infinite or no number where that is."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return factor / np.sqrt(variance + epsilon)
+
+
 def pooling_windows(
     builder: Builder,
     index: int,
@@ -162,6 +220,18 @@ def window_indices(size: int, window: int, stride: int, pads: Pair) -> np.ndarra
     before, after = pads
     starts = np.arange((size + before + after - window) // stride + 1) * stride - before
     return starts[:, None] + np.arange(window)
+
+
+def means_of_windows(
+    size: int, window: int, stride: int, pads: Pair, counts_border: bool = False
+) -> np.ndarray:
+    """The matrix (outputs, inputs) of the means of windows along one axis.
+
+    `counts_border`: whether places beyond the axis count, as zeros.
+    """
+    places = window_indices(size, window, stride, pads)
+    is_inside = (np.arange(size) >= places[:, :1]) & (np.arange(size) <= places[:, -1:])
+    return is_inside / (window if counts_border else is_inside.sum(axis=1, keepdims=True))
 
 
 def global_windows(builder: Builder, index: int) -> int:

@@ -15,9 +15,9 @@ from deel_lip_tf.semantics.ir.decompositions import (
     kept_axes,
     last_if_first,
     maximum_of_last,
+    means_of_windows,
     pooling_windows,
     reshaped,
-    window_indices,
 )
 from deel_lip_tf.semantics.ir.primitives import AxisProducts
 from deel_lip_tf.semantics.ir.program import Builder
@@ -275,6 +275,4 @@ def _largest_column_sum(size: int | None, pool: int, stride: int, padding: str) 
 
 def _averages(size: int, pool: int, stride: int, padding: str) -> np.ndarray:
     """The matrix (outputs, inputs) of average pooling along one axis."""
-    places = window_indices(size, pool, stride, padding_amounts(size, pool, stride, padding))
-    is_inside = (np.arange(size) >= places[:, :1]) & (np.arange(size) <= places[:, -1:])
-    return is_inside / is_inside.sum(axis=1, keepdims=True)
+    return means_of_windows(size, pool, stride, padding_amounts(size, pool, stride, padding))
