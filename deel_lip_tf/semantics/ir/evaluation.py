@@ -7,8 +7,7 @@ import numpy as np
 
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.ir.arrays import NUMPY
-from deel_lip_tf.semantics.ir.elementwise import Function
-from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Program
+from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Program
 
 __all__ = ["evaluated", "rounding_errors"]
 
@@ -65,10 +64,11 @@ def rounding_errors(
             error = node.map.absolute(NUMPY, [e + roundoff * (e + size) for e, size in pairs])
             errors.append(error if node.bias is None else error + roundoff * np.abs(node.bias))
         else:
-            errors.append(_steepest(node.function) * parents[0] * (1.0 + 8.0 * unit))
+            errors.append(_steepest(node) * parents[0] * (1.0 + 8.0 * unit))
     return errors
 
 
-def _steepest(function: Function) -> np.ndarray:
-    left = 1.0 if function.name == "clip" else function.arguments[0]
-    return np.maximum(1.0, np.abs(left))
+def _steepest(node: Node) -> np.ndarray | float:
+    if not isinstance(node, Elementwise) or node.function.name == "clip":
+        return 1.0
+    return np.maximum(1.0, np.abs(node.function.arguments[0]))

@@ -73,7 +73,7 @@ class GlobalMaximum(Rule):
         return shapes.copied()
 
     def lower(self, lowering, layer, inputs):
-        windows = _whole(lowering.builder, layer, only(inputs))
+        windows = _whole_image(lowering.builder, layer, only(inputs))
         return kept_axes(lowering.builder, maximum_of_last(lowering.builder, windows), layer)
 
 
@@ -184,7 +184,7 @@ class ScaledGlobalRoot(Rule):
         return root_of_squares(shapes, getattr(layer, "pool_size", None))
 
     def lower(self, lowering, layer, inputs):
-        windows = _whole(lowering.builder, layer, only(inputs))
+        windows = _whole_image(lowering.builder, layer, only(inputs))
         root = kept_axes(lowering.builder, lowering.builder.norm(windows), layer)
         return scaled(lowering, layer, root)
 
@@ -201,7 +201,7 @@ class ScaledRoot(ScaledGlobalRoot):
         return scaled(lowering, layer, root)
 
 
-def _whole(builder: Builder, layer: layers.Layer, index: int) -> int:
+def _whole_image(builder: Builder, layer: layers.Layer, index: int) -> int:
     """The image of a layer as one window of each channel."""
     return global_windows(builder, channels_last(builder, index, layer))
 

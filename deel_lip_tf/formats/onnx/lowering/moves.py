@@ -1,8 +1,12 @@
 """ONNX operators that move, join or choose entries: what they do to numbers says how."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from deel_lip_tf.formats.graph import Node
+from deel_lip_tf.formats.onnx.attributes import check_dropout
 from deel_lip_tf.formats.onnx.folding import evaluated
 from deel_lip_tf.formats.onnx.lowering.values import Value, Values, sample_of
 from deel_lip_tf.semantics.ir.moves import move_of
@@ -18,12 +22,8 @@ def identity(values: Values, node: Node, version: int) -> list[Value]:
         UnsupportedOperatorError: it may be at training.
     """
     if node.kind == "Dropout":
-        if version < 7:  # such an operator is at training unless `is_test` says otherwise
-            node.expect("is_test", 0, 1)
-        if len(node.inputs) > 2 and node.inputs[2]:
-            is_training = values.constants.get(node.inputs[2], np.True_)
-            if is_training.any():
-                raise node.unsupported("no training mode", is_training)
+        name = node.inputs[2] if len(node.inputs) > 2 else ""
+        check_dropout(node, version, values.constants.get(name, np.array(bool(name))))
     return [values.value(node)]
 
 
@@ -43,15 +43,20 @@ def moved(values: Values, node: Node, version: int) -> list[Value]:
 
     outputs = []
     for place, result in enumerate(results(np.zeros(value.shape))):
-        shape, sample = result.shape, sample_of(result.shape)
-        move = move_of(
-            lambda x, i=place, to=sample: results(x)[i].reshape(1, *to), sample_of(value.shape)
-        )
+        flat = (1, *sample_of(result.shape))
+        move = move_of(partial(_part, results, place, flat), sample_of(value.shape))
         if move is None:
             raise node.unsupported("entries of its input alone", node.inputs)
         is_same = isinstance(move, Reshape) and move.to == values.builder.shape(index)
-        outputs.append(Value(index if is_same else values.builder.affine(index, move), shape))
+        moved_index = index if is_same else values.builder.affine(index, move)
+        outputs.append(Value(moved_index, result.shape))
     return outputs
+
+
+def _part(
+    results: Callable[[np.ndarray], list[np.ndarray]], place: int, shape: tuple, x: np.ndarray
+) -> np.ndarray:
+    return results(x)[place].reshape(shape)
 
 
 def concatenated(values: Values, node: Node, version: int) -> list[Value]:

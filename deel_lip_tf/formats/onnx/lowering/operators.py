@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from deel_lip_tf.formats.graph import Node
+from deel_lip_tf.formats.onnx.attributes import IN_FILES
 from deel_lip_tf.formats.onnx.lowering.moves import concatenated, identity, moved
 from deel_lip_tf.formats.onnx.lowering.values import Value, Values
 from deel_lip_tf.formats.onnx.lowering.windows import (
@@ -22,15 +23,12 @@ from deel_lip_tf.semantics.ir.primitives import AxisProducts, MatMul, Scale
 
 __all__ = ["OPERATORS"]
 
-_IN_FILES = np.float32
-"""The type of an attribute that is a number: defaults are rounded to it like what is written."""
-
 
 def _matmul(values: Values, node: Node, version: int) -> list[Value]:
     """`x @ kernel` with the bias that `graph` has found behind it, or `kernel @ x`."""
     if values.is_constant(node.inputs[0]):
         return [_from_left(values, node)]
-    return [_dense(values, node, _matrix(values, node, 1), values.numbers(node, 2))]
+    return [_dense(values, node, _matrix(values, node, 1), values.optional(node, 2))]
 
 
 def _gemm(values: Values, node: Node, version: int) -> list[Value]:
@@ -39,7 +37,7 @@ def _gemm(values: Values, node: Node, version: int) -> list[Value]:
     factors = [float(node.attributes.get(name, 1.0)) for name in ("alpha", "beta")]
     if values.dtype != "float32" and factors != [1.0, 1.0]:
         raise node.unsupported("products that float64 holds", factors)
-    kernel, bias = _matrix(values, node, 1), values.numbers(node, 2)
+    kernel, bias = _matrix(values, node, 1), values.optional(node, 2)
     kernel = kernel.T if node.attributes.get("transB", 0) else kernel
     bias = None if bias is None else factors[1] * bias
     return [_dense(values, node, factors[0] * kernel, bias)]
@@ -47,7 +45,7 @@ def _gemm(values: Values, node: Node, version: int) -> list[Value]:
 
 def _matrix(values: Values, node: Node, position: int) -> np.ndarray:
     kernel = values.numbers(node, position)
-    if kernel is None or kernel.ndim != 2:
+    if kernel.ndim != 2:
         raise node.unsupported(f"a matrix as input {position}", node.inputs[position])
     return kernel
 
@@ -127,7 +125,7 @@ def _quotient(values: Values, node: Node, version: int) -> list[Value]:
     """`Div` by a constant."""
     node.expect("broadcast", 0, 0)
     constant = values.numbers(node, 1)
-    if constant is None or not constant.all():
+    if not constant.all():
         raise node.unsupported("a constant without a zero as input 1", node.inputs)
     return [_affine(values, node, values.value(node), scale=1.0 / constant)]
 
@@ -173,12 +171,20 @@ def _prelu(values: Values, node: Node, version: int) -> list[Value]:
 
 
 def _clip(values: Values, node: Node, version: int) -> list[Value]:
-    """`Clip` between two constants."""
+    """`Clip` between constants, of which either may be missing."""
     value = values.value(node)
-    low, high = (values.numbers(node, position) for position in (1, 2))
-    if low is None or high is None or low.size != 1 or high.size != 1 or not low <= high:
-        raise node.unsupported("one number as each limit, the lower one first", (low, high))
-    index = values.builder.function(value.index, elementwise.clip(low.item(), high.item()))
+    low, high = (values.optional(node, position) for position in (1, 2))
+    if any(limit is not None and limit.size != 1 for limit in (low, high)):
+        raise node.unsupported("one number as each limit", (low, high))
+    index = value.index
+    if low is not None and high is not None:
+        if not low <= high:
+            raise node.unsupported("the lower limit first", (low, high))
+        index = values.builder.function(index, elementwise.clip(low.item(), high.item()))
+    elif low is not None:
+        index = extreme_with(values.builder, index, low.reshape(()), 1.0)
+    elif high is not None:
+        index = extreme_with(values.builder, index, high.reshape(()), -1.0)
     return [Value(index, value.shape, value.is_last)]
 
 
@@ -188,7 +194,7 @@ def _negated(values: Values, node: Node, version: int) -> list[Value]:
 
 
 def _leaky_relu(attributes: dict) -> Function:
-    return elementwise.relu(float(attributes.get("alpha", _IN_FILES(0.01))))
+    return elementwise.relu(float(attributes.get("alpha", IN_FILES(0.01))))
 
 
 OPERATORS: dict[str, Callable[[Values, Node, int], list[Value]]] = {

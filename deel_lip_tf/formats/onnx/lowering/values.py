@@ -97,19 +97,22 @@ class Values:
             raise UnsupportedOperatorError(f"The output {name!r} is not computed.")
         return self._values[name]
 
-    def numbers(self, node: Node, position: int) -> np.ndarray | None:
-        """A constant to compute with, in float64; None where it was left out.
+    def numbers(self, node: Node, position: int) -> np.ndarray:
+        """A constant to compute with, in float64.
 
         Raises:
             UnsupportedOperatorError: it depends on the input, is of another type, or not finite.
         """
         name = node.inputs[position] if position < len(node.inputs) else ""
-        if not name:
-            return None
         array = self.constants.get(name)
         if array is None or array.dtype.name != self.dtype or not np.isfinite(array).all():
             raise node.unsupported(f"finite constants of {self.dtype} as input {position}", name)
         return array.astype(np.float64)
+
+    def optional(self, node: Node, position: int) -> np.ndarray | None:
+        """The same, or None where the input was left out."""
+        is_there = position < len(node.inputs) and node.inputs[position]
+        return self.numbers(node, position) if is_there else None
 
     def first(self, value: Value) -> int:
         """The node in the file's order."""

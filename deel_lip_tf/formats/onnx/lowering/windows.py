@@ -3,6 +3,13 @@
 import numpy as np
 
 from deel_lip_tf.formats.graph import Node
+from deel_lip_tf.formats.onnx.attributes import (
+    IN_FILES,
+    Pairs,
+    check_normalization,
+    pairs_of,
+    steps_of,
+)
 from deel_lip_tf.formats.onnx.lowering.values import Value, Values
 from deel_lip_tf.semantics.ir.decompositions import (
     convolved,
@@ -26,8 +33,6 @@ __all__ = [
     "maximum_pooling",
 ]
 
-Pairs = list[tuple[int, int]]
-
 
 def _geometry(node: Node, window: tuple[int, ...]) -> tuple[tuple, tuple, Pairs]:
     """Strides, dilations, and the pads of each axis.
@@ -37,21 +42,16 @@ def _geometry(node: Node, window: tuple[int, ...]) -> tuple[tuple, tuple, Pairs]
     """
     node.expect("auto_pad", "NOTSET", "NOTSET", "VALID")
     node.expect("ceil_mode", 0, 0)
-    rank, ones = len(window), [1] * len(window)
-    strides, dilations = (node.attributes.get(key, ones) for key in ("strides", "dilations"))
-    flat = node.attributes.get("pads", [0] * 2 * rank)
-    if node.attributes.get("auto_pad", "NOTSET") == "VALID":
-        flat = [0] * 2 * rank
-    if min(flat) < 0:
-        raise node.unsupported("no negative padding", flat)
-    return tuple(strides), tuple(dilations), list(zip(flat[:rank], flat[rank:], strict=True))
+    is_valid = node.attributes.get("auto_pad", "NOTSET") == "VALID"
+    pads = [(0, 0)] * len(window) if is_valid else pairs_of(node, len(window))
+    if min(map(min, pads)) < 0:
+        raise node.unsupported("no negative padding", pads)
+    return *steps_of(node, len(window)), pads
 
 
 def convolution(values: Values, node: Node, version: int) -> list[Value]:
     """`Conv`, in groups of channels or not."""
-    kernel, bias = values.numbers(node, 1), values.numbers(node, 2)
-    if kernel is None:
-        raise node.unsupported("a constant kernel", node.inputs)
+    kernel, bias = values.numbers(node, 1), values.optional(node, 2)
     kernel = np.moveaxis(kernel, (0, 1), (-1, -2))
     index, groups = values.last(node), node.attributes.get("group", 1)
     strides, dilations, pads = _geometry(node, kernel.shape[:-2])
@@ -64,16 +64,9 @@ def convolution(values: Values, node: Node, version: int) -> list[Value]:
 
 def batch_normalization(values: Values, node: Node, version: int) -> list[Value]:
     """`BatchNormalization` with its stored statistics."""
-    node.expect("training_mode", 0, 0)
-    node.expect("spatial", 1, 1)
-    if version < 7:
-        node.expect("is_test", 0, 1)
-    if any(node.further_outputs):
-        raise node.unsupported("one output, since several mean training", node.further_outputs)
+    check_normalization(node, version)
     gamma, beta, mean, variance = (values.numbers(node, position) for position in (1, 2, 3, 4))
-    if gamma is None or beta is None or mean is None or variance is None:
-        raise node.unsupported("four constants", node.inputs)
-    epsilon = float(node.attributes.get("epsilon", np.float32(1e-5)))
+    epsilon = float(node.attributes.get("epsilon", IN_FILES(1e-5)))
     value = values.value(node)
     if not value.has_batch:
         raise node.unsupported("a batch of one", value.shape)

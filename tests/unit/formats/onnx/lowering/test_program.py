@@ -22,7 +22,6 @@ from tests.unit.formats.onnx.test_read import (  # noqa: E402
 
 REFUSED = {
     **dict.fromkeys(("conv, auto_pad", "conv, lower"), "auto_pad"),
-    "clipped": "one number as each limit",
     **dict.fromkeys(("activations", "smooth", "smooth, with numbers"), "not supported"),
     **dict.fromkeys(("mean of an image", "mean of columns", "sum"), "not supported"),
     "sum and mean of tensors": "Mean",
