@@ -5,37 +5,40 @@
 Layers of known Lipschitz constant (`lip.layers`), losses (`lip.losses`), metrics, callbacks, the
 models `lip.Sequential` and `lip.Model`, proofs (`lip.bounds`), certificates (`lip.certificates`)
 and the formal verification of any Keras classifier (`lip.verify`).
+
+Importing the package imports none of these, nor Keras. Once Keras is imported, before or after,
+so are they, and what they register is found in files of models.
 """
 
-import importlib
+from typing import TYPE_CHECKING
 
-from deel_lip_tf.cli.quiet import load_backend_quietly
+from deel_lip_tf._lazy import found_when_asked_for, imported_with
 
-load_backend_quietly()  # before the first import of Keras
-
-from deel_lip_tf import (  # noqa: E402
-    activations,
-    bounds,
-    callbacks,
-    certificate_metrics,
-    certificates,
-    compute_layer_sv,
-    constraints,
-    initializers,
-    layers,
-    losses,
-    metrics,
-    normalizers,
-    regularizers,
-    utils,
-)
-from deel_lip_tf.model import (  # noqa: E402
-    LossVariableModel,
-    LossVariableSequential,
-    Model,
-    Sequential,
-    vanillaModel,
-)
+if TYPE_CHECKING:
+    from deel_lip_tf import (
+        activations,
+        bounds,
+        callbacks,
+        certificate_metrics,
+        certificates,
+        compute_layer_sv,
+        constraints,
+        initializers,
+        layers,
+        losses,
+        metrics,
+        normalizers,
+        regularizers,
+        utils,
+        verify,
+    )
+    from deel_lip_tf.model import (
+        LossVariableModel,
+        LossVariableSequential,
+        Model,
+        Sequential,
+        vanillaModel,
+    )
 
 __version__ = "0.1.0"
 
@@ -62,9 +65,10 @@ __all__ = [
     "verify",
 ]
 
+_MODELS = tuple(name for name in __all__ if name[0].isupper() or name == "vanillaModel")
+_ROOMS = tuple(name for name in __all__ if name not in _MODELS)
 
-def __getattr__(name: str):
-    # The one room that is TensorFlow's alone: whoever uses Keras on another backend does without.
-    if name == "verify":
-        return importlib.import_module("deel_lip_tf.verify")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = found_when_asked_for(__name__, {"deel_lip_tf.model": _MODELS}, _ROOMS)
+
+# `verify` is TensorFlow's: whoever uses Keras on another backend does without.
+imported_with("keras", __name__, [*(room for room in _ROOMS if room != "verify"), "model"])

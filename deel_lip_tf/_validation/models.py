@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import keras
-
 __all__ = ["check_instance", "check_one_to_one"]
 
 
@@ -30,6 +28,8 @@ def check_one_to_one(model: Any) -> None:
         TypeError: no Keras model.
         ValueError: a model without an input yet, or with other numbers of inputs or outputs.
     """
+    import keras  # `check_instance` alone needs none
+
     check_instance("model", model, keras.Model, "a Keras model")
     inputs, outputs = (len(getattr(model, ends, ())) for ends in ("inputs", "outputs"))
     if not inputs:

@@ -1,9 +1,9 @@
 """Keeps TensorFlow's start-up messages off the page of ``python -m deel_lip_tf``.
 
-Python imports a package before it runs the package's ``__main__``, and TensorFlow's C++ libraries
-write to the process's error stream while they are being loaded, past Python and past
-``TF_CPP_MIN_LOG_LEVEL``. So whoever wants a clean page has to act before the first import of
-Keras. Nothing here does anything when the package is imported by a script, a notebook or a test.
+TensorFlow's C++ libraries write to the process's error stream while they are being loaded, past
+Python and past ``TF_CPP_MIN_LOG_LEVEL``. So whoever wants a clean page has to act before the first
+import of Keras: the commands, which are the first to need it. Nothing here does anything where
+Keras is there already.
 """
 
 import contextlib
@@ -15,21 +15,13 @@ from collections.abc import Iterator
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
-def started_as_command() -> bool:
-    """Whether ``python -m deel_lip_tf`` is what imports the package right now.
-
-    ``sys.argv[0]`` is ``"-m"`` only while Python looks for the module that ``-m`` names.
-    """
-    return sys.argv[:1] == ["-m"]
-
-
 def load_backend_quietly() -> None:
-    """Imports Keras with the error stream set aside, if this is the command line.
+    """Imports Keras with the error stream set aside.
 
     Who has set ``TF_CPP_MIN_LOG_LEVEL`` has asked for TensorFlow's messages and gets them all.
     If the import fails, what was set aside is written out after all.
     """
-    if not started_as_command() or LOG_LEVEL in os.environ:
+    if "keras" in sys.modules or LOG_LEVEL in os.environ:
         return
     os.environ[LOG_LEVEL] = "3"
     with _error_stream_set_aside():

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from deel_lip_tf.cli.arguments import BadInput, positive_number
+from deel_lip_tf.cli.quiet import load_backend_quietly
 
 UNSAT, SAT, UNKNOWN = 0, 10, 20
 EXIT_CODES = {"unsat": UNSAT, "sat": SAT, "unknown": UNKNOWN}
@@ -40,7 +41,7 @@ def add_parser(commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Heavy, and only this command needs them.
+    load_backend_quietly()
     from deel_lip_tf.verify.decision import decide
     from deel_lip_tf.verify.specification.vnnlib import counterexample
 

@@ -29,8 +29,13 @@ from deel_lip_tf.losses.soft import MulticlassSoftHKR
 # The users of deel-lip look for these among the losses. They stand above all that they prove with.
 __getattr__, __dir__ = found_when_asked_for(
     __name__,
-    "deel_lip_tf.metrics.certified",
-    ("Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"),
+    {
+        "deel_lip_tf.metrics.certified": (
+            "Certificate_Binary",
+            "Certificate_Multiclass",
+            "CertifiedRobustAccuracy",
+        )
+    },
 )
 
 __all__ = [

@@ -20,8 +20,13 @@ from deel_lip_tf.metrics.provable import (
 # They prove the constant of their model: whoever trusts one does without what that imports.
 __getattr__, __dir__ = found_when_asked_for(
     __name__,
-    "deel_lip_tf.metrics.certified",
-    ("Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"),
+    {
+        "deel_lip_tf.metrics.certified": (
+            "Certificate_Binary",
+            "Certificate_Multiclass",
+            "CertifiedRobustAccuracy",
+        )
+    },
 )
 
 __all__ = [

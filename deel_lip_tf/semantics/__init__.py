@@ -6,7 +6,3 @@ activation functions; `operators` and `rounding` are what they answer with. `int
 arithmetic of integers is that of real numbers; `sizes` which sizes are equal; `state` what is
 computed with; `sorting` sorts by comparisons.
 """
-
-from deel_lip_tf.semantics import rules
-
-__all__ = ["rules"]

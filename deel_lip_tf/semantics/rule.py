@@ -5,7 +5,8 @@ does not override is not known: whoever asks names the layer as unsupported, and
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
@@ -184,17 +185,19 @@ def rule_for(operation: Any) -> Rule | None:
     A constrained layer of this library applies its effective kernel as the Keras layer does that it
     is exported to.
     """
-    kind = type(operation)
+    kind, rules = type(operation), registered()
     if name := operation_name(operation):
-        return _RULES.get(name)
-    if kind not in _RULES and is_constrained(operation) and _is_own(kind):
-        return next((_RULES[parent] for parent in kind.__mro__ if parent in _RULES), None)
-    return _RULES.get(kind)
+        return rules.get(name)
+    if kind not in rules and is_constrained(operation) and _is_own(kind):
+        return next((rules[parent] for parent in kind.__mro__ if parent in rules), None)
+    return rules.get(kind)
 
 
-def registered() -> dict[type | str, Rule]:
+def registered() -> Mapping[type | str, Rule]:
     """All rules, by kind."""
-    return dict(_RULES)
+    from deel_lip_tf.semantics import rules  # noqa: F401  they register themselves
+
+    return MappingProxyType(_RULES)
 
 
 def lipschitz_constant(

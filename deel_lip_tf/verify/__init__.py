@@ -25,14 +25,36 @@ hard_tanh, sparse_sigmoid, sparse_plus, soft_shrink, tanh_shrink and clip, sums 
 constants, and every layer of this library. A final softmax is left out.
 """
 
-from deel_lip_tf.formats import from_onnx, from_saved_model, to_onnx
-from deel_lip_tf.verify.decision import Decision, decide
-from deel_lip_tf.verify.domain import Domain, ball, box
-from deel_lip_tf.verify.methods import METHODS
-from deel_lip_tf.verify.queries import Bounds, bounds, certified_radius
-from deel_lip_tf.verify.robustness import Robustness, prove, robustness
-from deel_lip_tf.verify.search.attack import falsify
-from deel_lip_tf.verify.specification.vnnlib import counterexample, read_vnnlib, to_vnnlib
+from typing import TYPE_CHECKING
+
+from deel_lip_tf._lazy import found_when_asked_for
+
+if TYPE_CHECKING:
+    from deel_lip_tf.formats import from_onnx, from_saved_model, to_onnx
+    from deel_lip_tf.verify.decision import Decision, decide
+    from deel_lip_tf.verify.domain import Domain, ball, box
+    from deel_lip_tf.verify.methods import METHODS
+    from deel_lip_tf.verify.proofs import Robustness, prove, robustness
+    from deel_lip_tf.verify.queries import Bounds, bounds, certified_radius
+    from deel_lip_tf.verify.search.attack import falsify
+    from deel_lip_tf.verify.specification.vnnlib import counterexample, read_vnnlib
+    from deel_lip_tf.verify.specification.writing import to_vnnlib
+
+# Reading a question and deciding it for a small network needs neither Keras nor TensorFlow.
+__getattr__, __dir__ = found_when_asked_for(
+    __name__,
+    {
+        "deel_lip_tf.formats": ("from_onnx", "from_saved_model", "to_onnx"),
+        "deel_lip_tf.verify.decision": ("Decision", "decide"),
+        "deel_lip_tf.verify.domain": ("Domain", "ball", "box"),
+        "deel_lip_tf.verify.methods": ("METHODS",),
+        "deel_lip_tf.verify.proofs": ("Robustness", "prove", "robustness"),
+        "deel_lip_tf.verify.queries": ("Bounds", "bounds", "certified_radius"),
+        "deel_lip_tf.verify.search.attack": ("falsify",),
+        "deel_lip_tf.verify.specification.vnnlib": ("counterexample", "read_vnnlib"),
+        "deel_lip_tf.verify.specification.writing": ("to_vnnlib",),
+    },
+)
 
 __all__ = [
     "METHODS",

@@ -22,14 +22,14 @@ from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.models import output_values, program_of
-from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, prove
+from deel_lip_tf.verify.proofs import FALSIFIED, ROBUST, prove
 from deel_lip_tf.verify.search.attack import Claims, gradient_function, is_found, search
 from deel_lip_tf.verify.search.witnesses import first_witness, plain_points
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
 __all__ = ["Decision", "decide"]
 
-_FIRST, _THEN = tuple(METHODS)[list(METHODS).index("crown") :], "crown"
+_CHEAP, *_TIGHTER = tuple(METHODS)[list(METHODS).index("crown") :]
 _BATCH = 128  # boxes halved together
 _COMPARED = 64  # boxes in which the model is compared with its program
 _BRIEF = 8  # steps of the search in each of them
@@ -165,23 +165,28 @@ class _Work:
 
     def run(self) -> tuple[str, np.ndarray | None]:
         """The status and the witness."""
-        for method in _FIRST:
-            if method == _FIRST[0] or time.monotonic() < self._end:
-                self._refute(method)
-        if self._which:
-            # Equality comes last: a point well beyond it says more.
-            steps = (
-                lambda: self._searched(range(len(self._which)), {}),
-                self._ask_for_label,
-                lambda: self._plain(range(len(self._which))),
-            )
-            for step in steps:
-                if (witness := step()) is not None:
-                    return "sat", witness
+        self._refute(_CHEAP)
+        # A search takes less than the tighter bounds. Equality comes last: a point well beyond it
+        # says more.
+        steps = (
+            lambda: self._searched(range(len(self._which)), {}),
+            self._bound_tightly,
+            self._ask_for_label,
+            lambda: self._plain(range(len(self._which))),
+        )
+        for step in steps:
+            if self._which and (witness := step()) is not None:
+                return "sat", witness
         while self._which and time.monotonic() < self._end:
             if (witness := self._halve()) is not None:
                 return "sat", witness
         return "unknown" if self._which or self._left_over else "unsat", None
+
+    def _bound_tightly(self) -> None:
+        """Drops what the methods that are left refute."""
+        for method in _TIGHTER:
+            if time.monotonic() < self._end:
+                self._refute(method)
 
     def _ask_for_label(self) -> np.ndarray | None:
         """Hands what is left, if it is that one box keeps a label, to `prove`."""
@@ -270,7 +275,7 @@ class _Work:
             self._lower.append(low)
             self._upper.append(high)
             self._which.append(which)
-        self._refute(_THEN, first)
+        self._refute(_CHEAP, first)
         chosen = range(first, len(self._which))
         if not chosen:
             return None

@@ -16,7 +16,7 @@ from deel_lip_tf._validation.models import check_instance
 from deel_lip_tf.verify.domain import ball
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.models import classified, margin_objectives
-from deel_lip_tf.verify.robustness import FALSIFIED, ROBUST, UNKNOWN, robustness
+from deel_lip_tf.verify.proofs import FALSIFIED, ROBUST, UNKNOWN, robustness
 from deel_lip_tf.verify.search.attack import falsify, is_found
 
 __all__ = ["COLOURS", "Curves", "curve_figure", "status_figure", "verified_curves"]

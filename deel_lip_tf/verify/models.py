@@ -54,7 +54,8 @@ def configuration(model: Any) -> str | None:
 def _digest(model: Any, input_shape: Shape | None) -> str | None:
     if (config := configuration(model)) is None or not is_readable(model):
         return None
-    digest = hashlib.sha256(f"{config}{input_shape}".encode())
+    shape = model.inputs[0].shape[1:] if input_shape is None else input_shape
+    digest = hashlib.sha256(f"{config}{tuple(shape)}".encode())
     for call in graph_of(model).calls:
         digest.update(f"{call.unsupported}".encode())
         for array in state_of(call.operation):

@@ -12,7 +12,7 @@ from deel_lip_tf.verify.domain import Domain, ball, check_domain
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, interval_bounds, lower_bounds
 from deel_lip_tf.verify.models import classified, margin_objectives, program_of
-from deel_lip_tf.verify.robustness import BRANCHING, stages_of
+from deel_lip_tf.verify.proofs import BRANCHING, stages_of
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
 
 __all__ = ["Bounds", "bounds", "certified_radius"]

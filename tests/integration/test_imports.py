@@ -4,11 +4,14 @@ import ast
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import keras
 import pytest
 
 import deel_lip_tf
+import deel_lip_tf as lip
 
 PACKAGE = Path(deel_lip_tf.__file__).parent
 
@@ -16,6 +19,7 @@ PACKAGE = Path(deel_lip_tf.__file__).parent
 # `_validation`, which everybody may. Each command is a room, and so are the metrics that prove.
 LAYERS = {"normalizers", "constraints", "initializers", "regularizers", "layers"}
 PROOFS = LAYERS | {"model", "semantics", "errors", "_keras", "_rounding"}
+COMMAND = {"cli.arguments", "cli.quiet"}
 ALLOWED = {
     "_registration": set(),
     "_lazy": set(),
@@ -32,7 +36,7 @@ ALLOWED = {
     "callbacks": set(),
     "layers": {"normalizers", "constraints", "initializers", "regularizers", "_keras"},
     "semantics": LAYERS | {"errors", "_keras", "_rounding"},
-    "formats": LAYERS | {"semantics", "_keras"},
+    "formats": LAYERS | {"semantics", "_keras", "_lazy"},
     "model": PROOFS - {"model"},
     "bounds": PROOFS,
     "certificates": PROOFS | {"bounds"},
@@ -42,13 +46,13 @@ ALLOWED = {
     "compute_layer_sv": {"estimates"},
     "estimates": PROOFS | {"bounds", "losses"},
     "utils": {"estimates", "losses"},
-    "verify": PROOFS | {"bounds", "certificates", "formats"},
+    "verify": PROOFS | {"bounds", "certificates", "formats", "_lazy"},
     "cli": set(),
     "cli.arguments": set(),
     "cli.quiet": set(),
-    "cli.quickstart": PROOFS | {"cli.arguments", "bounds", "certificates", "losses"},
-    "cli.hunt": PROOFS | {"cli.arguments", "bounds", "certificates", "cli.quickstart"},
-    "cli.verify": {"cli.arguments", "formats", "verify"},
+    "cli.quickstart": PROOFS | COMMAND | {"bounds", "certificates", "losses"},
+    "cli.hunt": PROOFS | COMMAND | {"bounds", "certificates", "cli.quickstart"},
+    "cli.verify": COMMAND | {"formats", "verify"},
     "__main__": {"cli.arguments", "cli.quickstart", "cli.hunt", "cli.verify"},
 }
 
@@ -126,6 +130,87 @@ def run_python(code):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+LIGHT = (
+    "import deel_lip_tf",
+    "import deel_lip_tf.verify, deel_lip_tf.formats",
+    "from deel_lip_tf.verify.specification.vnnlib import read_vnnlib",
+    "import deel_lip_tf.formats.onnx.graph, deel_lip_tf.semantics.ir.decompositions",
+    "import deel_lip_tf.__main__",
+)
+
+
+@pytest.mark.parametrize("statement", LIGHT)
+def test_what_needs_no_keras_imports_none(statement):
+    code = f"{statement}; import sys; print({{'keras', 'tensorflow', 'jax'}} & set(sys.modules))"
+    assert run_python(code).strip() == "set()"
+
+
+IN_ANY_ORDER = (
+    "import deel_lip_tf, keras",
+    "from deel_lip_tf.layers.dense import SpectralDense; import keras",
+    *(
+        pytest.param(statements, marks=pytest.mark.slow)
+        for statements in (
+            "import keras, deel_lip_tf",
+            "import deel_lip_tf as lip; lip.verify; import keras",
+            "import deel_lip_tf as lip; lip.Sequential; import keras",
+            "import deel_lip_tf.semantics.functions; import keras",
+            "from deel_lip_tf import *; import keras",
+        )
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model of which each part must be found by its registered name."""
+    folder = tmp_path_factory.mktemp("registered")
+    regularizer = lip.regularizers.OrthDenseRegularizer()
+    dense = lip.layers.SpectralDense(2, kernel_regularizer=regularizer)
+    model = lip.Sequential(
+        [keras.Input((3,)), dense, lip.layers.MaxMin(), lip.layers.SpectralDense(1)]
+    )
+    model.compile("sgd", lip.losses.HKR(alpha=2.0), [lip.metrics.KR()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras advises against its own older format
+        for suffix in ("keras", "h5"):
+            model.save(folder / f"model.{suffix}")
+    return folder
+
+
+@pytest.mark.parametrize("statements", IN_ANY_ORDER)
+def test_files_load_in_whatever_order_the_packages_are_imported(statements, saved):
+    load = "print(type(keras.models.load_model({!r}).loss).__name__)"
+    paths = [str(saved / f"model.{suffix}") for suffix in ("keras", "h5")]
+    assert run_python("; ".join([statements, *map(load.format, paths)])).split() == ["HKR", "HKR"]
+
+
+WATCHED = """
+import importlib.util, inspect, sys
+import deel_lip_tf
+watch = sys.meta_path[0]
+print(watch.find_spec("json", None))
+print(importlib.util.find_spec("deel_lip_tf._rounding").loader.is_package("deel_lip_tf._rounding"))
+from deel_lip_tf import errors
+print(errors.__spec__.loader is errors.__loader__, bool(inspect.getsource(errors)))
+import keras
+print(watch in sys.meta_path)
+"""
+
+
+def test_a_watch_changes_nothing_else():
+    """Loaders are in their place again, and it is gone once Keras is there."""
+    assert run_python(WATCHED).split() == ["None", "False", "True", "True", "False"]
+
+
+def test_what_is_lazy_is_listed():
+    code = "import deel_lip_tf as lip; print({*lip.__all__} - {*dir(lip)}, lip.nothing)"
+    with pytest.raises(AssertionError, match="has no attribute 'nothing'"):
+        run_python(code)
+    code = "import deel_lip_tf as lip; print({*lip.__all__} - {*dir(lip)})"
+    assert run_python(code).strip() == "set()"
 
 
 def test_importing_pulls_in_no_extra():

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from deel_lip_tf.cli.arguments import LARGEST_SEED, positive_number, whole_number
+from deel_lip_tf.cli.quiet import load_backend_quietly
 
 
 def add_parser(commands: Any) -> None:
@@ -47,6 +48,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    load_backend_quietly()
     from deel_lip_tf.cli.hunt import job
 
     return job.run(options.model, options.data, options.minutes, options.out, options.seed)

@@ -3,8 +3,8 @@
 import argparse
 
 from deel_lip_tf.cli.arguments import LARGEST_SEED, whole_number
-from deel_lip_tf.cli.quickstart import job
 from deel_lip_tf.cli.quickstart.network import DEFAULT_EPOCHS, DEFAULT_LOSS, LOSS_ARGUMENTS
+from deel_lip_tf.cli.quiet import load_backend_quietly
 
 
 def add_parser(commands) -> None:
@@ -53,4 +53,7 @@ def add_parser(commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    load_backend_quietly()
+    from deel_lip_tf.cli.quickstart import job
+
     return job.run(options.data, options.epochs, options.loss, options.out, options.seed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from deel_lip_tf.formats.graph import Node, carries_batch
 
-__all__ = ["folded", "is_foldable"]
+__all__ = ["evaluated", "folded", "is_foldable"]
 
 # These move and copy entries, and also sizes of which one is that of the batch.
 _OF_SIZES = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
@@ -45,11 +45,19 @@ def folded(node: Node, constants: list[np.ndarray | None], version: int) -> list
     Raises:
         ValueError: it has no agreed result, such as a quotient of negative integers, or is wrong.
     """
+    _check(node, [array for array in constants if array is not None])
+    return evaluated(node, constants, version)
+
+
+def evaluated(node: Node, inputs: list[np.ndarray | None], version: int) -> list[np.ndarray]:
+    """The outputs of an operator by ONNX's reference implementation, as `folded`.
+
+    Raises:
+        ValueError: the implementation refuses it.
+    """
     from onnx.reference import ReferenceEvaluator
 
-    given = [array for array in constants if array is not None]
-    _check(node, given)
-    feed = {name: array for name, array in zip(node.inputs, constants, strict=True) if name}
+    feed = {name: array for name, array in zip(node.inputs, inputs, strict=True) if name}
     evaluator = ReferenceEvaluator(_encoded(node), opsets={"": max(version, _VERSION)})
     try:
         with np.errstate(all="ignore"):

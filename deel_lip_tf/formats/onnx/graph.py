@@ -11,7 +11,7 @@ from deel_lip_tf.formats.compression import content_of
 from deel_lip_tf.formats.graph import Graph, Node, UnsupportedOperatorError, raise_for_unknown
 from deel_lip_tf.formats.onnx.folding import folded, is_foldable
 
-__all__ = ["OF_SHAPES", "OnnxGraph", "read", "results_by_name"]
+__all__ = ["OF_SHAPES", "OnnxGraph", "loaded", "read", "results_by_name"]
 
 OF_SHAPES = ("Shape",)
 """Operators that look at the shape of their input alone."""
@@ -53,7 +53,7 @@ def read(model, supported: Collection[str]) -> OnnxGraph:
     """
     from onnx import numpy_helper
 
-    model = _loaded(model)
+    model = loaded(model)
     graph, version = model.graph, _version(model)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     decoded = [_decoded(node, constants) for node in graph.node]
@@ -88,7 +88,14 @@ def _version(model) -> int:
     return max(own, default=1)
 
 
-def _loaded(model):
+def loaded(model):
+    """An `onnx.ModelProto`, from a file, which may be compressed by gzip, or as it is given.
+
+    Raises:
+        ImportError: without the package `onnx`.
+        FileNotFoundError: no such file.
+        ValueError: the file is no ONNX model.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 

@@ -21,6 +21,7 @@ from deel_lip_tf.formats.onnx.arithmetic import (
     scaled_by,
     shifted_by,
 )
+from deel_lip_tf.formats.onnx.attributes import IN_FILES, check_dropout, check_normalization
 from deel_lip_tf.formats.onnx.shapes import (
     adds_batch,
     concat,
@@ -48,10 +49,6 @@ from deel_lip_tf.formats.onnx.windows import (
 __all__ = ["OPERATORS", "rule_of"]
 
 
-_IN_FILES = np.float32
-"""The type of an attribute that is a number: defaults are rounded to it like what is written."""
-
-
 def _identity(builder: KerasGraphBuilder, node: Node) -> Tensor:
     return builder.tensor(node.inputs[0])
 
@@ -68,17 +65,8 @@ def _cast(builder: KerasGraphBuilder, node: Node) -> Tensor:
 
 def _dropout(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """The identity, at inference."""
-    _refuse_training(builder, node, first_without_flag=7)
-    is_training = builder.constant(node, 2, default=False)
-    if is_training.any():
-        raise node.unsupported("no training mode", f"training_mode={bool(is_training)}")
+    check_dropout(node, builder.version, builder.constant(node, 2, default=False))
     return builder.tensor(node.inputs[0])
-
-
-def _refuse_training(builder: KerasGraphBuilder, node: Node, first_without_flag: int) -> None:
-    """Old versions of an operator are at training unless `is_test` says otherwise."""
-    if builder.version < first_without_flag:
-        node.expect("is_test", 0, 1)
 
 
 def _elementwise(call_on: Callable):
@@ -100,14 +88,10 @@ def _operation(function: Callable):
 
 
 def _batch_normalization(builder: KerasGraphBuilder, node: Node) -> Tensor:
-    node.expect("training_mode", 0, 0)
-    node.expect("spatial", 1, 1)
-    _refuse_training(builder, node, first_without_flag=7)
-    if builder.version < 14 and any(node.further_outputs):
-        raise node.unsupported("one output, since several mean training", node.further_outputs)
+    check_normalization(node, builder.version)
     value = builder.tensor(node.inputs[0])
     weights = [builder.numbers(node, position) for position in (1, 2, 3, 4)]
-    epsilon = node.attributes.get("epsilon", _IN_FILES(1e-5))
+    epsilon = node.attributes.get("epsilon", IN_FILES(1e-5))
     layer = keras.layers.BatchNormalization(epsilon=float(epsilon), dtype=builder.dtype)
     output = layer(value.channels_last())
     layer.set_weights(weights)
@@ -123,7 +107,7 @@ def _softmax(builder: KerasGraphBuilder, node: Node) -> Tensor:
 
 
 def _leaky_relu(builder: KerasGraphBuilder, node: Node) -> Tensor:
-    slope = float(node.attributes.get("alpha", _IN_FILES(0.01)))
+    slope = float(node.attributes.get("alpha", IN_FILES(0.01)))
     if slope < 0.0:
         raise node.unsupported("an alpha of at least 0", slope)
     value = builder.tensor(node.inputs[0])
@@ -147,14 +131,14 @@ def _elu(x, attributes: dict, dtype: str):
 
 def _selu(x, attributes: dict, dtype: str):
     """With the numbers of the file: Keras has them in float64."""
-    alpha = attributes.get("alpha", float(_IN_FILES(1.67326319217681884765625)))
-    gamma = attributes.get("gamma", float(_IN_FILES(1.05070102214813232421875)))
+    alpha = attributes.get("alpha", float(IN_FILES(1.67326319217681884765625)))
+    gamma = attributes.get("gamma", float(IN_FILES(1.05070102214813232421875)))
     return keras.layers.Rescaling(gamma, dtype=dtype)(_elu(x, {"alpha": alpha}, dtype))
 
 
 def _hard_sigmoid(x, attributes: dict, dtype: str):
     slope, offset = (
-        attributes.get(key, float(_IN_FILES(default)))
+        attributes.get(key, float(IN_FILES(default)))
         for key, default in (("alpha", 0.2), ("beta", 0.5))
     )
     return ops.clip(keras.layers.Rescaling(slope, offset, dtype=dtype)(x), 0.0, 1.0)

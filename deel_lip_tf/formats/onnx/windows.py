@@ -5,6 +5,7 @@ import numpy as np
 
 from deel_lip_tf.formats.build import KerasGraphBuilder
 from deel_lip_tf.formats.graph import Node
+from deel_lip_tf.formats.onnx.attributes import Pairs, pairs_of, steps_of
 from deel_lip_tf.formats.onnx.shapes import zeros_added
 from deel_lip_tf.formats.onnx.tensors import Tensor
 from deel_lip_tf.normalizers.convolution import padding_amounts
@@ -35,8 +36,6 @@ MAXIMUM = _by_dimension("MaxPooling")
 GLOBAL_AVERAGE = _by_dimension("GlobalAveragePooling")
 GLOBAL_MAXIMUM = _by_dimension("GlobalMaxPooling")
 
-Pairs = list[tuple[int, int]]
-
 
 def _spatial(table: dict, builder: KerasGraphBuilder, node: Node) -> tuple[type, Tensor]:
     """The layer's type for so many dimensions, and the input channels last."""
@@ -46,22 +45,14 @@ def _spatial(table: dict, builder: KerasGraphBuilder, node: Node) -> tuple[type,
     return table[value.rank - 2], Tensor(value.channels_last(), "NHWC")
 
 
-def _steps(node: Node, kernel) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Strides and dilations."""
-    ones = [1] * len(kernel)
-    strides, dilations = (node.attributes.get(key, ones) for key in ("strides", "dilations"))
-    return tuple(strides), tuple(dilations)
-
-
 def _pads(node: Node, value: Tensor, kernel, strides, dilations) -> tuple[str | None, Pairs]:
     """Keras's name of the padding, if it has one, and the zeros before and behind each axis."""
     node.expect("auto_pad", "NOTSET", "NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     size = value.tensor.shape[1:-1]
     same = [padding_amounts(*of_axis, "same") for of_axis in zip(size, reach, strides, strict=True)]
-    flat = node.attributes.get("pads", [0] * 2 * len(size))
     pairs = {
-        "NOTSET": list(zip(flat[: len(size)], flat[len(size) :], strict=True)),
+        "NOTSET": pairs_of(node, len(size)),
         "VALID": [(0, 0)] * len(size),
         "SAME_UPPER": same,
         "SAME_LOWER": [pair[::-1] for pair in same],
@@ -79,7 +70,7 @@ def convolution(builder: KerasGraphBuilder, node: Node) -> Tensor:
     kernel = np.moveaxis(builder.numbers(node, 1), (0, 1), (-1, -2))
     window, rank = kernel.shape[:-2], kernel.ndim - 2
     groups, channels = node.attributes.get("group", 1), value.tensor.shape[-1]
-    strides, dilations = _steps(node, window)
+    strides, dilations = steps_of(node, len(window))
     if max(strides) > 1 and max(dilations) > 1:
         raise node.unsupported(
             "no strides together with dilations, which Keras has not got", (strides, dilations)
@@ -119,10 +110,10 @@ def transposed_convolution(builder: KerasGraphBuilder, node: Node) -> Tensor:
     kind, value = _spatial(_TRANSPOSED, builder, node)
     kernel = np.moveaxis(builder.numbers(node, 1), (0, 1), (-1, -2))
     window, rank = kernel.shape[:-2], kernel.ndim - 2
-    strides, dilations = _steps(node, window)
+    strides, dilations = steps_of(node, len(window))
     if max(dilations) > 1:
         raise node.unsupported("no dilation", dilations)
-    flat = node.attributes.get("pads", [0] * 2 * rank)
+    cuts = pairs_of(node, rank)
     more = node.attributes.get("output_padding", [0] * rank)
     options = {"filters": kernel.shape[-2], "strides": strides, "padding": "valid"}
     output = _convolved(builder, node, value, kernel, kind, options)
@@ -133,12 +124,10 @@ def transposed_convolution(builder: KerasGraphBuilder, node: Node) -> Tensor:
     made = output.tensor.shape[1:-1]
     crops = [
         (begin, there - full - extra + end)
-        for begin, end, full, extra, there in zip(
-            flat[:rank], flat[rank:], rows, more, made, strict=True
-        )
+        for (begin, end), full, extra, there in zip(cuts, rows, more, made, strict=True)
     ]
     if min(map(min, crops)) < 0:
-        raise node.unsupported("pads of at least 0, no smaller than output_padding", (flat, more))
+        raise node.unsupported("pads of at least 0, no smaller than output_padding", (cuts, more))
     if not any(map(any, crops)):
         return output
     amounts = tuple(crops) if rank > 1 else crops[0]
@@ -155,7 +144,7 @@ def pooling(table: dict, counts_padding: bool):
         node.expect("ceil_mode", 0, 0)
         kind, value = _spatial(table, builder, node)
         window = tuple(node.attributes["kernel_shape"])
-        strides, dilations = _steps(node, window)
+        strides, dilations = steps_of(node, len(window))
         if max(dilations) > 1:
             raise node.unsupported("no dilation", dilations)
         padding, pairs = _pads(node, value, window, strides, dilations)

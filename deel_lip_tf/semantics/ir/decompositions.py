@@ -6,11 +6,10 @@ as an interval rule of the output.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import keras
 import numpy as np
 
-from deel_lip_tf.normalizers import padding_amounts
 from deel_lip_tf.semantics.ir.elementwise import relu
 from deel_lip_tf.semantics.ir.intervals import (
     Exchanged,
@@ -22,6 +21,7 @@ from deel_lip_tf.semantics.ir.intervals import (
 )
 from deel_lip_tf.semantics.ir.primitives import (
     Blocks,
+    Conv,
     MatMul,
     Pick,
     Reshape,
@@ -35,18 +35,26 @@ from deel_lip_tf.semantics.ir.sorting import sorting_network
 __all__ = [
     "channels_last",
     "combined",
+    "convolved",
     "extreme_of",
+    "extreme_with",
     "global_windows",
+    "grouped",
     "kept_axes",
     "last_if_first",
     "maximum_of_last",
+    "means_of_windows",
     "pooling_windows",
     "positive_and_negative",
     "reflected",
     "reshaped",
     "sorted_groups",
+    "standardized",
+    "standardizing",
     "window_indices",
 ]
+
+Pair = tuple[int, int]
 
 
 def combined(
@@ -68,6 +76,15 @@ def extreme_of(builder: Builder, parents: Sequence[int], sign: float) -> int:
         rule = Extreme((extreme, parent), sign)
         extreme = combined(builder, [extreme, positive], [1.0, sign], rule)
     return extreme
+
+
+def extreme_with(builder: Builder, index: int, constant: np.ndarray, sign: float) -> int:
+    """The entrywise maximum (`sign` 1) or minimum (-1) of a node and a constant.
+
+    `max(x, c) = c + relu(x - c)`, and `min(x, c) = c - relu(c - x)`.
+    """
+    surplus = builder.scaled(index, scale=sign, shift=-sign * constant)
+    return builder.scaled(builder.function(surplus, relu()), scale=sign, shift=constant)
 
 
 def maximum_of_last(builder: Builder, index: int) -> int:
@@ -124,16 +141,70 @@ def reflected(builder: Builder, index: int, normal: np.ndarray) -> int:
     return builder.affine([index, positive], linear)
 
 
-def pooling_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
-    """The windows of a pooling layer, (*outputs, channels, window), channels last.
+def grouped(kernel: np.ndarray, groups: int) -> np.ndarray:
+    """A kernel (*size, inputs of a group, outputs) as (*size, groups, inputs, outputs of a group).
+
+    The outputs are split into consecutive groups, each of which sees its share of the inputs.
+    """
+    shares = groups, kernel.shape[-1] // groups
+    return np.moveaxis(kernel.reshape(*kernel.shape[:-1], *shares), -2, -3)
+
+
+def convolved(
+    builder: Builder,
+    index: int,
+    kernel: np.ndarray,
+    strides: tuple[int, ...],
+    dilation: tuple[int, ...],
+    pads: tuple[Pair, ...],
+    bias: np.ndarray | None = None,
+) -> int:
+    """The convolution of an image with its channels last, over zeros; the kernel as `grouped`."""
+    conv = Conv(kernel, strides, dilation, pads, builder.shape(index)[:-1])
+    return builder.affine(index, conv, bias)
+
+
+def standardized(
+    builder: Builder,
+    index: int,
+    mean: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray | None = None,
+) -> int:
+    """`(x - mean) * scale + shift`: a batch normalization, whose scale is `standardizing`."""
+    return builder.scaled(builder.scaled(index, None, -mean), scale, shift)
+
+
+def standardizing(
+    variance: np.ndarray, epsilon: float, factor: np.ndarray | float = 1.0
+) -> np.ndarray:
+    """`factor / sqrt(variance + epsilon)`, infinite or no number where that is."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return factor / np.sqrt(variance + epsilon)
+
+
+def pooling_windows(
+    builder: Builder,
+    index: int,
+    window: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[Pair],
+) -> int:
+    """The windows of an image with its channels last, (*outputs, channels, window).
 
     Where a window reaches beyond a border, an entry inside takes the place of the missing one:
     the largest of the window stays the same.
+
+    Args:
+        builder: takes the node.
+        index: of the image.
+        window: its size along each axis.
+        strides: along each axis.
+        pads: how far windows begin before, and end behind, each axis.
     """
-    index = channels_last(builder, index, layer)
     *sizes, channels = builder.shape(index)
-    axes = zip(sizes, layer.pool_size, layer.strides, strict=True)
-    taken = [np.clip(window_indices(*axis, layer.padding), 0, axis[0] - 1) for axis in axes]
+    axes = zip(sizes, window, strides, pads, strict=True)
+    taken = [np.clip(window_indices(*axis), 0, axis[0] - 1) for axis in axes]
     # (outputs, window) along each axis, as positions in the flattened image.
     grids = np.ix_(*[indices.ravel() for indices in taken], np.arange(channels))
     flat = np.ravel_multi_index(grids, (*sizes, channels))
@@ -144,22 +215,33 @@ def pooling_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> 
     return builder.affine(index, Pick(flat.reshape(*counts, channels, -1)))
 
 
-def window_indices(size: int, pool: int, stride: int, padding: str) -> np.ndarray:
-    """(outputs, pool) positions along one axis; beyond it, negative ones or `size` and more."""
-    before, after = padding_amounts(size, pool, stride, padding)
-    starts = np.arange((size + before + after - pool) // stride + 1) * stride - before
-    return starts[:, None] + np.arange(pool)
+def window_indices(size: int, window: int, stride: int, pads: Pair) -> np.ndarray:
+    """(outputs, window) positions along one axis; beyond it, negative ones or `size` and more."""
+    before, after = pads
+    starts = np.arange((size + before + after - window) // stride + 1) * stride - before
+    return starts[:, None] + np.arange(window)
 
 
-def global_windows(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
-    """The whole image as one window, (channels, pixels)."""
-    index = channels_last(builder, index, layer)
+def means_of_windows(
+    size: int, window: int, stride: int, pads: Pair, counts_border: bool = False
+) -> np.ndarray:
+    """The matrix (outputs, inputs) of the means of windows along one axis.
+
+    `counts_border`: whether places beyond the axis count, as zeros.
+    """
+    places = window_indices(size, window, stride, pads)
+    is_inside = (np.arange(size) >= places[:, :1]) & (np.arange(size) <= places[:, -1:])
+    return is_inside / (window if counts_border else is_inside.sum(axis=1, keepdims=True))
+
+
+def global_windows(builder: Builder, index: int) -> int:
+    """A whole image with its channels last as one window, (channels, pixels)."""
     *sizes, channels = builder.shape(index)
     index = reshaped(builder, index, (math.prod(sizes), channels))
     return builder.affine(index, Transpose((0, 2, 1)))
 
 
-def kept_axes(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
+def kept_axes(builder: Builder, index: int, layer: Any) -> int:
     """(channels,) with the spatial axes of size 1 that `keepdims` asks for."""
     if not layer.keepdims:
         return index
@@ -175,7 +257,7 @@ def reshaped(builder: Builder, index: int, shape: tuple[int, ...]) -> int:
     return index if shape == builder.shape(index) else builder.affine(index, Reshape(tuple(shape)))
 
 
-def channels_last(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
+def channels_last(builder: Builder, index: int, layer: Any) -> int:
     """The input of a layer with its channels last."""
     if getattr(layer, "data_format", None) != "channels_first":
         return index
@@ -183,7 +265,7 @@ def channels_last(builder: Builder, index: int, layer: keras.layers.Layer) -> in
     return builder.affine(index, Transpose((0, *range(2, rank + 1), 1)))
 
 
-def last_if_first(builder: Builder, index: int, layer: keras.layers.Layer) -> int:
+def last_if_first(builder: Builder, index: int, layer: Any) -> int:
     """Undoes `channels_last`."""
     if getattr(layer, "data_format", None) != "channels_first":
         return index

@@ -8,16 +8,19 @@ list, which is in the order of computation. Tensors have the shape (batch, *shap
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from deel_lip_tf._rounding import gamma
 from deel_lip_tf.errors import UnsupportedLayerError
-from deel_lip_tf.semantics.graph import Call as GraphCall
 from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.semantics.ir.intervals import IntervalRule
 from deel_lip_tf.semantics.ir.primitives import Diagonal, LinearMap, Scale, Shape
+
+if TYPE_CHECKING:
+    from deel_lip_tf.semantics.graph import Call as GraphCall
 
 __all__ = [
     "Affine",
@@ -103,7 +106,7 @@ class Call:
         outputs: the nodes of its outputs.
     """
 
-    call: GraphCall
+    call: "GraphCall"
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 

@@ -12,7 +12,7 @@ from keras import layers
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
-from deel_lip_tf.semantics.ir.decompositions import channels_last, last_if_first
+from deel_lip_tf.semantics.ir.decompositions import channels_last, convolved, grouped, last_if_first
 from deel_lip_tf.semantics.ir.primitives import Adjoint, Conv, Gather, MatMul
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.operators import (
@@ -62,9 +62,9 @@ class _Sliding(Rule, ABC):
         if layer.padding in EXTENDING:
             index = builder.affine(index, _border(builder.shape(index)[:-1], pads, layer.padding))
             pads = ((0, 0),) * rank
-        sizes, dilation = builder.shape(index)[:-1], _tuple(layer.dilation_rate, rank)
-        conv = Conv(self.kernel(layer), _tuple(layer.strides, rank), dilation, pads, sizes)
-        return last_if_first(builder, builder.affine(index, conv, bias), layer)
+        strides, dilation = _tuple(layer.strides, rank), _tuple(layer.dilation_rate, rank)
+        index = convolved(builder, index, self.kernel(layer), strides, dilation, pads, bias)
+        return last_if_first(builder, index, layer)
 
     def pads(self, layer, sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """How many pixels are added before and after each axis."""
@@ -82,10 +82,7 @@ class Direct(_Sliding):
     gradient: Gradient = "kernel"
 
     def kernel(self, layer):
-        kernel = kernel_of(layer)
-        # The outputs are split into consecutive groups, each of which sees its share of the inputs.
-        shares = layer.groups, kernel.shape[-1] // layer.groups
-        return np.moveaxis(kernel.reshape(*kernel.shape[:-1], *shares), -2, -3)
+        return grouped(kernel_of(layer), layer.groups)
 
 
 @rule(PadConv2D)

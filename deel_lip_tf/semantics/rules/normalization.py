@@ -11,6 +11,7 @@ from keras import layers
 from deel_lip_tf import layers as lip
 from deel_lip_tf._rounding import UP_FEW, argument_rounding, sqrt_outward
 from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.ir.decompositions import standardized, standardizing
 from deel_lip_tf.semantics.ir.primitives import Centering, Scale
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Shape
@@ -112,17 +113,16 @@ class BatchNormalization(Scaling):
 
     def _scale(self, layer) -> np.ndarray:
         factor = as_float64(layer.gamma) if layer.scale else 1.0
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return factor / np.sqrt(as_float64(layer.moving_variance) + layer.epsilon)
+        return standardizing(as_float64(layer.moving_variance), layer.epsilon, factor)
 
     def lower(self, lowering, layer, inputs):
         builder, index = lowering.builder, only(inputs)
         rank = len(builder.shape(index)) + 1
         axis = (layer.axis if isinstance(layer.axis, int) else layer.axis[0]) % rank
-        mean = as_float64(layer.moving_mean)
-        centred = builder.scaled(index, None, _along(-mean, axis, rank))
+        mean, scale = as_float64(layer.moving_mean), self._scale(layer)
         shift = _along(as_float64(layer.beta), axis, rank) if layer.center else None
-        return builder.scaled(centred, _along(self._scale(layer), axis, rank), shift)
+        along = _along(mean, axis, rank), _along(scale, axis, rank)
+        return standardized(builder, index, *along, shift)
 
 
 @rule(lip.ScaleBias, lip.BatchCentering)

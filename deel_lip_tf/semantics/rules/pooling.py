@@ -8,15 +8,16 @@ from keras import layers
 
 from deel_lip_tf import layers as lip
 from deel_lip_tf._rounding import UP_FEW, sqrt_outward
+from deel_lip_tf.normalizers import padding_amounts
 from deel_lip_tf.semantics.ir.decompositions import (
     channels_last,
     global_windows,
     kept_axes,
     last_if_first,
     maximum_of_last,
+    means_of_windows,
     pooling_windows,
     reshaped,
-    window_indices,
 )
 from deel_lip_tf.semantics.ir.primitives import AxisProducts
 from deel_lip_tf.semantics.ir.program import Builder
@@ -56,7 +57,7 @@ class MaxPooling(Rule):
         return keeps_windows(layer, axis, rank)
 
     def lower(self, lowering, layer, inputs):
-        windows = pooling_windows(lowering.builder, only(inputs), layer)
+        windows = _windows(lowering.builder, layer, only(inputs))
         largest = maximum_of_last(lowering.builder, windows)
         return last_if_first(lowering.builder, largest, layer)
 
@@ -72,7 +73,7 @@ class GlobalMaximum(Rule):
         return shapes.copied()
 
     def lower(self, lowering, layer, inputs):
-        windows = global_windows(lowering.builder, only(inputs), layer)
+        windows = _whole_image(lowering.builder, layer, only(inputs))
         return kept_axes(lowering.builder, maximum_of_last(lowering.builder, windows), layer)
 
 
@@ -183,7 +184,7 @@ class ScaledGlobalRoot(Rule):
         return root_of_squares(shapes, getattr(layer, "pool_size", None))
 
     def lower(self, lowering, layer, inputs):
-        windows = global_windows(lowering.builder, only(inputs), layer)
+        windows = _whole_image(lowering.builder, layer, only(inputs))
         root = kept_axes(lowering.builder, lowering.builder.norm(windows), layer)
         return scaled(lowering, layer, root)
 
@@ -195,9 +196,22 @@ class ScaledRoot(ScaledGlobalRoot):
     slides = True
 
     def lower(self, lowering, layer, inputs):
-        windows = pooling_windows(lowering.builder, only(inputs), layer)
+        windows = _windows(lowering.builder, layer, only(inputs))
         root = last_if_first(lowering.builder, lowering.builder.norm(windows), layer)
         return scaled(lowering, layer, root)
+
+
+def _whole_image(builder: Builder, layer: layers.Layer, index: int) -> int:
+    """The image of a layer as one window of each channel."""
+    return global_windows(builder, channels_last(builder, index, layer))
+
+
+def _windows(builder: Builder, layer: layers.Layer, index: int) -> int:
+    """The windows of a pooling layer."""
+    index = channels_last(builder, index, layer)
+    axes = list(zip(builder.shape(index)[:-1], layer.pool_size, layer.strides, strict=True))
+    pads = [padding_amounts(*axis, layer.padding) for axis in axes]
+    return pooling_windows(builder, index, layer.pool_size, layer.strides, pads)
 
 
 def _scaled_pixels(layer: layers.Layer, input_shape: Shape) -> int | None:
@@ -261,6 +275,4 @@ def _largest_column_sum(size: int | None, pool: int, stride: int, padding: str) 
 
 def _averages(size: int, pool: int, stride: int, padding: str) -> np.ndarray:
     """The matrix (outputs, inputs) of average pooling along one axis."""
-    places = window_indices(size, pool, stride, padding)
-    is_inside = (np.arange(size) >= places[:, :1]) & (np.arange(size) <= places[:, -1:])
-    return is_inside / is_inside.sum(axis=1, keepdims=True)
+    return means_of_windows(size, pool, stride, padding_amounts(size, pool, stride, padding))

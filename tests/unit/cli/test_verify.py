@@ -12,7 +12,7 @@ from keras import layers
 from deel_lip_tf import __main__ as command_line
 from deel_lip_tf.cli.verify import EXIT_CODES
 from deel_lip_tf.formats.keras2_files import load_h5
-from deel_lip_tf.verify.specification.vnnlib import to_vnnlib
+from deel_lip_tf.verify.specification.writing import to_vnnlib
 
 ASK = """
 (declare-const X_0 Real) (declare-const X_1 Real)

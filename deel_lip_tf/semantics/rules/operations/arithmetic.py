@@ -8,8 +8,7 @@ from deel_lip_tf._rounding import product_up, quotient_up
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.integers import arithmetic
-from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of
-from deel_lip_tf.semantics.ir.elementwise import relu
+from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of, extreme_with
 from deel_lip_tf.semantics.operators import Merge
 from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
 from deel_lip_tf.semantics.rule import Rule, rule
@@ -99,14 +98,10 @@ class Maximum(_Arithmetic):
     def extreme(self, lowering, call, inputs: list[int], sign: float) -> int:
         """Appends the maximum (`sign` 1) or the minimum (-1) of the operands."""
         nodes, constant, _ = operands(call, inputs)
-        builder = lowering.builder
-        if constant is None:
-            check_ranks(lowering, nodes)
-            return extreme_of(builder, nodes, sign)
-        # max(x, c) = c + relu(x - c), and min(x, c) = c - relu(c - x).
-        surplus = builder.scaled(nodes[0], scale=sign, shift=-sign * constant)
-        positive = builder.function(surplus, relu())
-        return builder.scaled(positive, scale=sign, shift=constant)
+        if constant is not None:
+            return extreme_with(lowering.builder, nodes[0], constant, sign)
+        check_ranks(lowering, nodes)
+        return extreme_of(lowering.builder, nodes, sign)
 
 
 @rule("Minimum")

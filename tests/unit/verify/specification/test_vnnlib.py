@@ -12,9 +12,11 @@ from keras import layers
 
 from deel_lip_tf.verify import ball, decision
 from deel_lip_tf.verify.decision import decide
+from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.search import witnesses
-from deel_lip_tf.verify.specification.vnnlib import counterexample, read_vnnlib, to_vnnlib
+from deel_lip_tf.verify.specification.vnnlib import counterexample, read_vnnlib
+from deel_lip_tf.verify.specification.writing import to_vnnlib
 
 DECLARED = "".join(f"(declare-const {v}_{i} Real)\n" for v in "XY" for i in range(2))
 BOX = "(assert (and (>= X_0 -1) (<= X_0 1.0) (>= X_1 -1e0) (<= X_1 +1)))\n"
@@ -289,6 +291,25 @@ def test_answers_near_the_optimum(seed, tmp_path):
     outputs = model.predict(below.witness[None], verbose=0)[0]
     np.testing.assert_array_equal(outputs, below.outputs)
     assert outputs[0] >= largest - 1e-4
+
+
+def test_a_search_comes_before_the_tightest_bounds(tmp_path, monkeypatch):
+    """They take longer, and are for what the search has not found."""
+    asked = []
+
+    def noted(program, method, *arguments):
+        asked.append(method)
+        return lower_bounds(program, method, *arguments)
+
+    monkeypatch.setattr(decision, "lower_bounds", noted)
+    model = small_net(1)
+    smallest, largest = extremes(model)
+    found = parsed(tmp_path, f"{DECLARED}{BOX}(assert (>= Y_0 {0.5 * (smallest + largest)}))")
+    assert decide(model, found, time_limit=60).status == "sat"
+    assert asked == ["crown"]
+    none = parsed(tmp_path, f"{DECLARED}{BOX}(assert (>= Y_0 {largest + 1e-3}))")
+    assert decide(model, none, time_limit=60).status == "unsat"
+    assert asked[1:3] == ["crown", "alpha-crown"]
 
 
 @pytest.mark.parametrize("sign", [1, -1])

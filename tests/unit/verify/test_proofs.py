@@ -283,6 +283,7 @@ def test_a_model_that_learned_is_lowered_again():
     after = verify.robustness(model, x, None, 0.0).margin
     np.testing.assert_allclose(after, 3.0 * before, rtol=1e-4)
     assert program_of(model) is program_of(model)
+    assert program_of(model) is program_of(model, model.input_shape[1:])
     own = lipschitz_classifier()
     first = program_of(own)
     own.layers[0].set_klip_factor(0.5)

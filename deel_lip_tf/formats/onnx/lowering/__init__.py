@@ -1,0 +1,1 @@
+"""ONNX files as programs of primitives, without Keras: what verification of a file needs."""

@@ -1,0 +1,52 @@
+"""Questions of ONNX files, answered without Keras: what is small need not load a framework."""
+
+from pathlib import Path
+
+import numpy as np
+
+from deel_lip_tf._rounding import UNITS
+from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.formats.onnx.graph import loaded
+from deel_lip_tf.formats.onnx.lowering.program import lower_onnx
+from deel_lip_tf.formats.onnx.running import OnnxRun
+from deel_lip_tf.semantics.ir.evaluation import evaluated, rounding_errors
+from deel_lip_tf.semantics.ir.program import Program
+from deel_lip_tf.verify.specification.property import Property
+
+__all__ = ["read_program"]
+
+_COMPARED = 8  # boxes in which the file is run
+
+
+def read_program(path: str | Path, property: Property) -> tuple[Program, OnnxRun] | None:
+    """The program of an ONNX file, and the file as it runs; None where only Keras can read it.
+
+    They agree in the middle of the boxes of a property, up to rounding: a proof is about the
+    function that runs, or there is none.
+
+    Raises:
+        ImportError: without the package `onnx`.
+        FileNotFoundError: no such file.
+    """
+    try:
+        model = loaded(path)
+        program, run = lower_onnx(model), OnnxRun(model)
+        return (program, run) if _runs_as_read(program, run, property) else None
+    except ValueError:  # its reason is told by who reads the file then, if that fails, too
+        return None
+
+
+def _runs_as_read(program: Program, run: OnnxRun, property: Property) -> bool:
+    shape = program.input_shape
+    boxes = [c for c in property.conjunctions if c.lower.size == np.prod(shape)][:_COMPARED]
+    if not boxes:
+        return True
+    centers = np.stack([(0.5 * box.lower + 0.5 * box.upper).reshape(shape) for box in boxes])
+    points = centers.astype(run.dtype)
+    try:
+        values = evaluated(program, points)
+    except UnsupportedLayerError:
+        return False
+    allowed = 2.0 * rounding_errors(program, values, UNITS[run.dtype.name])[program.output]
+    difference = np.abs(run(points) - values[program.output].reshape(len(points), -1))
+    return bool((difference <= allowed.reshape(difference.shape)).all())
