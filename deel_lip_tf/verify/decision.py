@@ -6,6 +6,7 @@ inequalities most, until the time is up. For few inputs this ends with an answer
 hardly helps, and the bounds of the whole box decide.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.models import output_values, program_of
 from deel_lip_tf.verify.proofs import FALSIFIED, ROBUST, prove
-from deel_lip_tf.verify.search.attack import Claims, gradient_function, is_found, search
+from deel_lip_tf.verify.search.attack import FLOATS, Claims, gradient_function, is_found, search
+from deel_lip_tf.verify.search.inputs.decide import Verdict, decide_program
 from deel_lip_tf.verify.search.witnesses import first_witness, plain_points
+from deel_lip_tf.verify.specification.fit import check_fits
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
 __all__ = ["Decision", "decide"]
@@ -33,6 +36,7 @@ _CHEAP, *_TIGHTER = tuple(METHODS)[list(METHODS).index("crown") :]
 _BATCH = 128  # boxes halved together
 _COMPARED = 64  # boxes in which the model is compared with its program
 _BRIEF = 8  # steps of the search in each of them
+_SHARE, _MOST_SECONDS = 0.5, 60.0  # of the time limit, for the search that splits inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,38 +112,30 @@ def decide(
     check_instance("property", property, Property, "a property, such as `read_vnnlib` returns")
     check_time_limit(time_limit)
     whole_number("seed", seed, 0)
-    _check_sizes(program, property)
-    _check_dropped(program, property)
+    check_fits(program, property)
     if not _runs_as_read(model, program, property):
         return Decision("unknown", None, None, time.monotonic() - start)
+    if keras.backend.standardize_dtype(model.inputs[0].dtype) in FLOATS:
+        found = _by_inputs(model, program, property, seed, start, time_limit)
+        if found.status != "unknown" or found.is_final:
+            own = None if found.witness is None else output_values(model, found.witness[None])[0]
+            return Decision(found.status, found.witness, own, time.monotonic() - start)
     work = _Work(model, program, property, seed, start, time_limit)
     status, witness = work.run()
     outputs = None if witness is None else output_values(model, witness[None])[0]
     return Decision(status, witness, outputs, time.monotonic() - start)
 
 
-def _check_sizes(program: Program, property: Property) -> None:
-    inputs = int(np.prod(program.input_shape))
-    if (inputs, program.outputs) != (property.inputs, property.outputs):
-        raise ValueError(
-            f"The model has {inputs} inputs and {program.outputs} outputs; the property has "
-            f"{property.inputs} and {property.outputs}. Do they belong together?"
-        )
+def _by_inputs(model, program, property, seed: int, start: float, limit: float | None) -> Verdict:
+    """The answer of the search that splits inputs, which needs no graph.
 
-
-def _check_dropped(program: Program, property: Property) -> None:
-    """A softmax is left out of the proof: what is asked must not depend on it."""
-    if program.dropped is None:
-        return
-    for conjunction in property.conjunctions:
-        balanced = (conjunction.weights.sum(axis=1) == 0) & (conjunction.offsets == 0)
-        pairs = (conjunction.weights != 0).sum(axis=1) <= 2
-        if program.outputs < 2 or not (balanced & pairs).all():
-            raise ValueError(
-                f"The model ends with {program.dropped!r}, which is left out of the proof: a "
-                "property of it may only compare two outputs with each other. Give a model that "
-                "returns logits, and a property of them."
-            )
+    Where few inputs are free nothing else splits better; where many are, it bounds whole boxes.
+    """
+    most = math.inf if limit is None else start + limit - time.monotonic()
+    seconds = min(_SHARE * most, _MOST_SECONDS)
+    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    options = {"dtype": np.dtype(dtype), "seed": seed, "run": partial(output_values, model)}
+    return decide_program(program, property, seconds=max(seconds, 0.0), **options)
 
 
 def _runs_as_read(model, program: Program, property: Property) -> bool:

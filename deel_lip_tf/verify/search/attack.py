@@ -34,13 +34,13 @@ from deel_lip_tf.verify.models import configuration, margin_objectives, output_v
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
 from deel_lip_tf.verify.search.projection import column, inside, project, towards
 
-__all__ = ["Claims", "falsify", "gradient_function", "is_found", "search"]
+__all__ = ["FLOATS", "Claims", "falsify", "gradient_function", "is_found", "search"]
 
 STEPS, RESTARTS = 40, 4
 _TARGETS = 9  # classes tried from the start, the nearest first
 _NEAREST = 3  # of them, tried again from random points
 _ROWS, _ENTRIES = 1024, 2**23  # of one batch of the search
-_FLOATS = ("float16", "float32", "float64")
+FLOATS = ("float16", "float32", "float64")
 _FIRST_STEP, _LAST_STEP = 0.5, 0.01  # as parts of the half width, or of the radius
 _NOISE = 64.0  # last digits of the largest output: evaluations that differ by less are the same
 
@@ -131,7 +131,7 @@ def falsify(
         whole_number(name, value, 0)
     check_time_limit(time_limit)
     found = _no_witnesses(model, shape)
-    if _input_type(model) not in _FLOATS:
+    if _input_type(model) not in FLOATS:
         return found
     attempt = _Attempt(model, domain, True, seed, steps, time_limit)
     attempt.shift = threshold(graph_of(model)) if classes == 1 else 0.0
@@ -152,7 +152,7 @@ def search(
     As `falsify`, for m claims about the outputs as the model returns them: (m, ...) points.
     """
     found = _no_witnesses(model, (len(claims), *domain.lower.shape[1:]))
-    if _input_type(model) not in _FLOATS:
+    if _input_type(model) not in FLOATS:
         return found
     attempt = _Attempt(model, domain, False, seed, steps, time_limit)
     return attempt.fill(found, claims, np.arange(len(claims)), restarts)
@@ -186,7 +186,7 @@ def _input_type(model: keras.Model) -> str:
 
 def _no_witnesses(model: keras.Model, shape: Sequence[int]) -> np.ndarray:
     dtype = _input_type(model)
-    return np.full(shape, np.nan, dtype if dtype in _FLOATS else np.float64)
+    return np.full(shape, np.nan, dtype if dtype in FLOATS else np.float64)
 
 
 class _Attempt:

@@ -15,6 +15,7 @@ from deel_lip_tf.verify.decision import decide
 from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.search import witnesses
+from deel_lip_tf.verify.search.inputs.decide import Verdict
 from deel_lip_tf.verify.specification.vnnlib import counterexample, read_vnnlib
 from deel_lip_tf.verify.specification.writing import to_vnnlib
 
@@ -322,6 +323,8 @@ def test_what_exists_is_never_denied(sign, tmp_path, monkeypatch):
         rounds[0] += 1
         return np.full((len(claims), *domain.lower.shape[1:]), np.nan)
 
+    open_still = Verdict("unknown", None, None, boxes=0, seconds=0.0)
+    monkeypatch.setattr(decision, "decide_program", lambda *_, **__: open_still)
     monkeypatch.setattr(decision, "search", blind)
     monkeypatch.setattr(decision, "plain_points", lambda model, domain: np.zeros((0, 0, 2)))
     monkeypatch.setattr(decision, "time", SimpleNamespace(monotonic=lambda: rounds[0]))

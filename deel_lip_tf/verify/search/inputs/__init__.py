@@ -1,0 +1,1 @@
+"""Branching on the inputs of small networks, in NumPy alone: no graph, no tensor of TensorFlow."""

@@ -1,0 +1,329 @@
+"""Whether any input satisfies a property, decided by smaller and smaller boxes of inputs.
+
+For networks of ReLUs, few of whose inputs are free. Points are tried first. Then each open
+conjunction is bounded from below on boxes, many at a time: a box is refuted, or shrunk to where no
+inequality is known to fail, and cut in two across the input that costs its bound most. The place
+where the bound is smallest is tried as a counterexample.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from deel_lip_tf.semantics.ir.program import Program
+from deel_lip_tf.verify.search.inputs.bounds import Boxes, Relaxation, relaxed
+from deel_lip_tf.verify.search.inputs.network import Network, Undecided, is_searchable
+from deel_lip_tf.verify.search.inputs.points import Points, Run, descended
+from deel_lip_tf.verify.search.inputs.refutation import Rows, contracted, multipliers, with_sum
+from deel_lip_tf.verify.specification.fit import check_fits
+from deel_lip_tf.verify.specification.property import Conjunction, Property
+
+__all__ = ["Verdict", "decide_program"]
+
+_FREE = 24  # inputs that are split; of more, only whole boxes are bounded
+_FIRST_BATCH, _BATCH = 16, 1024  # boxes of one round, the first and the most
+_ROUND_SECONDS = 0.25  # a round takes about that long, so that the clock is seen
+_OPEN = 2**18  # boxes; of more, those that lack least come first, so that they grow fewer
+_STARTS, _STEPS = 16, 12  # of the descent before the search
+_ATTACK = 0.2  # of the time, at most
+_ULPS = 2.0**-48  # more than the rounding where ends of a box are moved
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """The answer to a property.
+
+    Attributes:
+        status: "unsat" where no input satisfies it, "sat" where one was found, else "unknown".
+        witness: that input, or `None`.
+        outputs: of the network as it runs, flat, or `None`.
+        boxes: how many boxes were bounded.
+        seconds: time spent.
+        distance: of the witness from the box, along the input where it is largest.
+        is_final: whether more time cannot help: the exact function satisfies the property, but the
+            input type has no number where inputs are fixed.
+    """
+
+    status: str
+    witness: np.ndarray | None
+    outputs: np.ndarray | None
+    boxes: int
+    seconds: float
+    distance: float = 0.0
+    is_final: bool = False
+
+
+def decide_program(
+    program: Program,
+    property: Property,
+    *,
+    seconds: float = 60.0,
+    run: Run | None = None,
+    dtype: type = np.float32,
+    is_nearest: bool = False,
+    seed: int = 0,
+) -> Verdict:
+    """Decides whether an input of a program satisfies a property, by splitting inputs.
+
+    "unsat" is a proof about the exact function of the stored weights; what float64 rounds is
+    accounted for. A witness is a number of the input type that lies in the box exactly, and whose
+    outputs, as `run` returns them, satisfy every inequality exactly.
+
+    Args:
+        program: any; of other functions than ReLUs, or of very large layers, nothing is known.
+        property: of as many inputs and outputs.
+        seconds: the limit.
+        run: the network as it runs, inputs (n, *shape) to outputs; by default, the exact function.
+        dtype: type of the inputs of `run`.
+        is_nearest: whether inputs also count that are the nearest of their type to a point of the
+            box, as in the verification competitions; their outputs satisfy the inequalities
+            exactly. `Verdict.distance` says how far they are from the box.
+        seed: of the points that are tried first.
+
+    Raises:
+        ValueError: other numbers of inputs or outputs, or a property of probabilities that is not
+            about their order.
+    """
+    check_fits(program, property)
+    work = _Work(program, property, Points(program, run, dtype, is_nearest), seconds)
+    if not is_searchable(program):
+        return work.verdict("unknown" if property.conjunctions else "unsat")
+    with np.errstate(all="ignore"):
+        try:
+            return work.verdict(work.attack(seed) or work.search())
+        except Undecided:
+            return work.verdict("unknown")
+
+
+class _Open(NamedTuple):
+    """Boxes that are open.
+
+    Attributes:
+        lower: (n, f).
+        upper: (n, f).
+        claim: (n,) the conjunction each is open for.
+        lowest: (n,) the largest bound of an inequality there; what is above 0 is refuted.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    claim: np.ndarray
+    lowest: np.ndarray
+
+    def of(self, index: np.ndarray) -> "_Open":
+        """Some of them."""
+        return _Open(*(part[index] for part in self))
+
+    def and_others(self, other: "_Open") -> "_Open":
+        """All of both."""
+        return _Open(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
+
+
+class _Work:
+    """The question, the clock, and what is found."""
+
+    def __init__(self, program: Program, property: Property, points: Points, seconds: float):
+        self.start = time.monotonic()
+        self.program, self.points, self.seconds = program, points, seconds
+        self.claims, self.bounded = property.conjunctions, 0
+        self.found: tuple[Conjunction, np.ndarray, np.ndarray] | None = None
+        self.has_inputs = any(points.ends(claim) is not None for claim in self.claims)
+        self.is_final = False
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.start + self.seconds - time.monotonic()
+
+    def verdict(self, status: str) -> Verdict:
+        """The answer."""
+        seconds, witness, outputs, distance = time.monotonic() - self.start, None, None, 0.0
+        if self.found is not None:
+            claim, witness, outputs = self.found
+            outside = np.maximum(claim.lower - witness.ravel(), witness.ravel() - claim.upper)
+            distance = float(outside.max(initial=0.0))
+        found = witness, outputs, self.bounded, seconds
+        return Verdict(status, *found, distance, self.is_final)
+
+    def try_points(self, claim: Conjunction, x: np.ndarray) -> bool:
+        """Whether one of some points (n, inputs) is a witness.
+
+        Raises:
+            Undecided: one is, but for the input type, which has no number in any box.
+        """
+        if not len(x):
+            return False
+        if (found := self.points.witness(claim, x)) is not None:
+            self.found = (claim, *found)
+        elif not self.has_inputs and self.points.holds_somewhere(claim, x):
+            self.is_final = True
+            raise Undecided
+        return found is not None
+
+    def attack(self, seed: int) -> str | None:
+        """Points of each box, and where descents from them end."""
+        random = np.random.default_rng(seed)
+        for claim in self.claims:
+            if self.left() < (1.0 - _ATTACK) * self.seconds:
+                break
+            ends = self.points.ends(claim) or (claim.lower, claim.upper)
+            ends = tuple(end.astype(np.float64) for end in ends)
+            share = random.random((_STARTS, len(claim.lower)))
+            share[0], share[1], share[2] = 0.5, 0.0, 1.0
+            share[3::2] = np.round(share[3::2])  # corners, where extremes are
+            x = ends[0] + share * (ends[1] - ends[0])
+            steps = _STEPS if len(claim.weights) else 0
+            if self.try_points(claim, x) or self.try_points(
+                claim, descended(self.program, x, ends, claim, steps)
+            ):
+                return "sat"
+        return None
+
+    def search(self) -> str:
+        """The boxes of conjunctions one after the other; those that are the same together."""
+        groups: dict[bytes, list[Conjunction]] = {}
+        for claim in self.claims:
+            groups.setdefault(claim.lower.tobytes() + claim.upper.tobytes(), []).append(claim)
+        is_left = False
+        for number, claims in enumerate(groups.values()):
+            end = time.monotonic() + self.left() / (len(groups) - number)
+            status = _Group(self, claims, end).run()
+            if status == "sat":
+                return status
+            is_left |= status != "unsat"
+        return "unknown" if is_left else "unsat"
+
+
+class _Group:
+    """Conjunctions of the same box."""
+
+    def __init__(self, work: _Work, claims: Sequence[Conjunction], end: float):
+        self._work, self._claims, self._end = work, claims, end
+        first = claims[0]
+        self._network = Network(work.program, first.lower, first.upper, end)
+        weights, offsets = _padded(claims)
+        outputs = weights.shape[-1]
+        self._rows = self._network.rows(weights.reshape(-1, outputs), offsets.ravel())
+        self._shape = weights.shape[:2]
+        self._batch = _FIRST_BATCH
+        self._is_left = False
+
+    def run(self) -> str:
+        """The status."""
+        free, count = self._network.free, len(self._claims)
+        ends = (np.repeat(end[None, free], count, axis=0) for end in self._ends)
+        is_open = _Open(*ends, np.arange(count), np.full(count, -np.inf))
+        can_split = 0 < len(free) <= _FREE
+        while len(is_open.claim) and time.monotonic() < self._end:
+            begin = time.monotonic()
+            chosen = self._chosen(is_open)
+            parts = self._bound(is_open.of(chosen), can_split)
+            if parts is None:
+                return "sat"
+            is_open = is_open.of(np.setdiff1d(np.arange(len(is_open.claim)), chosen))
+            is_open = is_open.and_others(parts)
+            pace = _ROUND_SECONDS / max(time.monotonic() - begin, 1e-9)
+            self._batch = int(np.clip(self._batch * min(pace, 2.0), 1, _BATCH))
+        return "unknown" if len(is_open.claim) or self._is_left else "unsat"
+
+    @property
+    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._network.lower, self._network.upper
+
+    def _chosen(self, is_open: _Open) -> np.ndarray:
+        """The next boxes: those of the lowest bounds, where a counterexample is likeliest."""
+        count, size = len(is_open.claim), self._batch
+        if count <= size:
+            return np.arange(count)
+        if count <= _OPEN:
+            return np.argpartition(is_open.lowest, size - 1)[:size]
+        return np.argpartition(-is_open.lowest, size - 1)[:size]
+
+    def _bound(self, parts: _Open, can_split: bool) -> _Open | None:
+        """The halves of the boxes that are not refuted; None where a witness was found."""
+        network, boxes = self._network, Boxes(parts.lower, parts.upper)
+        self._work.bounded += len(boxes)
+        relaxation = relaxed(network.layers, boxes, network.roundoff)
+        starts, rows = self._lower_bounds(relaxation, parts.claim)
+        weights = multipliers(rows)
+        rows = with_sum(rows, weights)
+        below, above = contracted(rows)
+        strict = np.stack([_padded_to(c.is_strict, self._shape[1], False) for c in self._claims])
+        touches = strict[parts.claim] & (rows.lowest[:, :-1] >= 0)
+        kept = np.flatnonzero((below <= above).all(axis=1) & ~touches.any(axis=1))
+        shrunk = _shrunk(boxes[kept], below[kept], above[kept])
+        if self._try(shrunk, rows.coefficients[kept, -1], parts.claim[kept]):
+            return None
+        lowest = rows.lowest[kept].max(axis=1)
+        left = _Open(shrunk.lower, shrunk.upper, parts.claim[kept], lowest)
+        if not can_split:
+            self._is_left |= len(kept) > 0
+            return left.of(np.arange(0))
+        summed = {source: np.einsum("nm,nmw->nw", weights, row) for source, row in starts.items()}
+        cost = np.abs(rows.coefficients[:, -1]) + relaxation.shares(summed)
+        return self._split(left, (cost * (0.5 * above - 0.5 * below))[kept])
+
+    def _lower_bounds(
+        self, relaxation: Relaxation, claim: np.ndarray
+    ) -> tuple[dict[int, np.ndarray], Rows]:
+        """Rows of neurons, (n, m, neurons) by source, and what is below them."""
+        layer, roundoff = self._rows, self._network.roundoff
+        constant = layer.bias - layer.slack - 2.0 * roundoff * layer.added
+        constant = constant.reshape(self._shape)[claim]
+        starts = {
+            source: matrix.reshape(*self._shape, -1)[claim]
+            for source, matrix in layer.weights.items()
+        }
+        found = relaxation.lowest(starts, constant, np.arange(len(claim)))
+        return starts, Rows(*found[1]).finite()
+
+    def _try(self, boxes: Boxes, slope: np.ndarray, claim: np.ndarray) -> bool:
+        """Whether the corner of each box where its bound is smallest holds a witness."""
+        corner = np.where(slope > 0, boxes.lower, np.where(slope < 0, boxes.upper, boxes.middle))
+        x = np.repeat(self._network.lower[None], len(boxes), axis=0)
+        x[:, self._network.free] = corner
+        for number in np.unique(claim):
+            if self._work.try_points(self._claims[number], x[claim == number]):
+                return True
+        return False
+
+    def _split(self, parts: _Open, cost: np.ndarray) -> _Open:
+        """Halves across the input that costs most; what float64 cannot halve is left."""
+        middle = np.clip(0.5 * parts.lower + 0.5 * parts.upper, parts.lower, parts.upper)
+        can = (parts.lower < middle) & (middle < parts.upper)
+        self._is_left |= bool((~can.any(axis=1)).any())
+        kept = np.flatnonzero(can.any(axis=1))
+        # Where nothing costs, the first that can be halved.
+        axis = np.where(can, cost, -1.0)[kept].argmax(axis=1)
+        first, second = parts.of(kept), parts.of(kept)
+        place = (np.arange(len(kept)), axis)
+        first.upper[place] = second.lower[place] = middle[kept, axis]
+        return first.and_others(second)
+
+
+def _padded(claims: Sequence[Conjunction]) -> tuple[np.ndarray, np.ndarray]:
+    """(claims, rows, outputs) weights and (claims, rows) offsets, the last row repeated.
+
+    Without a row every input is a counterexample: then one that is never positive.
+    """
+    count = max(1, *(len(claim.weights) for claim in claims))
+    weights = [_padded_to(claim.weights, count, 0.0) for claim in claims]
+    offsets = [_padded_to(claim.offsets, count, -1.0) for claim in claims]
+    return np.stack(weights), np.stack(offsets)
+
+
+def _padded_to(rows: np.ndarray, count: int, otherwise: float) -> np.ndarray:
+    if not len(rows):
+        return np.full((count, *rows.shape[1:]), otherwise, rows.dtype)
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
+
+
+def _shrunk(boxes: Boxes, below: np.ndarray, above: np.ndarray) -> Boxes:
+    """The parts of boxes between ends of `e`, rounded outward."""
+    middle, half_width = boxes.middle, boxes.half_width
+    outward = _ULPS * (np.abs(middle) + half_width)
+    lower = np.where(below > -1.0, middle + half_width * below - outward, boxes.lower)
+    upper = np.where(above < 1.0, middle + half_width * above + outward, boxes.upper)
+    return Boxes(np.maximum(lower, boxes.lower), np.minimum(upper, boxes.upper))
