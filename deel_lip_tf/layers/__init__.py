@@ -19,6 +19,11 @@ from deel_lip_tf.layers.convolution.direct import (
 )
 from deel_lip_tf.layers.convolution.transposed import SpectralConv2DTranspose
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
+from deel_lip_tf.layers.convolution.volumes import (
+    FrobeniusConv3D,
+    SpectralConv3D,
+    SpectralConv3DTranspose,
+)
 from deel_lip_tf.layers.dense import AOLDense, FrobeniusDense, SpectralDense
 from deel_lip_tf.layers.normalization import BatchCentering, BatchLipNorm
 from deel_lip_tf.layers.pooling import (
@@ -39,6 +44,7 @@ __all__ = [
     "BatchLipNorm",
     "Condensable",
     "FrobeniusConv2D",
+    "FrobeniusConv3D",
     "FrobeniusDense",
     "FullSort",
     "GroupSort",
@@ -62,6 +68,8 @@ __all__ = [
     "SpectralConv1D",
     "SpectralConv2D",
     "SpectralConv2DTranspose",
+    "SpectralConv3D",
+    "SpectralConv3DTranspose",
     "SpectralDense",
     "SpectralDepthwiseConv2D",
 ]

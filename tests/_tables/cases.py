@@ -30,6 +30,7 @@ class Case:
 
 
 IMAGE = (6, 5, 3)
+VOLUME = (3, 4, 3, 2)
 SEQUENCE = (9, 3)
 PADDINGS = ("same", "valid", "circular", "symmetric", "reflect", "replicate")
 
@@ -130,7 +131,24 @@ TRANSPOSED = [
         IMAGE,
     ),
 ]
-CONSTRAINED = DENSE + CONVOLUTIONS + SEQUENCES + DEPTHWISE + TRANSPOSED
+VOLUMES = [
+    *[
+        Case(layers.SpectralConv3D, dict(filters=3, kernel_size=(2, 3, 2), padding=p), VOLUME)
+        for p in PADDINGS
+    ],
+    Case(layers.SpectralConv3D, dict(filters=20, kernel_size=2, strides=(2, 1, 2)), VOLUME),
+    Case(layers.SpectralConv3D, dict(filters=2, kernel_size=2, parametrization=AOL()), VOLUME),
+    Case(layers.FrobeniusConv3D, dict(filters=3, kernel_size=3, strides=2), VOLUME),
+    *[
+        Case(
+            layers.SpectralConv3DTranspose,
+            dict(filters=2, kernel_size=k, strides=s, padding=p),
+            (2, 2, 3, 3),
+        )
+        for k, s, p in ((2, 2, "same"), (3, 2, "valid"), ((2, 3, 1), 1, "reflect"))
+    ],
+]
+CONSTRAINED = DENSE + CONVOLUTIONS + SEQUENCES + DEPTHWISE + TRANSPOSED + VOLUMES
 
 POOLINGS = [
     Case(layers.ScaledAveragePooling2D, dict(pool_size=2), (6, 4, 3)),

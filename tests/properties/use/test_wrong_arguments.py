@@ -77,7 +77,11 @@ CONVOLUTIONS = {
     layers.SpectralConv1D: dict(filters=3, kernel_size=3),
     layers.SpectralConv2DTranspose: dict(filters=3, kernel_size=3),
     layers.SpectralDepthwiseConv2D: dict(kernel_size=3),
+    layers.SpectralConv3D: dict(filters=3, kernel_size=3),
+    layers.FrobeniusConv3D: dict(filters=3, kernel_size=3),
+    layers.SpectralConv3DTranspose: dict(filters=3, kernel_size=3),
 }
+TRANSPOSED = (layers.SpectralConv2DTranspose, layers.SpectralConv3DTranspose)
 PLAIN_AND_CONSTRAINED = {**CONVOLUTIONS, layers.PadConv2D: dict(filters=3, kernel_size=3)}
 OF_LORA = dict(words="vanilla_export")
 
@@ -87,15 +91,16 @@ def of_convolutions():
         counted = "filters" if "filters" in others else "depth_multiplier"
         others_but = {k: v for k, v in others.items() if k != counted}
         yield from integer(make, counted, 0, -1, **others_but)
-        sizes = ("x", None, 0, -1, 1.5, (3, 3, 3))
+        too_many = (1, 2, 3, 4) if "3D" in make.__name__ else (1, 2, 3)
+        sizes = ("x", None, 0, -1, 1.5, too_many)
         yield from refused(make, "kernel_size", *sizes, **{counted: 3})
-        yield from refused(make, "strides", "x", None, 0, -1, (1, 2, 3), **others)
+        yield from refused(make, "strides", "x", None, 0, -1, too_many, **others)
         yield from refused(make, "padding", "full", None, 1, **others)
         yield from refused(make, "data_format", "last", 3, **others)
     for make, others in CONVOLUTIONS.items():
         yield from refused(make, "dilation_rate", 2, "x", **others)
         yield from number(make, "k_coef_lip", 0, -1, inf, **others)
-        if "filters" in others and make is not layers.SpectralConv2DTranspose:
+        if "filters" in others and make not in TRANSPOSED:
             yield from refused(make, "groups", 2, "x", 0, **others)
             yield from refused(make, "lora_rank", 2, **OF_LORA, **others)
     yield from refused(layers.SpectralConv2D, "padding", "causal", filters=3, kernel_size=3)
