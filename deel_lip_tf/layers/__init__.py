@@ -1,15 +1,20 @@
 """Layers with a known Lipschitz constant."""
 
 from deel_lip_tf.layers.activations import (
+    Abs,
     FullSort,
     GroupSort,
     GroupSort2,
     Householder,
+    LipschitzSpline,
     MaxMin,
+    NActivation,
     PReLUlip,
+    SoftHuber,
 )
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.centering import LayerCentering, ScaleBias
+from deel_lip_tf.layers.channels import FirstChannels, PadChannels
 from deel_lip_tf.layers.convolution.direct import (
     AOLConv2D,
     FrobeniusConv2D,
@@ -37,12 +42,17 @@ from deel_lip_tf.layers.pooling import (
 from deel_lip_tf.layers.resampling import InvertibleDownSampling, InvertibleUpSampling
 from deel_lip_tf.layers.residual import LipResidual
 
+# PyTorch's names; the order of the channels is the same.
+PixelUnshuffle, PixelShuffle = InvertibleDownSampling, InvertibleUpSampling
+
 __all__ = [
     "AOLConv2D",
     "AOLDense",
+    "Abs",
     "BatchCentering",
     "BatchLipNorm",
     "Condensable",
+    "FirstChannels",
     "FrobeniusConv2D",
     "FrobeniusConv3D",
     "FrobeniusDense",
@@ -55,9 +65,14 @@ __all__ = [
     "LayerCentering",
     "LipResidual",
     "LipschitzLayer",
+    "LipschitzSpline",
     "MaxMin",
+    "NActivation",
     "PReLUlip",
+    "PadChannels",
     "PadConv2D",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "ScaleBias",
     "ScaledAdaptiveAveragePooling2D",
     "ScaledAdaptiveL2NormPooling2D",
@@ -65,6 +80,7 @@ __all__ = [
     "ScaledGlobalAveragePooling2D",
     "ScaledGlobalL2NormPooling2D",
     "ScaledL2NormPooling2D",
+    "SoftHuber",
     "SpectralConv1D",
     "SpectralConv2D",
     "SpectralConv2DTranspose",

@@ -173,6 +173,20 @@ ACTIVATIONS = [
     Case(layers.MaxMin, {}, (4, 3, 6)),
     Case(layers.Householder),
     Case(layers.Householder, dict(theta_initializer="random_normal"), (4, 3, 6)),
+    Case(layers.Householder, dict(order=2)),
+    Case(layers.Householder, dict(order=2, theta_initializer="random_normal"), (4, 3, 6)),
+    Case(layers.Abs),
+    Case(layers.Abs, dict(fraction=0.5), (4, 3, 6)),
+    Case(layers.SoftHuber),
+    Case(layers.SoftHuber, dict(delta=2.0), (4, 3)),
+    Case(layers.NActivation),
+    Case(layers.NActivation, dict(knots_initializer="random_normal"), (4, 3, 6)),
+    Case(layers.LipschitzSpline),
+    Case(
+        layers.LipschitzSpline,
+        dict(knots=5, radius=1.5, slopes_initializer="random_normal"),
+        (4, 3, 6),
+    ),
     Case(layers.PReLUlip),
     Case(layers.PReLUlip, dict(alpha_initializer="random_normal", shared_axes=[1, 2]), (4, 3, 6)),
 ]
@@ -181,6 +195,12 @@ RESAMPLINGS = [
     Case(layers.InvertibleDownSampling, dict(pool_size=(3, 2)), (6, 4, 3)),
     Case(layers.InvertibleUpSampling, dict(pool_size=2), (3, 2, 12)),
     Case(layers.InvertibleUpSampling, dict(pool_size=(3, 2)), (3, 2, 12)),
+]
+CHANNELS = [
+    Case(layers.FirstChannels, dict(n=3)),
+    Case(layers.FirstChannels, dict(n=2), IMAGE),
+    Case(layers.PadChannels, dict(n=11)),
+    Case(layers.PadChannels, dict(n=4), IMAGE),
 ]
 NORMALIZATIONS = [
     Case(layers.LayerCentering, {}, IMAGE),
@@ -199,5 +219,5 @@ SCALED = [
     Case(layers.BatchLipNorm, dict(normalize=True, centering=False, use_bias=False)),
     Case(layers.ScaleBias, dict(scalar=3.0), SEQUENCE),
 ]
-UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS + NORMALIZATIONS
+UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS + CHANNELS + NORMALIZATIONS
 LAYERS = CONSTRAINED + UNCONSTRAINED + SCALED

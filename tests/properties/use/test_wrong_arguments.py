@@ -144,15 +144,32 @@ def of_layers_without_a_kernel():
         yield from refused(make, "pool_size", 0, -1, (2, 2, 2), (2,), (2, 0))
         yield from refused(make, "data_format", "last", 3, pool_size=2)
         yield from number(make, "k_coef_lip", 0, -1, pool_size=2)
+    for make in (layers.FirstChannels, layers.PadChannels):
+        yield from integer(make, "n", 0, -1)
+        yield from refused(make, "data_format", "last", 3, n=2)
+        yield from number(make, "k_coef_lip", 0, -1, inf, n=2)
     sorting = (layers.GroupSort, layers.GroupSort2, layers.FullSort)
     centering = (layers.LayerCentering, layers.BatchCentering, layers.BatchLipNorm)
-    for make in (*sorting, *centering, layers.MaxMin, layers.Householder, layers.ScaleBias):
+    bent = (layers.Abs, layers.NActivation, layers.LipschitzSpline, layers.Householder)
+    for make in (*sorting, *centering, *bent, layers.MaxMin, layers.ScaleBias):
         yield from refused(make, "data_format", "last", 3)
         yield from number(make, "k_coef_lip", 0, -1, inf)
-    for make in (layers.PReLUlip, layers.LipResidual, layers.ScaledGlobalAveragePooling2D):
+    for make in (
+        layers.PReLUlip,
+        layers.SoftHuber,
+        layers.LipResidual,
+        layers.ScaledGlobalAveragePooling2D,
+    ):
         yield from number(make, "k_coef_lip", 0, -1, inf)
     yield from integer(layers.GroupSort, "n", 0, -1, types=("x", 1.5, nan, True))
     yield from refused(layers.Householder, "theta_initializer", nan, inf, "nope", [1, 2])
+    yield from refused(layers.Householder, "order", 0, 3, "x", None, nan)
+    yield from number(layers.Abs, "fraction", -0.1, 1.1)
+    yield from number(layers.SoftHuber, "delta", 0, -1, 1e-7, 1e7, inf)
+    yield from refused(layers.NActivation, "knots_initializer", "nope")
+    yield from integer(layers.LipschitzSpline, "knots", 0, -1, 4)
+    yield from number(layers.LipschitzSpline, "radius", 0, -1, inf)
+    yield from refused(layers.LipschitzSpline, "slopes_initializer", "nope")
     for make in (layers.ScaledGlobalAveragePooling2D, layers.ScaledGlobalL2NormPooling2D):
         yield from flag(make, "keepdims")
     for make in (*centering, layers.ScaleBias):
