@@ -255,7 +255,10 @@ def of_callbacks():
         yield from not_a(make, name, "x", None, 3, ["a", "b"], **others)
         yield from refused(make, name, [], [1], [nan, 1], [0, inf], **others)
     yield from refused(make, "xp", [1, 1], [1, 0], words="increasing", param_name="a", fp=[1, 2])
-    yield from integer(make, "step", -1, **schedule)
+    yield from integer(make, "step", -1, types=("x", 1.5, nan, True), **schedule)
+    yield from refused(make, "interpolation", "cubic", None, 3, **schedule)
+    zero = dict(param_name="a", xp=[0, 1], interpolation="geometric")
+    yield from refused(make, "fp", [0, 1], [1, -1], words="positive", **zero)
     yield from integer(callbacks.LossParamLog, "rate", 0, -1, param_name="alpha")
     monitor = dict(monitored_layers=["dense"], logdir="logs")
     make = callbacks.MonitorCallback
