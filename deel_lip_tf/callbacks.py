@@ -3,6 +3,7 @@
 They rely only on `model.condense()`, `model.loss`, `layer.kernel` and `layer.wbar`.
 """
 
+import math
 import os
 from typing import Any
 
@@ -114,18 +115,25 @@ def _losses_with(model: keras.Model, param_name: str) -> list[Any]:
 
 @register
 class LossParamScheduler(_Configurable):
-    """Sets a parameter of the loss before each batch, by linear interpolation over the batches.
+    """Sets a parameter of the loss before each batch, by interpolation over the batches.
 
     At batch `step`, counted from the start of the schedule and across epochs, the parameter is
     `numpy.interp(step, xp, fp)`: constant before `xp[0]` and after `xp[-1]`. The count stays with
     the callback, so a second `fit` with the same object continues; `get_config` holds it too, and
     a fresh process resumes with `step=epoch * steps_per_epoch`.
 
+    With `step=None` the batches are those that the optimizer has counted, which is saved with the
+    model: whoever goes on with a file, or with `keras.callbacks.BackupAndRestore`, goes on with the
+    schedule, with a callback made as before, and several `steps_per_execution` are counted as so
+    many.
+
     Args:
-        param_name: name of the parameter, e.g. `"alpha"`, `"min_margin"` or `"tau"`.
+        param_name: name of the parameter, e.g. `"alpha"`, `"min_margin"`, `"radius"` or `"tau"`.
         fp: values at the batches `xp`, finite.
         xp: batch numbers, strictly increasing, as many as `fp`.
-        step: number of the first batch.
+        step: number of the first batch, or `None` for the batches of the optimizer.
+        interpolation: `"linear"`, the default, or `"geometric"`: linear in the logarithm, between
+            positive values.
 
     Raises:
         TypeError: if an argument is of another type.
@@ -142,13 +150,28 @@ class LossParamScheduler(_Configurable):
         >>> _ = model.fit(x, y, batch_size=1, epochs=2, callbacks=[schedule], verbose=0)
         >>> float(loss.alpha), schedule.step  # batches 0 to 3: 0, 2.5, 5, 7.5
         (7.5, 4)
+        >>> model.compile("sgd", lip.losses.EMMA(radius=0.01), run_eagerly=True)
+        >>> schedule = lip.callbacks.LossParamScheduler(
+        ...     "radius", fp=[0.01, 1.0], xp=[0, 4], step=None, interpolation="geometric")
+        >>> round(schedule.value(2), 6)  # half-way in the logarithm
+        0.1
     """
 
-    def __init__(self, param_name: str, fp: Any, xp: Any, step: int = 0):
+    def __init__(
+        self,
+        param_name: str,
+        fp: Any,
+        xp: Any,
+        step: int | None = 0,
+        interpolation: str = "linear",
+    ):
         super().__init__()
         self.param_name = _parameter_name(param_name)
         self.fp, self.xp = _numbers("fp", fp), _numbers("xp", xp)
-        self.step = whole_number("step", step, least=0)
+        self.step = None if step is None else whole_number("step", step, least=0)
+        check_choice("interpolation", interpolation, ("linear", "geometric"))
+        self.interpolation = interpolation
+        self._first = 0
         if not (len(self.fp) == len(self.xp) > 0 and np.all(np.isfinite(self.fp + self.xp))):
             raise ValueError(
                 "`fp` and `xp` must be two lists of finite numbers of the same length, at least 1. "
@@ -156,6 +179,11 @@ class LossParamScheduler(_Configurable):
             )
         if np.any(np.diff(self.xp) <= 0):
             raise ValueError(f"`xp` must be strictly increasing. Received: xp={xp}.")
+        if interpolation == "geometric" and min(self.fp) <= 0:
+            raise ValueError(
+                '`fp` must be positive with interpolation="geometric", which is linear in the '
+                f"logarithm. Received: fp={fp}. Begin with a small positive value."
+            )
 
     def on_train_begin(self, logs=None):
         """Checks that the loss has the parameter and that it may take the scheduled values."""
@@ -176,16 +204,38 @@ class LossParamScheduler(_Configurable):
                 for value in self.fp:
                     loss.check_parameter(self.param_name, value)
 
+    def value(self, step: float) -> float:
+        """The value of the parameter at a batch."""
+        if self.interpolation == "linear":
+            return float(np.interp(step, self.xp, self.fp))
+        share, left = math.modf(np.interp(step, self.xp, range(len(self.xp))))
+        value = self.fp[int(left)]
+        return value if share == 0 else value ** (1 - share) * self.fp[int(left) + 1] ** share
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Asks the optimizer for its batches: once, for each question stops a GPU."""
+        if self.step is None:
+            optimizer = self.model.optimizer
+            batches = int(keras.ops.convert_to_numpy(optimizer.iterations))
+            self._first = batches * (optimizer.gradient_accumulation_steps or 1)
+
     def on_train_batch_begin(self, batch, logs=None):
         """Assigns the value of this batch."""
-        value = float(np.interp(self.step, self.xp, self.fp))
+        value = self.value(self._first + batch if self.step is None else self.step)
         for loss in _losses_with(self.model, self.param_name):
             getattr(loss, self.param_name).assign(value)
-        self.step += 1
+        if self.step is not None:
+            self.step += 1
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that continue the schedule where it stands."""
-        return {"param_name": self.param_name, "fp": self.fp, "xp": self.xp, "step": self.step}
+        return {
+            "param_name": self.param_name,
+            "fp": self.fp,
+            "xp": self.xp,
+            "step": self.step,
+            "interpolation": self.interpolation,
+        }
 
 
 @register

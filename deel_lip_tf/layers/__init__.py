@@ -1,15 +1,20 @@
 """Layers with a known Lipschitz constant."""
 
 from deel_lip_tf.layers.activations import (
+    Abs,
     FullSort,
     GroupSort,
     GroupSort2,
     Householder,
+    LipschitzSpline,
     MaxMin,
+    NActivation,
     PReLUlip,
+    SoftHuber,
 )
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.centering import LayerCentering, ScaleBias
+from deel_lip_tf.layers.channels import FirstChannels, PadChannels
 from deel_lip_tf.layers.convolution.direct import (
     AOLConv2D,
     FrobeniusConv2D,
@@ -25,6 +30,11 @@ from deel_lip_tf.layers.convolution.orthogonal import (
 )
 from deel_lip_tf.layers.convolution.transposed import SpectralConv2DTranspose
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
+from deel_lip_tf.layers.convolution.volumes import (
+    FrobeniusConv3D,
+    SpectralConv3D,
+    SpectralConv3DTranspose,
+)
 from deel_lip_tf.layers.dense import AOLDense, FrobeniusDense, SpectralDense
 from deel_lip_tf.layers.normalization import BatchCentering, BatchLipNorm
 from deel_lip_tf.layers.pooling import (
@@ -39,17 +49,23 @@ from deel_lip_tf.layers.resampling import InvertibleDownSampling, InvertibleUpSa
 from deel_lip_tf.layers.residual import LipResidual
 from deel_lip_tf.layers.shift import SpatialShift2D
 
+# PyTorch's names; the order of the channels is the same.
+PixelUnshuffle, PixelShuffle = InvertibleDownSampling, InvertibleUpSampling
+
 __all__ = [
     "AOCConv1D",
     "AOCConv2D",
     "AOCConv2DTranspose",
     "AOLConv2D",
     "AOLDense",
+    "Abs",
     "BCOPConv2D",
     "BatchCentering",
     "BatchLipNorm",
     "Condensable",
+    "FirstChannels",
     "FrobeniusConv2D",
+    "FrobeniusConv3D",
     "FrobeniusDense",
     "FullSort",
     "GroupSort",
@@ -60,9 +76,14 @@ __all__ = [
     "LayerCentering",
     "LipResidual",
     "LipschitzLayer",
+    "LipschitzSpline",
     "MaxMin",
+    "NActivation",
     "PReLUlip",
+    "PadChannels",
     "PadConv2D",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "ScaleBias",
     "ScaledAdaptiveAveragePooling2D",
     "ScaledAdaptiveL2NormPooling2D",
@@ -70,10 +91,13 @@ __all__ = [
     "ScaledGlobalAveragePooling2D",
     "ScaledGlobalL2NormPooling2D",
     "ScaledL2NormPooling2D",
+    "SoftHuber",
     "SpatialShift2D",
     "SpectralConv1D",
     "SpectralConv2D",
     "SpectralConv2DTranspose",
+    "SpectralConv3D",
+    "SpectralConv3DTranspose",
     "SpectralDense",
     "SpectralDepthwiseConv2D",
 ]

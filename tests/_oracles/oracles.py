@@ -1,7 +1,5 @@
 """Float64 NumPy oracles; they share no code with the library and never call it."""
 
-import itertools
-
 import numpy as np
 
 _PAD_MODES = {
@@ -21,9 +19,9 @@ def singular_values(matrix) -> np.ndarray:
 
 
 def pad(images, kernel_size, strides, padding):
-    """Pads a batch of images (n, rows, columns, channels) for a valid convolution."""
+    """Pads a batch of images (n, *sizes, channels) for a valid convolution."""
     widths = [(0, 0)]
-    for size, k, s in zip(images.shape[1:3], kernel_size, strides, strict=True):
+    for size, k, s in zip(images.shape[1:-1], kernel_size, strides, strict=True):
         if padding == "same":
             total = max((int(np.ceil(size / s)) - 1) * s + k - size, 0)
             widths.append((total // 2, total - total // 2))
@@ -39,17 +37,21 @@ def pad(images, kernel_size, strides, padding):
     return np.pad(images, widths, mode=_PAD_MODES[padding])
 
 
-def conv2d(images, kernel, strides=(1, 1), padding="same"):
-    """Cross-correlation by loops over the outputs, channels last."""
+def convolution(images, kernel, strides, padding="same"):
+    """Cross-correlation of any rank by loops over the outputs, channels last."""
     images, kernel = np.asarray(images, np.float64), np.asarray(kernel, np.float64)
-    kh, kw = kernel.shape[:2]
-    padded = pad(images, (kh, kw), strides, padding)
-    rows = range(0, padded.shape[1] - kh + 1, strides[0])
-    columns = range(0, padded.shape[2] - kw + 1, strides[1])
-    outputs = np.zeros((len(images), len(rows), len(columns), kernel.shape[-1]))
-    for (i, row), (j, column) in itertools.product(enumerate(rows), enumerate(columns)):
-        patch = padded[:, row : row + kh, column : column + kw]
-        outputs[:, i, j] = np.tensordot(patch, kernel, axes=([1, 2, 3], [0, 1, 2]))
+    sizes = kernel.shape[:-2]
+    padded = pad(images, sizes, strides, padding)
+    axes = zip(padded.shape[1:-1], sizes, strides, strict=True)
+    counts = [max((n - k) // s + 1, 0) for n, k, s in axes]
+    outputs = np.zeros((len(images), *counts, kernel.shape[-1]))
+    summed = list(range(len(sizes) + 1))
+    for place in np.ndindex(*counts):
+        starts = zip(place, sizes, strides, strict=True)
+        patch = padded[(slice(None), *(slice(i * s, i * s + k) for i, k, s in starts))]
+        outputs[(slice(None), *place)] = np.tensordot(
+            patch, kernel, ([i + 1 for i in summed], summed)
+        )
     return outputs
 
 
@@ -65,12 +67,14 @@ def full_kernel(kernel, groups, dilation) -> np.ndarray:
     return full
 
 
+def conv2d(images, kernel, strides=(1, 1), padding="same"):
+    """Of images."""
+    return convolution(images, kernel, strides, padding)
+
+
 def conv1d(sequences, kernel, strides=(1,), padding="same"):
-    """The same for sequences (n, steps, channels): images of one row."""
-    outputs = conv2d(
-        np.asarray(sequences)[:, None], np.asarray(kernel)[None], (1, *strides), padding
-    )
-    return outputs[:, 0]
+    """Of sequences."""
+    return convolution(sequences, kernel, strides, padding)
 
 
 def depthwise_conv2d(images, kernel, strides=(1, 1), padding="same"):
@@ -84,9 +88,9 @@ def depthwise_conv2d(images, kernel, strides=(1, 1), padding="same"):
 
 def padded_transpose_matrix(kernel, input_shape, strides, padding) -> np.ndarray:
     """The adjoint of the padded convolution whose output has the shape `input_shape`."""
-    rows, columns = (n * s for n, s in zip(input_shape[:2], strides, strict=True))
-    shape = (rows, columns, kernel.shape[2])
-    return matrix_of(lambda x: conv2d(x, kernel, strides, padding), shape).T
+    sizes = (n * s for n, s in zip(input_shape[:-1], strides, strict=True))
+    shape = (*sizes, kernel.shape[-2])
+    return matrix_of(lambda x: convolution(x, kernel, strides, padding), shape).T
 
 
 def matrix_of(function, input_shape) -> np.ndarray:
@@ -96,26 +100,24 @@ def matrix_of(function, input_shape) -> np.ndarray:
     return np.asarray(images, np.float64).reshape(size, -1).T
 
 
-def conv2d_transpose(images, kernel, strides, padding, output_padding=(None, None)):
-    """Scatters every input pixel times the kernel, then crops as TensorFlow does."""
+def conv_transpose(images, kernel, strides, padding):
+    """Scatters every input pixel times the kernel, of any rank, then crops as TensorFlow does."""
     images, kernel = np.asarray(images, np.float64), np.asarray(kernel, np.float64)
-    n, rows, columns = images.shape[:3]
-    kh, kw, filters, _ = kernel.shape
-    full = np.zeros((n, (rows - 1) * strides[0] + kh, (columns - 1) * strides[1] + kw, filters))
-    for i, j in itertools.product(range(rows), range(columns)):
-        patch = np.tensordot(images[:, i, j], kernel, axes=([1], [3]))
-        top, left = i * strides[0], j * strides[1]
-        full[:, top : top + kh, left : left + kw] += patch
-    for axis, (size, k, s) in enumerate(zip((rows, columns), (kh, kw), strides, strict=True)):
+    places, sizes = images.shape[1:-1], kernel.shape[:-2]
+    axes = list(zip(places, sizes, strides, strict=True))
+    full = np.zeros((len(images), *((n - 1) * s + k for n, k, s in axes), kernel.shape[-2]))
+    for place in np.ndindex(*places):
+        patch = np.tensordot(images[(slice(None), *place)], kernel, axes=([1], [kernel.ndim - 1]))
+        starts = zip(place, sizes, strides, strict=True)
+        full[(slice(None), *(slice(i * s, i * s + k) for i, k, s in starts))] += patch
+    for axis, (size, k, s) in enumerate(axes, start=1):
         wanted = size * s if padding == "same" else size * s + max(k - s, 0)
-        have = full.shape[axis + 1]
+        have = full.shape[axis]
         before = max(k - s, 0) // 2 if padding == "same" else 0
         index = np.arange(before, before + wanted)
-        taken = np.take(full, np.minimum(index, have - 1), axis=axis + 1)
-        beyond = np.expand_dims(
-            (index < have).astype(float), axis=[a for a in range(4) if a != axis + 1]
-        )
-        full = taken * beyond
+        taken = np.take(full, np.minimum(index, have - 1), axis=axis)
+        beyond = [a for a in range(full.ndim) if a != axis]
+        full = taken * np.expand_dims((index < have).astype(float), axis=beyond)
     return full
 
 

@@ -30,6 +30,7 @@ class Case:
 
 
 IMAGE = (6, 5, 3)
+VOLUME = (3, 4, 3, 2)
 SEQUENCE = (9, 3)
 PADDINGS = ("same", "valid", "circular", "symmetric", "reflect", "replicate")
 
@@ -160,7 +161,24 @@ FACTORED = [
         IMAGE,
     ),
 ]
-CONSTRAINED = DENSE + CONVOLUTIONS + SEQUENCES + DEPTHWISE + TRANSPOSED + FACTORED
+VOLUMES = [
+    *[
+        Case(layers.SpectralConv3D, dict(filters=3, kernel_size=(2, 3, 2), padding=p), VOLUME)
+        for p in PADDINGS
+    ],
+    Case(layers.SpectralConv3D, dict(filters=20, kernel_size=2, strides=(2, 1, 2)), VOLUME),
+    Case(layers.SpectralConv3D, dict(filters=2, kernel_size=2, parametrization=AOL()), VOLUME),
+    Case(layers.FrobeniusConv3D, dict(filters=3, kernel_size=3, strides=2), VOLUME),
+    *[
+        Case(
+            layers.SpectralConv3DTranspose,
+            dict(filters=2, kernel_size=k, strides=s, padding=p),
+            (2, 2, 3, 3),
+        )
+        for k, s, p in ((2, 2, "same"), (3, 2, "valid"), ((2, 3, 1), 1, "reflect"))
+    ],
+]
+CONSTRAINED = DENSE + CONVOLUTIONS + SEQUENCES + DEPTHWISE + TRANSPOSED + FACTORED + VOLUMES
 
 POOLINGS = [
     Case(layers.ScaledAveragePooling2D, dict(pool_size=2), (6, 4, 3)),
@@ -185,6 +203,20 @@ ACTIVATIONS = [
     Case(layers.MaxMin, {}, (4, 3, 6)),
     Case(layers.Householder),
     Case(layers.Householder, dict(theta_initializer="random_normal"), (4, 3, 6)),
+    Case(layers.Householder, dict(order=2)),
+    Case(layers.Householder, dict(order=2, theta_initializer="random_normal"), (4, 3, 6)),
+    Case(layers.Abs),
+    Case(layers.Abs, dict(fraction=0.5), (4, 3, 6)),
+    Case(layers.SoftHuber),
+    Case(layers.SoftHuber, dict(delta=2.0), (4, 3)),
+    Case(layers.NActivation),
+    Case(layers.NActivation, dict(knots_initializer="random_normal"), (4, 3, 6)),
+    Case(layers.LipschitzSpline),
+    Case(
+        layers.LipschitzSpline,
+        dict(knots=5, radius=1.5, slopes_initializer="random_normal"),
+        (4, 3, 6),
+    ),
     Case(layers.PReLUlip),
     Case(layers.PReLUlip, dict(alpha_initializer="random_normal", shared_axes=[1, 2]), (4, 3, 6)),
 ]
@@ -195,6 +227,12 @@ RESAMPLINGS = [
     Case(layers.InvertibleUpSampling, dict(pool_size=(3, 2)), (3, 2, 12)),
     Case(layers.SpatialShift2D, dict(share=0.25), (3, 2, 4)),
     Case(layers.SpatialShift2D, dict(shift=2, share=0.2, padding="zero"), (3, 2, 6)),
+]
+CHANNELS = [
+    Case(layers.FirstChannels, dict(n=3)),
+    Case(layers.FirstChannels, dict(n=2), IMAGE),
+    Case(layers.PadChannels, dict(n=11)),
+    Case(layers.PadChannels, dict(n=4), IMAGE),
 ]
 NORMALIZATIONS = [
     Case(layers.LayerCentering, {}, IMAGE),
@@ -213,5 +251,5 @@ SCALED = [
     Case(layers.BatchLipNorm, dict(normalize=True, centering=False, use_bias=False)),
     Case(layers.ScaleBias, dict(scalar=3.0), SEQUENCE),
 ]
-UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS + NORMALIZATIONS
+UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS + CHANNELS + NORMALIZATIONS
 LAYERS = CONSTRAINED + UNCONSTRAINED + SCALED

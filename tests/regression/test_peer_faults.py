@@ -163,7 +163,7 @@ def test_transposed_convolutions_with_the_other_flattening(n, k, s, inputs, filt
         with_kernel(layer, (n, n, inputs), kernel)
         norm = oracles.spectral_norm(
             oracles.matrix_of(
-                lambda x, p=padding: oracles.conv2d_transpose(x, kernel, (s, s), p), (n, n, inputs)
+                lambda x, p=padding: oracles.conv_transpose(x, kernel, (s, s), p), (n, n, inputs)
             )
         )
         assert norm <= lipschitz_bound(layer).value * ROUNDING

@@ -28,10 +28,10 @@ def small_model(loss=None, rate=0.0):
     return model
 
 
-def fit(model, callback, epochs=2, **arguments):
+def fit(model, callback, *others, epochs=2, **arguments):
     """Three batches an epoch."""
     model.fit(
-        X, Y, batch_size=4, epochs=epochs, shuffle=False, verbose=0, callbacks=[callback],
+        X, Y, batch_size=4, epochs=epochs, shuffle=False, verbose=0, callbacks=[callback, *others],
         **arguments,
     )  # fmt: skip
     return callback
@@ -119,6 +119,57 @@ def test_schedule_resumes_from_the_object_its_config_or_a_given_step():
         recorder = Recorder("alpha")
         model.fit(X, Y, batch_size=4, verbose=0, callbacks=[resumed, recorder])
         assert recorder.values == [6, 7, 8]
+
+
+BY_OPTIMIZER = dict(param_name="alpha", fp=[0.0, 9.0], xp=[0, 9], step=None)
+
+
+@pytest.mark.parametrize("way", ["again", "a file", "a backup"])
+def test_schedule_by_the_batches_of_the_optimizer_resumes(way, tmp_path):
+    """Three batches an epoch, and a callback that is made anew each time."""
+    model, backup = small_model(), keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    class Crash(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    schedule = callbacks.LossParamScheduler(**BY_OPTIMIZER)
+    backups = [backup, Crash()] if way == "a backup" else []
+    try:
+        fit(model, schedule, *backups, epochs=2 if backups else 1)
+    except KeyboardInterrupt:
+        model = small_model()
+    if way == "a file":
+        model.save(tmp_path / "model.keras")
+        model = keras.saving.load_model(tmp_path / "model.keras")
+    recorder, again = Recorder("alpha"), callbacks.LossParamScheduler(**schedule.get_config())
+    fit(model, again, recorder, *backups[:1], epochs=2 if backups else 1)
+    assert recorder.values == [3, 4, 5]
+
+
+def test_several_batches_at_once_are_counted():
+    model, recorder = small_model(), Recorder("alpha")
+    model.compile("sgd", losses.HKR(1.0), steps_per_execution=3)
+    for _ in range(3):
+        fit(model, callbacks.LossParamScheduler(**BY_OPTIMIZER), recorder, epochs=1)
+    assert recorder.values == [0, 3, 6]
+
+
+def test_batches_are_counted_where_gradients_are_accumulated():
+    model, recorder = small_model(), Recorder("alpha")
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3), losses.HKR(1.0))
+    fit(model, callbacks.LossParamScheduler(**BY_OPTIMIZER), recorder, epochs=2)
+    assert recorder.values == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_geometric_schedule_multiplies_by_the_same_number():
+    model, recorder = small_model(), Recorder("alpha")
+    schedule = callbacks.LossParamScheduler("alpha", [0.1, 10.0], [1, 5], 0, "geometric")
+    fit(model, schedule, recorder, epochs=3)
+    expected = [0.1, 0.1, 10**-0.5, 1.0, 10**0.5, 10.0, 10.0, 10.0, 10.0]
+    assert recorder.values == pytest.approx(expected, rel=1e-6)
+    assert max(recorder.values) <= 10.0 and schedule.value(0) == 0.1
 
 
 def test_schedule_reaches_the_loss_of_a_reloaded_model(tmp_path):
@@ -223,6 +274,7 @@ def test_monitor_of_a_convolution_reads_the_matrix_of_a_patch(layer, flatten, tm
     [
         callbacks.CondenseCallback(on_epoch=False, on_batch=True),
         callbacks.LossParamScheduler("alpha", [1.0, 2.0], [0, 10], step=3),
+        callbacks.LossParamScheduler("radius", [1.0, 2.0], [0, 10], None, "geometric"),
         callbacks.LossParamLog("tau", rate=4),
         callbacks.MonitorCallback(["a"], "logs", "wbar", "all", False, True),
     ],

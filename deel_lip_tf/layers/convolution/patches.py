@@ -22,7 +22,7 @@ from deel_lip_tf.layers.convolution.padding import (
 from deel_lip_tf.normalizers import Operation, padding_amounts
 from deel_lip_tf.normalizers.convolution import EXTENDING, PADDINGS
 
-_ONE = (None, 1, (1,), (1, 1))
+_ONE = (None, 1, (1,), (1, 1), (1, 1, 1))
 NO_DILATION = {
     "dilation_rate": (_ONE, "Use a larger kernel, or strides, and dilation_rate=1."),
     **NO_LORA,

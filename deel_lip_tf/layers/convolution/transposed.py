@@ -69,7 +69,7 @@ class ConstrainedTranspose(ConstrainedConvolution):
         return self._shape_of(sizes, input_shape)
 
     def vanilla_export(self) -> keras.layers.Layer:
-        """A `keras.layers.Conv2DTranspose`, of the same name, with the effective kernel.
+        """The transposed convolution of Keras, of the same name, with the effective kernel.
 
         For the paddings Keras has not got, a small Keras model of the same name that adds the
         border where it belongs, and bias and activation after; built for unknown sizes, the layer
@@ -93,10 +93,15 @@ class ConstrainedTranspose(ConstrainedConvolution):
         names = ("use_bias", "activation", "data_format", "dtype")
         chosen = {name: config[name] for name in names}
         config = {**chosen, "kernel_size": 1, "name": f"{self.name}_bias"}
-        layer = keras.layers.DepthwiseConv2D.from_config(config)
+        if self.rank == 2:
+            layer = keras.layers.DepthwiseConv2D.from_config(config)
+        else:  # there is no depthwise one of volumes
+            layer = keras.layers.Conv3D.from_config({**config, "filters": self.filters})
         build_activation(layer, tensor.shape)
         outputs = layer(tensor)
-        layer.set_weights([np.ones(layer.kernel.shape), *exported_weights(self)])
+        ones = np.ones(layer.kernel.shape) if self.rank == 2 else np.eye(self.filters)
+        kernel = ones.reshape(layer.kernel.shape)
+        layer.set_weights([kernel, *exported_weights(self)])
         return outputs
 
 

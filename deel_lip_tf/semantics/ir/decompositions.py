@@ -32,12 +32,16 @@ from deel_lip_tf.semantics.ir.primitives import (
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.ir.sorting import sorting_network
 
+# Values of neighbours on the half-line between them are equal but for the rounding of float64.
+_TIE = 2.0**-46
+
 __all__ = [
     "channels_last",
     "combined",
     "convolved",
     "extreme_of",
     "extreme_with",
+    "folded",
     "global_windows",
     "grouped",
     "kept_axes",
@@ -139,6 +143,35 @@ def reflected(builder: Builder, index: int, normal: np.ndarray) -> int:
     positive = builder.function(builder.affine(index, Blocks(normal[:, None])), relu())
     linear = Sum((Scale(), Blocks(-2.0 * normal[None])))
     return builder.affine([index, positive], linear)
+
+
+def folded(builder: Builder, index: int, rays: np.ndarray, pieces: np.ndarray) -> int:
+    """Pairs of channels, each by the linear map of the piece of the plane that it lies in.
+
+    A continuous function that is `l_k` on the convex set `C_k` is the maximum over k of the minima
+    of those `l_i` that are at least `l_k` on `C_k` (Tarela and Martinez, 1999): no sine of a small
+    angle is divided by.
+
+    Args:
+        builder: takes the nodes.
+        index: node with the channels last; channel i pairs with channel i + half.
+        rays: (pieces, 2, half) unit vectors along the half-lines, in the order of their angles.
+        pieces: (pieces, 2, 2, half) matrices; those of piece k hold between half-line k and k + 1,
+            which are less than half a turn apart, and more than rounding.
+    """
+    values = np.einsum("iabh,kbh->ikah", pieces, rays)
+    # (i, k, component, channel): whether `l_i >= l_k` at both ends of piece k
+    ends = values, np.roll(values, -1, axis=1)
+    own = [end[np.arange(len(pieces)), np.arange(len(pieces))] for end in ends]
+    is_above = [end >= least - _TIE for end, least in zip(ends, own, strict=True)]
+    chosen = np.where((is_above[0] & is_above[1])[:, :, :, None], pieces[:, None], pieces[None])
+    count, half = len(pieces), rays.shape[-1]
+    # (b, k, a, h): the parts of the input to the components of all pieces side by side
+    wide = chosen.transpose(0, 3, 1, 2, 4).reshape(count, 2, 2 * count, half)
+    minima = extreme_of(builder, [builder.affine(index, Blocks(one)) for one in wide], -1.0)
+    parts = np.eye(2 * count).reshape(2 * count, count, 2).transpose(1, 0, 2)
+    parts = np.repeat(parts[..., None], half, axis=-1)
+    return extreme_of(builder, [builder.affine(minima, Blocks(part)) for part in parts], 1.0)
 
 
 def grouped(kernel: np.ndarray, groups: int) -> np.ndarray:

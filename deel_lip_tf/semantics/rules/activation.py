@@ -16,6 +16,7 @@ from deel_lip_tf.semantics.functions import (
     unknown_activation,
 )
 from deel_lip_tf.semantics.ir import elementwise
+from deel_lip_tf.semantics.ir.primitives import Scale, Sum
 from deel_lip_tf.semantics.operators import Shape
 from deel_lip_tf.semantics.rounding import few, gamma, smooth, softmax
 from deel_lip_tf.semantics.rule import Rule, only, rule
@@ -136,6 +137,28 @@ class PReLUlip(Rule):
         check_built(layer)
         slopes = np.clip(as_computed_with(layer, layer.alpha), -1.0, 1.0)
         index = lowering.builder.function(only(inputs), elementwise.prelu(slopes))
+        return scaled(lowering, layer, index)
+
+
+@rule(lip.SoftHuber)
+class SoftHuber(Rule):
+    """`k_coef_lip` times `sqrt(x**2 + delta**2) - delta`."""
+
+    def lipschitz(self, layer, input_shape, norm):
+        return layer.lipschitz_constant()
+
+    def rounding(self, layer, shapes):
+        return shapes.rounding(gamma(24))  # no term is negative but the sign of the input
+
+    def keeps_size(self, layer, axis, rank):
+        return True
+
+    def lower(self, lowering, layer, inputs):
+        index, builder = only(inputs), lowering.builder
+        root = builder.function(index, elementwise.squareplus(layer.delta**2))
+        # squareplus(x, b) = (x + sqrt(x**2 + b)) / 2
+        linear = Sum((Scale(2.0), Scale(-1.0)))
+        index = builder.affine([root, index], linear, np.array(-layer.delta))
         return scaled(lowering, layer, index)
 
 

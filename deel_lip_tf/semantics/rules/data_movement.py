@@ -13,6 +13,7 @@ from deel_lip_tf.semantics.integers import same, with_zero
 from deel_lip_tf.semantics.ir.moves import move_of
 from deel_lip_tf.semantics.ir.primitives import Scale
 from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.sizes import is_beside_features
 
 __all__ = ["Copying", "DataMovement", "UpSampling", "scaled"]
 
@@ -123,6 +124,14 @@ class SpatialShift(InvertibleDownSampling):
 
     def keeps_size(self, layer, axis, rank):
         return True
+
+
+@rule(lip.FirstChannels, lip.PadChannels)
+class Channels(InvertibleDownSampling):
+    """Some of the channels, or all and zeros, times `k_coef_lip`."""
+
+    def keeps_size(self, layer, axis, rank):
+        return is_beside_features(layer, axis, rank)
 
 
 def moved(lowering, layer, inputs: list[int]) -> int:

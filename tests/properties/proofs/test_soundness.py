@@ -19,13 +19,13 @@ def matrix_of_layer(layer, shape) -> np.ndarray:
     kernel = keras.ops.convert_to_numpy(layer.effective_kernel())
     if isinstance(layer, keras.layers.Dense):
         return np.asarray(kernel, np.float64).T
-    if isinstance(layer, keras.layers.Conv2DTranspose):
+    if isinstance(layer, keras.layers.Conv2DTranspose | keras.layers.Conv3DTranspose):
         if layer.padding not in ("same", "valid"):
             return oracles.padded_transpose_matrix(kernel, shape, layer.strides, layer.padding)
         if layer.output_padding is not None:  # Keras pads, so the oracle is the layer in float64
             return oracles.matrix_of(float64_copy(layer, shape), shape)
         return oracles.matrix_of(
-            lambda x: oracles.conv2d_transpose(x, kernel, layer.strides, layer.padding), shape
+            lambda x: oracles.conv_transpose(x, kernel, layer.strides, layer.padding), shape
         )
     kernel = oracles.full_kernel(kernel, getattr(layer, "groups", 1), layer.dilation_rate)
     convolution = CONVOLUTION_ORACLES[type(layer)]
@@ -33,13 +33,15 @@ def matrix_of_layer(layer, shape) -> np.ndarray:
 
 
 CONVOLUTION_ORACLES = {
-    layers.SpectralConv2D: oracles.conv2d,
-    layers.FrobeniusConv2D: oracles.conv2d,
-    layers.AOLConv2D: oracles.conv2d,
-    layers.AOCConv2D: oracles.conv2d,
-    layers.AOCConv1D: oracles.conv1d,
-    layers.BCOPConv2D: oracles.conv2d,
-    layers.SpectralConv1D: oracles.conv1d,
+    layers.SpectralConv2D: oracles.convolution,
+    layers.FrobeniusConv2D: oracles.convolution,
+    layers.AOLConv2D: oracles.convolution,
+    layers.SpectralConv1D: oracles.convolution,
+    layers.SpectralConv3D: oracles.convolution,
+    layers.FrobeniusConv3D: oracles.convolution,
+    layers.AOCConv2D: oracles.convolution,
+    layers.AOCConv1D: oracles.convolution,
+    layers.BCOPConv2D: oracles.convolution,
     layers.SpectralDepthwiseConv2D: oracles.depthwise_conv2d,
 }
 

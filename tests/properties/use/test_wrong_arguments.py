@@ -77,7 +77,11 @@ CONVOLUTIONS = {
     layers.SpectralConv1D: dict(filters=3, kernel_size=3),
     layers.SpectralConv2DTranspose: dict(filters=3, kernel_size=3),
     layers.SpectralDepthwiseConv2D: dict(kernel_size=3),
+    layers.SpectralConv3D: dict(filters=3, kernel_size=3),
+    layers.FrobeniusConv3D: dict(filters=3, kernel_size=3),
+    layers.SpectralConv3DTranspose: dict(filters=3, kernel_size=3),
 }
+TRANSPOSED = (layers.SpectralConv2DTranspose, layers.SpectralConv3DTranspose)
 PLAIN_AND_CONSTRAINED = {**CONVOLUTIONS, layers.PadConv2D: dict(filters=3, kernel_size=3)}
 OF_LORA = dict(words="vanilla_export")
 
@@ -87,15 +91,16 @@ def of_convolutions():
         counted = "filters" if "filters" in others else "depth_multiplier"
         others_but = {k: v for k, v in others.items() if k != counted}
         yield from integer(make, counted, 0, -1, **others_but)
-        sizes = ("x", None, 0, -1, 1.5, (3, 3, 3))
+        too_many = (1, 2, 3, 4) if "3D" in make.__name__ else (1, 2, 3)
+        sizes = ("x", None, 0, -1, 1.5, too_many)
         yield from refused(make, "kernel_size", *sizes, **{counted: 3})
-        yield from refused(make, "strides", "x", None, 0, -1, (1, 2, 3), **others)
+        yield from refused(make, "strides", "x", None, 0, -1, too_many, **others)
         yield from refused(make, "padding", "full", None, 1, **others)
         yield from refused(make, "data_format", "last", 3, **others)
     for make, others in CONVOLUTIONS.items():
         yield from refused(make, "dilation_rate", 2, "x", **others)
         yield from number(make, "k_coef_lip", 0, -1, inf, **others)
-        if "filters" in others and make is not layers.SpectralConv2DTranspose:
+        if "filters" in others and make not in TRANSPOSED:
             yield from refused(make, "groups", 2, "x", 0, **others)
             yield from refused(make, "lora_rank", 2, **OF_LORA, **others)
     yield from refused(layers.SpectralConv2D, "padding", "causal", filters=3, kernel_size=3)
@@ -139,15 +144,32 @@ def of_layers_without_a_kernel():
         yield from refused(make, "pool_size", 0, -1, (2, 2, 2), (2,), (2, 0))
         yield from refused(make, "data_format", "last", 3, pool_size=2)
         yield from number(make, "k_coef_lip", 0, -1, pool_size=2)
+    for make in (layers.FirstChannels, layers.PadChannels):
+        yield from integer(make, "n", 0, -1)
+        yield from refused(make, "data_format", "last", 3, n=2)
+        yield from number(make, "k_coef_lip", 0, -1, inf, n=2)
     sorting = (layers.GroupSort, layers.GroupSort2, layers.FullSort)
     centering = (layers.LayerCentering, layers.BatchCentering, layers.BatchLipNorm)
-    for make in (*sorting, *centering, layers.MaxMin, layers.Householder, layers.ScaleBias):
+    bent = (layers.Abs, layers.NActivation, layers.LipschitzSpline, layers.Householder)
+    for make in (*sorting, *centering, *bent, layers.MaxMin, layers.ScaleBias):
         yield from refused(make, "data_format", "last", 3)
         yield from number(make, "k_coef_lip", 0, -1, inf)
-    for make in (layers.PReLUlip, layers.LipResidual, layers.ScaledGlobalAveragePooling2D):
+    for make in (
+        layers.PReLUlip,
+        layers.SoftHuber,
+        layers.LipResidual,
+        layers.ScaledGlobalAveragePooling2D,
+    ):
         yield from number(make, "k_coef_lip", 0, -1, inf)
     yield from integer(layers.GroupSort, "n", 0, -1, types=("x", 1.5, nan, True))
     yield from refused(layers.Householder, "theta_initializer", nan, inf, "nope", [1, 2])
+    yield from refused(layers.Householder, "order", 0, 3, "x", None, nan)
+    yield from number(layers.Abs, "fraction", -0.1, 1.1)
+    yield from number(layers.SoftHuber, "delta", 0, -1, 1e-7, 1e7, inf)
+    yield from refused(layers.NActivation, "knots_initializer", "nope")
+    yield from integer(layers.LipschitzSpline, "knots", 0, -1, 4)
+    yield from number(layers.LipschitzSpline, "radius", 0, -1, inf)
+    yield from refused(layers.LipschitzSpline, "slopes_initializer", "nope")
     for make in (layers.ScaledGlobalAveragePooling2D, layers.ScaledGlobalL2NormPooling2D):
         yield from flag(make, "keepdims")
     for make in (*centering, layers.ScaleBias):
@@ -233,7 +255,10 @@ def of_callbacks():
         yield from not_a(make, name, "x", None, 3, ["a", "b"], **others)
         yield from refused(make, name, [], [1], [nan, 1], [0, inf], **others)
     yield from refused(make, "xp", [1, 1], [1, 0], words="increasing", param_name="a", fp=[1, 2])
-    yield from integer(make, "step", -1, **schedule)
+    yield from integer(make, "step", -1, types=("x", 1.5, nan, True), **schedule)
+    yield from refused(make, "interpolation", "cubic", None, 3, **schedule)
+    zero = dict(param_name="a", xp=[0, 1], interpolation="geometric")
+    yield from refused(make, "fp", [0, 1], [1, -1], words="positive", **zero)
     yield from integer(callbacks.LossParamLog, "rate", 0, -1, param_name="alpha")
     monitor = dict(monitored_layers=["dense"], logdir="logs")
     make = callbacks.MonitorCallback

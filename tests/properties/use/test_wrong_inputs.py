@@ -66,13 +66,16 @@ def of_shapes_of_activations():
     yield from [(down, (2, 0, 4, 1), "rows"), (up, (2, 4, 4, 6), "number of channels")]
     sorting = (layers.GroupSort2, layers.FullSort, layers.MaxMin, layers.Householder)
     centering = (layers.LayerCentering, layers.BatchCentering, layers.BatchLipNorm)
-    for make in (*sorting, *centering[1:], layers.ScaleBias):
+    bent = (layers.Abs, layers.NActivation, layers.LipschitzSpline)
+    for make in (*sorting, *bent, *centering[1:], layers.ScaleBias):
         yield from [(make, shape, "batch axis") for shape in ((), (3,))]
         yield make, (2, 0), "channels"
     yield partial(layers.GroupSort2, data_format="channels_first"), (4,), "batch axis"
     yield partial(layers.GroupSort2, data_format="channels_first"), (2, 3, 4, 4), "divisor"
     yield from [(make, (2, 7), "divisor") for make in (layers.GroupSort2, layers.Householder)]
     yield partial(layers.GroupSort, 5), (2, 8), "divisor"
+    yield partial(layers.FirstChannels, 5), (2, 4), "PadChannels(5)"
+    yield partial(layers.PadChannels, 3), (2, 4), "FirstChannels(3)"
     for axis in (0, -2, 5, (1, 1), (), (1, -1)):
         yield partial(layers.LayerCentering, axis=axis), (2, 4), "`axis`"
     yield layers.LayerCentering, (2, 4), "axis=-1"

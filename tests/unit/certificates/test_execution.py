@@ -124,6 +124,13 @@ MODELS = {
         lambda: lip.layers.PReLUlip(alpha_initializer="random_normal"),
         lip.layers.ScaledGlobalL2NormPooling2D,
     ),
+    "bent": image(
+        lambda: lip.layers.Householder(order=2, theta_initializer="random_normal"),
+        lambda: lip.layers.Abs(0.5, k_coef_lip=1.3),
+        lambda: lip.layers.SoftHuber(0.1),
+        lip.layers.NActivation,
+        lambda: lip.layers.LipschitzSpline(7, 2.0),
+    ),
     "add": merged(lambda a, b: layers.Add()([a, b])),
     "subtract": merged(lambda a, b: layers.Subtract()([a, b])),
     "average": merged(lambda a, b: layers.Average()([a, b])),

@@ -144,6 +144,8 @@ def test_averages_have_no_negative_entries(kind):
 _VOLUME, _SEQUENCE = (2, 2, 2, 1), (4, 2)
 _AVERAGES = {
     **{kind: ((4, 4, 3), arguments) for kind, arguments in verify_cases.AUGMENTATIONS.items()},
+    lip.FirstChannels: ((4, 4, 2), dict(n=1)),
+    lip.PadChannels: ((4, 4, 2), dict(n=3)),
     layers.Dropout: ((4,), dict(rate=0.5)),
     layers.SpatialDropout1D: (_SEQUENCE, dict(rate=0.5)),
     layers.SpatialDropout2D: ((4, 4, 2), dict(rate=0.5)),
