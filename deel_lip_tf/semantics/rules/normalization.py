@@ -43,7 +43,11 @@ class Rescaling(Scaling):
     def lipschitz(self, layer, input_shape, norm):
         scale = as_float64(layer.scale)
         copies = broadcast_copies(layer, input_shape, scale.shape, np.shape(layer.offset))
-        return _broadcast(layer, np.max(np.abs(scale)), copies, norm)
+        largest = float(np.max(np.abs(scale)))
+        # a power of two is a number of every type, and nothing smaller is rounded beyond it
+        is_exact = math.frexp(largest)[0] in (0.0, 0.5)
+        rounding = 1.0 if is_exact else argument_rounding(layer.compute_dtype)
+        return _broadcast(largest * rounding, copies, norm)
 
     def reason(self, layer):
         return None if layer.built else _UNBUILT
@@ -67,7 +71,8 @@ class Normalization(Scaling):
         if (scale := self._scale(layer)) is None:
             return None
         copies = broadcast_copies(layer, input_shape, layer.mean.shape, layer.variance.shape)
-        return _broadcast(layer, scale.max(), copies, norm)
+        rounding = argument_rounding(layer.compute_dtype)
+        return _broadcast(float(scale.max()) * rounding, copies, norm)
 
     def reason(self, layer):
         return None if layer.built else _UNBUILT
@@ -283,11 +288,11 @@ def has_channels(layer: layers.Layer, input_shape: Shape, vectors: Sequence, eac
     return broadcast_copies(layer, input_shape, *shapes) == 1
 
 
-def _broadcast(layer: layers.Layer, scale: float, copies: int | None, norm: Norm) -> float | None:
+def _broadcast(scale: float, copies: int | None, norm: Norm) -> float | None:
     """The constant of a scale, where entries are copied before it."""
     if copies is None:
         return None
-    constant = float(scale * sqrt_outward(copies)) * argument_rounding(layer.compute_dtype)
+    constant = float(scale * sqrt_outward(copies))
     if norm == L2 or copies == 1:
         return constant
     return constant / math.sqrt(copies) * norm.copies(copies) * UP_FEW

@@ -49,3 +49,11 @@ def test_what_resizes_is_no_identity():
         model = classifier(layers.RandomCrop(2, 2))
     with pytest.raises(ValueError, match="RandomCrop"):
         lip.bounds.lipschitz_bound(model)
+
+
+def test_a_shift_of_pixels_warns_of_nothing():
+    """`Rescaling(1, -0.5)`, which centers images, is 1-Lipschitz without rounding."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model = lip.Sequential([keras.Input((4, 4, 3)), layers.Rescaling(1.0, -0.5)])
+    assert lip.bounds.lipschitz_bound(model).value == 1.0
