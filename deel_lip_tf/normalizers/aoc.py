@@ -66,7 +66,8 @@ class _OrthogonalConvolution(Parametrization):
                 stack = _grouped_matrices(weight, operation.groups)
                 found[name] = _ungrouped(function(stack, EPS, MAXIMUM), weight.shape)
             else:
-                found[name] = function(weight, EPS, MAXIMUM)
+                stack = function(_stack(weight), EPS, MAXIMUM)
+                found[name] = ops.reshape(stack, weight.shape)
         return found
 
 
@@ -258,8 +259,13 @@ def _projectors(raw, groups: int, count: int, kernel):
     width = kernel.shape[1]
     if raw is None:
         return ops.zeros((groups, count, width, width), kernel.dtype)
-    left, basis = projector_factors(raw)
-    return ops.matmul(left, transposed(basis))
+    left, basis = projector_factors(_stack(raw))
+    return ops.reshape(ops.matmul(left, transposed(basis)), (groups, count, width, width))
+
+
+def _stack(matrices):
+    """(matrices, rows, columns): the polar factor is traced for one rank, that of every weight."""
+    return ops.reshape(matrices, (-1, *matrices.shape[-2:]))
 
 
 def _extended(kernel, projectors, lengths: list[int]):
