@@ -9,6 +9,8 @@ from deel_lip_tf.layers.activations import (
     PReLUlip,
 )
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.blocks.linear import LiResConv2D, LiResDense
+from deel_lip_tf.layers.blocks.potential import CPLConv2D, CPLDense, SLLConv2D, SLLDense
 from deel_lip_tf.layers.centering import LayerCentering, ScaleBias
 from deel_lip_tf.layers.convolution.direct import (
     AOLConv2D,
@@ -37,6 +39,8 @@ __all__ = [
     "AOLDense",
     "BatchCentering",
     "BatchLipNorm",
+    "CPLConv2D",
+    "CPLDense",
     "Condensable",
     "FrobeniusConv2D",
     "FrobeniusDense",
@@ -47,11 +51,15 @@ __all__ = [
     "InvertibleDownSampling",
     "InvertibleUpSampling",
     "LayerCentering",
+    "LiResConv2D",
+    "LiResDense",
     "LipResidual",
     "LipschitzLayer",
     "MaxMin",
     "PReLUlip",
     "PadConv2D",
+    "SLLConv2D",
+    "SLLDense",
     "ScaleBias",
     "ScaledAdaptiveAveragePooling2D",
     "ScaledAdaptiveL2NormPooling2D",

@@ -35,6 +35,7 @@ CONVOLUTION_ORACLES = {
     layers.SpectralConv2D: oracles.conv2d,
     layers.FrobeniusConv2D: oracles.conv2d,
     layers.AOLConv2D: oracles.conv2d,
+    layers.LiResConv2D: oracles.conv2d,
     layers.SpectralConv1D: oracles.conv1d,
     layers.SpectralDepthwiseConv2D: oracles.depthwise_conv2d,
 }
