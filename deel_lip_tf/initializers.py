@@ -1,5 +1,7 @@
 """Initializers that start a kernel on the set its layer projects onto."""
 
+import math
+
 import keras
 from keras import backend, initializers, ops
 
@@ -128,6 +130,43 @@ class CenteredInitializer(keras.initializers.Initializer):
     def get_config(self) -> dict:
         """Arguments of the constructor."""
         return {"base_initializer": initializers.serialize(self.base_initializer)}
+
+
+@register
+class ResidualInitializer(keras.initializers.Initializer):
+    """Normal entries over the number of inputs of an output: small beside an identity.
+
+    The standard deviation is `1 / (rows * columns * channels)` for a convolution and `1 / inputs`
+    for a matrix; the norm is about twice the square root of it for a square matrix.
+
+    Args:
+        seed: of the draws; `None`, the default, for other draws each time.
+
+    Example:
+        >>> from deel_lip_tf.initializers import ResidualInitializer
+        >>> kernel = ResidualInitializer(seed=0)((3, 3, 16, 16))
+        >>> abs(float(np.std(kernel)) * 9 * 16 - 1) < 0.1
+        True
+
+    Source: for linear residual layers Hu et al., 2023, arXiv:2301.12549.
+    """
+
+    def __init__(self, seed: int | None = None):
+        self.seed = seed
+
+    def __call__(self, shape, dtype=None):
+        """A kernel (*sizes, inputs, outputs) of a floating type.
+
+        Raises:
+            ValueError: another shape or type, or an axis of size 0.
+        """
+        dtype = _checked_type(self, shape, dtype)
+        normal = initializers.RandomNormal(stddev=1.0 / math.prod(shape[:-1]), seed=self.seed)
+        return ops.cast(normal(shape, dtype=_drawn_type(dtype)), dtype)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"seed": self.seed}
 
 
 def _base(base_initializer):

@@ -2,16 +2,16 @@
 
 import keras
 
-from deel_lip_tf._rounding import UNIT, product_up
+from deel_lip_tf._rounding import UNIT, product_up, sum_up
 from deel_lip_tf.bounds.norms.operators import operator_bound
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.norms import L2, Norm
-from deel_lip_tf.semantics.operators import Copies, Operator, Shape, Sums
+from deel_lip_tf.semantics.operators import Copies, Operator, Potential, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
 from deel_lip_tf.semantics.state import check_built
 
-__all__ = ["layer_bound"]
+__all__ = ["layer_bound", "potential_bound"]
 
 
 def layer_bound(
@@ -47,6 +47,8 @@ def layer_bound(
             "LoRA weights are not merged into its kernel: save and reload it"
         )
     known = rule_for(layer) or Rule()
+    if (potential := known.potential(layer, input_shape)) is not None:
+        return potential_bound(potential, norm, budget)
     if not known.knows("operators"):
         constant = lipschitz_constant(layer, input_shape, norm)
         if constant is None:
@@ -65,6 +67,26 @@ def layer_bound(
         raise UnsupportedLayerError(str(error)) from error
     value = product_up(*(bound for bound, _ in bounds), slope)
     return value, _method(operators, [text for _, text in bounds])
+
+
+def potential_bound(potential: Potential, norm: Norm, budget: float) -> tuple[float, str]:
+    """`x -> x - 2 V relu(V^T x + c)` multiplies a difference by `I - 2 V D V^T`, `0 <= D <= I`.
+
+    That matrix is symmetric, and its eigenvalues are between `1 - 2 ||V||_2**2` and 1.
+    """
+    try:
+        value, method = operator_bound(potential.operator, norm, budget)
+        if norm == L2:
+            # Below 1 where V is not above it; the product is rounded by far less than this.
+            constant = max(1.0, 2.0 * value * value * (1.0 + 4.0 * UNIT) - 1.0)
+            constant = constant if constant == 1.0 else constant * (1.0 + 4.0 * UNIT)
+        else:
+            adjoint, _ = operator_bound(potential.operator, norm.dual, budget)
+            constant = sum_up([1.0, product_up(2.0, value, adjoint)])
+    except ValueError as error:
+        raise UnsupportedLayerError(str(error)) from error
+    # The layer multiplies by its factor once.
+    return product_up(constant, potential.factor), f"{method}, of a convex potential"
 
 
 def _method(operators: list[Operator], texts: list[str]) -> str:

@@ -7,6 +7,7 @@
 * `x - mean(x)`, an orthogonal projection.
 * Copies of entries as a padding makes them, with the convolution they are made for, or the adjoint:
   a transposed convolution with the sums that fold its border back.
+* `x - 2 V relu(V^T x + c)`, the input minus the gradient of a convex function: exported potentials.
 """
 
 import functools
@@ -18,12 +19,19 @@ from keras import activations, layers
 
 from deel_lip_tf._keras import operation_name
 from deel_lip_tf._rounding import product_up, sqrt_up
-from deel_lip_tf.bounds.layers import layer_bound
+from deel_lip_tf.bounds.layers import layer_bound, potential_bound
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
 from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.norms import L2, Norm
-from deel_lip_tf.semantics.operators import Convolution, Shape, all_known, known_sizes
+from deel_lip_tf.semantics.operators import (
+    Convolution,
+    Matrices,
+    Potential,
+    Shape,
+    all_known,
+    known_sizes,
+)
 from deel_lip_tf.semantics.rule import lipschitz_constant, rule_for
 
 __all__ = ["Pattern", "find_patterns"]
@@ -297,7 +305,60 @@ def _convolution_pattern(
     return Pattern(source, tuple(inner), bound)
 
 
+# --- convex potentials --------------------------------------------------------------------------
+
+
+def _potential(call: Call) -> Pattern | None:
+    """`x + second(first(x))` with relu between, where the second kernel is -2 times the adjoint."""
+    if len(call.inputs) != 2 or len({value.shape for value in call.inputs}) > 1:
+        return None
+    for source, end in (call.inputs, call.inputs[::-1]):
+        second = end.call
+        first = second.inputs[0].call if second is not None and len(second.inputs) == 1 else None
+        if first is None or second is None or first.inputs != [source]:
+            continue
+        operators = [_kept_kernel(*pair) for pair in ((first, _RELU), (second, _LINEAR))]
+        if None in operators or not _is_opposite(*operators):
+            continue
+        potential = Potential(operators[0], None, 1.0)
+        return Pattern(source, (first, second), functools.partial(potential_bound, potential))
+    return None
+
+
+_RELU, _LINEAR = (activations.relu,), (None, activations.linear)
+
+
+def _kept_kernel(call: Call, allowed: tuple) -> Matrices | Convolution | None:
+    """The operator of a layer with one of some activations: a matrix, or a plain convolution."""
+    layer = call.operation
+    if type(layer) not in (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D):
+        return None
+    if not layer.built or layer.activation not in allowed:
+        return None
+    match rule_for(layer).operators(layer, call.inputs[0].shape):
+        case [Matrices() as matrices]:
+            return matrices
+        case [Convolution(padding="same", kernel=kernel) as convolution]:
+            # Of an even size the zeros of the adjoint would stand on the other side.
+            is_odd = all(k % 2 for k in convolution.kernel_size)
+            is_plain = {*convolution.strides, *convolution.dilation} == {1} and kernel.shape[
+                -3
+            ] == 1
+            return convolution if is_odd and is_plain else None
+    return None
+
+
+def _is_opposite(first: Matrices | Convolution, second: Matrices | Convolution) -> bool:
+    """Whether the second operator is -2 times the adjoint of the first, exactly."""
+    if isinstance(first, Matrices) != isinstance(second, Matrices):
+        return False
+    kernel, other = (getattr(x, "kernel", getattr(x, "blocks", None)) for x in (first, second))
+    axes = tuple(range(kernel.ndim - 3))
+    return np.array_equal(-2.0 * np.swapaxes(np.flip(kernel, axes), -1, -2), other)
+
+
 _MATCHES = {
+    "Add": (_potential,),
     "Sqrt": (_root,),
     "Where": (_safe_root,),
     "Subtract": (_centering,),

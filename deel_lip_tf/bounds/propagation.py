@@ -241,7 +241,7 @@ class LipschitzPropagation:
             value, method = pattern.bound(self._norm, self._budget)
             # The layers by themselves too: whoever propagates errors call by call asks for them.
             for each in (*pattern.inner, call):
-                if isinstance(each.operation, layers.Layer):
+                if isinstance(each.operation, layers.Layer) and merge_of(each, self._norm) is None:
                     self._layer_bound(each.operation, each.inputs[0].shape)
         except UnsupportedLayerError as error:
             self.unsupported.add_call(call.operation, call.name, error)

@@ -51,6 +51,8 @@ def rounding_of(call: Call, inputs: tuple, outputs: tuple, constants: list[float
     known = rule_for(call.operation) or Rule()
     if known.knows("operators"):
         return _of_kernel(call.operation, known, shapes)
+    if known.knows("potential"):
+        return _of_potential(call.operation, known, shapes)
     return known.rounding(call.operation, shapes)
 
 
@@ -63,7 +65,7 @@ def check_operation(operation: Any) -> None:
     known = rule_for(operation) or Rule()
     has_kernel = known.knows("operators")
     is_layer = isinstance(operation, keras.layers.Layer)
-    if not has_kernel and not known.knows("rounding"):
+    if not has_kernel and not known.knows("rounding") and not known.knows("potential"):
         kind = "type" if is_layer else "operation"
         raise UnsupportedLayerError(f"no float32 rule is known for this {kind}")
     if not is_layer:
@@ -102,6 +104,40 @@ def _of_kernel(layer: keras.layers.Layer, known: Rule, shapes: CallShapes) -> Ro
         slope * relative + after.relative * (norm + relative),
         slope * absolute + after.relative * (bias + absolute) + after.absolute,
         (wider * reach[0], wider * reach[1] + after.reach[1]),
+    )
+
+
+def _of_potential(layer: keras.layers.Layer, known: Rule, shapes: CallShapes) -> Rounding:
+    """Of `k (x - 2 V relu(V^T x + c))`.
+
+    With `a >= || |V| ||_2`: the hidden units, of norm at most `h = a ||x|| + ||c||`, are wrong by
+    `gamma(m) h`; the gradient by `2 a` times that, and by `2 a gamma(n) h` of its own.
+    """
+    potential = known.potential(layer, (None, *shapes.inputs))
+    if potential is None:
+        raise UnsupportedLayerError("no float32 rule is known for it")
+    absolute_norm = operator_bound(_absolute(potential.operator))[0]
+    first, second = potential.terms
+    entries = math.prod(shapes.inputs)
+    hidden = entries * second // first
+    terms = first + second + _FOLDED + 16
+    if getattr(layer, "padding", None) not in (None, "same"):
+        terms += 2 * sum(shapes.inputs)
+    bias = 0.0
+    if potential.bias is not None:
+        repeated = hidden / potential.bias.size
+        bias = float(np.linalg.norm(potential.bias)) * math.sqrt(repeated) * UP
+    twice = 2.0 * absolute_norm * potential.factor
+    unit = gamma(terms)
+    # Every product, and every number that is read, may be flushed: more than all of them together.
+    lost = 8.0 * FLUSHED * (1.0 + twice) * terms * (math.sqrt(entries) + math.sqrt(hidden))
+    lost *= max(1.0, potential.factor)
+    relative = unit * (potential.factor + twice * absolute_norm) + lost * (1.0 + absolute_norm)
+    reach = 2.0 * max(1.0, potential.factor) * (1.0 + twice) / LARGEST
+    return Rounding(
+        relative * UP,
+        (unit * twice * bias + lost * (1.0 + bias)) * UP,
+        (reach * (1.0 + absolute_norm), reach * (bias + lost)),
     )
 
 

@@ -13,6 +13,8 @@ from deel_lip_tf.layers.activations import (
     SoftHuber,
 )
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.blocks.linear import LiResConv2D, LiResDense
+from deel_lip_tf.layers.blocks.potential import CPLConv2D, CPLDense, SLLConv2D, SLLDense
 from deel_lip_tf.layers.centering import LayerCentering, ScaleBias
 from deel_lip_tf.layers.channels import FirstChannels, PadChannels
 from deel_lip_tf.layers.convolution.direct import (
@@ -62,6 +64,8 @@ __all__ = [
     "BCOPConv2D",
     "BatchCentering",
     "BatchLipNorm",
+    "CPLConv2D",
+    "CPLDense",
     "Condensable",
     "FirstChannels",
     "FrobeniusConv2D",
@@ -74,6 +78,8 @@ __all__ = [
     "InvertibleDownSampling",
     "InvertibleUpSampling",
     "LayerCentering",
+    "LiResConv2D",
+    "LiResDense",
     "LipResidual",
     "LipschitzLayer",
     "LipschitzSpline",
@@ -84,6 +90,8 @@ __all__ = [
     "PadConv2D",
     "PixelShuffle",
     "PixelUnshuffle",
+    "SLLConv2D",
+    "SLLDense",
     "ScaleBias",
     "ScaledAdaptiveAveragePooling2D",
     "ScaledAdaptiveL2NormPooling2D",

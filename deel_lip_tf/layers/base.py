@@ -9,7 +9,12 @@ from keras import ops
 
 from deel_lip_tf._validation.constructors import CheckedArguments, check_activation, named
 from deel_lip_tf.initializers import SpectralInitializer
-from deel_lip_tf.normalizers import Operation, Parametrization, check_lipschitz_factor
+from deel_lip_tf.normalizers import (
+    Operation,
+    Parametrization,
+    check_lipschitz_factor,
+    operator_norm_bound,
+)
 from deel_lip_tf.normalizers.parametrization import parametrization_of
 
 # Constants between a power of 2 with this exponent and its inverse leave raw kernels as they are.
@@ -203,11 +208,13 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         shapes = self.parametrization.weights_for(self.operation, tuple(kwargs["shape"]))
         if shapes == {"kernel": tuple(kwargs["shape"])}:
             return self._add_raw_weight(**kwargs)
-        self._factors = {
-            name: self._add_raw_weight(**{**kwargs, "name": name, "shape": shape})
-            for name, shape in shapes.items()
-        }
-        return None
+        own = self.parametrization.initializers
+        self._factors = {}
+        for name, shape in shapes.items():
+            drawn = own.get(name, kwargs.get("initializer"))
+            arguments = {**kwargs, "name": name, "shape": shape, "initializer": drawn}
+            self._factors[name] = self._add_raw_weight(**arguments)
+        return self._factors.get("kernel")
 
     def _add_raw_weight(self, **kwargs):
         if kwargs.get("constraint") is None and self.parametrization.is_retracting:
@@ -221,6 +228,19 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         kernel = keras.initializers.get(initializer)(shape, dtype=dtype)
         kernel = self.parametrization.retracted({"kernel": kernel}, self.operation)["kernel"]
         return ops.cast(self.k_coef_lip * kernel, dtype)
+
+    @property
+    def is_guaranteed(self) -> bool:
+        """Whether the constant is at most `k_coef_lip`, whatever the weights."""
+        return self.parametrization.is_guaranteed
+
+    def lipschitz_constant(self) -> float | None:
+        """A bound of the constant with the weights as they are; `None` before there are any."""
+        if self.is_guaranteed:
+            return self.k_coef_lip
+        if not self.built:
+            return None
+        return float(operator_norm_bound(self.effective_kernel(), self.operation))
 
     @property
     def raw_weights(self) -> dict:

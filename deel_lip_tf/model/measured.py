@@ -12,8 +12,14 @@ import keras
 from keras import layers, ops
 
 from deel_lip_tf.layers.base import LipschitzLayer
+from deel_lip_tf.layers.blocks.linear import LiResConv2D
 from deel_lip_tf.layers.dense import SpectralDense
-from deel_lip_tf.normalizers import flatten_kernel, max_duplication, spectral_norm_bound
+from deel_lip_tf.normalizers import (
+    flatten_kernel,
+    max_duplication,
+    operator_norm_bound,
+    spectral_norm_bound,
+)
 from deel_lip_tf.normalizers.numerics.arithmetic import safe_sqrt
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 from deel_lip_tf.semantics.functions import activation_constant
@@ -37,7 +43,8 @@ def gap_constants(model: keras.Model) -> Tensor:
     `K ||w_i - w_j||` with `w` the columns of a linear dense head and `K` the product of the
     constants of the layers before it; `sqrt(2) K` with the product of all layers otherwise. Plain
     dense layers and convolutions are bounded by Gram iteration, from above, layers of this library
-    by what they guarantee, and layers without a kernel by what is proven of them.
+    by what they guarantee, or likewise where that is nothing (`LiResConv2D`), and layers without a
+    kernel by what is proven of them.
 
     A bound of a plain kernel of n rows or columns costs five products of n x n matrices, and ten
     for its gradient, whatever the batch: where n is above the size of the batch, that is most of a
@@ -115,6 +122,8 @@ def _constant(call: Call) -> Tensor:
         return layer.k_coef_lip * _slope(layer)
     if isinstance(layer, layers.Dense) and (type(layer) is layers.Dense or is_constrained(layer)):
         return _norm(_kernel(layer)) * _slope(layer)
+    if isinstance(layer, LiResConv2D):
+        return operator_norm_bound(_kernel(layer), layer.operation) * _slope(layer)
     if type(layer) in CONVOLUTIONS:
         return _norm(_kernel(layer)) * math.sqrt(_copies(layer, shape)) * _slope(layer)
     return _without_weights(layer, shape)

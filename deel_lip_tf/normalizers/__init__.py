@@ -7,7 +7,7 @@ kernel of raw weights and bounds the norm of the operation with it; the *effecti
 """
 
 from deel_lip_tf.normalizers.aoc import AOC, BCOP
-from deel_lip_tf.normalizers.aol import AOL
+from deel_lip_tf.normalizers.aol import AOL, SLL
 from deel_lip_tf.normalizers.bro import BRO
 from deel_lip_tf.normalizers.cayley import Cayley
 from deel_lip_tf.normalizers.compatibility import (
@@ -28,9 +28,11 @@ from deel_lip_tf.normalizers.convolution import (
     transposed_max_duplication,
 )
 from deel_lip_tf.normalizers.frobenius import Frobenius, UnitFrobenius
+from deel_lip_tf.normalizers.lires import LiRes
 from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide, safe_sqrt
 from deel_lip_tf.normalizers.numerics.norm_bounds import power_iteration, spectral_norm_bound
 from deel_lip_tf.normalizers.operation import Operation, flatten_kernel
+from deel_lip_tf.normalizers.operator_norm import OperatorNorm, operator_norm_bound
 from deel_lip_tf.normalizers.parametrization import (
     MatrixParametrization,
     Parametrization,
@@ -57,12 +59,15 @@ __all__ = [
     "DEFAULT_EPS_SPECTRAL",
     "DEFAULT_MAXITER_BJORCK",
     "DEFAULT_MAXITER_SPECTRAL",
+    "SLL",
     "STOP_GRAD_SPECTRAL",
     "SWAP_MEMORY",
     "Cayley",
     "Frobenius",
+    "LiRes",
     "MatrixParametrization",
     "Operation",
+    "OperatorNorm",
     "Parametrization",
     "Projected",
     "Spectral",
@@ -73,6 +78,7 @@ __all__ = [
     "frobenius_norm",
     "get_conv_operators",
     "max_duplication",
+    "operator_norm_bound",
     "padded_indices",
     "padding_amounts",
     "polar_factor",

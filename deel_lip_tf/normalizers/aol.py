@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -58,6 +59,64 @@ class AOL(Parametrization):
         return operation.excess
 
 
+@register
+@dataclass(frozen=True)
+class SLL(Parametrization):
+    """The channels of `AOL`, with learned weights `q`: the kernel of SDP-based Lipschitz layers.
+
+    For a matrix `W` (inputs, outputs), column i is divided by `sqrt(sum_j |W'W|_ij q_j / q_i)`,
+    for any `q > 0`: here `q = exp(scales)`, of one raw weight for each output. With `T` the
+    diagonal matrix of these sums, `Q T Q - Q |W'W| Q` is diagonally dominant, hence
+    `||W T**(-1/2)||_2 <= 1`. For a convolution the sum goes over the autocorrelation of the kernel.
+    It holds for zeros around the image and for circular padding at every size. Zero channels stay
+    zero. No iteration, no state; the gradient, also in `scales`, is that of the formula.
+
+    Example:
+        >>> layer = lip.layers.SpectralDense(4, parametrization=lip.normalizers.SLL())
+        >>> layer.build((None, 8))
+        >>> sorted(layer.raw_weights)
+        ['kernel', 'scales']
+        >>> lip.bounds.lipschitz_bound(layer).value <= 1 + 1e-6
+        True
+
+    Source: Araujo et al., 2023, arXiv:2303.03169.
+    """
+
+    def weights(self, kernel_shape):
+        """The kernel, and the logarithm of `q`."""
+        return {"kernel": tuple(kernel_shape), "scales": (kernel_shape[-1],)}
+
+    @property
+    def initializers(self):
+        """`scales` are normal at first."""
+        return {"scales": keras.initializers.RandomNormal(stddev=1.0)}
+
+    def projected(self, weights, operation):
+        """The rescaled kernel; the bound is the norm of a padding that copies."""
+        kernel = at_least_float32(ops.convert_to_tensor(weights["kernel"]))
+        scales = at_least_float32(ops.convert_to_tensor(weights["scales"]))
+        # A common factor changes nothing; any positive numbers will do, also those without the
+        # smallest, at which the products of float32 would vanish.
+        below = scales - ops.stop_gradient(ops.max(scales))
+        q = ops.exp(ops.maximum(ops.cast(below, kernel.dtype), _LEAST_LOG))
+        sizes = kernel.shape[: len(operation.kernel_size)]
+        grouped = ops.reshape(kernel, (*sizes, 1, *kernel.shape[-2:]))
+        scaled = ops.reshape(_with_scaled_outputs(grouped, operation.lattice, q), kernel.shape)
+        return Projected(scaled, math.sqrt(math.prod(operation.copies)))
+
+    def reuse(self, operation):
+        """As of `AOL`."""
+        if operation.is_depthwise:
+            raise ValueError(
+                "The parametrization SLL knows no convolution of each channel by itself. Received: "
+                f"{operation}. Use AOL()."
+            )
+        return AOL().reuse(operation)
+
+
+_LEAST_LOG = -30.0
+
+
 def _rescaled(kernel, strides: tuple[int, ...]):
     """The kernel (*sizes, groups, inputs, outputs) whose operation has norm at most 1."""
     *sizes, _, inputs, outputs = kernel.shape
@@ -68,17 +127,17 @@ def _rescaled(kernel, strides: tuple[int, ...]):
     return joined_phases(ops.swapaxes(scaled, -1, -2), strides)[tuple(slice(k) for k in sizes)]
 
 
-def _with_scaled_outputs(kernel, strides: tuple[int, ...]):
+def _with_scaled_outputs(kernel, strides: tuple[int, ...], weights=1.0):
     axes = (*range(len(strides)), -2)
     largest = ops.stop_gradient(ops.max(ops.abs(kernel), axis=axes, keepdims=True))
     # Columns `K = scale * U`, whose squares neither overflow nor underflow. The scales cancel in
     # `sqrt(scale_i) U_i / sqrt(sum_j scale_j |U'U|_ij)`, hence need no gradient.
     units = safe_divide(kernel, largest)
-    scale = safe_divide(largest, ops.max(largest, axis=-1, keepdims=True))
+    scale = safe_divide(largest, ops.max(largest, axis=-1, keepdims=True)) * weights
     sums = safe_sqrt(_absolute_correlations(units, units * scale, strides))
     # The sums are rounded, by more the more terms: half of this leaves the norm below 1.
     slack = (8 + math.prod(kernel.shape[axis] for axis in axes) ** 0.5 / 4) * unit_roundoff(kernel)
-    return units * safe_divide(ops.sqrt(scale), sums * (1 + slack))
+    return units * safe_divide(safe_sqrt(scale), sums * (1 + slack))
 
 
 def _absolute_correlations(kernel, others, strides: tuple[int, ...]):

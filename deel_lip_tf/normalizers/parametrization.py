@@ -79,7 +79,7 @@ class Parametrization(ABC):
         return False
 
     def weights(self, kernel_shape: Shape) -> dict[str, Shape]:
-        """Names and shapes of the raw weights, all of them drawn by the kernel's initializer.
+        """Names and shapes of the raw weights, drawn by the kernel's initializer unless said.
 
         Args:
             kernel_shape: of the kernel that the layer computes with, in Keras's layout.
@@ -96,6 +96,16 @@ class Parametrization(ABC):
             kernel_shape: as for `weights`.
         """
         return self.weights(kernel_shape)
+
+    @property
+    def initializers(self) -> dict[str, Any]:
+        """Initializers of the raw weights that the initializer of the kernel does not draw."""
+        return {}
+
+    @property
+    def is_guaranteed(self) -> bool:
+        """Whether `bound` is one: else the constant of the layer is that of its weights."""
+        return True
 
     @abstractmethod
     def projected(self, weights: dict[str, Any], operation: Operation) -> Projected:

@@ -13,7 +13,7 @@ import numpy as np
 from deel_lip_tf._rounding import product_up, sum_up
 from deel_lip_tf.semantics.norms import Norm
 
-__all__ = ["Convolution", "Copies", "Matrices", "Merge", "Operator", "Shape", "Sums"]
+__all__ = ["Convolution", "Copies", "Matrices", "Merge", "Operator", "Potential", "Shape", "Sums"]
 __all__ += ["all_known", "image_sizes", "known_sizes", "single_shape", "spatial_sizes"]
 
 Shape = tuple[int | None, ...] | None
@@ -92,6 +92,30 @@ class Convolution:
 
 
 Operator = Matrices | Copies | Sums | Convolution
+
+
+@dataclass(frozen=True)
+class Potential:
+    """`factor * (x - 2 V relu(V^T x + bias))`: x minus the gradient of a convex function of it.
+
+    Attributes:
+        operator: `V^T`.
+        bias: of the hidden units, or None.
+        factor: a positive number.
+    """
+
+    operator: Matrices | Convolution
+    bias: np.ndarray | None
+    factor: float
+
+    @property
+    def terms(self) -> tuple[int, int]:
+        """How many products an entry of `V^T x`, and one of `V h`, sums up."""
+        if isinstance(self.operator, Matrices):
+            return self.operator.blocks.shape[1], self.operator.blocks.shape[2]
+        taps = math.prod(self.operator.kernel_size)
+        inputs, outputs = self.operator.kernel.shape[-2:]
+        return taps * inputs, taps * outputs
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,14 @@ import keras
 from deel_lip_tf._keras import operation_name
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.norms import L2, Norm
-from deel_lip_tf.semantics.operators import Convolution, Matrices, Merge, Operator, Shape
+from deel_lip_tf.semantics.operators import (
+    Convolution,
+    Matrices,
+    Merge,
+    Operator,
+    Potential,
+    Shape,
+)
 from deel_lip_tf.semantics.rounding import CallShapes, Rounding
 from deel_lip_tf.semantics.state import is_constrained
 
@@ -59,6 +66,10 @@ class Rule:
         Raises:
             ValueError: if an argument of the layer has no rule.
         """
+        return None
+
+    def potential(self, layer: keras.layers.Layer, input_shape: Shape) -> Potential | None:
+        """A built layer as the input minus the gradient of a convex function; None if it is not."""
         return None
 
     def linear_part(

@@ -49,6 +49,7 @@ DENSE = [
         for units in (4, 12)
         for method in (BRO(), Cayley())
     ],
+    Case(layers.LiResDense, dict(units=8, depth=4)),
 ]
 CONVOLUTIONS = [
     *[Case(layers.AOLConv2D, dict(filters=4, kernel_size=3, padding=p), IMAGE) for p in PADDINGS],
@@ -63,6 +64,11 @@ CONVOLUTIONS = [
     Case(
         layers.SpectralConv2D, dict(filters=4, kernel_size=7, strides=3, padding="circular"), IMAGE
     ),
+    *[
+        Case(layers.LiResConv2D, dict(filters=3, kernel_size=3, depth=2, padding=p), IMAGE)
+        for p in PADDINGS
+    ],
+    Case(layers.LiResConv2D, dict(filters=3, kernel_size=(1, 5), learns_gamma=False), IMAGE),
     Case(layers.FrobeniusConv2D, dict(filters=4, kernel_size=3), IMAGE),
     Case(
         layers.FrobeniusConv2D, dict(filters=4, kernel_size=3, strides=2, padding="reflect"), IMAGE
@@ -251,5 +257,17 @@ SCALED = [
     Case(layers.BatchLipNorm, dict(normalize=True, centering=False, use_bias=False)),
     Case(layers.ScaleBias, dict(scalar=3.0), SEQUENCE),
 ]
-UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS + CHANNELS + NORMALIZATIONS
+POTENTIALS = [
+    *[
+        Case(cls, arguments)
+        for cls in (layers.SLLDense, layers.CPLDense)
+        for arguments in ({}, dict(hidden=3), dict(hidden=20, use_bias=False))
+    ],
+    *[
+        Case(cls, dict(kernel_size=3, **arguments), IMAGE)
+        for cls in (layers.SLLConv2D, layers.CPLConv2D)
+        for arguments in ({}, dict(hidden=7), dict(hidden=2, padding="circular"))
+    ],
+]
+UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS + CHANNELS + NORMALIZATIONS + POTENTIALS
 LAYERS = CONSTRAINED + UNCONSTRAINED + SCALED

@@ -13,6 +13,7 @@ import numpy as np
 from deel_lip_tf._rounding import TINY, gamma
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.semantics.functions import proven_slope
+from deel_lip_tf.semantics.rule import Rule, rule_for
 from deel_lip_tf.semantics.rules.wrappers import unwrapped
 from deel_lip_tf.semantics.state import as_computed_with, is_constrained, kernel_of
 
@@ -85,7 +86,14 @@ def rounding_of(
     state.append(float(_is_transcendental(operation)))
     absolute = (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
     of_inputs, terms = list(constants), size
-    if kernels := _kernels(operation):
+    if (potential := (rule_for(operation) or Rule()).potential(operation, None)) is not None:
+        # x - 2 V relu(V^T x + c): each unit of x and of c passes twice through the kernel.
+        patches = math.prod(getattr(operation, "kernel_size", ()))
+        twice = 4.0 * (1.0 + float(np.linalg.norm(kernel_of(operation))) * patches) ** 2
+        twice *= max(1.0, potential.factor)
+        terms, absolute = sum(potential.terms), absolute * twice
+        of_inputs[0] += twice
+    elif kernels := _kernels(operation):
         # || |K| || <= ||K||_F sqrt(patches that share an element), counting copies at a border.
         shared = math.prod(getattr(operation, "kernel_size", ()))
         copies_pixels = is_constrained(operation) or isinstance(operation, PadConv2D)

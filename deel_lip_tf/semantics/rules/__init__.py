@@ -13,10 +13,12 @@ from deel_lip_tf.semantics.rules import (
     normalization,
     operations,
     pooling,
+    potential,
     sorting,
     unsupported,
     wrappers,
 )
 
 __all__ = ["activation", "convolution", "data_movement", "dense", "identity", "merging"]
-__all__ += ["normalization", "operations", "pooling", "sorting", "unsupported", "wrappers"]
+__all__ += ["normalization", "operations", "pooling", "potential", "sorting", "unsupported"]
+__all__ += ["wrappers"]

@@ -42,6 +42,7 @@ CONVOLUTION_ORACLES = {
     layers.AOCConv2D: oracles.convolution,
     layers.AOCConv1D: oracles.convolution,
     layers.BCOPConv2D: oracles.convolution,
+    layers.LiResConv2D: oracles.convolution,
     layers.SpectralDepthwiseConv2D: oracles.depthwise_conv2d,
 }
 

@@ -64,7 +64,7 @@ def test_every_kind_has_a_row_or_a_reason(in_tables):
 
 def is_refused(known):
     """Whether a kind has no bound whatever its arguments are."""
-    return not any(known.knows(name) for name in ("lipschitz", "operators", "merge"))
+    return not any(known.knows(name) for name in ("lipschitz", "operators", "potential", "merge"))
 
 
 # --- answers ------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_every_kind_with_a_bound_has_a_float32_rule_or_a_reason():
     missing = {
         kind
         for kind, known in RULES.items()
-        if not known.knows("rounding") and not known.knows("operators")
+        if not any(known.knows(name) for name in ("rounding", "operators", "potential"))
         if not is_refused(known) or isinstance(known, Wrapper)
     }
     assert missing == set(WITHOUT_FLOAT32)

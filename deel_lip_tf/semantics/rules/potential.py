@@ -1,0 +1,89 @@
+"""Convex potential layers: the input minus the gradient of a convex function of it."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from deel_lip_tf import layers as lip
+from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
+from deel_lip_tf.semantics.ir.decompositions import channels_last, combined, last_if_first
+from deel_lip_tf.semantics.ir.elementwise import relu
+from deel_lip_tf.semantics.ir.primitives import Conv, Gather, MatMul
+from deel_lip_tf.semantics.ir.program import Builder
+from deel_lip_tf.semantics.operators import Convolution, Matrices, Potential, spatial_sizes
+from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.state import as_computed_with, check_built, kernel_of
+
+__all__ = ["ConvolutionPotential", "DensePotential"]
+
+
+class _ConvexPotential(Rule, ABC):
+    """`k_coef_lip * (x - 2 V relu(V^T x + bias))`."""
+
+    def potential(self, layer, input_shape):
+        check_built(layer)
+        bias = None if layer.bias is None else as_computed_with(layer, layer.bias)
+        return Potential(self.operator(layer, input_shape), bias, layer.k_coef_lip)
+
+    @abstractmethod
+    def operator(self, layer, input_shape) -> Matrices | Convolution:
+        """`V^T`, in the type the layer computes in."""
+
+    def singular_values(self, layer, input_shape):
+        return (layer.k_coef_lip,) * 2
+
+    def keeps_size(self, layer, axis, rank):
+        return True
+
+    def lower(self, lowering, layer, inputs):
+        check_built(layer)
+        builder, index = lowering.builder, only(inputs)
+        kernel, bias = kernel_of(layer), None
+        if layer.bias is not None:
+            bias = as_computed_with(layer, layer.bias)
+        moved = channels_last(builder, index, layer)
+        hidden = builder.function(self.applied(builder, layer, moved, kernel, bias), relu())
+        axes = tuple(range(kernel.ndim - 2))
+        adjoint = np.swapaxes(np.flip(kernel, axes), -1, -2)
+        gradient = self.applied(builder, layer, hidden, adjoint, None)
+        k = layer.k_coef_lip
+        return last_if_first(builder, combined(builder, [moved, gradient], [k, -2.0 * k]), layer)
+
+    @abstractmethod
+    def applied(self, builder: Builder, layer, index: int, kernel, bias) -> int:
+        """Appends the operation with a kernel, channels last."""
+
+
+@rule(lip.SLLDense, lip.CPLDense)
+class DensePotential(_ConvexPotential):
+    """Products."""
+
+    def operator(self, layer, input_shape):
+        return Matrices(kernel_of(layer)[None])
+
+    def applied(self, builder, layer, index, kernel, bias):
+        return builder.affine(index, MatMul(kernel), bias)
+
+
+@rule(lip.SLLConv2D, lip.CPLConv2D)
+class ConvolutionPotential(_ConvexPotential):
+    """Convolutions."""
+
+    slides = True
+
+    def operator(self, layer, input_shape):
+        sizes = spatial_sizes(layer, input_shape) or (None, None)
+        kernel = np.expand_dims(kernel_of(layer), -3)
+        return Convolution(kernel, (1, 1), (1, 1), layer.padding, sizes)
+
+    def applied(self, builder, layer, index, kernel, bias):
+        sizes = builder.shape(index)[:-1]
+        axes = list(zip(sizes, layer.kernel_size, strict=True))
+        pads = tuple(padding_amounts(n, k, 1, layer.padding) for n, k in axes)
+        if layer.padding in EXTENDING:
+            pairs = zip(sizes, pads, strict=True)
+            places = (padded_indices(n, *added, layer.padding) for n, added in pairs)
+            index = builder.affine(index, Gather((*places, None)))
+            sizes, pads = builder.shape(index)[:-1], ((0, 0), (0, 0))
+        conv = Conv(np.expand_dims(kernel, -3), (1, 1), (1, 1), pads, sizes)
+        return builder.affine(index, conv, bias)
