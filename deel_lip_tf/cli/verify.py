@@ -1,10 +1,17 @@
 """The command `verify`: its options, and the answer on the page."""
 
 import argparse
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deel_lip_tf.cli.arguments import BadInput, positive_number
 from deel_lip_tf.cli.quiet import load_backend_quietly
+
+if TYPE_CHECKING:
+    from deel_lip_tf.verify.decision import Decision
+    from deel_lip_tf.verify.search.inputs.decide import Verdict
+    from deel_lip_tf.verify.specification.property import Property
 
 UNSAT, SAT, UNKNOWN = 0, 10, 20
 EXIT_CODES = {"unsat": UNSAT, "sat": SAT, "unknown": UNKNOWN}
@@ -41,13 +48,10 @@ def add_parser(commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    load_backend_quietly()
-    from deel_lip_tf.verify.decision import decide
     from deel_lip_tf.verify.specification.vnnlib import counterexample
 
     try:
-        question = _property(options.property)
-        decision = decide(_model(options.model), question, options.time_limit)
+        decision = _decided(options.model, _property(options.property), options.time_limit)
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(str(error)) from error
     except ImportError as error:
@@ -57,6 +61,25 @@ def _run(options: argparse.Namespace) -> int:
     if decision.witness is not None and decision.outputs is not None:
         print(counterexample(decision.witness, decision.outputs))
     return EXIT_CODES[decision.status]
+
+
+def _decided(path: str, question: "Property", limit: float) -> "Decision | Verdict":
+    """The answer to a property: without Keras, where that needs none and finds one in time."""
+    verdict, start = None, time.monotonic()
+    if path.lower().endswith((".onnx", ".onnx.gz")):
+        from deel_lip_tf.verify.files import decide_file
+
+        _check_file("MODEL", path)
+        verdict = decide_file(path, question, limit)
+    left = limit - (time.monotonic() - start)
+    if verdict is not None and (verdict.status != "unknown" or verdict.is_final or left <= 0):
+        return verdict
+    load_backend_quietly()
+    from deel_lip_tf.verify.decision import decide, decide_further
+
+    if verdict is None:
+        return decide(_model(path), question, limit)
+    return decide_further(_model(path), question, left)
 
 
 def _property(path: str):
