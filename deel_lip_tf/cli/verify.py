@@ -44,6 +44,13 @@ def add_parser(commands) -> None:
         metavar="S",
         help="seconds after which an open property is unknown (default: %(default)s)",
     )
+    verify.add_argument(
+        "--nearest-inputs",
+        action="store_true",
+        help="of an ONNX file, take a counterexample too whose inputs are the float32 numbers "
+        "nearest to a point of the box, as the verification competitions do; how far off they are "
+        "is printed behind it (default: only inputs that lie in the box exactly)",
+    )
     verify.set_defaults(run=_run)
 
 
@@ -51,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
     from deel_lip_tf.verify.specification.vnnlib import counterexample
 
     try:
-        decision = _decided(options.model, _property(options.property), options.time_limit)
+        decision = _decided(options, _property(options.property))
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(str(error)) from error
     except ImportError as error:
@@ -60,17 +67,20 @@ def _run(options: argparse.Namespace) -> int:
     print(decision.status)
     if decision.witness is not None and decision.outputs is not None:
         print(counterexample(decision.witness, decision.outputs))
+        if distance := getattr(decision, "distance", 0.0):
+            print(f"; inputs are off their bounds by at most {distance:.3g}")
     return EXIT_CODES[decision.status]
 
 
-def _decided(path: str, question: "Property", limit: float) -> "Decision | Verdict":
+def _decided(options: argparse.Namespace, question: "Property") -> "Decision | Verdict":
     """The answer to a property: without Keras, where that needs none and finds one in time."""
+    path, limit = options.model, options.time_limit
     verdict, start = None, time.monotonic()
     if path.lower().endswith((".onnx", ".onnx.gz")):
         from deel_lip_tf.verify.files import decide_file
 
         _check_file("MODEL", path)
-        verdict = decide_file(path, question, limit)
+        verdict = decide_file(path, question, limit, options.nearest_inputs)
     left = limit - (time.monotonic() - start)
     if verdict is not None and (verdict.status != "unknown" or verdict.is_final or left <= 0):
         return verdict

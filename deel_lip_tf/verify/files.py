@@ -20,7 +20,9 @@ _COMPARED = 8  # boxes in which the file is run
 _FEW, _SHARE = 24, 0.5  # free inputs; of more, the part of the time for what needs no framework
 
 
-def decide_file(path: str | Path, property: Property, seconds: float) -> Verdict | None:
+def decide_file(
+    path: str | Path, property: Property, seconds: float, is_nearest: bool = False
+) -> Verdict | None:
     """Decides whether an input of a network in an ONNX file satisfies a property.
 
     The answers are those of `decide`. A witness is run by ONNX's reference implementation, and
@@ -30,6 +32,8 @@ def decide_file(path: str | Path, property: Property, seconds: float) -> Verdict
         path: of a file, `.onnx` or `.onnx.gz`.
         property: of as many inputs and outputs as the network has entries.
         seconds: the limit.
+        is_nearest: whether an input also counts that is the nearest of its type to a point of the
+            box, as in the verification competitions.
 
     Returns:
         The verdict, or None where the file can only be read as a Keras model.
@@ -44,7 +48,8 @@ def decide_file(path: str | Path, property: Property, seconds: float) -> Verdict
     program, run = read
     free = max((int((c.lower < c.upper).sum()) for c in property.conjunctions), default=0)
     seconds = seconds if free <= _FEW else _SHARE * seconds
-    return decide_program(program, property, seconds=seconds, run=run, dtype=run.dtype)
+    options = {"run": run, "dtype": run.dtype, "is_nearest": is_nearest}
+    return decide_program(program, property, seconds=seconds, **options)
 
 
 def _read(path: str | Path, property: Property) -> tuple[Program, OnnxRun] | None:

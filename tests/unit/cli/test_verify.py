@@ -107,6 +107,20 @@ def test_an_onnx_file_needs_no_framework(status, code, folder):
     assert (lines[0], lines[-1]) == (status, f"{code} []")
 
 
+def test_inputs_that_float32_has_not_got(folder, capsys):
+    """`X_1 = 0.1` is no float32 number: what is nearest to it counts where somebody asks for it."""
+    text = ASK.format(1.5).replace("(<= 0 X_1 1)", "(= X_1 0.1)")
+    (folder / "fixed.vnnlib").write_text(text)
+    code, page, _ = run(capsys, folder, "model.onnx", "fixed.vnnlib", "--time-limit", "2")
+    assert (code, page) == (20, "unknown\n")
+    code, page, _ = run(capsys, folder, "model.onnx", "fixed.vnnlib", "--nearest-inputs")
+    assert code == 10 and f"(X_1 {np.float64(np.float32(0.1))})" in page
+    off = float(page.splitlines()[-1].removeprefix("; inputs are off their bounds by at most "))
+    np.testing.assert_allclose(off, np.float64(np.float32(0.1)) - 0.1, rtol=1e-2)
+    code, page, _ = run(capsys, folder, "model.onnx", "sat.vnnlib", "--nearest-inputs")
+    assert code == 10 and ";" not in page
+
+
 def test_what_has_no_primitives_is_answered_with_keras(folder, tmp_path):
     """`Y = softmax`: only the order of its outputs can be asked."""
     from deel_lip_tf.formats.onnx.write import to_onnx
