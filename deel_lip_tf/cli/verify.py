@@ -1,10 +1,17 @@
 """The command `verify`: its options, and the answer on the page."""
 
 import argparse
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deel_lip_tf.cli.arguments import BadInput, positive_number
 from deel_lip_tf.cli.quiet import load_backend_quietly
+
+if TYPE_CHECKING:
+    from deel_lip_tf.verify.decision import Decision
+    from deel_lip_tf.verify.search.inputs.decide import Verdict
+    from deel_lip_tf.verify.specification.property import Property
 
 UNSAT, SAT, UNKNOWN = 0, 10, 20
 EXIT_CODES = {"unsat": UNSAT, "sat": SAT, "unknown": UNKNOWN}
@@ -37,17 +44,21 @@ def add_parser(commands) -> None:
         metavar="S",
         help="seconds after which an open property is unknown (default: %(default)s)",
     )
+    verify.add_argument(
+        "--nearest-inputs",
+        action="store_true",
+        help="of an ONNX file, take a counterexample too whose inputs are the float32 numbers "
+        "nearest to a point of the box, as the verification competitions do; how far off they are "
+        "is printed behind it (default: only inputs that lie in the box exactly)",
+    )
     verify.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    load_backend_quietly()
-    from deel_lip_tf.verify.decision import decide
     from deel_lip_tf.verify.specification.vnnlib import counterexample
 
     try:
-        question = _property(options.property)
-        decision = decide(_model(options.model), question, options.time_limit)
+        decision = _decided(options, _property(options.property))
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(str(error)) from error
     except ImportError as error:
@@ -56,7 +67,29 @@ def _run(options: argparse.Namespace) -> int:
     print(decision.status)
     if decision.witness is not None and decision.outputs is not None:
         print(counterexample(decision.witness, decision.outputs))
+        if distance := getattr(decision, "distance", 0.0):
+            print(f"; inputs are off their bounds by at most {distance:.3g}")
     return EXIT_CODES[decision.status]
+
+
+def _decided(options: argparse.Namespace, question: "Property") -> "Decision | Verdict":
+    """The answer to a property: without Keras, where that needs none and finds one in time."""
+    path, limit = options.model, options.time_limit
+    verdict, start = None, time.monotonic()
+    if path.lower().endswith((".onnx", ".onnx.gz")):
+        from deel_lip_tf.verify.files import decide_file
+
+        _check_file("MODEL", path)
+        verdict = decide_file(path, question, limit, options.nearest_inputs)
+    left = limit - (time.monotonic() - start)
+    if verdict is not None and (verdict.status != "unknown" or verdict.is_final or left <= 0):
+        return verdict
+    load_backend_quietly()
+    from deel_lip_tf.verify.decision import decide, decide_further
+
+    if verdict is None:
+        return decide(_model(path), question, limit)
+    return decide_further(_model(path), question, left)
 
 
 def _property(path: str):

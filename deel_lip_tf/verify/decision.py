@@ -30,7 +30,7 @@ from deel_lip_tf.verify.search.witnesses import first_witness, plain_points
 from deel_lip_tf.verify.specification.fit import check_fits
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
-__all__ = ["Decision", "decide"]
+__all__ = ["Decision", "decide", "decide_further"]
 
 _CHEAP, *_TIGHTER = tuple(METHODS)[list(METHODS).index("crown") :]
 _BATCH = 128  # boxes halved together
@@ -107,6 +107,17 @@ def decide(
         unsat
         sat
     """
+    return _decided(model, property, time_limit, seed, splits_inputs=True)
+
+
+def decide_further(model: keras.Model, property: Property, time_limit: float) -> Decision:
+    """As `decide`, for a question that the search in NumPy has left open."""
+    return _decided(model, property, time_limit, seed=0, splits_inputs=False)
+
+
+def _decided(
+    model: keras.Model, property: Property, time_limit: float | None, seed: int, splits_inputs: bool
+) -> Decision:
     start = time.monotonic()
     program = program_of(model)
     check_instance("property", property, Property, "a property, such as `read_vnnlib` returns")
@@ -115,7 +126,7 @@ def decide(
     check_fits(program, property)
     if not _runs_as_read(model, program, property):
         return Decision("unknown", None, None, time.monotonic() - start)
-    if keras.backend.standardize_dtype(model.inputs[0].dtype) in FLOATS:
+    if splits_inputs and keras.backend.standardize_dtype(model.inputs[0].dtype) in FLOATS:
         found = _by_inputs(model, program, property, seed, start, time_limit)
         if found.status != "unknown" or found.is_final:
             own = None if found.witness is None else output_values(model, found.witness[None])[0]

@@ -11,22 +11,52 @@ from deel_lip_tf.formats.onnx.lowering.program import lower_onnx
 from deel_lip_tf.formats.onnx.running import OnnxRun
 from deel_lip_tf.semantics.ir.evaluation import evaluated, rounding_errors
 from deel_lip_tf.semantics.ir.program import Program
+from deel_lip_tf.verify.search.inputs.decide import Verdict, decide_program
 from deel_lip_tf.verify.specification.property import Property
 
-__all__ = ["read_program"]
+__all__ = ["decide_file"]
 
 _COMPARED = 8  # boxes in which the file is run
+_FEW, _SHARE = 24, 0.5  # free inputs; of more, the part of the time for what needs no framework
 
 
-def read_program(path: str | Path, property: Property) -> tuple[Program, OnnxRun] | None:
-    """The program of an ONNX file, and the file as it runs; None where only Keras can read it.
+def decide_file(
+    path: str | Path, property: Property, seconds: float, is_nearest: bool = False
+) -> Verdict | None:
+    """Decides whether an input of a network in an ONNX file satisfies a property.
 
-    They agree in the middle of the boxes of a property, up to rounding: a proof is about the
-    function that runs, or there is none.
+    The answers are those of `decide`. A witness is run by ONNX's reference implementation, and
+    these outputs satisfy the property exactly.
+
+    Args:
+        path: of a file, `.onnx` or `.onnx.gz`.
+        property: of as many inputs and outputs as the network has entries.
+        seconds: the limit.
+        is_nearest: whether an input also counts that is the nearest of its type to a point of the
+            box, as in the verification competitions.
+
+    Returns:
+        The verdict, or None where the file can only be read as a Keras model.
 
     Raises:
         ImportError: without the package `onnx`.
         FileNotFoundError: no such file.
+        ValueError: other numbers of inputs or outputs.
+    """
+    if (read := _read(path, property)) is None:
+        return None
+    program, run = read
+    free = max((int((c.lower < c.upper).sum()) for c in property.conjunctions), default=0)
+    seconds = seconds if free <= _FEW else _SHARE * seconds
+    options = {"run": run, "dtype": run.dtype, "is_nearest": is_nearest}
+    return decide_program(program, property, seconds=seconds, **options)
+
+
+def _read(path: str | Path, property: Property) -> tuple[Program, OnnxRun] | None:
+    """The program of an ONNX file, and the file as it runs; None where only Keras can read it.
+
+    They agree in the middle of the boxes of a property, up to rounding: a proof is about the
+    function that runs, or there is none.
     """
     try:
         model = loaded(path)

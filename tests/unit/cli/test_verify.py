@@ -1,7 +1,12 @@
 """The command `verify`: answers, exit codes, and one line for each mistake."""
 
 import json
+import os
 import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import keras
@@ -9,6 +14,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+import deel_lip_tf
 from deel_lip_tf import __main__ as command_line
 from deel_lip_tf.cli.verify import EXIT_CODES
 from deel_lip_tf.formats.keras2_files import load_h5
@@ -73,6 +79,70 @@ def test_answers_and_exit_codes(model, status, code, folder, capsys):
     assert 0 <= values["X_0"] <= 1 and 0 <= values["X_1"] <= 1
     assert values["Y_0"] >= 3.9
     assert values["Y_0"] == pytest.approx(2 * (values["X_0"] + values["X_1"]))
+
+
+FRESH = """
+import sys
+from deel_lip_tf.__main__ import main
+code = main(["verify", *sys.argv[1:]])
+print(code, sorted({"keras", "tensorflow", "jax"} & set(sys.modules)))
+"""
+
+
+def in_a_fresh_process(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(deel_lip_tf.__file__).parent.parent)},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("status", "code"), [("unsat", 0), ("sat", 10)])
+def test_an_onnx_file_needs_no_framework(status, code, folder):
+    lines = in_a_fresh_process(folder / "model.onnx", folder / f"{status}.vnnlib")
+    assert (lines[0], lines[-1]) == (status, f"{code} []")
+
+
+def test_inputs_that_float32_has_not_got(folder, capsys):
+    """`X_1 = 0.1` is no float32 number: what is nearest to it counts where somebody asks for it."""
+    text = ASK.format(1.5).replace("(<= 0 X_1 1)", "(= X_1 0.1)")
+    (folder / "fixed.vnnlib").write_text(text)
+    code, page, _ = run(capsys, folder, "model.onnx", "fixed.vnnlib", "--time-limit", "2")
+    assert (code, page) == (20, "unknown\n")
+    code, page, _ = run(capsys, folder, "model.onnx", "fixed.vnnlib", "--nearest-inputs")
+    assert code == 10 and f"(X_1 {np.float64(np.float32(0.1))})" in page
+    off = float(page.splitlines()[-1].removeprefix("; inputs are off their bounds by at most "))
+    np.testing.assert_allclose(off, np.float64(np.float32(0.1)) - 0.1, rtol=1e-2)
+    code, page, _ = run(capsys, folder, "model.onnx", "sat.vnnlib", "--nearest-inputs")
+    assert code == 10 and ";" not in page
+
+
+def test_what_has_no_primitives_is_answered_with_keras(folder, tmp_path):
+    """`Y = softmax`: only the order of its outputs can be asked."""
+    from deel_lip_tf.formats.onnx.write import to_onnx
+
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2, "softmax")])
+    model.set_weights([np.eye(2), np.zeros(2)])
+    to_onnx(model, tmp_path / "softmax.onnx")
+    (tmp_path / "order.vnnlib").write_text(ASK.format("(+ Y_1 0)"))
+    lines = in_a_fresh_process(tmp_path / "softmax.onnx", tmp_path / "order.vnnlib")
+    assert lines[0] == "sat" and lines[-1] == "10 ['keras', 'tensorflow']"
+
+
+@pytest.mark.slow
+def test_a_small_question_costs_less_than_a_second(folder):
+    """Of CPU time, start-up included; the least of three, others can only make it slower."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        in_a_fresh_process(folder / "model.onnx", folder / "unsat.vnnlib")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 1.0
 
 
 WRONG = {

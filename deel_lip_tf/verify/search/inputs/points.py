@@ -7,11 +7,12 @@ import numpy as np
 
 from deel_lip_tf._rounding import TINY
 from deel_lip_tf.semantics.ir.arrays import NUMPY
+from deel_lip_tf.semantics.ir.evaluation import evaluated
 from deel_lip_tf.semantics.ir.program import Affine, Program
 from deel_lip_tf.verify.search.inputs.network import left_slope
 from deel_lip_tf.verify.specification.property import Conjunction
 
-__all__ = ["Points", "Run", "descended", "evaluated"]
+__all__ = ["Points", "Run", "descended"]
 
 Run = Callable[[np.ndarray], np.ndarray]
 """The network as it runs: inputs (n, *shape) in its own type to outputs (n, ...)."""
@@ -19,19 +20,6 @@ Run = Callable[[np.ndarray], np.ndarray]
 _FIRST_STEP, _LAST_STEP = 0.5, 0.005  # of the width of the box
 _JUDGED = 8  # points of one call that the network is run on
 _NEAR = 1e-5  # relatively: rows that are larger do not hold by the rounding of float32
-
-
-def evaluated(program: Program, x: np.ndarray) -> list[np.ndarray]:
-    """All nodes at points (n, *shape), in float64."""
-    values = [np.asarray(x, np.float64)]
-    for node in program.nodes[1:]:
-        parents = [values[parent] for parent in node.parents]
-        if isinstance(node, Affine):
-            value = node.map.apply(NUMPY, parents)
-            values.append(value if node.bias is None else value + node.bias)
-        else:
-            values.append(np.where(parents[0] > 0, parents[0], left_slope(node) * parents[0]))
-    return values
 
 
 def _errors(program: Program, values: Sequence[np.ndarray]) -> np.ndarray:
