@@ -284,8 +284,9 @@ class Relaxation:
             lines = Lines(*(part[boxes] for part in self.lines[position]))
             row, added = _relaxed(row, lines, layer, self.roundoff)
             constant = constant + added + row @ layer.bias
+            flat = row.reshape(-1, len(layer))  # one product of matrices, not one for each box
             for source, matrix in layer.weights.items():
-                part = row @ matrix
+                part = (flat @ matrix).reshape(*constant.shape, -1)
                 pending[source] = pending[source] + part if source in pending else part
         shape = (*constant.shape, self.boxes.lower.shape[1])
         own = pending.get(-1, np.zeros(shape))

@@ -6,6 +6,7 @@ inequality is known to fail, and cut in two across the input that costs its boun
 where the bound is smallest is tried as a counterexample.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ _FREE = 24  # inputs that are split; of more, only whole boxes are bounded
 _FIRST_BATCH, _BATCH = 16, 1024  # boxes of one round, the first and the most
 _ROUND_SECONDS = 0.25  # a round takes about that long, so that the clock is seen
 _OPEN = 2**18  # boxes; of more, those that lack least come first, so that they grow fewer
-_STARTS, _STEPS = 16, 12  # of the descent before the search
+_DESCENTS = (64, 30), (16, 12)  # and their steps, before the search: of small networks, of others
+_SMALL = 2**12  # entries of all nodes
+_BRIEF = 8  # steps of a descent, and corners that it starts from, in each round of the search
 _ATTACK = 0.2  # of the time, at most
 _ULPS = 2.0**-48  # more than the rounding where ends of a box are moved
 
@@ -165,16 +168,18 @@ class _Work:
     def attack(self, seed: int) -> str | None:
         """Points of each box, and where descents from them end."""
         random = np.random.default_rng(seed)
+        entries = sum(math.prod(node.shape) for node in self.program.nodes)
+        starts, most = _DESCENTS[int(entries > _SMALL)]
         for claim in self.claims:
             if self.left() < (1.0 - _ATTACK) * self.seconds:
                 break
             ends = self.points.ends(claim) or (claim.lower, claim.upper)
             ends = tuple(end.astype(np.float64) for end in ends)
-            share = random.random((_STARTS, len(claim.lower)))
+            share = random.random((starts, len(claim.lower)))
             share[0], share[1], share[2] = 0.5, 0.0, 1.0
             share[3::2] = np.round(share[3::2])  # corners, where extremes are
             x = ends[0] + share * (ends[1] - ends[0])
-            steps = _STEPS if len(claim.weights) else 0
+            steps = most if len(claim.weights) else 0
             if self.try_points(claim, x) or self.try_points(
                 claim, descended(self.program, x, ends, claim, steps)
             ):
@@ -254,9 +259,9 @@ class _Group:
         touches = strict[parts.claim] & (rows.lowest[:, :-1] >= 0)
         kept = np.flatnonzero((below <= above).all(axis=1) & ~touches.any(axis=1))
         shrunk = _shrunk(boxes[kept], below[kept], above[kept])
-        if self._try(shrunk, rows.coefficients[kept, -1], parts.claim[kept]):
-            return None
         lowest = rows.lowest[kept].max(axis=1)
+        if self._try(shrunk, rows.coefficients[kept, -1], parts.claim[kept], lowest):
+            return None
         left = _Open(shrunk.lower, shrunk.upper, parts.claim[kept], lowest)
         if not can_split:
             self._is_left |= len(kept) > 0
@@ -279,13 +284,21 @@ class _Group:
         found = relaxation.lowest(starts, constant, np.arange(len(claim)))
         return starts, Rows(*found[1]).finite()
 
-    def _try(self, boxes: Boxes, slope: np.ndarray, claim: np.ndarray) -> bool:
-        """Whether the corner of each box where its bound is smallest holds a witness."""
+    def _try(self, boxes: Boxes, slope: np.ndarray, claim: np.ndarray, lowest: np.ndarray) -> bool:
+        """Whether the corner of each box where its bound is smallest holds a witness.
+
+        From the most promising corners a descent goes on, through the whole box.
+        """
         corner = np.where(slope > 0, boxes.lower, np.where(slope < 0, boxes.upper, boxes.middle))
         x = np.repeat(self._network.lower[None], len(boxes), axis=0)
         x[:, self._network.free] = corner
         for number in np.unique(claim):
-            if self._work.try_points(self._claims[number], x[claim == number]):
+            own, asked = np.flatnonzero(claim == number), self._claims[number]
+            if self._work.try_points(asked, x[own]):
+                return True
+            best = own[np.argsort(lowest[own], kind="stable")[:_BRIEF]]
+            path = descended(self._work.program, x[best], self._ends, asked, _BRIEF)
+            if self._work.try_points(asked, path):
                 return True
         return False
 

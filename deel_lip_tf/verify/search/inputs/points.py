@@ -44,9 +44,9 @@ def _errors(program: Program, values: Sequence[np.ndarray]) -> np.ndarray:
 def descended(
     program: Program, x: np.ndarray, ends: Sequence[np.ndarray], claim: Conjunction, steps: int
 ) -> np.ndarray:
-    """Points (n, inputs) after signed steps down the largest row of a conjunction.
+    """Points (n, inputs) after signed steps down the sum of the rows that do not hold.
 
-    The best of each path; `ends` are those of the box.
+    The best of each path, by its largest row; `ends` are those of the box.
     """
     best, lowest = x, np.full(len(x), np.inf)
     for step in range(steps + 1):
@@ -59,7 +59,7 @@ def descended(
         if step == steps or (lowest < 0).any():
             break
         length = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / steps)
-        slope = _gradient(program, values, claim.weights[rows.argmax(axis=1)])
+        slope = _gradient(program, values, (rows >= 0) @ claim.weights)
         x = np.clip(x - length * (ends[1] - ends[0]) * np.sign(slope), *ends)
     return best[np.argsort(lowest, kind="stable")]
 

@@ -12,8 +12,8 @@ import numpy as np
 
 __all__ = ["Rows", "contracted", "multipliers", "with_sum"]
 
-_STEPS = 12  # towards the best multipliers
-_RATE = 2.0
+_STEPS = 40  # towards the best multipliers
+_RATE = 0.5
 _ROUND = 1e-12  # more than the rounding of the sums of the few terms here, relatively
 
 
