@@ -31,6 +31,8 @@ def model_fingerprint(model: keras.Model) -> str:
     numbers = {value: number for number, value in enumerate(graph.inputs)}
     for call in graph.calls:
         _take(call.operation, digest, met)
+        if call.unsupported is not None:  # a call that was replaced, say: another function
+            _update(digest, call.unsupported)
         numbers.update({value: len(numbers) + i for i, value in enumerate(call.outputs)})
         for argument in tree.flatten((call.args, call.kwargs)):
             is_value = isinstance(argument, Value)

@@ -9,8 +9,9 @@ The constants are variables, assigned from Python where an evaluation begins: in
 which Keras calls there, and where a step is traced or the first batch arrives, because Keras does
 not reset metrics it has not used yet. An XLA-compiled step reads them like any other state. During
 training (the value without `val_`) they are those of the first batch of the epoch, while the
-weights move on: read that number as an indication, not as a proof. An epoch of `fit` with
-validation proves twice, at the price of two calls of `bounds.lipschitz_bound`.
+weights move on: read that number as an indication, not as a proof. What is proven of a model holds
+for all its metrics as long as its weights and arguments are what they were: an epoch of `fit` with
+validation costs one call of `bounds.lipschitz_bound`, however many metrics and radii there are.
 """
 
 import weakref
@@ -24,10 +25,29 @@ from deel_lip_tf._registration import register
 from deel_lip_tf._validation.arrays import weight_per_sample
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, number
 from deel_lip_tf.certificates import margin_lipschitz_constants
+from deel_lip_tf.certificates.fingerprints import model_fingerprint
 from deel_lip_tf.losses.tracing import outside_of_graphs
 from deel_lip_tf.metrics.provable import classified, signed_scores
 
 __all__ = ["Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"]
+
+
+_PROVEN: "weakref.WeakKeyDictionary[keras.Model, tuple]" = weakref.WeakKeyDictionary()
+"""The fingerprint of each model that something was proven of last, and what."""
+
+
+def _proven_once(model: keras.Model) -> np.ndarray:
+    """`margin_lipschitz_constants` of the model as it is, proven again where it has changed.
+
+    Raises:
+        TypeError, ValueError: as `margin_lipschitz_constants`.
+    """
+    known = _PROVEN.get(model) if isinstance(model, keras.Model) else None
+    if known is not None and known[0] == model_fingerprint(model):
+        return known[1]
+    divisors = margin_lipschitz_constants(model)
+    _PROVEN[model] = model_fingerprint(model), divisors
+    return divisors
 
 
 class _Certified(keras.metrics.Mean):
@@ -114,7 +134,7 @@ class _Certified(keras.metrics.Mean):
                 "`model` must be built: begin it with an `Input`, or call it once before. "
                 f"Received: model {model.name!r}, which is not."
             )
-        divisors = margin_lipschitz_constants(model)
+        divisors = _proven_once(model)
         self._check_outputs(len(divisors))
         return divisors
 
@@ -289,6 +309,13 @@ class CertifiedRobustAccuracy(_Certified):
         >>> metric.update_state([0, 1], model(x))  # certified radii 2.12 and 0.71
         >>> float(metric.result())
         0.5
+        >>> Metric = lip.metrics.CertifiedRobustAccuracy
+        >>> model = lip.Sequential([keras.Input((2,)), lip.layers.SpectralDense(2)])
+        >>> at = [Metric(radius=r, name=f"certified_{r}") for r in (0.1, 0.5, 2.0)]
+        >>> model.compile(loss=lip.losses.OffsetCrossentropy(), metrics=at)  # they share one proof
+        >>> scores = model.evaluate(x, np.array([0, 1]), verbose=0, return_dict=True)
+        >>> scores["certified_0.1"] >= scores["certified_0.5"] >= scores["certified_2.0"]
+        True
     """
 
     def __init__(

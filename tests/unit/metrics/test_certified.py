@@ -8,9 +8,9 @@ import pytest
 
 import deel_lip_tf as lip
 from deel_lip_tf import certificate_metrics, losses, metrics
-from deel_lip_tf.certificates import certify
+from deel_lip_tf.certificates import certify, margin_lipschitz_constants
 from deel_lip_tf.losses import Certificate_Binary, Certificate_Multiclass
-from deel_lip_tf.metrics import CertifiedRobustAccuracy
+from deel_lip_tf.metrics import CertifiedRobustAccuracy, certified
 
 pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
 
@@ -168,6 +168,57 @@ def test_every_evaluation_reads_the_model_as_it_is(options):
         seen.append(model.evaluate(X, Y, batch_size=20, verbose=0, return_dict=True)[metric.name])
         assert seen[-1] == pytest.approx(radii_of(model, X, CLASSES, True).mean(), rel=FLOAT32)
     assert len({round(value, 6) for value in seen}) == len(changes)
+
+
+@pytest.fixture
+def proofs(monkeypatch):
+    """The models of which constants were proven, one for each proof."""
+    found, prove = [], certified.margin_lipschitz_constants
+    monkeypatch.setattr(
+        certified, "margin_lipschitz_constants", lambda m: found.append(m.name) or prove(m)
+    )
+    return found
+
+
+def test_metrics_of_several_radii_share_one_proof_an_epoch(proofs):
+    model, radii = network(HEADS["Spectral"](3)), (0.0, 0.05, 0.1, 0.3)
+    at = [CertifiedRobustAccuracy(radius=r, name=f"at {r}") for r in radii]
+    model.compile("sgd", losses.MulticlassHKR(), metrics=at)
+    assert len(proofs) == 1
+    history = model.fit(X, Y, validation_data=(X, Y), epochs=3, verbose=0).history
+    assert len(proofs) == 4
+    shares = [history[f"val_at {radius}"][-1] for radius in radii]
+    expected = certify(model, X, CLASSES).certified_accuracy(list(radii))
+    np.testing.assert_allclose(shares, expected, rtol=1e-6)
+    assert shares[0] > shares[-1]
+
+
+CHANGES = {
+    "weights": lambda model: model.set_weights([2.0 * w + 1.0 for w in model.get_weights()]),
+    "constant": lambda model: model.layers[0].set_klip_factor(3.0),
+    "activation": lambda model: setattr(model.layers[-1], "activation", keras.activations.selu),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_proven_is_not_said_of_a_changed_model(change, proofs):
+    model = network(HEADS["Spectral"](3))
+    metric = CertifiedRobustAccuracy(model)
+    metric.reset_state()
+    assert len(proofs) == 1
+    CHANGES[change](model)
+    metric.reset_state()
+    assert len(proofs) == 2
+    expected = margin_lipschitz_constants(model)
+    np.testing.assert_allclose(metric.divisors, expected, rtol=1e-6, atol=1e-40)
+
+
+def test_a_call_that_is_replaced_later_is_refused_as_ever():
+    model = network(HEADS["Spectral"](3))
+    metric = CertifiedRobustAccuracy(model)
+    model.layers[-1].call = lambda x: 100.0 * x[:, :3]
+    with pytest.raises(ValueError, match="replaced|call"):
+        metric.reset_state()
 
 
 def test_weights_loaded_after_compile_and_before_the_first_evaluation(tmp_path):
