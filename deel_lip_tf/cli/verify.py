@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from deel_lip_tf.cli.arguments import BadInput, positive_number
+from deel_lip_tf.cli.arguments import BadInput, positive_number, require_tensorflow
 
 UNSAT, SAT, UNKNOWN = 0, 10, 20
 EXIT_CODES = {"unsat": UNSAT, "sat": SAT, "unknown": UNKNOWN}
@@ -17,7 +17,7 @@ def add_parser(commands) -> None:
         help="prove or refute a VNN-LIB property of a classifier",
         description="Decides whether an input satisfies a VNN-LIB property of a network. Prints "
         "`unsat` where it is proven that none does, `sat` and such an input with its outputs where "
-        "one was found, `unknown` otherwise.",
+        "one was found, `unknown` otherwise. Keras must run on TensorFlow, its default.",
         epilog="Exit codes: 0 unsat; 10 sat; 20 unknown; 2 bad input; 130 stopped by Ctrl-C.",
         allow_abbrev=False,
     )
@@ -40,6 +40,7 @@ def add_parser(commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    require_tensorflow("verify bounds networks")
     # Heavy, and only this command needs them.
     from deel_lip_tf.verify.decision import decide
     from deel_lip_tf.verify.specification.vnnlib import counterexample

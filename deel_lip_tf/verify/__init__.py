@@ -25,6 +25,12 @@ hard_tanh, sparse_sigmoid, sparse_plus, soft_shrink, tanh_shrink and clip, sums 
 constants, and every layer of this library. A final softmax is left out.
 """
 
+# ruff: noqa: E402 - where TensorFlow is missing, the modules that follow would not say what to do
+
+from deel_lip_tf._validation.backends import tensorflow_for
+
+tensorflow_for("`deel_lip_tf.verify` computes its bounds with")
+
 from deel_lip_tf.formats import from_onnx, from_saved_model, to_onnx
 from deel_lip_tf.verify.decision import Decision, decide
 from deel_lip_tf.verify.domain import Domain, ball, box
