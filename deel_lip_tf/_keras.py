@@ -1,7 +1,7 @@
-"""What is read from the inside of Keras and TensorFlow: one file to mend when they change.
+"""What is read from the inside of Keras and its backends: one file to mend when they change.
 
 Keras has no public way to walk a graph, nor names for the classes of its operations; TensorFlow has
-none to freeze a function, to forget it, or to say what compiles it.
+none to freeze a function, to forget it, or to say what compiles it; JAX moves the way to float64.
 """
 
 import contextlib
@@ -11,13 +11,16 @@ from typing import Any
 
 import keras
 from keras import tree
+from keras.src.backend.common import dtypes
 from keras.src.ops import core
 from keras.src.ops.node import Node
 
 __all__ = [
     "cast",
+    "computes_float64",
     "flat_inputs",
     "flat_layers",
+    "float64_on_cpu",
     "forgotten_functions",
     "frozen",
     "functional_of",
@@ -179,3 +182,34 @@ def is_stateful_operator(kind: str) -> bool:
 
     definition = op_def_registry.get(kind)
     return definition is not None and definition.is_stateful
+
+
+# --- JAX, which is imported where it is asked for -------------------------------------------------
+
+
+def computes_float64() -> bool:
+    """Whether Keras's float64 is float64: JAX rounds it to float32, unless it is told not to."""
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    return bool(jax.config.jax_enable_x64)
+
+
+@contextlib.contextmanager
+def float64_on_cpu() -> Iterator[None]:
+    """Where what is computed in float64 is so, on the CPU; nothing outside of it changes.
+
+    On other backends than TensorFlow Keras takes the means and some functions of float64 tensors in
+    float32, by a table of types.
+    """
+    narrowed = dtypes.BIT64_TO_BIT32_DTYPE
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(keras.device("cpu:0"))
+        if not computes_float64():
+            import jax
+
+            stack.enter_context(jax.enable_x64(True))
+        stack.callback(narrowed.update, float64=narrowed["float64"])
+        narrowed["float64"] = "float64"
+        yield

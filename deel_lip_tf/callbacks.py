@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf._registration import register
+from deel_lip_tf._validation.backends import tensorflow_for
 from deel_lip_tf._validation.scalars import check_choice, flag, whole_number
 
 
@@ -138,8 +139,8 @@ class LossParamScheduler(_Configurable):
     Raises:
         TypeError: if an argument is of another type.
         ValueError: on a wrong schedule; when training begins, if no loss of the model has such a
-            parameter, if it must not take one of the values `fp`, or on JAX without
-            `run_eagerly=True`.
+            parameter, if it must not take one of the values `fp`, or on JAX in a
+            compiled model that is not of this library.
 
     Example:
         >>> loss = lip.losses.HKR(alpha=1.0)
@@ -187,13 +188,15 @@ class LossParamScheduler(_Configurable):
 
     def on_train_begin(self, logs=None):
         """Checks that the loss has the parameter and that it may take the scheduled values."""
-        if keras.config.backend() == "jax" and not self.model.run_eagerly:
-            raise ValueError(
-                "On JAX a compiled training step keeps the parameters of the loss as they were "
-                "when it was traced: use `compile(run_eagerly=True)` with `LossParamScheduler`. "
-                "Received: run_eagerly=False."
-            )
         for loss in _losses_with(self.model, self.param_name):
+            if not self._reaches_steps(getattr(loss, self.param_name)):
+                raise ValueError(
+                    "On JAX a compiled training step of Keras's own models keeps the parameters of "
+                    "the loss as they were when it was traced, and any step keeps the limits of "
+                    "learned margins: use a model of this library, or `compile(run_eagerly=True)`. "
+                    f"Received: run_eagerly=False, param_name={self.param_name!r}, a model of type "
+                    f"{type(self.model).__name__}."
+                )
             if not hasattr(getattr(loss, self.param_name), "assign"):
                 raise ValueError(
                     "`param_name` must name a parameter that can be assigned (a variable). "
@@ -218,6 +221,12 @@ class LossParamScheduler(_Configurable):
             optimizer = self.model.optimizer
             batches = int(keras.ops.convert_to_numpy(optimizer.iterations))
             self._first = batches * (optimizer.gradient_accumulation_steps or 1)
+
+    def _reaches_steps(self, parameter: Any) -> bool:
+        """Whether a training step reads a parameter again, and not the value of its tracing."""
+        if keras.config.backend() != "jax" or self.model.run_eagerly:
+            return True
+        return any(parameter is variable for variable in self.model.non_trainable_variables)
 
     def on_train_batch_begin(self, batch, logs=None):
         """Assigns the value of this batch."""
@@ -312,6 +321,7 @@ class MonitorCallback(_Configurable):
 
     Raises:
         TypeError: if an argument is of another type.
+        ImportError: when training begins, if TensorFlow is not installed.
         ValueError: on a wrong `target` or `what`; when training begins, if a layer is unknown or
             has no `target`, or the folder cannot be written to.
 
@@ -358,8 +368,7 @@ class MonitorCallback(_Configurable):
 
     def on_train_begin(self, logs=None):
         """Checks the layers and opens the event file."""
-        import tensorflow as tf
-
+        tf = tensorflow_for("`MonitorCallback` writes its files with")
         known = [layer.name for layer in self.model.layers]
         for name in self.monitored_layers:
             if name not in known:

@@ -142,7 +142,7 @@ class WeightClipConstraint(keras.constraints.Constraint):
 
     def __call__(self, w):
         """`clip(w, -c, c)`."""
-        return ops.clip(w, -self.c, self.c)
+        return ops.clip(ops.convert_to_tensor(w), -self.c, self.c)
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
@@ -178,7 +178,7 @@ class AutoWeightClipConstraint(keras.constraints.Constraint):
     def __call__(self, w):
         """`clip(w, -c, c)`."""
         c = 1 / (math.sqrt(math.prod(w.shape)) * self.scale)
-        return ops.clip(w, -c, c)
+        return ops.clip(ops.convert_to_tensor(w), -c, c)
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""

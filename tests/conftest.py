@@ -7,9 +7,43 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 _STATES = {}
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+# What TensorFlow alone computes, reads or writes: verification and its commands, SavedModels, the
+# graphs and kernels made for TensorFlow, files of earlier releases that it wrote, and the pages on
+# them. The other tests run on every backend, as `tests/integration/test_jax.py` runs them on JAX,
+# but for those that ask for the fixture `tf`.
+_PROOFS_BY_VERIFICATION = ("channels_first", "exact_constants", "floatx", "fuzz", "nested_models")
+_PROOFS_BY_VERIFICATION += ("parametrizations", "verify_soundness")
+collect_ignore_glob = (
+    []
+    if ON_TENSORFLOW
+    else [
+        "fuzz/*",
+        "integration/*",
+        *(f"properties/proofs/test_{name}.py" for name in _PROOFS_BY_VERIFICATION),
+        "properties/use/test_second_derivatives.py",
+        "properties/use/test_wrong_arguments.py",
+        "regression/*",
+        "unit/_validation/test_labels.py",
+        "unit/certificates/test_samples.py",
+        "unit/cli/*",
+        "unit/formats/*",
+        "unit/layers/compiled/*",
+        "unit/normalizers/polar/*",
+        "unit/semantics/ir/*",
+        "unit/semantics/test_rules.py",
+        "unit/verify/*",
+    ]
+)
+
+
+@pytest.fixture
+def tf():
+    """TensorFlow, for a test of what it does with the library: skipped on other backends."""
+    return pytest.importorskip("tensorflow") if ON_TENSORFLOW else pytest.skip("TensorFlow's own")
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +63,11 @@ def rng():
 @pytest.fixture
 def eagerly():
     """Functions run as Python: tracing a tiny model takes longer than the few runs of its graph."""
+    if not ON_TENSORFLOW:
+        yield  # there are no such functions
+        return
+    import tensorflow as tf
+
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -41,6 +80,11 @@ def unoptimized_graphs():
     For tests of what is trained, saved and reported: TensorFlow would spend longer on optimizing
     their graphs than on running them. Numbers are tested on the graphs that users run.
     """
+    if not ON_TENSORFLOW:
+        yield  # no graph is optimized but by XLA
+        return
+    import tensorflow as tf
+
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})

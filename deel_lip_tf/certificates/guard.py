@@ -157,7 +157,7 @@ def call_ratios(
 def _ratio(exact: Float64Evaluator, call: Call) -> float:
     given, results = exact.kept[call]
     tensors = [
-        keras.ops.cast(value.tensor, symbolic.dtype)
+        keras.ops.convert_to_tensor(value.numbers, symbolic.dtype)
         for value, symbolic in zip(given, call.inputs, strict=True)
     ]
     arguments, keywords = call.arguments(tensors)

@@ -74,8 +74,11 @@ def require_extra(extra: str) -> None:
             ) from error
 
 
-def require_tensorflow() -> None:
-    """Refuses Keras's other backends: foolbox and the SavedModel need TensorFlow.
+def require_tensorflow(what: str) -> None:
+    """Refuses Keras's other backends.
+
+    Args:
+        what: the command, and what it does with TensorFlow.
 
     Raises:
         BadInput: if Keras runs on another backend.
@@ -85,8 +88,7 @@ def require_tensorflow() -> None:
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise BadInput(
-            f"quickstart attacks and exports with TensorFlow, but Keras runs on {backend!r}: "
-            "set KERAS_BACKEND=tensorflow"
+            f"{what} with TensorFlow, but Keras runs on {backend!r}: set KERAS_BACKEND=tensorflow"
         )
 
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deel_lip_tf.cli.arguments import BadInput, positive_number
+from deel_lip_tf.cli.arguments import BadInput, positive_number, require_tensorflow
 from deel_lip_tf.cli.quiet import load_backend_quietly
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def add_parser(commands) -> None:
         help="prove or refute a VNN-LIB property of a classifier",
         description="Decides whether an input satisfies a VNN-LIB property of a network. Prints "
         "`unsat` where it is proven that none does, `sat` and such an input with its outputs where "
-        "one was found, `unknown` otherwise.",
+        "one was found, `unknown` otherwise. Keras must run on TensorFlow, its default.",
         epilog="Exit codes: 0 unsat; 10 sat; 20 unknown; 2 bad input; 130 stopped by Ctrl-C.",
         allow_abbrev=False,
     )
@@ -85,6 +85,7 @@ def _decided(options: argparse.Namespace, question: "Property") -> "Decision | V
     if verdict is not None and (verdict.status != "unknown" or verdict.is_final or left <= 0):
         return verdict
     load_backend_quietly()
+    require_tensorflow("verify bounds networks")
     from deel_lip_tf.verify.decision import decide, decide_further
 
     if verdict is None:

@@ -89,8 +89,9 @@ class BatchCentering(Shifted):
         batches = ops.maximum(ops.convert_to_tensor(self.batches), 1.0)
         rate = ops.maximum(1 - self.momentum, 1 / batches)
         for moving, value in statistics:
-            step = ops.cast(rate, moving.dtype) * (ops.cast(value, moving.dtype) - moving)
-            moving.assign(ops.where(is_empty, moving, moving + ops.stop_gradient(step)))
+            known = ops.convert_to_tensor(moving)
+            step = ops.cast(rate, moving.dtype) * (ops.cast(value, moving.dtype) - known)
+            moving.assign(ops.where(is_empty, known, known + ops.stop_gradient(step)))
 
     def _affine(self, inputs, mean, scale):
         # In float32 at least: the mean may be far larger than what remains.

@@ -29,9 +29,9 @@ class ParametricLoss(keras.losses.Loss):
 
     A subclass passes its parameters by keyword; each becomes an attribute that holds a
     non-trainable `keras.Variable`: `loss.alpha.numpy()` reads it, `loss.alpha.assign(5.0)` or
-    `loss.alpha = 5.0` changes it, also in a training step that TensorFlow has already traced. (JAX
-    keeps the traced value: compile the model again, or with `run_eagerly=True`.) The computation is
-    in float32 at least.
+    `loss.alpha = 5.0` changes it, also in a training step that has already been traced. (On JAX
+    that is so in the models of this library; those of Keras keep the traced value: compile the
+    model again, or with `run_eagerly=True`.) The computation is in float32 at least.
 
     Weights of samples and of classes (`sample_weight`, `class_weight` of `fit`) multiply the value
     of each sample, a hinge or a cross-entropy: mistakes on a class of weight 8 cost 8 times as
@@ -135,6 +135,12 @@ class ParametricLoss(keras.losses.Loss):
             batch = ops.cast(ops.shape(weights)[0], weights.dtype)
             weights = ops.divide_no_nan(weights * batch, ops.sum(weights))
         return weights
+
+    def get_non_trainable_variables(self) -> list[keras.Variable]:
+        """Returns what a compiled step must not take for a constant: on JAX, the parameters."""
+        if keras.config.backend() != "jax":
+            return []
+        return [getattr(self, name) for name in self._parameters]
 
     def check_parameter(self, name: str, value: float) -> None:
         """Raises a `ValueError` or `TypeError` if the parameter `name` must not take `value`."""

@@ -80,6 +80,15 @@ class LearnedMargins(ParametricLoss):
         """Returns what a training step must learn: the margins, once they exist."""
         return [] if self._margins is None else [self._margins]
 
+    def get_non_trainable_variables(self) -> list[keras.Variable]:
+        """Returns what a compiled step is handed on JAX: all parameters but the limits.
+
+        These are read by the optimizer, which is handed what it trains alone: they stay as they are
+        in a step that has been traced.
+        """
+        limits = {id(self.min_margin), id(self.max_margin)}
+        return [v for v in super().get_non_trainable_variables() if id(v) not in limits]
+
     def stationary_fraction(self, outputs: int) -> float:
         """Returns the fraction of samples inside the margins that training leads to, see above."""
         raise NotImplementedError
@@ -109,7 +118,9 @@ class LearnedMargins(ParametricLoss):
             )
 
     def _clipped(self, margins):
-        return ops.clip(margins, self.min_margin, self.max_margin)
+        # tensors: JAX compiles `clip`, and takes no variables there
+        limits = map(ops.convert_to_tensor, (self.min_margin, self.max_margin))
+        return ops.clip(ops.convert_to_tensor(margins), *limits)
 
     def _warn_if_unreachable(self, outputs: int) -> None:
         fraction = self.stationary_fraction(outputs)

@@ -95,8 +95,8 @@ class MulticlassSoftHKR(ParametricLoss):
         self._is_updated = True
 
     def get_non_trainable_variables(self) -> list[keras.Variable]:
-        """Returns what a training step changes without a gradient: the running mean."""
-        return [self.running_mean]
+        """Returns what a training step changes without a gradient, first the running mean."""
+        return [self.running_mean, *super().get_non_trainable_variables()]
 
     def update_state(self, y_pred) -> None:
         """Takes the scores of a training batch into the running mean."""
@@ -110,7 +110,8 @@ class MulticlassSoftHKR(ParametricLoss):
 
     def reset_state(self) -> None:
         """Sets the running mean back to `min_margin`."""
-        self.running_mean.assign(self.min_margin)
+        # the sum is a tensor of its own: JAX gives buffers away, and no two variables may share one
+        self.running_mean.assign(ops.convert_to_tensor(self.min_margin) + 0.0)
 
     def call(self, y_true, y_pred):
         """Returns one value per sample, shape `(B,)`; changes nothing."""
@@ -122,7 +123,8 @@ class MulticlassSoftHKR(ParametricLoss):
                 stacklevel=2,
             )
             self._is_updated = True  # once is enough
-        sharpness = formulas.soft_sharpness(self.running_mean, self.temperature, self.min_margin)
+        known = (self.running_mean, self.temperature, self.min_margin)
+        sharpness = formulas.soft_sharpness(*map(ops.convert_to_tensor, known))
         return formulas.multiclass_soft_hkr(y_true, y_pred, sharpness, self.alpha, self.min_margin)
 
     def save_own_variables(self, store) -> None:

@@ -1,6 +1,7 @@
 """Reading variables at once, whatever is being traced."""
 
 import contextlib
+from typing import Any
 
 import keras
 
@@ -16,3 +17,12 @@ def outside_of_graphs() -> contextlib.AbstractContextManager:
     import tensorflow as tf
 
     return tf.init_scope()
+
+
+def is_traced_by_jax(tensor: Any) -> bool:
+    """Whether JAX traces what computes a tensor, so that nothing in its step has a value yet."""
+    if keras.config.backend() != "jax":
+        return False
+    import jax
+
+    return isinstance(tensor, jax.core.Tracer)

@@ -26,7 +26,7 @@ from deel_lip_tf._validation.arrays import weight_per_sample
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, number
 from deel_lip_tf.certificates import margin_lipschitz_constants
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
-from deel_lip_tf.losses.tracing import outside_of_graphs
+from deel_lip_tf.losses.tracing import is_traced_by_jax, outside_of_graphs
 from deel_lip_tf.metrics.provable import classified, signed_scores
 
 __all__ = ["Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"]
@@ -98,7 +98,7 @@ class _Certified(keras.metrics.Mean):
                 f"`{type(self).__name__}(model)`. A model of this library gives itself to the "
                 "metrics it is loaded with; compile another one again after loading."
             )
-        if self._may_be_stale():
+        if self._may_be_stale(y_pred):
             self._prove()
         weights = weight_per_sample(sample_weight, y_pred)
         super().update_state(self._values(y_true, y_pred), weights)
@@ -152,14 +152,13 @@ class _Certified(keras.metrics.Mean):
         with outside_of_graphs():
             self.divisors.assign(_upward(self._proven_divisors(model), self.divisors.dtype))
 
-    def _may_be_stale(self) -> bool:
+    def _may_be_stale(self, y_pred) -> bool:
         """Whether Keras may not have called `reset_state` before this batch."""
         if keras.config.backend() == "tensorflow" and not _runs_eagerly():
             return True  # this is a trace: rare, and the weights have their values
-        try:
-            return float(ops.convert_to_numpy(self.count)) == 0
-        except TypeError:
-            return False  # traced by JAX, whose trainer has reset every metric before
+        if is_traced_by_jax(y_pred):
+            return False  # no weight has a value, and the trainer has reset every metric before
+        return float(ops.convert_to_numpy(self.count)) == 0
 
 
 def _runs_eagerly() -> bool:

@@ -228,7 +228,18 @@ def _unsupported(call: Call) -> str | None:
         return f"its method `{name}` was replaced on the instance"
     if isinstance(call.operation, keras.layers.Layer) and _has_constants(call):
         return "it is given a constant beside tensors: add, or compare, it by `keras.ops`"
+    if not _keras.computes_float64() and "float64" in _types(call):
+        return (
+            "it is of float64, which JAX computes in float32: call "
+            '`jax.config.update("jax_enable_x64", True)` before the model is made'
+        )
     return _mode(call) or integers.unsupported(call) or sums.unsupported(call)
+
+
+def _types(call: Call) -> set[str]:
+    """The types that a call is said to compute in and to give."""
+    dtypes = {value.dtype for value in call.outputs}
+    return dtypes | {getattr(call.operation, "compute_dtype", None)}
 
 
 def _has_constants(call: Call) -> bool:

@@ -25,9 +25,10 @@ hard_tanh, sparse_sigmoid, sparse_plus, soft_shrink, tanh_shrink and clip, sums 
 constants, and every layer of this library. A final softmax is left out.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deel_lip_tf._lazy import found_when_asked_for
+from deel_lip_tf._validation.backends import tensorflow_for
 
 if TYPE_CHECKING:
     from deel_lip_tf.formats import from_onnx, from_saved_model, to_onnx
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from deel_lip_tf.verify.specification.writing import to_vnnlib
 
 # Reading a question and deciding it for a small network needs neither Keras nor TensorFlow.
-__getattr__, __dir__ = found_when_asked_for(
+_found, __dir__ = found_when_asked_for(
     __name__,
     {
         "deel_lip_tf.formats": ("from_onnx", "from_saved_model", "to_onnx"),
@@ -55,6 +56,14 @@ __getattr__, __dir__ = found_when_asked_for(
         "deel_lip_tf.verify.specification.writing": ("to_vnnlib",),
     },
 )
+_WITHOUT_TENSORFLOW = ("counterexample", "read_vnnlib", "to_vnnlib")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__ and name not in _WITHOUT_TENSORFLOW:
+        tensorflow_for("`deel_lip_tf.verify` computes its bounds with")
+    return _found(name)
+
 
 __all__ = [
     "METHODS",

@@ -6,7 +6,6 @@ import warnings
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from deel_lip_tf import layers, regularizers
 from tests._oracles import oracles
@@ -113,7 +112,7 @@ def test_dense_penalty_is_on_the_smaller_side(shape, rng):
         (regularizers.OrthDenseRegularizer(0.7), (4, 3)),
     ],
 )
-def test_gradients_are_those_of_finite_differences(penalty, shape, rng):
+def test_gradients_are_those_of_finite_differences(penalty, shape, rng, tf):
     kernel = rng.normal(size=shape)
     variable = tf.Variable(kernel)
     with tf.GradientTape() as tape:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from deel_lip_tf._keras import float64_on_cpu
 from deel_lip_tf._rounding import UNIT, UNITS, UP, gamma, product_up
 from deel_lip_tf.bounds.evaluation.rounding_errors import (
     FLUSHED,
@@ -121,17 +122,19 @@ class Float64Evaluator:
         outputs = self.evaluate_model(x)
         return outputs.numbers, outputs.error
 
+    @float64_on_cpu()
     def evaluate_model(self, x: np.ndarray) -> Any:
         """What is known of the output for a batch of samples, in the form that `start` gives it."""
-        with keras.device("cpu:0"):
-            tensor = ops.convert_to_tensor(x, dtype="float64")
-            if keras.backend.standardize_dtype(tensor.dtype) != "float64":
-                raise ValueError(
-                    "Certificates are computed in float64, which the backend has switched off. On "
-                    'JAX call `jax.config.update("jax_enable_x64", True)` first.'
-                )
-            return self.run([self.start(tensor)])[0]
+        tensor = ops.convert_to_tensor(x, dtype="float64")
+        mean = keras.backend.result_type("float64", "float32")  # what Keras computes means in
+        if {keras.backend.standardize_dtype(tensor.dtype), mean} != {"float64"}:
+            raise ValueError(
+                "Certificates are computed in float64, which Keras's backend has not got here. "
+                f"Received: tensors of {tensor.dtype}, and means in {mean}."
+            )
+        return self.run([self.start(tensor)])[0]
 
+    @float64_on_cpu()
     def copy(self, layer: keras.layers.Layer) -> Any:
         """The float64 copy of a layer; of a constrained one, with its effective kernel."""
         if id(layer) not in self._copies:
@@ -189,6 +192,7 @@ class Float64Evaluator:
         """The outputs of one call."""
         return self.evaluate(call, values).outputs
 
+    @float64_on_cpu()
     def evaluate(self, call: Call, values: Sequence[WithError]) -> Evaluation:
         """One call of the graph."""
         results = self._apply(call, [value.tensor for value in values])

@@ -13,7 +13,8 @@ def add_parser(commands: Any) -> None:
         "hunt",
         help="search for a certificate of a saved model that is false",
         description="Searches for an input that refutes what is proved of a saved classifier: its "
-        "Lipschitz constant, the promises of its layers, its certified radii.",
+        "Lipschitz constant, the promises of its layers, its certified radii. Keras must run on "
+        "TensorFlow, its default.",
         epilog="Exit codes: 0 nothing was refuted; 1 a claim is false, and a file in --out shows "
         "it; 2 bad input; 130 stopped by Ctrl-C.",
         allow_abbrev=False,

@@ -8,7 +8,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from deel_lip_tf.cli.arguments import FAILURE, SUCCESS, BadInput, writable_folder
+from deel_lip_tf.cli.arguments import (
+    FAILURE,
+    SUCCESS,
+    BadInput,
+    require_tensorflow,
+    writable_folder,
+)
 from deel_lip_tf.cli.hunt.inputs import random_samples
 from deel_lip_tf.cli.hunt.searches import RARE, SEARCHES, Outcome, has_foolbox
 from deel_lip_tf.cli.hunt.target import POLICIES, Finding, Target, under_policy
@@ -75,7 +81,7 @@ def run(path: str, source: str | None, minutes: float, out: str, seed: int) -> i
     Raises:
         BadInput: if the model or the data cannot be used.
     """
-    _require_tensorflow()
+    require_tensorflow("hunt differentiates")
     model = _loaded(path)
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
@@ -156,14 +162,6 @@ def _targets(
         except (TypeError, ValueError) as error:
             report.notes.append(f"policy {policy}: {error}")
     return targets
-
-
-def _require_tensorflow() -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise BadInput(
-            f"hunt differentiates with TensorFlow, but Keras runs on {keras.backend.backend()!r}: "
-            "set KERAS_BACKEND=tensorflow"
-        )
 
 
 def _loaded(path: str) -> keras.Model:

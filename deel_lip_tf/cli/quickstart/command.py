@@ -13,7 +13,8 @@ def add_parser(commands) -> None:
         "quickstart",
         help="train, prove, certify, attack and export a 1-Lipschitz network",
         description="Trains a 1-Lipschitz convolutional network on images, proves its Lipschitz "
-        "constant, certifies its answers, attacks them, and exports it.",
+        "constant, certifies its answers, attacks them, and exports it. Keras must run on "
+        "TensorFlow, its default.",
         epilog="Exit codes: 0 well; 1 a certificate was broken, or the exported model differs; "
         "2 bad input, nothing was trained; 130 stopped by Ctrl-C (during training, the report "
         "on what there is is made all the same).",

@@ -34,7 +34,7 @@ def run(source: str, epochs: int, loss: str, out: str, seed: int) -> int:
     Raises:
         BadInput: before training, for anything that would make the job fail later.
     """
-    require_tensorflow()
+    require_tensorflow("quickstart attacks and exports")
     require_extra("demo")
     dataset = data.load(source)
     folder = writable_folder(out)

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deel_lip_tf.formats.graph import Node
-from deel_lip_tf.formats.saved_model.graph import SavedGraph
+
+if TYPE_CHECKING:
+    from deel_lip_tf.formats.saved_model.graph import SavedGraph
 
 __all__ = ["with_activations_recognized"]
 
 
-def with_activations_recognized(graph: SavedGraph) -> SavedGraph:
+def with_activations_recognized(graph: "SavedGraph") -> "SavedGraph":
     """The graph with one operator for each activation, named as Keras names it."""
     matcher = _Matcher(graph)
     return graph.needed([matcher.simplified(node) for node in graph.nodes])
@@ -20,7 +23,7 @@ def with_activations_recognized(graph: SavedGraph) -> SavedGraph:
 class _Matcher:
     """Looks at operators and at what they read."""
 
-    def __init__(self, graph: SavedGraph):
+    def __init__(self, graph: "SavedGraph"):
         self._constants = graph.constants
         self._nodes = {node.output: node for node in graph.nodes}
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import keras
 
+from deel_lip_tf._validation.backends import tensorflow_for
 from deel_lip_tf.formats.build import KerasGraphBuilder, called
 from deel_lip_tf.formats.graph import raise_for_unknown
-from deel_lip_tf.formats.saved_model.graph import read
 from deel_lip_tf.formats.saved_model.operators import OPERATORS
 from deel_lip_tf.formats.saved_model.patterns import with_activations_recognized
 from deel_lip_tf.formats.saved_model.tensors import Tensor
@@ -36,6 +36,7 @@ def from_saved_model(path: str | Path, signature: str = "serving_default") -> ke
         A functional model with the weights in it, of the type of the signature's input.
 
     Raises:
+        ImportError: TensorFlow is not installed; Keras may run on another backend.
         ValueError: a folder that holds no SavedModel, no such signature, several inputs or
             outputs, an unknown shape, operators that are not supported (all are named), or
             arguments that are not.
@@ -51,6 +52,9 @@ def from_saved_model(path: str | Path, signature: str = "serving_default") -> ke
         >>> lip.bounds.lipschitz_bound(loaded).value <= 1 + 1e-6
         True
     """
+    tensorflow_for("`from_saved_model` reads files with")
+    from deel_lip_tf.formats.saved_model.graph import read
+
     graph = with_activations_recognized(read(path, signature))
     raise_for_unknown(graph.nodes, OPERATORS, "TensorFlow")
     inputs = keras.Input(graph.shape, dtype=graph.dtype, name="input")

@@ -6,7 +6,6 @@ import pickle
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import deel_lip_tf as lip
 from deel_lip_tf import layers, losses, metrics
@@ -82,7 +81,7 @@ def test_an_interrupted_training_is_saved_and_resumed(data, tmp_path):
 
 
 @pytest.mark.parametrize("loss", ALL_LOSSES, ids=lambda loss: loss.__name__)
-def test_a_loss_of_no_samples_is_finite(loss):
+def test_a_loss_of_no_samples_is_finite(loss, tf):
     """One replica among several may receive none of the last batch."""
     made, is_sparse = loss(**needed_by(loss)), "Sparse" in loss.__name__
     shape, dtype = ((None,), "int32") if is_sparse else ((None, CLASSES), "float32")

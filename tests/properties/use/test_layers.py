@@ -5,7 +5,6 @@ import math
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from deel_lip_tf import bounds, layers
 from deel_lip_tf.normalizers import AOL, BRO, Cayley, LiRes
@@ -188,7 +187,7 @@ OF_EACH_PADDING = {(case.cls, case.kwargs.get("padding")): case for case in LAYE
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", OF_EACH_PADDING.values(), ids=str)
-def test_compiled_by_xla(case, rng):
+def test_compiled_by_xla(case, rng, tf):
     layer = case.make()
     x = batch(case, rng)
     expected = numpy(layer(x))
@@ -309,7 +308,7 @@ def test_activations_inside_a_layer(activation, rng, tmp_path):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
-def test_gradient_of_sorted_pairs_is_a_permutation_also_at_ties(dtype, jit_compile, rng):
+def test_gradient_of_sorted_pairs_is_a_permutation_also_at_ties(dtype, jit_compile, rng, tf):
     values = rng.integers(-2, 3, size=(50, 4, 6)).astype("float32")
     upstream = rng.permutation(np.arange(values.size)).reshape(values.shape) % 128
     layer = layers.GroupSort2(dtype=dtype)
@@ -330,7 +329,7 @@ def test_gradient_of_sorted_pairs_is_a_permutation_also_at_ties(dtype, jit_compi
     np.testing.assert_array_equal(gradient.reshape(-1, 2), expected)
 
 
-def test_sorted_pairs_have_jacobians_of_a_batch(rng):
+def test_sorted_pairs_have_jacobians_of_a_batch(rng, tf):
     x = tf.constant(rng.normal(size=(3, 6)))
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -364,7 +363,7 @@ def test_householder_at_its_default_angle_is_minimum_and_maximum(rng):
     np.testing.assert_allclose(layers.Householder()(x), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_l2_norm_pooling_at_zero_is_zero_with_zero_gradient():
+def test_l2_norm_pooling_at_zero_is_zero_with_zero_gradient(tf):
     for layer in (layers.ScaledL2NormPooling2D(), layers.ScaledGlobalL2NormPooling2D()):
         x = tf.Variable(np.zeros((1, 4, 4, 2), "float32"))
         exported = layer

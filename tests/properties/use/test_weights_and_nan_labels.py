@@ -6,7 +6,6 @@ The oracles are NumPy's weighted means, and arithmetic in float64.
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import deel_lip_tf as lip
 from deel_lip_tf import losses, metrics
@@ -46,7 +45,7 @@ def weighted_difference(y, f, w):
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
 @pytest.mark.parametrize("make", WITH_KR)
-def test_weights_are_those_of_the_means(make, reduction, shape, rng):
+def test_weights_are_those_of_the_means(make, reduction, shape, rng, tf):
     y, f = batch(make, rng)
     w = rng.uniform(0.1, 3, size=len(y))
     loss, sign = kr_alone(make, reduction=reduction)
@@ -105,7 +104,7 @@ def test_class_weight_does_not_silence_a_class(rng):
 
 
 @pytest.mark.parametrize("make", ALL_LOSSES)
-def test_a_nan_label_is_refused_or_seen(make, rng):
+def test_a_nan_label_is_refused_or_seen(make, rng, tf):
     y, f = batch(make, rng)
     y[4, ...] = np.nan
     loss = make(**needed_by(make))
@@ -121,7 +120,7 @@ def test_a_nan_label_is_refused_or_seen(make, rng):
 
 @pytest.mark.parametrize("column", range(3))
 @pytest.mark.parametrize("make", [one for one in ALL_LOSSES if one.__name__ not in BINARY])
-def test_one_nan_in_a_row_is_enough(make, column, rng):
+def test_one_nan_in_a_row_is_enough(make, column, rng, tf):
     y, f = batch(make, rng)
     if y.shape != f.shape or f.shape[1] == 1:
         return
@@ -141,7 +140,7 @@ def test_training_on_nan_labels_stops(rng):
     assert len(history["loss"]) == 1 and np.isnan(history["loss"]).all()
 
 
-def test_processed_labels_keep_a_nan(rng):
+def test_processed_labels_keep_a_nan(rng, tf):
     y, f = batch(losses.HKR, rng)
     y[4] = np.nan
     with pytest.raises(ValueError, match="`labels` must not hold NaN"):
@@ -181,7 +180,7 @@ def float64():
 
 @pytest.mark.parametrize("kind", ["float64", "float32", "int64", "bool"])
 @pytest.mark.parametrize("make", ALL_LOSSES)
-def test_losses_in_float64(make, kind, float64, rng):
+def test_losses_in_float64(make, kind, float64, rng, tf):
     y, f = batch(make, rng)
     loss = make(**needed_by(make))
     if hasattr(loss, "build"):

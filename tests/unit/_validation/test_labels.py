@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from deel_lip_tf import metrics, verify
 from deel_lip_tf._validation.labels import class_mask, true_classes
@@ -22,6 +21,12 @@ ENCODINGS = {
     "probabilities": np.array([[0.3, 0.3, 0.4], [1, 0, 0], [0.3, 0.5, 0.2], [0.1, 0.2, 0.7]]),
     "scores": np.array([[1.0, -4, 7], [3, 2, 1], [-1, 9, 8], [0, 0, 1e-3]]),
 }
+
+
+def bfloat16(values):
+    return keras.ops.convert_to_numpy(keras.ops.cast(values, "bfloat16"))
+
+
 TYPES = ["int8", "uint8", "int64", "float16", "float32", "float64"]
 FRACTIONS = ("smoothed", "probabilities", "scores")
 ARRAYS = {name: np.asarray(value) for name, value in ENCODINGS.items()}
@@ -30,8 +35,8 @@ ARRAYS |= {
     for name in ("classes", "column", "one-hot")
     for dtype in TYPES
 }
-ARRAYS |= {"one-hot bool": ROWS.astype(bool), "bfloat16": tf.cast(ROWS, "bfloat16").numpy()}
-ARRAYS |= {"column bfloat16": tf.cast(CLASSES[:, None], "bfloat16").numpy()}
+ARRAYS |= {"one-hot bool": ROWS.astype(bool), "bfloat16": bfloat16(ROWS)}
+ARRAYS |= {"column bfloat16": bfloat16(CLASSES[:, None])}
 
 # Of three classes: the first of two labels names none, the second one the class 1.
 WITHOUT_CLASS = {
@@ -57,7 +62,7 @@ def test_every_encoding_names_the_same_classes(name):
 
 @pytest.mark.parametrize("name", ARRAYS)
 @pytest.mark.parametrize("traced", [False, True])
-def test_tensors_are_read_as_arrays_are(name, traced):
+def test_tensors_are_read_as_arrays_are(name, traced, tf):
     columns = ARRAYS[name] if ARRAYS[name].ndim == 2 else ARRAYS[name][:, None]
     read = tf.function(class_mask) if traced else class_mask
     mask = np.asarray(read(tf.convert_to_tensor(columns), 3))
@@ -77,7 +82,7 @@ def test_what_names_no_class_is_refused_where_an_answer_is_given(name):
 
 
 @pytest.mark.parametrize("name", [*WITHOUT_CLASS, *NOT_FINITE])
-def test_what_names_no_class_certifies_nothing_in_a_metric(name):
+def test_what_names_no_class_certifies_nothing_in_a_metric(name, tf):
     """Whichever class wins. The other sample tells that the metric does certify."""
     y = tf.constant({**WITHOUT_CLASS, **NOT_FINITE}[name])
     measure = metrics.CategoricalProvableRobustAccuracy(0.1)
@@ -98,7 +103,7 @@ def test_nan_is_refused_where_it_is_seen(name):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_many_classes_in_a_short_type_are_still_one(dtype):
+def test_many_classes_in_a_short_type_are_still_one(dtype, tf):
     """2049 is no number of float16, nor 257 one of bfloat16: they are not taken for a second."""
     largest = {"float16": 2048, "bfloat16": 256}[dtype]
     labels = tf.cast([[float(largest)], [3.0]], dtype)
@@ -107,7 +112,7 @@ def test_many_classes_in_a_short_type_are_still_one(dtype):
     assert true_classes(labels.numpy(), 2, largest + 2).tolist() == [largest, 3]
 
 
-def test_more_classes_than_a_short_integer_has():
+def test_more_classes_than_a_short_integer_has(tf):
     labels = np.array([[255], [44]], "uint8")
     assert true_classes(labels, 2, 300).tolist() == [255, 44]
     assert np.asarray(class_mask(tf.constant(labels), 300)).sum(axis=1).tolist() == [1, 1]

@@ -6,7 +6,6 @@ import math
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from deel_lip_tf import losses
 from deel_lip_tf.losses import formulas
@@ -270,7 +269,7 @@ def test_soft_hinge_of_a_row_without_negatives_is_finite():
 
 # of the ratio in EMMA no gradient is taken
 @pytest.mark.parametrize("case", [n for n in VALUES if n != "HKR-0" and "EMMA" not in n])
-def test_gradients_match_finite_differences(case):
+def test_gradients_match_finite_differences(case, tf):
     loss, y, f, _ = VALUES[case]
     loss = rebuilt(loss, dtype="float64")
     f = f[:5] + 0.0123
@@ -290,7 +289,7 @@ def test_gradients_match_finite_differences(case):
 
 @EVERY
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e6])
-def test_gradients_are_finite_at_the_extremes(case, scale):
+def test_gradients_are_finite_at_the_extremes(case, scale, tf):
     loss, y, f, _ = VALUES[case]
     for labels in (y, np.zeros_like(y), np.ones_like(y)):
         scores = tf.constant(scale * f, "float32")
@@ -366,7 +365,7 @@ def test_default_names_and_parameters():
     assert losses.KR(reduction="auto").reduction == "sum_over_batch_size"
 
 
-def test_sizes_unknown_while_tracing_are_not_broadcast():
+def test_sizes_unknown_while_tracing_are_not_broadcast(tf):
     loss, unknown = losses.KR(), tf.TensorSpec((None, None), "float32")
     graph = tf.function(lambda y, f: loss(y, f), input_signature=[unknown, unknown])
     got = graph(ONE_HOT.astype("float32"), SCORES.astype("float32")).numpy()
@@ -376,14 +375,14 @@ def test_sizes_unknown_while_tracing_are_not_broadcast():
 
 
 @EVERY
-def test_value_under_xla(case):
+def test_value_under_xla(case, tf):
     loss, y, f, _ = VALUES[case]
     compiled = tf.function(lambda a, b: loss(a, b), jit_compile=True)
     arguments = tf.constant(y), tf.constant(f, "float32")
     assert compiled(*arguments).numpy() == pytest.approx(value(loss, *arguments), rel=FLOAT32)
 
 
-def test_scores_in_bfloat16_give_a_loss_in_float32():
+def test_scores_in_bfloat16_give_a_loss_in_float32(tf):
     scores = tf.cast(tf.constant(SCORES), "bfloat16")
     exact = tf.cast(scores, "float64").numpy()
     assert losses.MulticlassKR()(ONE_HOT, scores).dtype == "float32"
@@ -425,7 +424,7 @@ def test_assigned_parameter_takes_effect_in_a_step_already_traced(jit_compile):
 
 @EVERY
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
-def test_training_under_other_dtypes_gives_a_loss_in_float32(case, policy):
+def test_training_under_other_dtypes_gives_a_loss_in_float32(case, policy, tf):
     loss, y, f, oracle = VALUES[case]
     model = keras.Sequential([keras.layers.Dense(f.shape[1], dtype=policy)])
     model.compile(keras.optimizers.SGD(0.0), rebuilt(loss))

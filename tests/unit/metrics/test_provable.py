@@ -5,7 +5,6 @@ import math
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from deel_lip_tf import losses, metrics
 
@@ -247,7 +246,7 @@ def test_fit_reports_the_exact_value_and_a_saved_model_too(case, mode, tmp_path)
 
 
 @EVERY
-def test_first_update_inside_a_traced_function(case):
+def test_first_update_inside_a_traced_function(case, tf):
     metric, y, f, oracle = CASES[case]
     metric = rebuilt(metric)
 
@@ -291,7 +290,7 @@ def test_loss_and_metric_of_the_same_name_are_different_registered_classes():
             assert type(keras.saving.deserialize_keras_object(config)) is type(original)
 
 
-def test_scores_in_bfloat16_are_compared_in_float32():
+def test_scores_in_bfloat16_are_compared_in_float32(tf):
     scores = tf.constant([[1.0, 0.75]], "bfloat16")
     got = metrics.CategoricalProvableAvgRobustness()(np.array([0]), scores)
     assert got.dtype == "float32" and got.numpy() == 0.125

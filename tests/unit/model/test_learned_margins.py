@@ -5,7 +5,6 @@ import math
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import deel_lip_tf as lip
 from deel_lip_tf import losses
@@ -357,7 +356,7 @@ def test_nested_models_train_only_the_margins_of_the_outer_one(tmp_path):
 
 
 @KINDS
-def test_the_rest_of_the_library_knows_these_models(kind, tmp_path):
+def test_the_rest_of_the_library_knows_these_models(kind, tmp_path, tf):
     model = network(kind)
     model.compile("adam", a_loss())
     fit(model)

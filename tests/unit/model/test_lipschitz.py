@@ -7,7 +7,6 @@ import warnings
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import deel_lip_tf as lip
 from deel_lip_tf import layers
@@ -82,7 +81,7 @@ def weights_of(model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_trains_saves_exports(make, data, tmp_path):
+def test_trains_saves_exports(make, data, tmp_path, tf):
     x, y = data
     model = compiled(make())
     before = model.evaluate(x, y, verbose=0)[0]
@@ -332,7 +331,7 @@ def test_subclassed_models_are_refused_with_the_way_out():
 
 
 @pytest.mark.slow
-def test_gradients_through_a_network_are_those_of_finite_differences(rng):
+def test_gradients_through_a_network_are_those_of_finite_differences(rng, tf):
     model = lip.Sequential(
         [
             keras.Input((4, 4, 2)),

@@ -3,7 +3,6 @@ import itertools
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from deel_lip_tf import constraints, initializers
 from deel_lip_tf.normalizers import (
@@ -43,7 +42,7 @@ PARAMETRIZATIONS = [
 
 @pytest.mark.parametrize("squarings", range(6))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_bound_is_above_the_norm_and_as_near_as_promised(shape, squarings, rng):
+def test_bound_is_above_the_norm_and_as_near_as_promised(shape, squarings, rng, tf):
     matrix = rng.normal(size=shape)
     norm = oracles.spectral_norm(matrix)
     bound = float(spectral_norm_bound(tf.constant(matrix), squarings))
@@ -53,18 +52,18 @@ def test_bound_is_above_the_norm_and_as_near_as_promised(shape, squarings, rng):
 
 @pytest.mark.parametrize("size", [1, 2, 10, 1000])
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-6])
-def test_squarings_reach_the_tolerance_on_the_worst_matrix(size, tolerance):
+def test_squarings_reach_the_tolerance_on_the_worst_matrix(size, tolerance, tf):
     bound = float(
         spectral_norm_bound(tf.eye(size, dtype="float64"), squarings_for(size, tolerance))
     )
     assert 1 <= bound <= 1 + tolerance + 1e-14
 
 
-def test_bound_of_zero_is_zero():
+def test_bound_of_zero_is_zero(tf):
     assert float(spectral_norm_bound(tf.zeros((4, 3)), 4)) == 0
 
 
-def test_power_iteration_is_an_estimate_from_below(rng):
+def test_power_iteration_is_an_estimate_from_below(rng, tf):
     matrix = rng.normal(size=(30, 20))
     sigma, u = power_iteration(tf.constant(matrix), eps=1e-9, maxiter=500)
     norm = oracles.spectral_norm(matrix)
@@ -74,7 +73,7 @@ def test_power_iteration_is_an_estimate_from_below(rng):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_polar_factor_against_the_singular_value_decomposition(shape, rng):
+def test_polar_factor_against_the_singular_value_decomposition(shape, rng, tf):
     matrix = rng.normal(size=shape)
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
     factor = polar_factor(tf.constant(matrix), bjorck_cubics(0.5, 60))
@@ -83,14 +82,14 @@ def test_polar_factor_against_the_singular_value_decomposition(shape, rng):
 
 @pytest.mark.parametrize("parametrization", [*PARAMETRIZATIONS[:3], UnitFrobenius()], ids=str)
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 1)], ids=str)
-def test_stacked_matrices_are_projected_one_by_one(parametrization, shape, rng):
+def test_stacked_matrices_are_projected_one_by_one(parametrization, shape, rng, tf):
     stack = rng.normal(size=(3, *shape)) * np.array([1e-3, 1.0, 1e3])[:, None, None]
     expected = [parametrization.project(tf.constant(matrix)) for matrix in stack]
     projected = parametrization.project(tf.constant(stack))
     np.testing.assert_allclose(projected, np.stack(expected), rtol=1e-9, atol=1e-12)
 
 
-def test_a_vector_is_divided_by_its_norm(rng):
+def test_a_vector_is_divided_by_its_norm(rng, tf):
     vector = rng.normal(size=(9, 1)).astype("float32")
     expected = vector / np.linalg.norm(vector.astype(np.float64))
     np.testing.assert_allclose(Spectral().project(tf.constant(vector)), expected, rtol=2e-6)
@@ -114,7 +113,7 @@ def test_minimax_steps_equioscillate_and_beat_bjorck():
 
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS, ids=str)
 @pytest.mark.parametrize("shape", [(5, 4), (4, 5), (24, 4), (3, 3), (1, 4)], ids=str)
-def test_gradient_is_that_of_finite_differences(parametrization, shape, rng):
+def test_gradient_is_that_of_finite_differences(parametrization, shape, rng, tf):
     matrix, direction = rng.normal(size=shape), rng.normal(size=shape)
     project = tf.function(parametrization.project, autograph=False)
 
@@ -132,7 +131,7 @@ def test_gradient_is_that_of_finite_differences(parametrization, shape, rng):
 
 
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS, ids=str)
-def test_degenerate_kernels_have_finite_values_and_gradients(parametrization):
+def test_degenerate_kernels_have_finite_values_and_gradients(parametrization, tf):
     kernels = [
         np.zeros((4, 3)),
         np.ones((4, 3)),
@@ -148,7 +147,7 @@ def test_degenerate_kernels_have_finite_values_and_gradients(parametrization):
         assert np.isfinite(tape.gradient(y, x)).all()
 
 
-def test_safe_operations_at_zero():
+def test_safe_operations_at_zero(tf):
     x = tf.Variable([0.0, 4.0])
     with tf.GradientTape() as tape:
         y = safe_sqrt(x + 0.0)
@@ -163,7 +162,7 @@ NUMPY_MODES = dict(circular="wrap", symmetric="symmetric", reflect="reflect", re
 
 
 @pytest.mark.parametrize("mode", NUMPY_MODES)
-def test_padded_indices_are_those_of_numpy(mode):
+def test_padded_indices_are_those_of_numpy(mode, tf):
     for size, before, after in itertools.product(range(1, 6), range(7), range(7)):
         expected = np.pad(np.arange(size), (before, after), mode=NUMPY_MODES[mode])
         np.testing.assert_array_equal(padded_indices(size, before, after, mode), expected)
@@ -236,7 +235,7 @@ def test_constraints_bound_the_flattened_kernel(constraint, norm, shape, rng):
     assert again.get_config() == constraint.get_config()
 
 
-def test_weight_clip():
+def test_weight_clip(tf):
     clipped = constraints.WeightClipConstraint(0.5)(tf.constant([-3.0, 0.2, 0.7]))
     np.testing.assert_allclose(clipped, [-0.5, 0.2, 0.5])
     with pytest.raises(ValueError, match="`c`"):

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers, ops
 
 import deel_lip_tf as lip
@@ -91,6 +90,8 @@ def model_of(branch, merge, shape=OPEN):
 
 def largest_slope(model, size, rng):
     """Norm of the Jacobian of one sample of a size, at some points."""
+    import tensorflow as tf
+
     norms = []
     for _ in range(2):
         x = tf.constant(rng.normal(size=(1, *size, 2)).astype("float32"))
@@ -102,6 +103,7 @@ def largest_slope(model, size, rng):
     return max(norms)
 
 
+@pytest.mark.usefixtures("tf")
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Jacobians of TensorFlow")
 @pytest.mark.parametrize("merge", ["Subtract", "LipResidual"])
 @pytest.mark.parametrize("name", KEEPING)

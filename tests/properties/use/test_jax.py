@@ -1,0 +1,173 @@
+"""What JAX does otherwise: state that a compiled step carries, float64, and no TensorFlow.
+
+`tests/integration/test_jax.py` runs this file, in a process of its own.
+"""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+
+import deel_lip_tf as lip
+from deel_lip_tf import layers, losses
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras runs on JAX here")
+
+RNG = np.random.default_rng(5)
+X = RNG.normal(size=(24, 4)).astype("float32")
+CLASSES = RNG.integers(0, 3, 24)
+ONE_HOT = np.eye(3, dtype="float32")[CLASSES]
+
+
+def dense(*between, cls=lip.Sequential):
+    hidden = layers.SpectralDense(4, activation=layers.GroupSort2())
+    return cls([keras.Input((4,)), hidden, *between, layers.SpectralDense(3)])
+
+
+def fitted(model, loss, rate=0.1, epochs=1, **options):
+    model.compile(keras.optimizers.SGD(rate), loss, **options)
+    model.fit(X, ONE_HOT, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("reward", [0.1, 0.3])
+def test_margins_are_learned_in_a_compiled_step(reward):
+    # beyond its margins a loss has no gradient but that of the reward
+    head = layers.SpectralDense(1, kernel_initializer="ones", use_bias=False)
+    model = lip.LossVariableSequential([keras.Input((2,)), head])
+    loss = losses.HingeMarginAuto(alpha_margin=reward, max_margin=1.25)
+    model.compile(keras.optimizers.SGD(0.5), loss)
+    x, y = np.array([[99.0, 99.0], [-99.0, -99.0]]), np.array([[1.0], [-1.0]])
+    seen = []
+    for _ in range(3):
+        model.fit(x, y, batch_size=2, verbose=0)
+        seen.append(float(loss.hinge_margins[0]))
+    assert seen == pytest.approx([min(1.25, 1 + 0.5 * reward * n) for n in (1, 2, 3)], rel=1e-6)
+
+
+def test_the_running_mean_of_a_loss_is_that_of_its_batches():
+    model, loss = dense(), losses.MulticlassSoftHKR(alpha_mean=0.5)
+    fitted(model, loss, rate=0.0)
+    mean = 1.0
+    for batch in np.split(np.abs(model.predict(X, verbose=0)), 3):
+        mean = 0.5 * mean + 0.5 * batch.mean()
+    assert float(loss.running_mean) == pytest.approx(mean, rel=1e-5)
+    loss.reset_state()
+    fitted(model, loss, rate=0.0)  # no buffer is given away twice
+    assert float(loss.running_mean) == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("make", [layers.BatchCentering, layers.BatchLipNorm])
+def test_moving_means_are_those_of_the_batches(make):
+    centering = make(use_bias=False)
+    model = lip.Sequential([keras.Input((4,)), centering, layers.SpectralDense(3)])
+    fitted(model, "mse", rate=0.0)
+    np.testing.assert_allclose(centering.moving_mean, X.mean(axis=0), rtol=1e-5, atol=1e-6)
+    assert float(centering.batches) == 3
+
+
+def test_a_parameter_of_the_loss_is_read_in_each_compiled_step():
+    model, loss = dense(), losses.MulticlassHKR(alpha=1.0)
+    fitted(model, loss, rate=0.0)
+    for alpha in (4.0, 0.0):
+        loss.alpha = alpha
+        expected = float(losses.MulticlassHKR(alpha)(ONE_HOT, model.predict(X, verbose=0)))
+        assert model.evaluate(X, ONE_HOT, batch_size=24, verbose=0) == pytest.approx(expected, 1e-5)
+
+
+def test_a_metric_proves_what_the_certificates_prove():
+    model = dense()
+    metric = lip.metrics.CertifiedRobustAccuracy(model, radius=0.05)
+    fitted(model, losses.TauCategoricalCrossentropy(10.0), metrics=[metric], epochs=2)
+    _, found = model.evaluate(X, ONE_HOT, batch_size=8, verbose=0)
+    expected = lip.certificates.certify(model, X, CLASSES).certified_accuracy(0.05)
+    assert found == pytest.approx(expected, abs=1e-6) and 0 < found < 1
+
+
+def test_certificates_are_computed_in_float64_and_leave_no_trace_of_it():
+    import jax
+
+    model = dense()
+    exported = model.vanilla_export()
+    z = X.astype("float64")
+    for layer in exported.layers:
+        if isinstance(layer, keras.layers.Dense):
+            kernel, bias = (np.asarray(w, np.float64) for w in layer.get_weights())
+            z = z @ kernel + bias
+            if z.shape[1] == 4:
+                z = np.sort(z.reshape(-1, 2, 2)).reshape(-1, 4)
+    z.sort(axis=1)
+    certificates = lip.certificates.certify(model, X)
+    np.testing.assert_allclose(certificates.margin, z[:, -1] - z[:, -2], rtol=1e-12, atol=1e-15)
+    assert not jax.config.jax_enable_x64 and (certificates.radius > 0).any()
+    assert (lip.certificates.certify(model, X, semantics="float32").radius > 0).any()
+
+
+def test_float64_that_is_float32_is_refused():
+    dense = keras.layers.Dense(2, dtype="float64", name="wide")
+    with pytest.warns(UserWarning, match="float64"):
+        model = keras.Sequential([keras.Input((3,), dtype="float64"), dense])
+        with pytest.raises(ValueError, match="wide.*jax_enable_x64"):
+            lip.bounds.lipschitz_bound(model)
+
+
+def test_the_compiled_step_stays_on_the_device_and_on_the_manifold():
+    import jax
+
+    image = keras.Input((6, 6, 1))
+    hidden = layers.SpectralConv2D(4, 3, activation=layers.GroupSort2())(image)
+    hidden = layers.AOLConv2D(4, 3)(hidden)
+    outputs = layers.SpectralDense(3)(keras.layers.Flatten()(hidden))
+    model = lip.Model(image, outputs)
+    model.compile(keras.optimizers.Adam(1e-2), losses.OffsetCrossentropy())
+    x = RNG.normal(size=(8, 6, 6, 1)).astype("float32")
+    model.fit(x, ONE_HOT[:8], epochs=2, verbose=0)
+    for layer in (model.layers[1], model.layers[-1]):  # the optimizer has retracted them
+        kernel = np.asarray(layer.kernel).reshape(-1, layer.kernel.shape[-1])
+        assert np.ptp(np.linalg.svd(kernel, compute_uv=False)) < 1e-2
+    names = ("trainable_variables", "non_trainable_variables")
+    state = [[v.value for v in getattr(model, name)] for name in names]
+    state += [[v.value for v in model.optimizer.variables]]
+    state += [[v.value for v in model.metrics_variables]]
+    step = jax.make_jaxpr(model.train_step)(tuple(state), (x, ONE_HOT[:8]))
+    assert "callback" not in str(step) and "infeed" not in str(step)
+
+
+def test_bfloat16_activations_with_kernels_in_float32():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = fitted(dense(), losses.OffsetCrossentropy(), epochs=2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model(X).dtype == "bfloat16"
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    kernel = np.asarray(model.layers[0].effective_kernel())
+    assert np.linalg.norm(kernel, 2) <= 1 + 1e-6
+    assert np.isfinite(lip.certificates.certify(model, X).radius).all()
+
+
+WITHOUT = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed"
+)
+
+
+@WITHOUT
+def test_what_needs_tensorflow_says_so_when_it_is_asked_for(tmp_path):
+    from deel_lip_tf.formats import from_saved_model
+
+    monitor = lip.callbacks.MonitorCallback(["head"], str(tmp_path))
+    for call in (lambda: lip.verify, lambda: from_saved_model(tmp_path), monitor.on_train_begin):
+        with pytest.raises(ImportError, match="pip install tensorflow"):
+            call()
+
+
+@pytest.mark.parametrize("command", [["verify", "m", "p"], ["hunt", "m"], ["quickstart"]])
+def test_commands_that_need_tensorflow_say_so_in_one_line(command, capsys):
+    from deel_lip_tf import __main__ as command_line
+
+    assert command_line.main(command) == 2
+    assert "set KERAS_BACKEND=tensorflow" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command_line.main([command[0], "--help"])
+    assert "TensorFlow" in capsys.readouterr().out
