@@ -130,6 +130,23 @@ def test_gradient_is_that_of_finite_differences(parametrization, shape, rng, tf)
     assert np.linalg.norm(gradient - expected) <= GRADIENT * np.linalg.norm(expected) + rounding
 
 
+@pytest.mark.parametrize("parametrization", [BRO(), Cayley()], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_orthogonal_maps_have_singular_values_of_1_in_float32(parametrization, shape, rng):
+    for scale in (1e-30, 1e-3, 1.0, 30.0, 1e30):
+        matrix = tf.constant(scale * rng.normal(size=shape), "float32")
+        values = oracles.singular_values(parametrization.project(matrix))
+        assert values.max() <= SOUND
+        np.testing.assert_allclose(values, 1, atol=1e-5)
+
+
+def test_reflections_turn_what_one_reflection_cannot(rng):
+    """A single block reflection is symmetric; a product of two need not be."""
+    projected = BRO().project(tf.constant(rng.normal(size=(4, 4)))).numpy()
+    assert np.linalg.det(projected) == pytest.approx(1, abs=1e-9)
+    assert np.abs(projected - projected.T).max() > 0.1
+
+
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS, ids=str)
 def test_degenerate_kernels_have_finite_values_and_gradients(parametrization, tf):
     kernels = [
