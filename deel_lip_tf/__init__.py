@@ -67,8 +67,11 @@ __all__ = [
 
 _MODELS = tuple(name for name in __all__ if name[0].isupper() or name == "vanillaModel")
 _ROOMS = tuple(name for name in __all__ if name not in _MODELS)
+_BEHIND = ("cli", "errors", "estimates", "model", "semantics")  # what these need, found as they are
 
-__getattr__, __dir__ = found_when_asked_for(__name__, {"deel_lip_tf.model": _MODELS}, _ROOMS)
+__getattr__, __dir__ = found_when_asked_for(
+    __name__, {"deel_lip_tf.model": _MODELS}, (*_ROOMS, *_BEHIND)
+)
 
 # `verify` is TensorFlow's: whoever uses Keras on another backend does without.
 imported_with("keras", __name__, [*(room for room in _ROOMS if room != "verify"), "model"])

@@ -205,6 +205,15 @@ def test_a_watch_changes_nothing_else():
     assert run_python(WATCHED).split() == ["None", "False", "True", "True", "False"]
 
 
+def test_rooms_behind_the_public_ones_are_found():
+    code = (
+        "import deel_lip_tf as lip; print(lip.errors.UnsupportedLayerError, lip.cli, lip.semantics)"
+    )
+    assert "UnsupportedLayerError" in run_python(code)
+    code = "import deel_lip_tf as lip; print(lip.model.gap_constants, lip.estimates)"
+    assert "gap_constants" in run_python(code)
+
+
 def test_what_is_lazy_is_listed():
     code = "import deel_lip_tf as lip; print({*lip.__all__} - {*dir(lip)}, lip.nothing)"
     with pytest.raises(AssertionError, match="has no attribute 'nothing'"):

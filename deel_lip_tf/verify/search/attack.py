@@ -26,8 +26,8 @@ from deel_lip_tf._validation.labels import true_classes
 from deel_lip_tf._validation.models import check_one_to_one
 from deel_lip_tf._validation.scalars import check_time_limit, whole_number
 from deel_lip_tf._validation.shapes import check_classifier_shape
-from deel_lip_tf.semantics.ends import threshold
-from deel_lip_tf.semantics.graph import graph_of
+from deel_lip_tf.semantics.ends import final_call, final_function, threshold
+from deel_lip_tf.semantics.graph import graph_of, is_readable
 from deel_lip_tf.verify.domain import Domain, check_domain
 from deel_lip_tf.verify.graphs import LRUCache, traced
 from deel_lip_tf.verify.models import configuration, margin_objectives, output_values
@@ -290,10 +290,19 @@ def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Callable
     left out: Keras hands on the logits it was computed from, and their gradient does not vanish
     where a probability is 1.
     """
+    drop_softmax = drop_softmax and _may_end_with_softmax(model)
     config = configuration(model)
     # While it is kept the model lives, and no other one has its number.
     key = None if config is None else (id(model), config, drop_softmax)
     return _GRADIENTS.get(key, lambda: (model, _traced_gradient(model, drop_softmax)))[1]
+
+
+def _may_end_with_softmax(model: keras.Model) -> bool:
+    """Whether there is anything to leave out: else both questions have one graph."""
+    if not is_readable(model):
+        return True
+    call = final_call(graph_of(model))
+    return call is not None and final_function(call.operation) != ""
 
 
 def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Callable:

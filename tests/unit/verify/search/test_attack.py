@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from deel_lip_tf.verify import ball, box
-from deel_lip_tf.verify.search.attack import Claims, falsify, search
+from deel_lip_tf.verify.search.attack import Claims, falsify, gradient_function, search
 
 NORMS = {"linf": np.inf, "l2": 2, "l1": 1}
 
@@ -183,6 +183,21 @@ def test_no_time_no_descent(rng):
     wrong = (labels_of(model, x) + 1) % 4
     assert found(falsify(model, x, wrong, ball(x, 0.1))).all()
     assert not found(falsify(model, x, wrong, ball(x, 0.1), time_limit=1e-9)).any()
+
+
+@pytest.mark.parametrize("final", [None, "softmax"])
+def test_a_softmax_is_left_out_where_there_is_one(final, rng):
+    """Else both questions have one graph, which is traced once."""
+    model = classifier(final=final)
+    same = gradient_function(model, True) is gradient_function(model, False)
+    assert same == (final is None)
+    x, weights = rng.normal(size=(1, 6)).astype("float32"), np.eye(4, dtype="float32")[None, :1]
+    (logit, _), (own, _) = (
+        gradient_function(model, drop)(keras.ops.convert_to_tensor(x), weights, np.zeros((1, 1)))
+        for drop in (True, False)
+    )
+    np.testing.assert_allclose(own, model(x)[:, 0], rtol=1e-5)
+    assert np.allclose(logit, own) == (final is None)
 
 
 def test_the_model_is_not_changed_and_runs_repeat(rng):
