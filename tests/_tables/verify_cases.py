@@ -307,7 +307,12 @@ def own(case):
 _WITH_ONE_OF_A_KIND = {}
 for _case in cases.LAYERS:
     _WITH_ONE_OF_A_KIND.setdefault((_case.cls, _case.kwargs.get("padding")), _case)
-LIBRARY = [own(case) for case in _WITH_ONE_OF_A_KIND.values()] + [
+_OTHERS = [
+    cases.Case(cases.layers.Householder, dict(order=2), (6,)),
+    cases.Case(cases.layers.Abs, dict(fraction=0.5, k_coef_lip=0.7), (3, 4, 3)),
+    cases.Case(cases.layers.LipschitzSpline, dict(knots=1, data_format="channels_first"), (2, 3)),
+]
+LIBRARY = [own(case) for case in (*_WITH_ONE_OF_A_KIND.values(), *_OTHERS)] + [
     own(cases.Case(cases.layers.FullSort, {}, (5,))),
     own(
         cases.Case(

@@ -103,11 +103,11 @@ class Householder(ChannelLayer):
         self.built = True
 
     def _activate(self, inputs, training=None):
-        pairs = ops.split(inputs, 2, axis=-1)
+        first, second = ops.split(inputs, 2, axis=-1)
         # Angles in full precision: cos and sin of a rounded angle are not on the unit circle.
         theta = ops.convert_to_tensor(self.theta)
         fold = _reflected if self.order == 1 else _folded
-        return ops.concatenate(fold(*pairs, theta), axis=-1)
+        return ops.concatenate(fold(first, second, theta), axis=-1)
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""

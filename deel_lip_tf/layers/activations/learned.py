@@ -77,12 +77,11 @@ class NActivation(ChannelLayer):
             name="knots",
             shape=(2, self._own_channels(input_shape)),
             initializer=self.knots_initializer or _alternating_knots,
-            autocast=False,
         )
         self.built = True
 
     def _activate(self, inputs, training=None):
-        knots = ops.cast(ops.sort(ops.convert_to_tensor(self.knots), axis=0), inputs.dtype)
+        knots = ops.sort(ops.convert_to_tensor(self.knots), axis=0)
         return inputs - 2 * ops.minimum(ops.maximum(inputs, knots[0]), knots[1])
 
     def get_config(self) -> dict:

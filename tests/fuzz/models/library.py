@@ -277,6 +277,50 @@ def _down_sampling(draw: Draw, shape):
     return of_layer(layer, value)
 
 
+def _bent(draw: Draw, shape):
+    """An activation of each channel by itself, or of pairs, that bends more than once."""
+    kinds = [lip.Abs, lip.SoftHuber, lip.NActivation, lip.LipschitzSpline]
+    kind = draw.one_of(*kinds, *([] if shape[-1] % 2 else [lip.Householder]))
+    arguments = {
+        lip.Abs: dict(fraction=draw.one_of(0.0, 0.5, 1.0)),
+        lip.SoftHuber: dict(delta=draw.one_of(0.05, 1.0)),
+        lip.LipschitzSpline: dict(knots=draw.one_of(1, 3, 5), radius=draw.one_of(0.5, 2.0)),
+        lip.Householder: dict(order=2),
+    }
+    k = draw.one_of(1.0, 1.0, 0.5, 2.0)
+    layer = kind(**arguments.get(kind, {}), k_coef_lip=k, dtype=draw.policy)
+    return of_layer(layer, lambda x: layer.k_coef_lip * _BENT[kind](layer, x))
+
+
+def _absolute(layer, x):
+    is_kept = np.arange(x.shape[-1]) < layer.kept(x.shape[-1])
+    return np.where(is_kept, x, np.abs(x))
+
+
+def _n(layer, x):
+    low, high = np.sort(stored(layer, layer.knots, x), axis=0)
+    return x - 2 * np.clip(x, low, high)
+
+
+_BENT = {
+    lip.Abs: _absolute,
+    lip.SoftHuber: lambda layer, x: x * x / (layer.delta + np.sqrt(x * x + layer.delta**2)),
+    lip.NActivation: _n,
+    lip.LipschitzSpline: lambda layer, x: values.interpolated(
+        x, layer.grid, stored(layer, layer.slopes, x)
+    ),
+    lip.Householder: lambda layer, x: values.folded(x, stored(layer, layer.theta, x)),
+}
+
+
+def _other_channels(draw: Draw, shape):
+    kind, channels = draw.one_of(lip.FirstChannels, lip.PadChannels), shape[-1]
+    n = draw.size(1, channels) if kind is lip.FirstChannels else draw.size(channels, channels + 2)
+    layer = kind(n, k_coef_lip=draw.one_of(1.0, 2.0), dtype=draw.policy)
+    more = [(0, 0)] * len(shape) + [(0, max(n - channels, 0))]
+    return of_layer(layer, lambda x: layer.k_coef_lip * np.pad(x, more)[..., :n])
+
+
 def residual(draw: Draw, shape):
     """The convex combination of two tensors of one shape."""
     layer = lip.LipResidual(k_coef_lip=draw.one_of(1.0, 2.0), dtype=draw.policy)
@@ -294,6 +338,6 @@ ROWS = {
     _with_activation_layer: 1, _constrained_convolution: 4, _constrained_depthwise: 1,
     _constrained_transposed: 1, _padded_convolution: 1.5, _sorting: 2, _max_min: 1, _householder: 1,
     _prelu: 1, _centering: 1, _batch_centering: 1, _scale_bias: 0.7, _pooling: 1,
-    _global_pooling: 0.5, _down_sampling: 0.7,
+    _global_pooling: 0.5, _down_sampling: 0.7, _bent: 2, _other_channels: 0.7,
 }  # fmt: skip
 MERGES = {residual: 1}

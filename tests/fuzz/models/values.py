@@ -13,7 +13,9 @@ __all__ = [
     "average_pooled",
     "convolved",
     "extended",
+    "folded",
     "house_held",
+    "interpolated",
     "max_pooled",
     "relu",
     "same_padding",
@@ -170,3 +172,27 @@ def house_held(x, theta):
     moved = np.maximum(side, 0)
     first, second = a - 2 * moved * np.sin(theta / 2), b + 2 * moved * np.cos(theta / 2)
     return np.concatenate([first, second], axis=-1)
+
+
+def folded(x, theta):
+    """Pairs of channels (i, i + half) as points of a plane that is folded, by their angles."""
+    a, b = np.split(x, 2, axis=-1)
+    t0, t1, t2 = theta[0], np.clip(theta[1], 1 / 64, 6.25), np.clip(theta[2], 1 / 64, 6.25)
+    angle = np.mod(np.arctan2(b, a) - t0 / 2, 2 * np.pi)
+    pieces = [angle < t1 / 2, angle < (t1 + t2) / 2, angle < np.pi + t2 / 2]
+    angle = np.select(pieces, [angle, t1 - angle, angle - t2], -angle) + t0 / 2
+    length = np.hypot(a, b)
+    return np.concatenate([length * np.cos(angle), length * np.sin(angle)], axis=-1)
+
+
+def interpolated(x, grid, slopes):
+    """Of each channel the function with these slopes between and beyond the knots, 0 at 0."""
+    slopes = np.clip(slopes, -1, 1)
+
+    def integral(x):
+        left = slopes[0] * np.minimum(x - grid[0], 0)
+        right = slopes[-1] * np.maximum(x - grid[-1], 0)
+        pairs = zip(grid[:-1], grid[1:], slopes[1:-1], strict=True)
+        return left + right + sum(s * (np.clip(x, low, high) - low) for low, high, s in pairs)
+
+    return integral(x) - integral(np.zeros_like(x))
