@@ -32,7 +32,7 @@ from deel_lip_tf.semantics.operators import (
     all_known,
     known_sizes,
 )
-from deel_lip_tf.semantics.rule import lipschitz_constant, rule_for
+from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
 
 __all__ = ["Pattern", "find_patterns"]
 
@@ -317,10 +317,10 @@ def _potential(call: Call) -> Pattern | None:
         first = second.inputs[0].call if second is not None and len(second.inputs) == 1 else None
         if first is None or second is None or first.inputs != [source]:
             continue
-        operators = [_kept_kernel(*pair) for pair in ((first, _RELU), (second, _LINEAR))]
-        if None in operators or not _is_opposite(*operators):
+        operator, gradient = _plain_operator(first, _RELU), _plain_operator(second, _LINEAR)
+        if operator is None or gradient is None or not _is_opposite(operator, gradient):
             continue
-        potential = Potential(operators[0], None, 1.0)
+        potential = Potential(operator, None, 1.0)
         return Pattern(source, (first, second), functools.partial(potential_bound, potential))
     return None
 
@@ -328,14 +328,14 @@ def _potential(call: Call) -> Pattern | None:
 _RELU, _LINEAR = (activations.relu,), (None, activations.linear)
 
 
-def _kept_kernel(call: Call, allowed: tuple) -> Matrices | Convolution | None:
+def _plain_operator(call: Call, allowed: tuple) -> Matrices | Convolution | None:
     """The operator of a layer with one of some activations: a matrix, or a plain convolution."""
     layer = call.operation
     if type(layer) not in (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D):
         return None
     if not layer.built or layer.activation not in allowed:
         return None
-    match rule_for(layer).operators(layer, call.inputs[0].shape):
+    match (rule_for(layer) or Rule()).operators(layer, call.inputs[0].shape):
         case [Matrices() as matrices]:
             return matrices
         case [Convolution(padding="same", kernel=kernel) as convolution]:
@@ -350,9 +350,7 @@ def _kept_kernel(call: Call, allowed: tuple) -> Matrices | Convolution | None:
 
 def _is_opposite(first: Matrices | Convolution, second: Matrices | Convolution) -> bool:
     """Whether the second operator is -2 times the adjoint of the first, exactly."""
-    if isinstance(first, Matrices) != isinstance(second, Matrices):
-        return False
-    kernel, other = (getattr(x, "kernel", getattr(x, "blocks", None)) for x in (first, second))
+    kernel, other = (x.blocks if isinstance(x, Matrices) else x.kernel for x in (first, second))
     axes = tuple(range(kernel.ndim - 3))
     return np.array_equal(-2.0 * np.swapaxes(np.flip(kernel, axes), -1, -2), other)
 
