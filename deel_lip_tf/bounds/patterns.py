@@ -32,7 +32,7 @@ from deel_lip_tf.semantics.operators import (
     all_known,
     known_sizes,
 )
-from deel_lip_tf.semantics.rule import lipschitz_constant, rule_for
+from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
 
 __all__ = ["Pattern", "find_patterns"]
 
@@ -178,6 +178,12 @@ def _centering(call: Call) -> Pattern | None:
 
 def _padded(call: Call) -> Pattern | None:
     """`take` along spatial axes, as a padding of the next "valid" convolution does."""
+    found = _before_padding(call)
+    return None if found is None else _convolution_pattern(call, *found)
+
+
+def _before_padding(call: Call) -> tuple[Value, tuple[Call, ...], Convolution] | None:
+    """What is padded, the calls that pad it, and the convolution with this padding."""
     convolution = _plain_convolution(call)
     if convolution is None or convolution.transposed:
         return None
@@ -191,7 +197,7 @@ def _padded(call: Call) -> Pattern | None:
         tensor, inner = take.inputs[0], (*inner, take)
         sources[axis] = np.asarray(indices)
     whole = _with_padding(convolution, call.operation, tensor.shape, sources)
-    return None if whole is None else _convolution_pattern(call, tensor, inner, whole)
+    return None if whole is None else (tensor, inner, whole)
 
 
 def _folded(call: Call) -> Pattern | None:
@@ -313,46 +319,55 @@ def _potential(call: Call) -> Pattern | None:
     if len(call.inputs) != 2 or len({value.shape for value in call.inputs}) > 1:
         return None
     for source, end in (call.inputs, call.inputs[::-1]):
-        second = end.call
-        first = second.inputs[0].call if second is not None and len(second.inputs) == 1 else None
-        if first is None or second is None or first.inputs != [source]:
+        if (second := _plain_operator(end.call, _LINEAR)) is None:
             continue
-        operators = [_kept_kernel(*pair) for pair in ((first, _RELU), (second, _LINEAR))]
-        if None in operators or not _is_opposite(*operators):
+        hidden, after, gradient = second
+        first = _plain_operator(hidden.call, _RELU)
+        if first is None or first[0] is not source or not _is_opposite(first[2], gradient):
             continue
-        potential = Potential(operators[0], None, 1.0)
-        return Pattern(source, (first, second), functools.partial(potential_bound, potential))
+        potential = Potential(first[2], None, 1.0)
+        bound = functools.partial(potential_bound, potential)
+        return Pattern(source, (*first[1], *after), bound)
     return None
 
 
 _RELU, _LINEAR = (activations.relu,), (None, activations.linear)
 
 
-def _kept_kernel(call: Call, allowed: tuple) -> Matrices | Convolution | None:
-    """The operator of a layer with one of some activations: a matrix, or a plain convolution."""
-    layer = call.operation
-    if type(layer) not in (layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D):
+def _plain_operator(
+    call: Call | None, allowed: tuple
+) -> tuple[Value, tuple[Call, ...], Matrices | Convolution] | None:
+    """A layer with one of some activations: what it reads, its calls, and its operator."""
+    layer = None if call is None else call.operation
+    if call is None or type(layer) not in (layers.Dense, *_CONVOLUTIONS):
         return None
-    if not layer.built or layer.activation not in allowed:
+    if not layer.built or layer.activation not in allowed or len(call.inputs) != 1:
         return None
-    match rule_for(layer).operators(layer, call.inputs[0].shape):
-        case [Matrices() as matrices]:
-            return matrices
-        case [Convolution(padding="same", kernel=kernel) as convolution]:
-            # Of an even size the zeros of the adjoint would stand on the other side.
-            is_odd = all(k % 2 for k in convolution.kernel_size)
-            is_plain = {*convolution.strides, *convolution.dilation} == {1} and kernel.shape[
-                -3
-            ] == 1
-            return convolution if is_odd and is_plain else None
-    return None
+    source, inner = call.inputs[0], (call,)
+    if type(layer) is layers.Dense:
+        (operator,) = (rule_for(layer) or Rule()).operators(layer, source.shape) or [None]
+        return None if not isinstance(operator, Matrices) else (source, inner, operator)
+    if (found := _before_padding(call)) is not None:
+        source, takes, operator = found
+        inner = (*takes, call)
+    else:
+        (operator,) = (rule_for(layer) or Rule()).operators(layer, source.shape) or [None]
+    if not isinstance(operator, Convolution) or operator.padding not in ("same", "circular"):
+        return None
+    # Of an even size the zeros of the adjoint would stand on the other side.
+    is_odd = all(k % 2 for k in operator.kernel_size)
+    is_plain = {*operator.strides, *operator.dilation} == {1} and operator.kernel.shape[-3] == 1
+    return (source, inner, operator) if is_odd and is_plain else None
+
+
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 
 
 def _is_opposite(first: Matrices | Convolution, second: Matrices | Convolution) -> bool:
     """Whether the second operator is -2 times the adjoint of the first, exactly."""
-    if isinstance(first, Matrices) != isinstance(second, Matrices):
+    if getattr(first, "padding", None) != getattr(second, "padding", None):
         return False
-    kernel, other = (getattr(x, "kernel", getattr(x, "blocks", None)) for x in (first, second))
+    kernel, other = (x.blocks if isinstance(x, Matrices) else x.kernel for x in (first, second))
     axes = tuple(range(kernel.ndim - 3))
     return np.array_equal(-2.0 * np.swapaxes(np.flip(kernel, axes), -1, -2), other)
 

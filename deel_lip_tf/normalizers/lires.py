@@ -15,9 +15,6 @@ from deel_lip_tf.normalizers.parametrization import (
     check_field,
 )
 
-# What the bound is above the norm by is lost in each layer: 1 % instead of 4.
-_PER_DEGREE = 32
-
 
 @register
 @dataclass(frozen=True)
@@ -88,9 +85,7 @@ class LiRes(Parametrization):
         identity = np.zeros(kernel.shape)
         identity[tuple(k // 2 for k in kernel.shape[:-2])] = np.eye(kernel.shape[-1])
         fused = kernel + ops.cast(identity, kernel.dtype)
-        if not self.normalized:
-            return Projected(fused)
-        return Projected(divided_by_norm(fused, operation, _PER_DEGREE))
+        return Projected(divided_by_norm(fused, operation) if self.normalized else fused)
 
     def reuse(self, operation):
         """For each spatial axis, copies by the padding."""

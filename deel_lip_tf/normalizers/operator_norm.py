@@ -58,11 +58,11 @@ def operator_norm_bound(kernel, operation: Operation, per_degree: int = PER_DEGR
     return scale * _bound_of_unit(unit, operation, per_degree)
 
 
-def divided_by_norm(kernel, operation: Operation, per_degree: int = PER_DEGREE):
+def divided_by_norm(kernel, operation: Operation):
     """The kernel over its `operator_norm_bound`, for entries of any size; zero stays zero."""
     check_plain(operation, "`divided_by_norm`")
     unit, _ = _with_scale(kernel)
-    return safe_divide(unit, _bound_of_unit(unit, operation, per_degree))
+    return safe_divide(unit, _bound_of_unit(unit, operation, PER_DEGREE))
 
 
 @register
@@ -160,11 +160,11 @@ def _largest_of_symbol(kernel, grid: _Grid, squarings: int):
     matrices = ops.reshape(kernel, (grid.angles.shape[1], *kernel.shape[-2:]))
     if matrices.shape[-1] > matrices.shape[-2]:
         matrices = ops.swapaxes(matrices, -1, -2)
-    waves = [ops.cast(wave(grid.angles), kernel.dtype) for wave in (np.cos, np.sin)]
-    bounds = _symbol_bounds(ops.stop_gradient(matrices), *waves, squarings)
+    cosines, sines = (ops.cast(wave(grid.angles), kernel.dtype) for wave in (np.cos, np.sin))
+    bounds = _symbol_bounds(ops.stop_gradient(matrices), cosines, sines, squarings)
     top = ops.stop_gradient(ops.argmax(bounds))
-    at_top = [ops.take(wave, top, axis=0)[None] for wave in waves]
-    (bound,) = ops.unstack(_symbol_bounds(matrices, *at_top, squarings), 1)
+    cosines, sines = (ops.take(wave, top, axis=0)[None] for wave in (cosines, sines))
+    (bound,) = ops.unstack(_symbol_bounds(matrices, cosines, sines, squarings), 1)
     # One product by itself may be rounded to another side than among many.
     return bound + ops.stop_gradient(ops.relu(ops.max(bounds) - bound))
 

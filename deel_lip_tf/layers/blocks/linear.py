@@ -66,8 +66,9 @@ class LiResConv2D(ConstrainedConvolution, keras.layers.Conv2D):
     The identity `I` is the middle of the kernel: as many filters as channels, one convolution of
     one kernel, which is bounded and exported as one `Conv2D`, never as `1 + ||K||`. Normalized,
     which is the default, the whole kernel is divided by an upper bound of its norm, and the layer
-    is `k_coef_lip`-Lipschitz for any finite raw kernel, provided that `activation` is 1-Lipschitz.
-    Otherwise `k_coef_lip` multiplies the kernel and promises nothing (`is_guaranteed` is False):
+    is `k_coef_lip`-Lipschitz for any finite raw kernel, provided that `activation` is 1-Lipschitz:
+    some percent less, which `bounds.lipschitz_bound` proves and certificates gain. Otherwise
+    `k_coef_lip` multiplies the kernel and promises nothing (`is_guaranteed` is False):
     `bounds.lipschitz_bound` proves the constant that it has, and losses with
     `lipschitz="measured"`, such as `EMMA`, train it down.
 

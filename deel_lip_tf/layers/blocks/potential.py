@@ -12,8 +12,11 @@ from deel_lip_tf.layers.dense import AOLDense
 from deel_lip_tf.normalizers import SLL, OperatorNorm, Parametrization
 from deel_lip_tf.normalizers.convolution import EXTENDING
 
-_OF_BRANCH = ("use_bias", "kernel_initializer", "bias_initializer")
-_OF_BRANCH += ("kernel_regularizer", "bias_regularizer")
+_OF_BRANCH = (
+    "use_bias",
+    *("kernel_initializer", "bias_initializer"),
+    *("kernel_regularizer", "bias_regularizer"),
+)
 
 
 class _ConvexPotential(LipschitzLayer, Condensable, keras.layers.Layer):

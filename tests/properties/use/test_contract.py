@@ -361,6 +361,7 @@ OF_PLAIN_LAYERS = [
     dict(kernel_constraint=constraints.AutoWeightClipConstraint()),
     dict(kernel_initializer=initializers.SpectralInitializer()),
     dict(kernel_initializer=initializers.CenteredInitializer()),
+    dict(kernel_initializer=initializers.ResidualInitializer()),
     dict(kernel_regularizer=regularizers.OrthDenseRegularizer(0.1)),
 ]
 

@@ -147,7 +147,7 @@ def test_a_deep_network_of_small_kernels_is_near_the_identity(rng):
     )
     x = rng.normal(size=(4, 6, 6, 8)).astype("float32")
     ratio = np.linalg.norm(normalized(x)) / np.linalg.norm(x)
-    assert 0.5 < ratio <= 1.0
+    assert 0.3 < ratio <= 1.0
 
 
 @pytest.mark.filterwarnings("ignore:.*not a 1-Lipschitz layer")
