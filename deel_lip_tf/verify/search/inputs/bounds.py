@@ -251,7 +251,7 @@ class Relaxation:
         for position in range(max(pending, default=-1), -1, -1):
             if (row := pending.pop(position, None)) is None:
                 continue
-            layer, read, lines = (part[position] for part in (self.layers, self.reads, self.lines))
+            layer, read, lines = self.layers[position], self.reads[position], self.lines[position]
             chord = np.abs(lines.over) + np.abs(lines.under)
             piece = np.minimum(-read.low, read.high) * np.abs(1.0 - layer.slopes)
             taken = np.where((row < 0) == (layer.slopes <= 1.0), chord, piece)
