@@ -24,7 +24,7 @@ from deel_lip_tf._rounding import TINY
 __all__ = ["Boxes", "Layer", "Relaxation", "relaxed"]
 
 _ULPS = 2.0**-50  # more than a few roundings of float64, relatively
-_BLOCK = 2**21  # entries of rows that travel backward together
+_BLOCK, _FEWEST = 2**16, 32  # entries of rows that travel backward together: those of a cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +225,7 @@ class Relaxation:
         """Raises `low` and lowers `high` where the sign is open."""
         boxes, neurons = np.nonzero((low < 0) & (high > 0))
         width = sum(matrix.shape[1] for matrix in layer.weights.values())
-        size = max(1, _BLOCK // (2 * width))
+        size = max(_FEWEST, _BLOCK // (2 * width))
         signs = np.array([[1.0], [-1.0]])
         for start in range(0, len(boxes), size):
             box, own = boxes[start : start + size], neurons[start : start + size]
@@ -281,8 +281,7 @@ class Relaxation:
             if (row := pending.pop(position, None)) is None:
                 continue
             layer = self.layers[position]
-            lines = Lines(*(part[boxes] for part in self.lines[position]))
-            row, added = _relaxed(row, lines, layer, self.roundoff)
+            row, added = _relaxed(row, self.lines[position], boxes, layer, self.roundoff)
             constant = constant + added + row @ layer.bias
             flat = row.reshape(-1, len(layer))  # one product of matrices, not one for each box
             for source, matrix in layer.weights.items():
@@ -301,20 +300,21 @@ class Relaxation:
 
 
 def _relaxed(
-    row: np.ndarray, lines: Lines, layer: Layer, roundoff: float
+    row: np.ndarray, lines: Lines, boxes: np.ndarray, layer: Layer, roundoff: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of what neurons read that lie below rows of neurons, and constants (b, k)."""
     positive = np.maximum(row, 0.0)
     negative = row - positive
-    added = np.einsum("bkw,bw->bk", negative, lines.over)
+    added = np.einsum("bkw,bw->bk", negative, lines.over[boxes])
     if not layer.is_convex:
-        added += np.einsum("bkw,bw->bk", positive, lines.under)
+        added += np.einsum("bkw,bw->bk", positive, lines.under[boxes])
     # Of the coefficients and constants of this step, and of those of the affine map before it.
     error = layer.steepest * (layer.slack + 4.0 * roundoff * layer.added)
     added -= (positive - negative) @ error + TINY
-    positive *= lines.below[:, None]
-    negative *= lines.above[:, None]
-    return positive + negative, added
+    positive *= lines.below[boxes][:, None]
+    negative *= lines.above[boxes][:, None]
+    positive += negative
+    return positive, added
 
 
 def _chord(layer: Layer, read: Read) -> tuple[np.ndarray, np.ndarray]:
