@@ -170,10 +170,19 @@ class Relaxation:
         boxes: the boxes.
         roundoff: relative error of any sum of products.
         is_tight: whether neurons of open sign are bounded backward, too.
+        signs: (n, all neurons) 1 or -1 where it is known, of larger boxes, that none is below or
+            above 0; else 0.
     """
 
-    def __init__(self, boxes: Boxes, roundoff: float, is_tight: bool = True):
+    def __init__(
+        self,
+        boxes: Boxes,
+        roundoff: float,
+        is_tight: bool = True,
+        signs: np.ndarray | None = None,
+    ):
         self.boxes, self.roundoff, self.is_tight = boxes, roundoff, is_tight
+        self._known = signs
         self.layers: list[Layer] = []
         self.reads: list[Read] = []
         self.forms: list[Form] = []
@@ -181,20 +190,31 @@ class Relaxation:
 
     def append(self, layer: Layer) -> None:
         """Bounds a layer, and relaxes its neurons."""
-        read = self.read(layer)
+        start = sum(map(len, self.layers))
+        known = None if self._known is None else self._known[:, start : start + len(layer)]
+        read = self.read(layer, known)
         chord, gap = _chord(layer, read)
         self.layers.append(layer)
         self.reads.append(read)
         self.forms.append(_between(read.form, chord, gap))
         self.lines.append(_lines(layer, read, chord, gap))
 
-    def read(self, layer: Layer) -> Read:
-        """What a layer reads."""
+    @property
+    def signs(self) -> np.ndarray:
+        """(n, all neurons) 1 or -1 where a neuron reads nothing below or above 0, else 0."""
+        parts = [np.where(r.low >= 0, 1, np.where(r.high <= 0, -1, 0)) for r in self.reads]
+        return np.concatenate([np.zeros((len(self.boxes), 0)), *parts], axis=1).astype(np.int8)
+
+    def read(self, layer: Layer, signs: np.ndarray | None = None) -> Read:
+        """What a layer reads; `signs` (n, neurons) of it may be known."""
         form = self.form(layer)
         outward = form.spread + self.roundoff * form.size
         low, high = form.terms[:, 0] - outward, form.terms[:, 0] + outward
         # What overflows may be anything; its lines are no numbers, and refute nothing.
         low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+        if signs is not None:
+            low = np.where(signs > 0, np.maximum(low, 0.0), low)
+            high = np.where(signs < 0, np.minimum(high, 0.0), high)
         if self.is_tight and any(source >= 0 for source in layer.weights):
             self._tighten(layer, low, high)
         return Read(form, low, high)
@@ -355,9 +375,11 @@ def _between(form: Form, chord: np.ndarray, gap: np.ndarray) -> Form:
     return Form(terms, radius + _ULPS * np.abs(terms[:, 0]))
 
 
-def relaxed(layers: Sequence[Layer], boxes: Boxes, roundoff: float) -> Relaxation:
+def relaxed(
+    layers: Sequence[Layer], boxes: Boxes, roundoff: float, signs: np.ndarray | None = None
+) -> Relaxation:
     """The layers on some boxes."""
-    found = Relaxation(boxes, roundoff)
+    found = Relaxation(boxes, roundoff, signs=signs)
     for layer in layers:
         found.append(layer)
     return found

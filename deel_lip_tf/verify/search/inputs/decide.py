@@ -28,7 +28,7 @@ _FREE = 24  # inputs that are split; of more, only whole boxes are bounded
 _BRIEFLY = 0.1  # of the time, for that
 _FIRST_BATCH, _BATCH = 16, 1024  # boxes of one round, the first and the most
 _ROUND_SECONDS = 0.25  # a round takes about that long, so that the clock is seen
-_OPEN = 2**18  # boxes; of more, those that lack least come first, so that they grow fewer
+_OPEN, _BYTES = 2**18, 2**27  # of boxes; of more, those that lack least come first, and grow fewer
 _DESCENTS = (64, 30), (16, 12)  # and their steps, before the search: of small networks, of others
 _SMALL = 2**12  # entries of all nodes
 _BRIEF = 8  # steps of a descent, and corners that it starts from, in each round of the search
@@ -110,12 +110,14 @@ class _Open(NamedTuple):
         upper: (n, f).
         claim: (n,) the conjunction each is open for.
         lowest: (n,) the largest bound of an inequality there; what is above 0 is refuted.
+        signs: (n, neurons) what is known of the signs of neurons, 0 where nothing is.
     """
 
     lower: np.ndarray
     upper: np.ndarray
     claim: np.ndarray
     lowest: np.ndarray
+    signs: np.ndarray
 
     def of(self, index: np.ndarray) -> "_Open":
         """Some of them."""
@@ -223,7 +225,8 @@ class _Group:
         """The status."""
         free, count = self._network.free, len(self._claims)
         lower, upper = (np.repeat(end[None, free], count, axis=0) for end in self._ends)
-        is_open = _Open(lower, upper, np.arange(count), np.full(count, -np.inf))
+        signs = np.zeros((count, sum(map(len, self._network.layers))), np.int8)
+        is_open = _Open(lower, upper, np.arange(count), np.full(count, -np.inf), signs)
         can_split = 0 < len(free) <= _FREE
         while len(is_open.claim) and time.monotonic() < self._end:
             begin = time.monotonic()
@@ -246,7 +249,7 @@ class _Group:
         count, size = len(is_open.claim), self._batch
         if count <= size:
             return np.arange(count)
-        if count <= _OPEN:
+        if count <= min(_OPEN, _BYTES // (1 + is_open.signs.shape[1])):
             return np.argpartition(is_open.lowest, size - 1)[:size]
         return np.argpartition(-is_open.lowest, size - 1)[:size]
 
@@ -254,7 +257,7 @@ class _Group:
         """The halves of the boxes that are not refuted; None where a witness was found."""
         network, boxes = self._network, Boxes(parts.lower, parts.upper)
         self._work.bounded += len(boxes)
-        relaxation = relaxed(network.layers, boxes, network.roundoff)
+        relaxation = relaxed(network.layers, boxes, network.roundoff, parts.signs)
         starts, constant = self._starts(parts.claim)
         rows = Rows(*relaxation.lowest(starts, constant, np.arange(len(boxes)))[1]).finite()
         weights = multipliers(rows)
@@ -268,7 +271,8 @@ class _Group:
         lowest = rows.lowest[kept].max(axis=1)
         if self._try(shrunk, rows.coefficients[kept, -1], parts.claim[kept], lowest):
             return None
-        left = _Open(shrunk.lower, shrunk.upper, parts.claim[kept], lowest)
+        ends = shrunk.lower, shrunk.upper
+        left = _Open(*ends, parts.claim[kept], lowest, relaxation.signs[kept])
         if not can_split:
             self._is_left |= len(kept) > 0
             return left.of(np.arange(0))

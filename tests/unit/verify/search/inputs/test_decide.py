@@ -81,22 +81,29 @@ def no_gap(layer, read):
     return chord, 0.9 * gap
 
 
-def narrow(self, layer):
-    read = READ(self, layer)
+def narrow(self, layer, signs=None):
+    read = READ(self, layer, signs)
     return bounds.Read(read.form, 0.9 * read.low, 0.9 * read.high)
+
+
+def rash(self):
+    parts = [np.where(r.low + r.high >= 0, 1, -1) for r in self.reads]
+    return np.concatenate([np.zeros((len(self.boxes), 0)), *parts], axis=1).astype(np.int8)
 
 
 CHORD, READ = bounds._chord, bounds.Relaxation.read
 
 
-@pytest.mark.parametrize("fault", ["lines", "intervals"])
+@pytest.mark.parametrize("fault", ["lines", "intervals", "signs"])
 def test_a_bound_that_is_too_small_is_found(fault, monkeypatch):
     """The tests above would fail: what exists is denied."""
     monkeypatch.setattr(points.Points, "witness", lambda *_: None)
     if fault == "lines":
         monkeypatch.setattr(bounds, "_chord", no_gap)
-    else:
+    elif fault == "intervals":
         monkeypatch.setattr(bounds.Relaxation, "read", narrow)
+    else:
+        monkeypatch.setattr(bounds.Relaxation, "signs", property(rash))
     denied = 0
     for seed in range(6):
         program = networks.dense((1, 5, 5, 1), seed=seed, dyadic=True)
@@ -121,19 +128,23 @@ def test_what_exists_is_never_denied(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("is_tight", [True, False])
-def test_bounds_of_neurons_hold_at_points(name, is_tight):
+@pytest.mark.parametrize(("is_tight", "is_known"), [(True, False), (False, False), (True, True)])
+def test_bounds_of_neurons_hold_at_points(name, is_tight, is_known):
     """Of the reduced network, on smaller boxes: outputs of the program itself are inside."""
     program, rng = PROGRAMS[name], np.random.default_rng(1)
     size = int(np.prod(program.input_shape))
-    network = Network(program, -np.ones(size), np.ones(size))
+    network = Network(program, -1.5 * np.ones(size), 1.5 * np.ones(size))
     rows = network.rows(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]]), np.zeros(3))
     middle, half = rng.uniform(-0.7, 0.7, (20, size)), rng.uniform(0, 0.3, (20, size))
-    relaxation = bounds.Relaxation(
-        bounds.Boxes(middle - half, middle + half), network.roundoff, is_tight
-    )
+    boxes, signs = bounds.Boxes(middle - half, middle + half), None
+    if is_known:  # of boxes that are twice as wide
+        wide = bounds.Boxes(middle - 2.0 * half, middle + 2.0 * half)
+        signs = bounds.relaxed(network.layers, wide, network.roundoff).signs
+    relaxation = bounds.Relaxation(boxes, network.roundoff, is_tight, signs)
     for layer in network.layers:
         relaxation.append(layer)
+    if is_known:
+        assert (signs != 0).any() and (relaxation.signs * signs == signs**2).all()
     read = relaxation.read(rows)
     for share in rng.choice([-1.0, 1.0, 0.0, 0.3, -0.8], (100, 20, size)):
         y = values_at(program, middle + share * half)
