@@ -24,7 +24,7 @@ from deel_lip_tf._rounding import TINY
 __all__ = ["Boxes", "Layer", "Relaxation", "relaxed"]
 
 _ULPS = 2.0**-50  # more than a few roundings of float64, relatively
-_BLOCK = 2**21  # entries of rows that travel backward together
+_BLOCK, _FEWEST = 2**16, 32  # entries of rows that travel backward together: those of a cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,10 +170,19 @@ class Relaxation:
         boxes: the boxes.
         roundoff: relative error of any sum of products.
         is_tight: whether neurons of open sign are bounded backward, too.
+        signs: (n, all neurons) 1 or -1 where it is known, of larger boxes, that none is below or
+            above 0; else 0.
     """
 
-    def __init__(self, boxes: Boxes, roundoff: float, is_tight: bool = True):
+    def __init__(
+        self,
+        boxes: Boxes,
+        roundoff: float,
+        is_tight: bool = True,
+        signs: np.ndarray | None = None,
+    ):
         self.boxes, self.roundoff, self.is_tight = boxes, roundoff, is_tight
+        self._known = signs
         self.layers: list[Layer] = []
         self.reads: list[Read] = []
         self.forms: list[Form] = []
@@ -181,20 +190,31 @@ class Relaxation:
 
     def append(self, layer: Layer) -> None:
         """Bounds a layer, and relaxes its neurons."""
-        read = self.read(layer)
+        start = sum(map(len, self.layers))
+        known = None if self._known is None else self._known[:, start : start + len(layer)]
+        read = self.read(layer, known)
         chord, gap = _chord(layer, read)
         self.layers.append(layer)
         self.reads.append(read)
         self.forms.append(_between(read.form, chord, gap))
         self.lines.append(_lines(layer, read, chord, gap))
 
-    def read(self, layer: Layer) -> Read:
-        """What a layer reads."""
+    @property
+    def signs(self) -> np.ndarray:
+        """(n, all neurons) 1 or -1 where a neuron reads nothing below or above 0, else 0."""
+        parts = [np.where(r.low >= 0, 1, np.where(r.high <= 0, -1, 0)) for r in self.reads]
+        return np.concatenate([np.zeros((len(self.boxes), 0)), *parts], axis=1).astype(np.int8)
+
+    def read(self, layer: Layer, signs: np.ndarray | None = None) -> Read:
+        """What a layer reads; `signs` (n, neurons) of it may be known."""
         form = self.form(layer)
         outward = form.spread + self.roundoff * form.size
         low, high = form.terms[:, 0] - outward, form.terms[:, 0] + outward
         # What overflows may be anything; its lines are no numbers, and refute nothing.
         low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
+        if signs is not None:
+            low = np.where(signs > 0, np.maximum(low, 0.0), low)
+            high = np.where(signs < 0, np.minimum(high, 0.0), high)
         if self.is_tight and any(source >= 0 for source in layer.weights):
             self._tighten(layer, low, high)
         return Read(form, low, high)
@@ -225,7 +245,7 @@ class Relaxation:
         """Raises `low` and lowers `high` where the sign is open."""
         boxes, neurons = np.nonzero((low < 0) & (high > 0))
         width = sum(matrix.shape[1] for matrix in layer.weights.values())
-        size = max(1, _BLOCK // (2 * width))
+        size = max(_FEWEST, _BLOCK // (2 * width))
         signs = np.array([[1.0], [-1.0]])
         for start in range(0, len(boxes), size):
             box, own = boxes[start : start + size], neurons[start : start + size]
@@ -251,7 +271,7 @@ class Relaxation:
         for position in range(max(pending, default=-1), -1, -1):
             if (row := pending.pop(position, None)) is None:
                 continue
-            layer, read, lines = (part[position] for part in (self.layers, self.reads, self.lines))
+            layer, read, lines = self.layers[position], self.reads[position], self.lines[position]
             chord = np.abs(lines.over) + np.abs(lines.under)
             piece = np.minimum(-read.low, read.high) * np.abs(1.0 - layer.slopes)
             taken = np.where((row < 0) == (layer.slopes <= 1.0), chord, piece)
@@ -281,8 +301,7 @@ class Relaxation:
             if (row := pending.pop(position, None)) is None:
                 continue
             layer = self.layers[position]
-            lines = Lines(*(part[boxes] for part in self.lines[position]))
-            row, added = _relaxed(row, lines, layer, self.roundoff)
+            row, added = _relaxed(row, self.lines[position], boxes, layer, self.roundoff)
             constant = constant + added + row @ layer.bias
             flat = row.reshape(-1, len(layer))  # one product of matrices, not one for each box
             for source, matrix in layer.weights.items():
@@ -301,20 +320,21 @@ class Relaxation:
 
 
 def _relaxed(
-    row: np.ndarray, lines: Lines, layer: Layer, roundoff: float
+    row: np.ndarray, lines: Lines, boxes: np.ndarray, layer: Layer, roundoff: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of what neurons read that lie below rows of neurons, and constants (b, k)."""
     positive = np.maximum(row, 0.0)
     negative = row - positive
-    added = np.einsum("bkw,bw->bk", negative, lines.over)
+    added = np.einsum("bkw,bw->bk", negative, lines.over[boxes])
     if not layer.is_convex:
-        added += np.einsum("bkw,bw->bk", positive, lines.under)
+        added += np.einsum("bkw,bw->bk", positive, lines.under[boxes])
     # Of the coefficients and constants of this step, and of those of the affine map before it.
     error = layer.steepest * (layer.slack + 4.0 * roundoff * layer.added)
     added -= (positive - negative) @ error + TINY
-    positive *= lines.below[:, None]
-    negative *= lines.above[:, None]
-    return positive + negative, added
+    positive *= lines.below[boxes][:, None]
+    negative *= lines.above[boxes][:, None]
+    positive += negative
+    return positive, added
 
 
 def _chord(layer: Layer, read: Read) -> tuple[np.ndarray, np.ndarray]:
@@ -355,9 +375,11 @@ def _between(form: Form, chord: np.ndarray, gap: np.ndarray) -> Form:
     return Form(terms, radius + _ULPS * np.abs(terms[:, 0]))
 
 
-def relaxed(layers: Sequence[Layer], boxes: Boxes, roundoff: float) -> Relaxation:
+def relaxed(
+    layers: Sequence[Layer], boxes: Boxes, roundoff: float, signs: np.ndarray | None = None
+) -> Relaxation:
     """The layers on some boxes."""
-    found = Relaxation(boxes, roundoff)
+    found = Relaxation(boxes, roundoff, signs=signs)
     for layer in layers:
         found.append(layer)
     return found

@@ -18,16 +18,17 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.search.inputs.bounds import Boxes, Relaxation, relaxed
 from deel_lip_tf.verify.search.inputs.network import Network, Undecided, is_searchable
 from deel_lip_tf.verify.search.inputs.points import Points, Run, descended
-from deel_lip_tf.verify.search.inputs.refutation import Rows, contracted, multipliers, with_sum
+from deel_lip_tf.verify.search.inputs.refutation import Rows, contracted, multipliers
 from deel_lip_tf.verify.specification.fit import check_fits
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
 __all__ = ["Verdict", "decide_program"]
 
 _FREE = 24  # inputs that are split; of more, only whole boxes are bounded
+_BRIEFLY = 0.1  # of the time, for that
 _FIRST_BATCH, _BATCH = 16, 1024  # boxes of one round, the first and the most
 _ROUND_SECONDS = 0.25  # a round takes about that long, so that the clock is seen
-_OPEN = 2**18  # boxes; of more, those that lack least come first, so that they grow fewer
+_OPEN, _BYTES = 2**18, 2**27  # of boxes; of more, those that lack least come first, and grow fewer
 _DESCENTS = (64, 30), (16, 12)  # and their steps, before the search: of small networks, of others
 _SMALL = 2**12  # entries of all nodes
 _BRIEF = 8  # steps of a descent, and corners that it starts from, in each round of the search
@@ -109,12 +110,14 @@ class _Open(NamedTuple):
         upper: (n, f).
         claim: (n,) the conjunction each is open for.
         lowest: (n,) the largest bound of an inequality there; what is above 0 is refuted.
+        signs: (n, neurons) what is known of the signs of neurons, 0 where nothing is.
     """
 
     lower: np.ndarray
     upper: np.ndarray
     claim: np.ndarray
     lowest: np.ndarray
+    signs: np.ndarray
 
     def of(self, index: np.ndarray) -> "_Open":
         """Some of them."""
@@ -173,8 +176,8 @@ class _Work:
         for claim in self.claims:
             if self.left() < (1.0 - _ATTACK) * self.seconds:
                 break
-            ends = self.points.ends(claim) or (claim.lower, claim.upper)
-            ends = tuple(end.astype(np.float64) for end in ends)
+            held = self.points.ends(claim) or (claim.lower, claim.upper)
+            ends = [end.astype(np.float64) for end in held]
             share = random.random((starts, len(claim.lower)))
             share[0], share[1], share[2] = 0.5, 0.0, 1.0
             share[3::2] = np.round(share[3::2])  # corners, where extremes are
@@ -193,7 +196,10 @@ class _Work:
             groups.setdefault(claim.lower.tobytes() + claim.upper.tobytes(), []).append(claim)
         is_left = False
         for number, claims in enumerate(groups.values()):
-            end = time.monotonic() + self.left() / (len(groups) - number)
+            seconds = self.left() / (len(groups) - number)
+            if np.count_nonzero(claims[0].lower < claims[0].upper) > _FREE:
+                seconds = min(seconds, _BRIEFLY * self.seconds)
+            end = time.monotonic() + seconds
             status = _Group(self, claims, end).run()
             if status == "sat":
                 return status
@@ -218,8 +224,9 @@ class _Group:
     def run(self) -> str:
         """The status."""
         free, count = self._network.free, len(self._claims)
-        ends = (np.repeat(end[None, free], count, axis=0) for end in self._ends)
-        is_open = _Open(*ends, np.arange(count), np.full(count, -np.inf))
+        lower, upper = (np.repeat(end[None, free], count, axis=0) for end in self._ends)
+        signs = np.zeros((count, sum(map(len, self._network.layers))), np.int8)
+        is_open = _Open(lower, upper, np.arange(count), np.full(count, -np.inf), signs)
         can_split = 0 < len(free) <= _FREE
         while len(is_open.claim) and time.monotonic() < self._end:
             begin = time.monotonic()
@@ -242,7 +249,7 @@ class _Group:
         count, size = len(is_open.claim), self._batch
         if count <= size:
             return np.arange(count)
-        if count <= _OPEN:
+        if count <= min(_OPEN, _BYTES // (1 + is_open.signs.shape[1])):
             return np.argpartition(is_open.lowest, size - 1)[:size]
         return np.argpartition(-is_open.lowest, size - 1)[:size]
 
@@ -250,39 +257,55 @@ class _Group:
         """The halves of the boxes that are not refuted; None where a witness was found."""
         network, boxes = self._network, Boxes(parts.lower, parts.upper)
         self._work.bounded += len(boxes)
-        relaxation = relaxed(network.layers, boxes, network.roundoff)
-        starts, rows = self._lower_bounds(relaxation, parts.claim)
+        relaxation = relaxed(network.layers, boxes, network.roundoff, parts.signs)
+        starts, constant = self._starts(parts.claim)
+        rows = Rows(*relaxation.lowest(starts, constant, np.arange(len(boxes)))[1]).finite()
         weights = multipliers(rows)
-        rows = with_sum(rows, weights)
+        summed = {source: np.einsum("nm,nmw->nw", weights, row) for source, row in starts.items()}
+        rows = self._with_sum(relaxation, rows, summed, constant, weights)
         below, above = contracted(rows)
         strict = np.stack([_padded_to(c.is_strict, self._shape[1], False) for c in self._claims])
-        touches = strict[parts.claim] & (rows.lowest[:, :-1] >= 0)
+        touches = strict[parts.claim] & (rows.lowest[:, : self._shape[1]] >= 0)
         kept = np.flatnonzero((below <= above).all(axis=1) & ~touches.any(axis=1))
         shrunk = _shrunk(boxes[kept], below[kept], above[kept])
         lowest = rows.lowest[kept].max(axis=1)
         if self._try(shrunk, rows.coefficients[kept, -1], parts.claim[kept], lowest):
             return None
-        left = _Open(shrunk.lower, shrunk.upper, parts.claim[kept], lowest)
+        ends = shrunk.lower, shrunk.upper
+        left = _Open(*ends, parts.claim[kept], lowest, relaxation.signs[kept])
         if not can_split:
             self._is_left |= len(kept) > 0
             return left.of(np.arange(0))
-        summed = {source: np.einsum("nm,nmw->nw", weights, row) for source, row in starts.items()}
         cost = np.abs(rows.coefficients[:, -1]) + relaxation.shares(summed)
         return self._split(left, (cost * (0.5 * above - 0.5 * below))[kept])
 
-    def _lower_bounds(
-        self, relaxation: Relaxation, claim: np.ndarray
-    ) -> tuple[dict[int, np.ndarray], Rows]:
-        """Rows of neurons, (n, m, neurons) by source, and what is below them."""
-        layer, roundoff = self._rows, self._network.roundoff
-        constant = layer.bias - layer.slack - 2.0 * roundoff * layer.added
-        constant = constant.reshape(self._shape)[claim]
+    def _starts(self, claim: np.ndarray) -> tuple[dict[int, np.ndarray], np.ndarray]:
+        """Rows of conjunctions, (n, m, values) by source, and constants (n, m) below theirs."""
+        layer = self._rows
+        constant = layer.bias - layer.slack - 2.0 * self._network.roundoff * layer.added
         starts = {
             source: matrix.reshape(*self._shape, -1)[claim]
             for source, matrix in layer.weights.items()
         }
-        found = relaxation.lowest(starts, constant, np.arange(len(claim)))
-        return starts, Rows(*found[1]).finite()
+        return starts, constant.reshape(self._shape)[claim]
+
+    def _with_sum(
+        self,
+        relaxation: Relaxation,
+        rows: Rows,
+        summed: dict[int, np.ndarray],
+        constant: np.ndarray,
+        weights: np.ndarray,
+    ) -> Rows:
+        """The rows, and last what is below their sum: what cancels in it needs no lines."""
+        if weights.shape[1] == 1:
+            return rows
+        size = (weights * (np.abs(constant) + self._rows.added.max())).sum(axis=1)
+        own = (weights * constant).sum(axis=1) - 2.0 * relaxation.roundoff * size
+        start = {source: row[:, None] for source, row in summed.items()}
+        found = relaxation.lowest(start, own[:, None], np.arange(len(own)))[1]
+        pairs = zip(rows, Rows(*found).finite(), strict=True)
+        return Rows(*(np.concatenate(pair, axis=1) for pair in pairs))
 
     def _try(self, boxes: Boxes, slope: np.ndarray, claim: np.ndarray, lowest: np.ndarray) -> bool:
         """Whether the corner of each box where its bound is smallest holds a witness.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Rows", "contracted", "multipliers", "with_sum"]
+__all__ = ["Rows", "contracted", "multipliers"]
 
 _STEPS = 40  # towards the best multipliers
 _RATE = 0.5
@@ -69,17 +69,6 @@ def multipliers(rows: Rows) -> np.ndarray:
         own = own * np.exp(slope * (_RATE * count / np.sqrt(1.0 + 0.25 * step)) / largest)
         own /= own.sum(axis=1, keepdims=True)
     return best
-
-
-def with_sum(rows: Rows, weights: np.ndarray) -> Rows:
-    """The rows, and last their sum with weights (n, m)."""
-    size = (weights * (rows.spread + np.abs(rows.constant))).sum(axis=1)
-    coefficients = np.einsum("nm,nmf->nf", weights, rows.coefficients)
-    constant = np.einsum("nm,nm->n", weights, rows.constant) - _ROUND * size
-    return Rows(
-        np.concatenate([rows.coefficients, coefficients[:, None]], axis=1),
-        np.concatenate([rows.constant, constant[:, None]], axis=1),
-    )
 
 
 def contracted(rows: Rows) -> tuple[np.ndarray, np.ndarray]:

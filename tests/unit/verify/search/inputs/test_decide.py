@@ -12,8 +12,9 @@ import pytest
 from deel_lip_tf.semantics.ir.elementwise import Function, relu
 from deel_lip_tf.semantics.ir.primitives import MatMul
 from deel_lip_tf.semantics.ir.program import Builder
-from deel_lip_tf.verify.search.inputs import bounds, decide, points
+from deel_lip_tf.verify.search.inputs import bounds, decide, points, refutation
 from deel_lip_tf.verify.search.inputs.decide import decide_program
+from deel_lip_tf.verify.search.inputs.network import Network
 from tests.unit.verify.search.inputs import networks
 from tests.unit.verify.search.inputs.networks import asked, conjunction, values_at
 
@@ -80,22 +81,29 @@ def no_gap(layer, read):
     return chord, 0.9 * gap
 
 
-def narrow(self, layer):
-    read = READ(self, layer)
+def narrow(self, layer, signs=None):
+    read = READ(self, layer, signs)
     return bounds.Read(read.form, 0.9 * read.low, 0.9 * read.high)
+
+
+def rash(self):
+    parts = [np.where(r.low + r.high >= 0, 1, -1) for r in self.reads]
+    return np.concatenate([np.zeros((len(self.boxes), 0)), *parts], axis=1).astype(np.int8)
 
 
 CHORD, READ = bounds._chord, bounds.Relaxation.read
 
 
-@pytest.mark.parametrize("fault", ["lines", "intervals"])
+@pytest.mark.parametrize("fault", ["lines", "intervals", "signs"])
 def test_a_bound_that_is_too_small_is_found(fault, monkeypatch):
     """The tests above would fail: what exists is denied."""
     monkeypatch.setattr(points.Points, "witness", lambda *_: None)
     if fault == "lines":
         monkeypatch.setattr(bounds, "_chord", no_gap)
-    else:
+    elif fault == "intervals":
         monkeypatch.setattr(bounds.Relaxation, "read", narrow)
+    else:
+        monkeypatch.setattr(bounds.Relaxation, "signs", property(rash))
     denied = 0
     for seed in range(6):
         program = networks.dense((1, 5, 5, 1), seed=seed, dyadic=True)
@@ -120,21 +128,23 @@ def test_what_exists_is_never_denied(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("is_tight", [True, False])
-def test_bounds_of_neurons_hold_at_points(name, is_tight):
+@pytest.mark.parametrize(("is_tight", "is_known"), [(True, False), (False, False), (True, True)])
+def test_bounds_of_neurons_hold_at_points(name, is_tight, is_known):
     """Of the reduced network, on smaller boxes: outputs of the program itself are inside."""
-    from deel_lip_tf.verify.search.inputs.network import Network
-
     program, rng = PROGRAMS[name], np.random.default_rng(1)
     size = int(np.prod(program.input_shape))
-    network = Network(program, -np.ones(size), np.ones(size))
+    network = Network(program, -1.5 * np.ones(size), 1.5 * np.ones(size))
     rows = network.rows(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]]), np.zeros(3))
     middle, half = rng.uniform(-0.7, 0.7, (20, size)), rng.uniform(0, 0.3, (20, size))
-    relaxation = bounds.Relaxation(
-        bounds.Boxes(middle - half, middle + half), network.roundoff, is_tight
-    )
+    boxes, signs = bounds.Boxes(middle - half, middle + half), None
+    if is_known:  # of boxes that are twice as wide
+        wide = bounds.Boxes(middle - 2.0 * half, middle + 2.0 * half)
+        signs = bounds.relaxed(network.layers, wide, network.roundoff).signs
+    relaxation = bounds.Relaxation(boxes, network.roundoff, is_tight, signs)
     for layer in network.layers:
         relaxation.append(layer)
+    if is_known:
+        assert (signs != 0).any() and (relaxation.signs * signs == signs**2).all()
     read = relaxation.read(rows)
     for share in rng.choice([-1.0, 1.0, 0.0, 0.3, -0.8], (100, 20, size)):
         y = values_at(program, middle + share * half)
@@ -169,14 +179,33 @@ def test_any_of_several_conjunctions_in_several_boxes():
     assert found.status == "sat" and (found.witness >= np.float32(0.6)).all()
 
 
-@pytest.mark.parametrize(("is_strict", "status"), [(True, "unsat"), (False, "sat")])
-def test_strict_and_loose_at_the_boundary(is_strict, status):
-    claim = conjunction([-1.0, -1.0], [0.5, 1.0], [[-1.0, 0.0]], [0.5], [is_strict])
+def test_strict_and_loose_at_the_boundary():
+    """`y0 = x0` reaches 0.5 at the end of the box, and is not above it."""
     program = plain()
-    if is_strict:  # rounding is accounted for, so that only a bound without any error touches 0
-        assert answered(program, claim, seconds=0.5).status in ("unsat", "unknown")
-    else:
-        assert answered(program, claim).status == status
+    loose, strict = (
+        conjunction([-1.0, -1.0], [0.5, 1.0], [[-1.0, 0.0]], [0.5], [flag])
+        for flag in (False, True)
+    )
+    assert answered(program, loose).status == "sat"
+    assert answered(program, strict, seconds=0.5).status != "sat"
+
+
+def test_what_is_cut_off_satisfies_nothing():
+    """Rows of random linear functions: no point outside the ends has all of them at most 0."""
+    rng = np.random.default_rng(2)
+    rows = refutation.Rows(rng.normal(size=(200, 3, 2)), rng.normal(0.8, 1.0, size=(200, 3)))
+    below, above = refutation.contracted(rows)
+    assert ((below > -1) | (above < 1)).any() and (below > above).any()
+    weights = refutation.multipliers(rows)
+    assert (weights >= 0).all()
+    summed = np.einsum("nm,nmf->nf", weights, rows.coefficients)
+    lowest = (weights * rows.constant).sum(axis=1) - np.abs(summed).sum(axis=1)
+    assert (lowest >= rows.lowest.max(axis=1) - 1e-9).all()
+    assert ((lowest > 0) & (rows.lowest <= 0).all(axis=1)).any()  # together, and not alone
+    for e in grid(2, 41):
+        holds = (rows.coefficients @ e + rows.constant <= 0).all(axis=1)
+        outside = ((e < below) | (e > above)).any(axis=1)
+        assert not (holds & (outside | (lowest > 0))).any()
 
 
 def test_no_row_is_satisfied_anywhere_and_no_conjunction_nowhere():
