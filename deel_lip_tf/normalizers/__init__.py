@@ -8,6 +8,7 @@ kernel of raw weights and bounds the norm of the operation with it; the *effecti
 
 from deel_lip_tf.normalizers.aol import AOL
 from deel_lip_tf.normalizers.arithmetic import frobenius_norm, safe_divide, safe_sqrt
+from deel_lip_tf.normalizers.at_most import AtMost
 from deel_lip_tf.normalizers.compatibility import (
     STOP_GRAD_SPECTRAL,
     SWAP_MEMORY,
@@ -53,6 +54,7 @@ __all__ = [
     "DEFAULT_MAXITER_SPECTRAL",
     "STOP_GRAD_SPECTRAL",
     "SWAP_MEMORY",
+    "AtMost",
     "Frobenius",
     "MatrixParametrization",
     "Operation",

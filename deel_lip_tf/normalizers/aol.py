@@ -9,9 +9,15 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf.normalizers.arithmetic import safe_divide, safe_sqrt
 from deel_lip_tf.normalizers.norm_bounds import unit_roundoff
-from deel_lip_tf.normalizers.parametrization import Parametrization, Projected, at_least_float32
+from deel_lip_tf.normalizers.parametrization import (
+    Parametrization,
+    Projected,
+    at_least_float32,
+    named,
+)
 
 
+@named("aol")
 @register
 @dataclass(frozen=True)
 class AOL(Parametrization):
@@ -54,8 +60,7 @@ class AOL(Parametrization):
 
     def reuse(self, operation):
         """For each spatial axis, copies by the padding, times unforeseen distances of patches."""
-        axes = zip(operation.copies, operation.strides, operation.lattice, strict=True)
-        return tuple(copies * stride // step for copies, stride, step in axes)
+        return operation.excess
 
 
 def _rescaled(kernel, strides: tuple[int, ...]):

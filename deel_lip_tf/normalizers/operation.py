@@ -1,17 +1,25 @@
 """What a layer does with its kernel, as far as a bound of the result depends on it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from keras import ops
 
+from deel_lip_tf.normalizers.arithmetic import safe_divide
 from deel_lip_tf.normalizers.convolution import (
     EXTENDING,
     max_duplication,
     padded_indices,
     padding_amounts,
     transposed_max_duplication,
+)
+from deel_lip_tf.normalizers.norm_bounds import (
+    TOLERANCE,
+    convolution_norm_bound,
+    spectral_norm_bound,
+    squarings_for,
 )
 
 Shape = tuple[int, ...]
@@ -87,6 +95,44 @@ class Operation:
             stride if size is not None and size % stride == 0 else 1
             for size, stride in zip(self.sizes, self.strides, strict=True)
         )
+
+    @property
+    def excess(self) -> tuple[int, ...]:
+        """For each spatial axis, by how much the squared norm may exceed the unbounded operation's.
+
+        That is what the padding copies, times the stride on a ring that patches do not tile: the
+        convolution without stride, some outputs of which are kept there, has a squared norm of at
+        most `stride` times that of the one with it.
+        """
+        axes = zip(self.copies, self.strides, self.lattice, strict=True)
+        return tuple(copies * stride // step for copies, stride, step in axes)
+
+    def norm_bound(self, kernel):
+        """An upper bound on the norm of the operation with a kernel, closed and differentiable.
+
+        It holds for each size of which `excess` is not larger: for all sizes, with zeros around
+        images. Of a random kernel of size 3 it is about 6 % too large.
+
+        Args:
+            kernel: tensor in Keras's layout, any finite entries.
+
+        Returns:
+            A scalar tensor; 0 for the zero kernel.
+
+        Example:
+            >>> operation = lip.normalizers.Operation((3, 3), (1, 1), "same", (8, 8))
+            >>> mean = np.full((3, 3, 1, 1), 1 / 9, "float32")
+            >>> 1 <= float(operation.norm_bound(mean)) <= 1.05
+            True
+        """
+        if not self.kernel_size:
+            largest = ops.stop_gradient(ops.max(ops.abs(kernel)))
+            squarings = squarings_for(min(kernel.shape), TOLERANCE)
+            return largest * spectral_norm_bound(safe_divide(kernel, largest), squarings)
+        groups = kernel.shape[-2] if self.is_depthwise else 1
+        grouped = ops.reshape(kernel, (*self.kernel_size, groups, -1, kernel.shape[-1]))
+        copies = math.sqrt(math.prod(self.copies))
+        return copies * convolution_norm_bound(grouped, self.lattice)
 
     @property
     def _image_sizes(self) -> tuple[int | None, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import keras
 
 from deel_lip_tf import layers
-from deel_lip_tf.normalizers import AOL
+from deel_lip_tf.normalizers import AOL, AtMost
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ DENSE = [
     Case(layers.FrobeniusDense, dict(units=4, disjoint_neurons=False)),
     Case(layers.AOLDense, dict(units=4)),
     Case(layers.AOLDense, dict(units=12)),
+    Case(layers.SpectralDense, dict(units=4, parametrization=AtMost())),
 ]
 CONVOLUTIONS = [
     *[Case(layers.AOLConv2D, dict(filters=4, kernel_size=3, padding=p), IMAGE) for p in PADDINGS],
@@ -57,12 +58,29 @@ CONVOLUTIONS = [
     Case(
         layers.SpectralConv2D, dict(filters=4, kernel_size=7, strides=3, padding="circular"), IMAGE
     ),
+    Case(layers.SpectralConv2D, dict(filters=4, kernel_size=3, gain="measured"), IMAGE),
+    Case(
+        layers.SpectralConv2D,
+        dict(filters=4, kernel_size=(2, 5), strides=(2, 1), padding="reflect", gain="measured"),
+        IMAGE,
+    ),
+    Case(
+        layers.SpectralConv2D,
+        dict(filters=9, kernel_size=4, strides=3, padding="circular", gain="measured"),
+        IMAGE,
+    ),
+    Case(layers.SpectralConv2D, dict(filters=4, kernel_size=3, parametrization=AtMost()), IMAGE),
     Case(layers.FrobeniusConv2D, dict(filters=4, kernel_size=3), IMAGE),
     Case(
         layers.FrobeniusConv2D, dict(filters=4, kernel_size=3, strides=2, padding="reflect"), IMAGE
     ),
 ]
 SEQUENCES = [
+    Case(
+        layers.SpectralConv1D,
+        dict(filters=4, kernel_size=3, padding="causal", strides=2, parametrization="at_most"),
+        SEQUENCE,
+    ),
     *[
         Case(layers.SpectralConv1D, dict(filters=4, kernel_size=3, padding=p), SEQUENCE)
         for p in (*PADDINGS, "causal")
@@ -95,6 +113,11 @@ DEPTHWISE = [
     ),
     Case(
         layers.SpectralDepthwiseConv2D,
+        dict(kernel_size=3, depth_multiplier=2, gain="measured"),
+        IMAGE,
+    ),
+    Case(
+        layers.SpectralDepthwiseConv2D,
         dict(kernel_size=3, depth_multiplier=2, parametrization=AOL()),
         IMAGE,
     ),
@@ -122,6 +145,11 @@ TRANSPOSED = [
     Case(
         layers.SpectralConv2DTranspose,
         dict(filters=2, kernel_size=3, strides=2, output_padding=1),
+        IMAGE,
+    ),
+    Case(
+        layers.SpectralConv2DTranspose,
+        dict(filters=2, kernel_size=5, strides=2, padding="valid", gain="measured"),
         IMAGE,
     ),
     Case(
