@@ -8,7 +8,7 @@ import numpy as np
 
 import deel_lip_tf as lip
 from deel_lip_tf import callbacks, constraints, initializers, layers, losses, metrics, regularizers
-from deel_lip_tf.normalizers import AOL, Frobenius, Spectral, UnitFrobenius
+from deel_lip_tf.normalizers import AOL, AtMost, Frobenius, Spectral, UnitFrobenius
 from tests._tables.all_losses import ALL_LOSSES, parameters_of
 from tests._tables.cases import CONSTRAINED, IMAGE, LAYERS, SEQUENCE, Case
 
@@ -312,7 +312,7 @@ def objects() -> list:
     made = [case.make() for case in {case.cls: case for case in LAYERS + MORE}.values()]
     made += [layers.LipResidual(k_coef_lip=0.8), *map(a_loss, ALL_LOSSES)]
     made += [one for arguments in OF_PLAIN_LAYERS.values() for one in arguments.values()]
-    made += [AOL(), Spectral(**PROJECTION), Frobenius(False), UnitFrobenius()]
+    made += [AOL(), AtMost(), Spectral(**PROJECTION), Frobenius(False), UnitFrobenius()]
     return made + [
         initializers.CenteredInitializer("identity"),
         losses.HKR(alpha=math.inf, multi_gpu=True, reduction="sum", name="mine"),
