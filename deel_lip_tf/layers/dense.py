@@ -60,7 +60,8 @@ class SpectralDense(ConstrainedDense):
             the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
-        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below, or
+            its name: "spectral", "frobenius", "aol" or "at_most".
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
             the norm is divided out: positive, 1e-3 by default.
@@ -112,7 +113,8 @@ class FrobeniusDense(ConstrainedDense):
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
         disjoint_neurons: norms of columns (`True`, the default) or of the whole kernel (`False`).
-        parametrization: another one of `deel_lip_tf.normalizers`.
+        parametrization: another one of `deel_lip_tf.normalizers`, or its name: "spectral",
+            "frobenius", "aol" or "at_most".
         k_coef_lip: the Lipschitz constant, of each output or of the layer: positive, 1 by default.
         *args: the arguments of `keras.layers.Dense` after `use_bias`, in their order.
         **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.

@@ -8,6 +8,7 @@ kernel of raw weights and bounds the norm of the operation with it; the *effecti
 
 from deel_lip_tf.normalizers.aoc import AOC, BCOP
 from deel_lip_tf.normalizers.aol import AOL, SLL
+from deel_lip_tf.normalizers.at_most import AtMost
 from deel_lip_tf.normalizers.bro import BRO
 from deel_lip_tf.normalizers.cayley import Cayley
 from deel_lip_tf.normalizers.compatibility import (
@@ -63,6 +64,7 @@ __all__ = [
     "STOP_GRAD_SPECTRAL",
     "SWAP_MEMORY",
     "Cayley",
+    "AtMost",
     "Frobenius",
     "LiRes",
     "MatrixParametrization",

@@ -11,9 +11,15 @@ from deel_lip_tf._registration import register
 from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide, safe_sqrt
 from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.numerics.phases import joined_phases, split_phases
-from deel_lip_tf.normalizers.parametrization import Parametrization, Projected, at_least_float32
+from deel_lip_tf.normalizers.parametrization import (
+    Parametrization,
+    Projected,
+    at_least_float32,
+    named,
+)
 
 
+@named("aol")
 @register
 @dataclass(frozen=True)
 class AOL(Parametrization):

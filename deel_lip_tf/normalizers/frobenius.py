@@ -6,7 +6,11 @@ from keras import backend
 
 from deel_lip_tf._registration import register
 from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide, unit_scale
-from deel_lip_tf.normalizers.parametrization import MatrixParametrization, at_least_float32
+from deel_lip_tf.normalizers.parametrization import (
+    MatrixParametrization,
+    at_least_float32,
+    named,
+)
 
 
 @register
@@ -57,6 +61,7 @@ class Frobenius(MatrixParametrization):
         return super().reuse(operation)
 
 
+@named("frobenius")
 @register
 @dataclass(frozen=True)
 class UnitFrobenius(MatrixParametrization):

@@ -1,5 +1,6 @@
 """What a layer does with its kernel, as far as a bound of the result depends on it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,13 @@ from deel_lip_tf.normalizers.convolution import (
     padded_indices,
     padding_amounts,
     transposed_max_duplication,
+)
+from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide
+from deel_lip_tf.normalizers.numerics.norm_bounds import (
+    TOLERANCE,
+    convolution_norm_bound,
+    spectral_norm_bound,
+    squarings_for,
 )
 
 Shape = tuple[int, ...]
@@ -108,6 +116,33 @@ class Operation:
         """
         axes = zip(self.copies, self.strides, self.lattice, strict=True)
         return tuple(copies * stride // step for copies, stride, step in axes)
+
+    def norm_bound(self, kernel):
+        """An upper bound on the norm of the operation with a kernel, closed and differentiable.
+
+        It holds for each size of which `excess` is not larger: for all sizes, with zeros around
+        images. Of a random kernel of size 3 it is about 6 % too large.
+
+        Args:
+            kernel: tensor in Keras's layout, any finite entries.
+
+        Returns:
+            A scalar tensor; 0 for the zero kernel.
+
+        Example:
+            >>> operation = lip.normalizers.Operation((3, 3), (1, 1), "same", (8, 8))
+            >>> mean = np.full((3, 3, 1, 1), 1 / 9, "float32")
+            >>> 1 <= float(operation.norm_bound(mean)) <= 1.05
+            True
+        """
+        if not self.kernel_size:
+            largest = ops.stop_gradient(ops.max(ops.abs(kernel)))
+            squarings = squarings_for(min(kernel.shape), TOLERANCE)
+            return largest * spectral_norm_bound(safe_divide(kernel, largest), squarings)
+        groups = kernel.shape[-2] if self.is_depthwise else 1
+        grouped = ops.reshape(kernel, (*self.kernel_size, groups, -1, kernel.shape[-1]))
+        copies = math.sqrt(math.prod(self.copies))
+        return copies * convolution_norm_bound(grouped, self.lattice)
 
     @property
     def _image_sizes(self) -> tuple[int | None, ...]:

@@ -236,6 +236,20 @@ class MatrixParametrization(Parametrization):
         return kernel / self.bound(kernel, operation) if self.is_scale_free else kernel
 
 
+NAMES: dict[str, type[Parametrization]] = {}
+"""What a layer takes as `parametrization` by name."""
+
+
+def named(name: str) -> Callable:
+    """A decorator: layers take the class, with the defaults of its fields, by this name."""
+
+    def decorated(cls: type[Parametrization]) -> type[Parametrization]:
+        NAMES[name] = cls
+        return cls
+
+    return decorated
+
+
 def parametrization_of(
     owner: str, preset: type[Parametrization], fields: dict, given
 ) -> Parametrization:
@@ -245,15 +259,21 @@ def parametrization_of(
         owner: class name of the layer, for the messages.
         preset: its own parametrization, for `given=None`.
         fields: arguments of the preset.
-        given: another parametrization, or the configuration of one.
+        given: another parametrization, its name, or the configuration of one.
 
     Raises:
         TypeError: `given` is no parametrization.
-        ValueError: it is one, and there are fields besides.
+        ValueError: it is one, and there are fields besides, or it is an unknown name.
     """
     if given is None:
         return preset(**fields)
-    found = keras.saving.deserialize_keras_object(given) if isinstance(given, dict) else given
+    if isinstance(given, str) and given not in NAMES:
+        raise ValueError(
+            f"`parametrization` of {owner} must be one of {sorted(NAMES)}, or an instance of a "
+            f"subclass of `normalizers.Parametrization`. Received: parametrization={given!r}."
+        )
+    found = NAMES[given]() if isinstance(given, str) else given
+    found = keras.saving.deserialize_keras_object(found) if isinstance(found, dict) else found
     if not isinstance(found, Parametrization):
         raise TypeError(
             f"`parametrization` of {owner} must be an instance of a subclass of `normalizers."

@@ -1,7 +1,9 @@
 """Orthogonal kernels: all singular values equal to 1, or the largest one alone."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from keras import ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide, unit_scale
@@ -10,6 +12,7 @@ from deel_lip_tf.normalizers.parametrization import (
     MatrixParametrization,
     at_least_float32,
     check_field,
+    named,
 )
 from deel_lip_tf.normalizers.polar.cubics import bjorck_cubics, polar_factor
 from deel_lip_tf.normalizers.polar.factor import nearest_orthogonal, retracted
@@ -19,8 +22,10 @@ DEFAULT_EPS_BJORCK = 1e-3
 DEFAULT_BETA_BJORCK = 0.5
 DEFAULT_MAXITER_SPECTRAL = 10
 DEFAULT_MAXITER_BJORCK = 15
+GAINS = ("counted", "measured")
 
 
+@named("spectral")
 @register
 @dataclass(frozen=True)
 class Spectral(MatrixParametrization):
@@ -38,6 +43,9 @@ class Spectral(MatrixParametrization):
         maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
             default.
         maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
+        gain: what convolutions are divided by: `"counted"`, the square root of the number of
+            patches that share a pixel, or `"measured"`, an upper bound on the norm of the
+            convolution with the projected kernel, where that is smaller.
 
     Raises:
         TypeError: an argument is not a number, or not an integer where one is asked for.
@@ -59,6 +67,7 @@ class Spectral(MatrixParametrization):
     beta_bjorck: float | None = DEFAULT_BETA_BJORCK
     maxiter_spectral: int = DEFAULT_MAXITER_SPECTRAL
     maxiter_bjorck: int = DEFAULT_MAXITER_BJORCK
+    gain: str = "counted"
     is_scale_free = True
 
     def __post_init__(self):
@@ -68,6 +77,8 @@ class Spectral(MatrixParametrization):
         check_field(self, "beta_bjorck", float, lambda x: 0 < x <= 0.5, f"in ]0, 0.5], {apart}")
         for name in ("maxiter_spectral", "maxiter_bjorck"):
             check_field(self, name, int, lambda x: x >= 1, "an integer of at least 1")
+        if self.gain not in GAINS:
+            raise ValueError(f"`gain` must be one of {GAINS}. Received: gain={self.gain!r}.")
 
     def project(self, matrix):
         """The nearest orthogonal matrix (or the unit-norm multiple) of `matrix`.
@@ -82,6 +93,25 @@ class Spectral(MatrixParametrization):
             return nearest_orthogonal(matrix, self.eps_bjorck, self.maxiter_bjorck)
         # Another step than Björck's own is a wish for exactly that iteration.
         return polar_factor(matrix, bjorck_cubics(self.beta_bjorck, self.maxiter_bjorck))
+
+    def bound(self, kernel, operation):
+        """The square root of the number of patches, or, if `gain` says so, what is measured."""
+        if not self._is_measured(operation):
+            return super().bound(kernel, operation)
+        measured = operation.norm_bound(kernel)
+        measured = ops.where(measured > 0, measured, ops.ones_like(measured))
+        everywhere = replace(operation, sizes=(None,) * len(operation.sizes))
+        return ops.minimum(measured, math.sqrt(math.prod(everywhere.patch_counts)))
+
+    def reuse(self, operation):
+        """For each spatial axis, the largest number of patches that share an element.
+
+        What is measured depends on the sizes as `operation.excess` does.
+        """
+        return operation.excess if self._is_measured(operation) else super().reuse(operation)
+
+    def _is_measured(self, operation) -> bool:
+        return self.gain == "measured" and bool(operation.kernel_size)
 
     @property
     def is_retracting(self) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import keras
 
 from deel_lip_tf import layers
-from deel_lip_tf.normalizers import AOC, AOL, BRO, Cayley
+from deel_lip_tf.normalizers import AOC, AOL, BRO, AtMost, Cayley
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ DENSE = [
         for method in (BRO(), Cayley())
     ],
     Case(layers.LiResDense, dict(units=8, depth=4)),
+    Case(layers.SpectralDense, dict(units=4, parametrization=AtMost())),
 ]
 CONVOLUTIONS = [
     *[Case(layers.AOLConv2D, dict(filters=4, kernel_size=3, padding=p), IMAGE) for p in PADDINGS],
@@ -69,12 +70,29 @@ CONVOLUTIONS = [
         for p in PADDINGS
     ],
     Case(layers.LiResConv2D, dict(filters=3, kernel_size=(1, 5), learns_gamma=False), IMAGE),
+    Case(layers.SpectralConv2D, dict(filters=4, kernel_size=3, gain="measured"), IMAGE),
+    Case(
+        layers.SpectralConv2D,
+        dict(filters=4, kernel_size=(2, 5), strides=(2, 1), padding="reflect", gain="measured"),
+        IMAGE,
+    ),
+    Case(
+        layers.SpectralConv2D,
+        dict(filters=9, kernel_size=4, strides=3, padding="circular", gain="measured"),
+        IMAGE,
+    ),
+    Case(layers.SpectralConv2D, dict(filters=4, kernel_size=3, parametrization=AtMost()), IMAGE),
     Case(layers.FrobeniusConv2D, dict(filters=4, kernel_size=3), IMAGE),
     Case(
         layers.FrobeniusConv2D, dict(filters=4, kernel_size=3, strides=2, padding="reflect"), IMAGE
     ),
 ]
 SEQUENCES = [
+    Case(
+        layers.SpectralConv1D,
+        dict(filters=4, kernel_size=3, padding="causal", strides=2, parametrization="at_most"),
+        SEQUENCE,
+    ),
     *[
         Case(layers.SpectralConv1D, dict(filters=4, kernel_size=3, padding=p), SEQUENCE)
         for p in (*PADDINGS, "causal")
@@ -107,6 +125,11 @@ DEPTHWISE = [
     ),
     Case(
         layers.SpectralDepthwiseConv2D,
+        dict(kernel_size=3, depth_multiplier=2, gain="measured"),
+        IMAGE,
+    ),
+    Case(
+        layers.SpectralDepthwiseConv2D,
         dict(kernel_size=3, depth_multiplier=2, parametrization=AOL()),
         IMAGE,
     ),
@@ -134,6 +157,11 @@ TRANSPOSED = [
     Case(
         layers.SpectralConv2DTranspose,
         dict(filters=2, kernel_size=3, strides=2, output_padding=1),
+        IMAGE,
+    ),
+    Case(
+        layers.SpectralConv2DTranspose,
+        dict(filters=2, kernel_size=5, strides=2, padding="valid", gain="measured"),
         IMAGE,
     ),
     Case(

@@ -34,7 +34,8 @@ class SpectralConv2D(ConstrainedConvolution, keras.layers.Conv2D):
             the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
-        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below, or
+            its name: "spectral", "frobenius", "aol" or "at_most".
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
             the norm is divided out: positive, 1e-3 by default.
@@ -45,6 +46,9 @@ class SpectralConv2D(ConstrainedConvolution, keras.layers.Conv2D):
         maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
             default.
         maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
+        gain: `"counted"` (the default) divides by the square root of `m`; `"measured"` by an upper
+            bound of the norm of the convolution with the orthogonal kernel, at most 6 % above it,
+            for images of any size.
         *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv2D`, except dilation, groups, LoRA and
             quantization.
@@ -93,7 +97,8 @@ class FrobeniusConv2D(ConstrainedConvolution, keras.layers.Conv2D):
             the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
-        parametrization: another one of `deel_lip_tf.normalizers`.
+        parametrization: another one of `deel_lip_tf.normalizers`, or its name: "spectral",
+            "frobenius", "aol" or "at_most".
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         *args: the arguments of `keras.layers.Conv2D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv2D`, except dilation, groups, LoRA and
@@ -190,7 +195,8 @@ class SpectralConv1D(ConstrainedConvolution, keras.layers.Conv1D):
             the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
-        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below, or
+            its name: "spectral", "frobenius", "aol" or "at_most".
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
             the norm is divided out: positive, 1e-3 by default.
@@ -201,6 +207,9 @@ class SpectralConv1D(ConstrainedConvolution, keras.layers.Conv1D):
         maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
             default.
         maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
+        gain: `"counted"` (the default) divides by the square root of `m`; `"measured"` by an upper
+            bound of the norm of the convolution with the orthogonal kernel, at most 6 % above it,
+            for images of any size.
         *args: the arguments of `keras.layers.Conv1D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv1D`, except dilation, groups, LoRA and
             quantization.
@@ -248,7 +257,8 @@ class SpectralDepthwiseConv2D(ConstrainedConvolution, keras.layers.DepthwiseConv
         use_bias: whether to add a bias; True by default.
         depthwise_initializer: of the raw kernel; default
             `SpectralInitializer(depthwise=True)`.
-        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below, or
+            its name: "spectral", "frobenius", "aol" or "at_most".
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
             the norm is divided out: positive, 1e-3 by default.
@@ -259,6 +269,9 @@ class SpectralDepthwiseConv2D(ConstrainedConvolution, keras.layers.DepthwiseConv
         maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
             default.
         maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
+        gain: `"counted"` (the default) divides by the square root of `m`; `"measured"` by an upper
+            bound of the norm of the convolution with the orthogonal kernel, at most 6 % above it,
+            for images of any size.
         *args: the arguments of `keras.layers.DepthwiseConv2D` after `depth_multiplier`, in their
             order.
         **kwargs: every other argument of `keras.layers.DepthwiseConv2D`, except dilation.

@@ -126,7 +126,8 @@ class SpectralConv2DTranspose(ConstrainedTranspose, keras.layers.Conv2DTranspose
             the default, for none; the constant of the layer assumes that it is 1-Lipschitz.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of the raw kernel; default `SpectralInitializer()`.
-        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below.
+        parametrization: another one of `deel_lip_tf.normalizers`, in place of the fields below, or
+            its name: "spectral", "frobenius", "aol" or "at_most".
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
         eps_spectral: by how much, relatively, the bound of the norm may exceed the norm where only
             the norm is divided out: positive, 1e-3 by default.
@@ -137,6 +138,9 @@ class SpectralConv2DTranspose(ConstrainedTranspose, keras.layers.Conv2DTranspose
         maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
             default.
         maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
+        gain: `"counted"` (the default) divides by the square root of `m`; `"measured"` by an upper
+            bound of the norm of the convolution with the orthogonal kernel, at most 6 % above it,
+            for images of any size.
         *args: `data_format`, `dilation_rate`, `activation` and so on, in deel-lip's order, which is
             that of `keras.layers.Conv2D` without `groups`.
         **kwargs: every other argument of `keras.layers.Conv2DTranspose` (`output_padding`

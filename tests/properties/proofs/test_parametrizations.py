@@ -12,12 +12,14 @@ from keras import ops
 from deel_lip_tf import bounds, layers
 from deel_lip_tf.normalizers import (
     AOL,
+    AtMost,
     Frobenius,
     MatrixParametrization,
     Operation,
     Parametrization,
     Projected,
     Spectral,
+    UnitFrobenius,
 )
 from tests._oracles import oracles
 from tests._oracles.tolerances import SAME_FLOAT32, SOUND
@@ -121,6 +123,22 @@ def test_what_is_no_parametrization_or_does_not_fit_is_refused():
         layers.SpectralConv2D(3, 3, parametrization=Frobenius()).build((None, 5, 5, 1))
     with pytest.raises(ValueError, match="not both"):
         layers.FrobeniusDense(3, disjoint_neurons=False, parametrization=AOL())
+    with pytest.raises(ValueError, match="must be one of .*'aol', 'at_most'"):
+        layers.SpectralDense(3, parametrization="orthogonal")
+    with pytest.raises(ValueError, match="`gain` must be one of"):
+        layers.SpectralConv2D(3, 3, gain="estimated")
+
+
+NAMED = {"aol": AOL, "at_most": AtMost, "frobenius": UnitFrobenius, "spectral": Spectral}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_parametrization_has_a_name(name):
+    for make in (layers.SpectralDense, layers.FrobeniusDense, layers.AOLDense):
+        layer = make(3, parametrization=name)
+        assert layer.parametrization == NAMED[name]()
+        again = make.from_config(layer.get_config())
+        assert again.parametrization == layer.parametrization
 
 
 def test_presets_of_their_own_kind_keep_their_configuration():
@@ -128,6 +146,22 @@ def test_presets_of_their_own_kind_keep_their_configuration():
     of_object = layers.SpectralDense(3, parametrization=Spectral(eps_bjorck=None), name="one")
     assert of_fields.get_config() == of_object.get_config()
     assert "parametrization" not in of_fields.get_config()
+
+
+# --- at most, and measured ----------------------------------------------------------------------
+
+
+def test_a_kernel_of_a_smaller_norm_is_left_as_it_is(rng):
+    layer = layers.SpectralConv2D(4, 3, padding="circular", parametrization="at_most")
+    layer.build((None, 32, 32, 2))
+    kernel = rng.normal(size=layer.kernel.shape).astype("float32")
+    layer.kernel.assign(kernel)
+    norm = bounds.lipschitz_bound(layer).value
+    assert 0.95 < norm < 1
+    for share in (0.95, 0.5, 0.0):
+        layer.kernel.assign(share * np.asarray(layer.effective_kernel()))
+        np.testing.assert_array_equal(layer.effective_kernel(), layer.kernel)
+        layer.kernel.assign(kernel)
 
 
 # --- AOL ----------------------------------------------------------------------------------------

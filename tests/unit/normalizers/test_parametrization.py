@@ -132,7 +132,7 @@ def test_gradient_is_that_of_finite_differences(parametrization, shape, rng, tf)
 
 @pytest.mark.parametrize("parametrization", [BRO(), Cayley()], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_orthogonal_maps_have_singular_values_of_1_in_float32(parametrization, shape, rng):
+def test_orthogonal_maps_have_singular_values_of_1_in_float32(parametrization, shape, rng, tf):
     for scale in (1e-30, 1e-3, 1.0, 30.0, 1e30):
         matrix = tf.constant(scale * rng.normal(size=shape), "float32")
         values = oracles.singular_values(parametrization.project(matrix))
@@ -140,7 +140,7 @@ def test_orthogonal_maps_have_singular_values_of_1_in_float32(parametrization, s
         np.testing.assert_allclose(values, 1, atol=1e-5)
 
 
-def test_reflections_turn_what_one_reflection_cannot(rng):
+def test_reflections_turn_what_one_reflection_cannot(rng, tf):
     """A single block reflection is symmetric; a product of two need not be."""
     projected = BRO().project(tf.constant(rng.normal(size=(4, 4)))).numpy()
     assert np.linalg.det(projected) == pytest.approx(1, abs=1e-9)
