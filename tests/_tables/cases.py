@@ -294,7 +294,7 @@ POTENTIALS = [
     *[
         Case(cls, dict(kernel_size=3, **arguments), IMAGE)
         for cls in (layers.SLLConv2D, layers.CPLConv2D)
-        for arguments in ({}, dict(hidden=7), dict(hidden=2, padding="circular"))
+        for arguments in ({}, dict(hidden=7), dict(hidden=5, padding="circular"))
     ],
 ]
 UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS + CHANNELS + NORMALIZATIONS + POTENTIALS
