@@ -41,10 +41,10 @@ def train(recipe: recipes.Recipe, data: recipes.Images, out: Path, name: str, se
     keras.utils.set_random_seed(seed)
     model = recipe.model(data)
     steps = recipe.epochs * -(-len(data.x_train) // recipe.batch_size)
+    # Keras does not compile a step on JAX that has layers of augmentation, unless it is told to.
+    is_compiled = True if backend() == "jax" else "auto"
     model.compile(
-        recipe.optimizer(steps),
-        recipe.loss(),
-        metrics=["accuracy"],
+        recipe.optimizer(steps), recipe.loss(), metrics=["accuracy"], jit_compile=is_compiled
     )
     clock = Clock(out / f"{name}.seconds")
     backup = keras.callbacks.BackupAndRestore(out / f"{name}.backup")
