@@ -13,7 +13,6 @@ from deel_lip_tf.normalizers import (
     Operation,
     Parametrization,
     check_lipschitz_factor,
-    operator_norm_bound,
 )
 from deel_lip_tf.normalizers.parametrization import parametrization_of
 
@@ -240,7 +239,7 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
             return self.k_coef_lip
         if not self.built:
             return None
-        return float(operator_norm_bound(self.effective_kernel(), self.operation))
+        return float(self.operation.norm_bound(self.effective_kernel()))
 
     @property
     def raw_weights(self) -> dict:

@@ -310,7 +310,7 @@ class CPLConv2D(_ConvolutionPotential):
     """Convex potential convolution: `x - 2 / ||W||**2 * W relu(W^T x + b)`, 1-Lipschitz.
 
     `W^T` is the convolution with the kernel, and `W` its adjoint. `||W||` is bounded from above, by
-    `normalizers.operator_norm_bound`, where the source takes a power iteration. With
+    `normalizers.Operation.norm_bound`, where the source takes a power iteration. With
     `V = W / ||W||` the layer is computed as `k_coef_lip * (x - 2 V relu(V^T x + bias))`, the same
     function with `b = ||W|| bias`. It is `k_coef_lip`-Lipschitz for any finite weights and every
     size of image; a zero kernel does nothing.
