@@ -338,26 +338,31 @@ def _plain_operator(
     call: Call | None, allowed: tuple
 ) -> tuple[Value, tuple[Call, ...], Matrices | Convolution] | None:
     """A layer with one of some activations: what it reads, its calls, and its operator."""
-    layer = None if call is None else call.operation
-    if call is None or type(layer) not in (layers.Dense, *_CONVOLUTIONS):
+    if call is None or type(call.operation) not in (layers.Dense, *_CONVOLUTIONS):
         return None
+    layer = call.operation
     if not layer.built or layer.activation not in allowed or len(call.inputs) != 1:
         return None
-    source, inner = call.inputs[0], (call,)
-    if type(layer) is layers.Dense:
-        (operator,) = (rule_for(layer) or Rule()).operators(layer, source.shape) or [None]
-        return None if not isinstance(operator, Matrices) else (source, inner, operator)
+    source = call.inputs[0]
+    inner: tuple[Call, ...] = (call,)
+    operators = (rule_for(layer) or Rule()).operators(layer, source.shape) or []
     if (found := _before_padding(call)) is not None:
-        source, takes, operator = found
-        inner = (*takes, call)
-    else:
-        (operator,) = (rule_for(layer) or Rule()).operators(layer, source.shape) or [None]
-    if not isinstance(operator, Convolution) or operator.padding not in ("same", "circular"):
-        return None
+        source, takes, padded = found
+        inner, operators = (*takes, call), [padded]
+    match operators:
+        case [Matrices() as matrices]:
+            return source, inner, matrices
+        case [Convolution() as operator] if operator.padding in ("same", "circular"):
+            return (source, inner, operator) if _has_such_an_adjoint(operator) else None
+    return None
+
+
+def _has_such_an_adjoint(operator: Convolution) -> bool:
+    """Whether the adjoint is the convolution with the kernel turned round."""
     # Of an even size the zeros of the adjoint would stand on the other side.
     is_odd = all(k % 2 for k in operator.kernel_size)
     is_plain = {*operator.strides, *operator.dilation} == {1} and operator.kernel.shape[-3] == 1
-    return (source, inner, operator) if is_odd and is_plain else None
+    return is_odd and is_plain
 
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)

@@ -5,7 +5,8 @@ from keras import ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import whole_number
-from deel_lip_tf.layers.base import Condensable, ConstrainedKernel, LipschitzLayer, with_bias
+from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.constrained import ConstrainedKernel, with_bias
 from deel_lip_tf.layers.convolution.direct import AOLConv2D
 from deel_lip_tf.layers.convolution.padding import extended_shape, padded_model
 from deel_lip_tf.layers.dense import AOLDense
