@@ -7,7 +7,7 @@ from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import flag
 from deel_lip_tf._validation.shapes import known_size
 from deel_lip_tf.initializers import CenteredInitializer
-from deel_lip_tf.layers.base import KERNEL_ARGUMENTS, NO_LORA, ConstrainedKernel
+from deel_lip_tf.layers.constrained import KERNEL_ARGUMENTS, NO_LORA, ConstrainedKernel
 from deel_lip_tf.normalizers import AOL, Frobenius, Spectral
 from deel_lip_tf.normalizers.polar.dense_product import dense_product, is_worth_projecting
 

@@ -107,8 +107,7 @@ class SpatialShift2D(LipschitzLayer, keras.layers.Layer):
         rows, columns, channels = self._axes
         count = int(self.share * inputs.shape[channels])
         *groups, rest = ops.split(inputs, [count * i for i in range(1, 5)], channels)
-        moves = ((rows, self.shift), (rows, -self.shift))
-        moves += ((columns, self.shift), (columns, -self.shift))
+        moves = [(axis, by) for axis in (rows, columns) for by in (self.shift, -self.shift)]
         moved = [self._moved(group, *move) for group, move in zip(groups, moves, strict=True)]
         outputs = ops.concatenate([*moved, rest], channels)
         return outputs if self.k_coef_lip == 1 else outputs * self.k_coef_lip

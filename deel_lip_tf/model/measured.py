@@ -17,7 +17,6 @@ from deel_lip_tf.layers.dense import SpectralDense
 from deel_lip_tf.normalizers import (
     flatten_kernel,
     max_duplication,
-    operator_norm_bound,
     spectral_norm_bound,
 )
 from deel_lip_tf.normalizers.numerics.arithmetic import safe_sqrt
@@ -123,7 +122,7 @@ def _constant(call: Call) -> Tensor:
     if isinstance(layer, layers.Dense) and (type(layer) is layers.Dense or is_constrained(layer)):
         return _norm(_kernel(layer)) * _slope(layer)
     if isinstance(layer, LiResConv2D):
-        return operator_norm_bound(_kernel(layer), layer.operation) * _slope(layer)
+        return layer.operation.norm_bound(_kernel(layer)) * _slope(layer)
     if type(layer) in CONVOLUTIONS:
         return _norm(_kernel(layer)) * math.sqrt(_copies(layer, shape)) * _slope(layer)
     return _without_weights(layer, shape)

@@ -8,7 +8,6 @@ kernel of raw weights and bounds the norm of the operation with it; the *effecti
 
 from deel_lip_tf.normalizers.aoc import AOC, BCOP
 from deel_lip_tf.normalizers.aol import AOL, SLL
-from deel_lip_tf.normalizers.at_most import AtMost
 from deel_lip_tf.normalizers.bro import BRO
 from deel_lip_tf.normalizers.cayley import Cayley
 from deel_lip_tf.normalizers.compatibility import (
@@ -33,7 +32,7 @@ from deel_lip_tf.normalizers.lires import LiRes
 from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide, safe_sqrt
 from deel_lip_tf.normalizers.numerics.norm_bounds import power_iteration, spectral_norm_bound
 from deel_lip_tf.normalizers.operation import Operation, flatten_kernel
-from deel_lip_tf.normalizers.operator_norm import OperatorNorm, operator_norm_bound
+from deel_lip_tf.normalizers.operator_norm import OperatorNorm
 from deel_lip_tf.normalizers.parametrization import (
     MatrixParametrization,
     Parametrization,
@@ -64,7 +63,6 @@ __all__ = [
     "STOP_GRAD_SPECTRAL",
     "SWAP_MEMORY",
     "Cayley",
-    "AtMost",
     "Frobenius",
     "LiRes",
     "MatrixParametrization",
@@ -80,7 +78,6 @@ __all__ = [
     "frobenius_norm",
     "get_conv_operators",
     "max_duplication",
-    "operator_norm_bound",
     "padded_indices",
     "padding_amounts",
     "polar_factor",

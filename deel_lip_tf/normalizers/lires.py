@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.normalizers.operator_norm import check_plain, divided_by_norm
+from deel_lip_tf.normalizers.operator_norm import OperatorNorm
 from deel_lip_tf.normalizers.parametrization import (
     Parametrization,
     Projected,
@@ -29,7 +29,7 @@ class LiRes(Parametrization):
         depth: number of such layers of the network, by whose square root `K` is divided.
         learns_gamma: whether `gamma` is a trainable weight, 1 at first.
         normalized: whether the kernel is divided by an upper bound of the norm of its operation,
-            `operator_norm_bound`. If not, the layer is *not* of a known constant: its `k_coef_lip`
+            `Operation.norm_bound`. If not, the layer is *not* of a known constant: its `k_coef_lip`
             only multiplies. `bounds` proves what it is for the weights as they are, and
             `model.gap_constants` measures it from above, differentiably, for the losses.
 
@@ -85,9 +85,19 @@ class LiRes(Parametrization):
         identity = np.zeros(kernel.shape)
         identity[tuple(k // 2 for k in kernel.shape[:-2])] = np.eye(kernel.shape[-1])
         fused = kernel + ops.cast(identity, kernel.dtype)
-        return Projected(divided_by_norm(fused, operation) if self.normalized else fused)
+        if not self.normalized:
+            return Projected(fused)
+        return OperatorNorm().projected({"kernel": fused}, operation)
 
     def reuse(self, operation):
-        """For each spatial axis, copies by the padding."""
-        check_plain(operation, "The parametrization LiRes")
-        return operation.copies
+        """For each spatial axis, copies by the padding.
+
+        Raises:
+            ValueError: strides, a transposed convolution or one of each channel by itself.
+        """
+        if set(operation.strides) - {1} or operation.is_depthwise or operation.is_transposed:
+            raise ValueError(
+                "The parametrization LiRes knows products, and convolutions of all channels with "
+                f"strides=1. Received: {operation}. Use the parametrization AOL() for others."
+            )
+        return operation.excess

@@ -14,13 +14,7 @@ from deel_lip_tf.normalizers.convolution import (
     padding_amounts,
     transposed_max_duplication,
 )
-from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide
-from deel_lip_tf.normalizers.numerics.norm_bounds import (
-    TOLERANCE,
-    convolution_norm_bound,
-    spectral_norm_bound,
-    squarings_for,
-)
+from deel_lip_tf.normalizers.numerics.norm_bounds import convolution_norm_bound
 
 Shape = tuple[int, ...]
 
@@ -135,10 +129,6 @@ class Operation:
             >>> 1 <= float(operation.norm_bound(mean)) <= 1.05
             True
         """
-        if not self.kernel_size:
-            largest = ops.stop_gradient(ops.max(ops.abs(kernel)))
-            squarings = squarings_for(min(kernel.shape), TOLERANCE)
-            return largest * spectral_norm_bound(safe_divide(kernel, largest), squarings)
         groups = kernel.shape[-2] if self.is_depthwise else 1
         grouped = ops.reshape(kernel, (*self.kernel_size, groups, -1, kernel.shape[-1]))
         copies = math.sqrt(math.prod(self.copies))

@@ -236,15 +236,15 @@ class MatrixParametrization(Parametrization):
         return kernel / self.bound(kernel, operation) if self.is_scale_free else kernel
 
 
-NAMES: dict[str, type[Parametrization]] = {}
+NAMES: dict[str, Parametrization] = {}
 """What a layer takes as `parametrization` by name."""
 
 
-def named(name: str) -> Callable:
-    """A decorator: layers take the class, with the defaults of its fields, by this name."""
+def named(name: str, **fields) -> Callable:
+    """A decorator: layers take the class, with these fields, by this name."""
 
     def decorated(cls: type[Parametrization]) -> type[Parametrization]:
-        NAMES[name] = cls
+        NAMES[name] = cls(**fields)
         return cls
 
     return decorated
@@ -272,7 +272,7 @@ def parametrization_of(
             f"`parametrization` of {owner} must be one of {sorted(NAMES)}, or an instance of a "
             f"subclass of `normalizers.Parametrization`. Received: parametrization={given!r}."
         )
-    found = NAMES[given]() if isinstance(given, str) else given
+    found = NAMES[given] if isinstance(given, str) else given
     found = keras.saving.deserialize_keras_object(found) if isinstance(found, dict) else found
     if not isinstance(found, Parametrization):
         raise TypeError(

@@ -238,8 +238,7 @@ def _unsupported(call: Call) -> str | None:
 
 def _types(call: Call) -> set[str]:
     """The types that a call is said to compute in and to give."""
-    dtypes = {value.dtype for value in call.outputs}
-    return dtypes | {getattr(call.operation, "compute_dtype", None)}
+    return {getattr(call.operation, "compute_dtype", ""), *(value.dtype for value in call.outputs)}
 
 
 def _has_constants(call: Call) -> bool:

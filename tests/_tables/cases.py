@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import keras
 
 from deel_lip_tf import layers
-from deel_lip_tf.normalizers import AOC, AOL, BRO, AtMost, Cayley
+from deel_lip_tf.normalizers import AOC, AOL, BRO, Cayley, OperatorNorm
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ DENSE = [
         for method in (BRO(), Cayley())
     ],
     Case(layers.LiResDense, dict(units=8, depth=4)),
-    Case(layers.SpectralDense, dict(units=4, parametrization=AtMost())),
+    Case(layers.SpectralDense, dict(units=4, parametrization=OperatorNorm())),
 ]
 CONVOLUTIONS = [
     *[Case(layers.AOLConv2D, dict(filters=4, kernel_size=3, padding=p), IMAGE) for p in PADDINGS],
@@ -81,7 +81,9 @@ CONVOLUTIONS = [
         dict(filters=9, kernel_size=4, strides=3, padding="circular", gain="measured"),
         IMAGE,
     ),
-    Case(layers.SpectralConv2D, dict(filters=4, kernel_size=3, parametrization=AtMost()), IMAGE),
+    Case(
+        layers.SpectralConv2D, dict(filters=4, kernel_size=3, parametrization=OperatorNorm()), IMAGE
+    ),
     Case(layers.FrobeniusConv2D, dict(filters=4, kernel_size=3), IMAGE),
     Case(
         layers.FrobeniusConv2D, dict(filters=4, kernel_size=3, strides=2, padding="reflect"), IMAGE

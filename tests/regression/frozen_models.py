@@ -13,9 +13,9 @@ from deel_lip_tf.normalizers import (
     AOL,
     BCOP,
     BRO,
-    AtMost,
     Cayley,
     Frobenius,
+    OperatorNorm,
     Spectral,
     UnitFrobenius,
 )
@@ -322,7 +322,13 @@ def objects() -> list:
     made = [case.make() for case in {case.cls: case for case in LAYERS + MORE}.values()]
     made += [layers.LipResidual(k_coef_lip=0.8), *map(a_loss, ALL_LOSSES)]
     made += [one for arguments in OF_PLAIN_LAYERS.values() for one in arguments.values()]
-    made += [AOL(), AtMost(), Spectral(**PROJECTION), Frobenius(False), UnitFrobenius()]
+    made += [
+        AOL(),
+        OperatorNorm(at_most=True),
+        Spectral(**PROJECTION),
+        Frobenius(False),
+        UnitFrobenius(),
+    ]
     made += [AOC(), BCOP(), BRO(), Cayley()]
     return made + [
         initializers.CenteredInitializer("identity"),

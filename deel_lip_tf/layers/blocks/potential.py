@@ -5,7 +5,8 @@ from keras import ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import whole_number
-from deel_lip_tf.layers.base import Condensable, ConstrainedKernel, LipschitzLayer, with_bias
+from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.constrained import ConstrainedKernel, with_bias
 from deel_lip_tf.layers.convolution.direct import AOLConv2D
 from deel_lip_tf.layers.convolution.padding import extended_shape, padded_model
 from deel_lip_tf.layers.dense import AOLDense
@@ -310,7 +311,7 @@ class CPLConv2D(_ConvolutionPotential):
     """Convex potential convolution: `x - 2 / ||W||**2 * W relu(W^T x + b)`, 1-Lipschitz.
 
     `W^T` is the convolution with the kernel, and `W` its adjoint. `||W||` is bounded from above, by
-    `normalizers.operator_norm_bound`, where the source takes a power iteration. With
+    `normalizers.Operation.norm_bound`, where the source takes a power iteration. With
     `V = W / ||W||` the layer is computed as `k_coef_lip * (x - 2 V relu(V^T x + bias))`, the same
     function with `b = ||W|| bias`. It is `k_coef_lip`-Lipschitz for any finite weights and every
     size of image; a zero kernel does nothing.

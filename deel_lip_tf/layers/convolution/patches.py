@@ -5,12 +5,8 @@ from keras import ops
 
 from deel_lip_tf._validation.scalars import whole_number
 from deel_lip_tf._validation.shapes import check_sizes, known_size
-from deel_lip_tf.layers.base import (
-    KERNEL_ARGUMENTS,
-    NO_LORA,
-    ConstrainedKernel,
-    LipschitzLayer,
-)
+from deel_lip_tf.layers.base import LipschitzLayer
+from deel_lip_tf.layers.constrained import KERNEL_ARGUMENTS, NO_LORA, ConstrainedKernel
 from deel_lip_tf.layers.convolution.padding import (
     Amounts,
     extend,

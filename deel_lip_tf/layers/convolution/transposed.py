@@ -5,7 +5,8 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf.layers.base import LipschitzLayer, build_activation, exported_weights
+from deel_lip_tf.layers.base import LipschitzLayer
+from deel_lip_tf.layers.constrained import build_activation, exported_weights
 from deel_lip_tf.layers.convolution.padding import fold
 from deel_lip_tf.layers.convolution.patches import (
     NO_DILATION,

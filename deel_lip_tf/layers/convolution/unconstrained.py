@@ -7,7 +7,8 @@ from deel_lip_tf._registration import register
 from deel_lip_tf._validation.constructors import CheckedArguments, check_activation, named
 from deel_lip_tf._validation.scalars import whole_number
 from deel_lip_tf._validation.shapes import check_sizes, known_size
-from deel_lip_tf.layers.base import Condensable, LipschitzLayer, with_bias
+from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.constrained import with_bias
 from deel_lip_tf.layers.convolution.padding import (
     Amounts,
     extend,

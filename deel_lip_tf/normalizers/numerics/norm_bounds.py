@@ -140,7 +140,8 @@ def convolution_norm_bound(kernel, strides: tuple[int, ...]):
     the convolutions of images with zeros around them, and of rings whose sizes are multiples of the
     strides. Along an axis with k taps of a phase the symbol is of degree `d = (k - 1) / 2`, so that
     `n` equal steps miss at most a factor of `cos(pi d / n)` (Bernstein, Szego). At each frequency
-    stands a bound by Gram iteration.
+    stands a bound by Gram iteration. Where no two patches overlap, and for a product, there is one
+    frequency, and nothing is missed.
 
     Args:
         kernel: tensor (*sizes, groups, inputs, outputs), any finite entries.
@@ -150,9 +151,13 @@ def convolution_norm_bound(kernel, strides: tuple[int, ...]):
         A scalar tensor, differentiable in `kernel`; 0 for the zero kernel.
     """
     *sizes, groups, inputs, outputs = kernel.shape
-    exact, slack = _waves(tuple(sizes), tuple(strides))
     largest = ops.stop_gradient(ops.max(ops.abs(kernel)))
     taps = ops.reshape(safe_divide(kernel, largest), (-1, groups, inputs, outputs))
+    if all(k <= s for k, s in zip(sizes, strides, strict=True)):
+        matrices = ops.reshape(ops.moveaxis(taps, 1, 0), (groups, -1, outputs))
+        squarings = squarings_for(min(matrices.shape[1:]), TOLERANCE)
+        return largest * ops.max(spectral_norm_bound(matrices, squarings))
+    exact, slack = _waves(tuple(sizes), tuple(strides))
     waves = [ops.convert_to_tensor(part, dtype=taps.dtype) for part in (exact.real, exact.imag)]
     bounds = _symbol_bounds(ops.stop_gradient(taps), waves)
     # The largest one alone has a gradient, and nothing is kept for the others.
@@ -172,16 +177,16 @@ def _waves(sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[np.ndarray
     """`exp(i <w, t>)` of the taps of each phase, (frequencies, phases, taps), and a factor.
 
     The factor is what the largest norm at these frequencies is to be multiplied by. Kernels are
-    real: half of the frequencies have the norms of all.
+    real: opposite frequencies have the same norms, and one of the two stands for both.
     """
     counts = [-(-k // s) for k, s in zip(sizes, strides, strict=True)]
-    steps = [max(1, 2 * math.ceil(_PER_DEGREE * (count - 1) / 4)) for count in counts]
+    steps = np.array([max(1, -(-_PER_DEGREE * (count - 1) // 2)) for count in counts])
     factor = math.prod(
         1 / math.cos(math.pi * (count - 1) / 2 / n) for count, n in zip(counts, steps, strict=True)
     )
-    axes = [np.arange(n) for n in steps]
-    axes[0] = axes[0][: steps[0] // 2 + 1]
-    frequencies = _combinations(axes) * (2 * np.pi / np.array(steps))
+    grid = _combinations([np.arange(n) for n in steps])
+    places, opposite = (np.ravel_multi_index(each.T, steps) for each in (grid, -grid % steps))
+    frequencies = grid[places <= opposite] * (2 * np.pi / steps)
     taps = _combinations([np.arange(k) for k in sizes])
     angles = frequencies @ (taps // strides).T
     phases = np.ravel_multi_index((taps % strides).T, strides)
@@ -218,7 +223,8 @@ def _hermitian_norm_bound(real, imaginary, squarings: int):
     norms: list = []
     for _ in range(squarings + 1):
         if norms:
-            real, imaginary = safe_divide(real, norms[-1]), safe_divide(imaginary, norms[-1])
+            norm = ops.where(norms[-1] > 0, norms[-1], ops.ones_like(norms[-1]))
+            real, imaginary = real / norm, imaginary / norm
             cross = ops.matmul(real, imaginary)
             real = ops.matmul(real, real) - ops.matmul(imaginary, imaginary)
             imaginary = cross - ops.swapaxes(cross, -1, -2)

@@ -12,10 +12,10 @@ from keras import ops
 from deel_lip_tf import bounds, layers
 from deel_lip_tf.normalizers import (
     AOL,
-    AtMost,
     Frobenius,
     MatrixParametrization,
     Operation,
+    OperatorNorm,
     Parametrization,
     Projected,
     Spectral,
@@ -129,14 +129,19 @@ def test_what_is_no_parametrization_or_does_not_fit_is_refused():
         layers.SpectralConv2D(3, 3, gain="estimated")
 
 
-NAMED = {"aol": AOL, "at_most": AtMost, "frobenius": UnitFrobenius, "spectral": Spectral}
+NAMED = {
+    "aol": AOL(),
+    "at_most": OperatorNorm(at_most=True),
+    "frobenius": UnitFrobenius(),
+    "spectral": Spectral(),
+}
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_parametrization_has_a_name(name):
     for make in (layers.SpectralDense, layers.FrobeniusDense, layers.AOLDense):
         layer = make(3, parametrization=name)
-        assert layer.parametrization == NAMED[name]()
+        assert layer.parametrization == NAMED[name]
         again = make.from_config(layer.get_config())
         assert again.parametrization == layer.parametrization
 
