@@ -325,6 +325,9 @@ def _potential(call: Call) -> Pattern | None:
         first = _plain_operator(hidden.call, _RELU)
         if first is None or first[0] is not source or not _is_opposite(first[2], gradient):
             continue
+        # Operators do not say which axis the channels are.
+        if _data_format(hidden.call) != _data_format(end.call):
+            continue
         potential = Potential(first[2], None, 1.0)
         bound = functools.partial(potential_bound, potential)
         return Pattern(source, (*first[1], *after), bound)
@@ -363,6 +366,10 @@ def _has_such_an_adjoint(operator: Convolution) -> bool:
     is_odd = all(k % 2 for k in operator.kernel_size)
     is_plain = {*operator.strides, *operator.dilation} == {1} and operator.kernel.shape[-3] == 1
     return is_odd and is_plain
+
+
+def _data_format(call: Call | None) -> str | None:
+    return None if call is None else getattr(call.operation, "data_format", None)
 
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)

@@ -112,3 +112,21 @@ def test_weights_that_broadcast_an_input_copy_it(layer):
     for ask in (lipschitz_bound, lambda model: verify.bounds(model, verify.box(a - 1.0, a + 1.0))):
         with pytest.raises(ValueError, match="No Lipschitz|broadcast"):
             ask(model)
+
+
+# --- channels ------------------------------------------------------------------------------------
+
+
+def test_layers_that_find_their_channels_along_different_axes_are_no_potential(rng):
+    """The kernels are those of a gradient, and the bound was theirs."""
+    x = keras.Input((4, 4))
+    kernel = rng.normal(size=(3, 4, 4)) / 4.0
+    first = layers.Conv1D(4, 3, padding="same", activation="relu")
+    second = layers.Conv1D(4, 3, padding="same", use_bias=False, data_format="channels_first")
+    model = keras.Model(x, layers.Add()([x, second(first(x))]))
+    first.set_weights([kernel, np.full(4, 1e3)])
+    second.set_weights([-2.0 * kernel[::-1].swapaxes(1, 2)])
+    points = np.concatenate([np.zeros((1, 4, 4)), np.eye(16).reshape(16, 4, 4)])
+    values = output(model, points.astype("float32")).reshape(17, -1).astype(float)
+    # All hidden units are active around 0: the function is affine.
+    assert np.linalg.norm(values[1:] - values[0], 2) <= lipschitz_bound(model).value * 1.001

@@ -281,6 +281,11 @@ FILES = {
         {},
     ),
     "matrix from the left": ([node("MatMul", ["v", "x"])], (2, 5, 3), {}),
+    "matrix from the left, scalar added": (
+        [node("MatMul", ["v", "x"], "h"), node("Add", ["h", "s"])],
+        (2, 5, 3),
+        {},
+    ),
     "conv, lower": ([node("Conv", ["x", "k"], auto_pad="SAME_LOWER", strides=[2, 1])], IMAGE, {}),
     "volumes": (
         [
