@@ -217,8 +217,8 @@ def _fused(nodes: list[Node], constants: dict[str, np.ndarray], output: str) -> 
         total = sums.get(node.output)
         if node.kind == "MatMul" and total is not None and uses[node.output] == 1:
             bias = next((n for n in total.inputs if n != node.output), "")
-            kernel = constants.get(node.inputs[1])  # None of a product from the left
-            is_matrix = kernel is not None and kernel.ndim == 2
+            kernel = constants.get(node.inputs[1], np.zeros(()))  # or a product from the left
+            is_matrix = kernel.ndim == 2
             if is_matrix and bias in constants and constants[bias].shape == kernel.shape[1:]:
                 inputs = [*node.inputs, bias]
                 node = replace(node, inputs=inputs, output=total.output)
