@@ -1,0 +1,1 @@
+"""What the pages say of the package: names, files, tests and examples."""
