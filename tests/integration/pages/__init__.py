@@ -1,1 +1,0 @@
-"""What the pages say of the package: names, files, tests and examples."""
