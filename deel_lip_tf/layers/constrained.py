@@ -163,11 +163,7 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         Raises:
             ValueError: the layer is not built.
         """
-        if not self.built:
-            raise ValueError(
-                f"The effective kernel of layer {self.name!r} depends on its weights: build the "
-                "layer first, by calling it or by `layer.build(input_shape)`."
-            )
+        check_built(self)
         weights = self._moderate(self.raw_weights)
         projected = self.parametrization.projected(weights, self.operation)
         return projected.kernel * (self.k_coef_lip * (1 / projected.bound))
@@ -284,6 +280,15 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
             "with. Quantize the plain layer instead: `layer.vanilla_export().quantize(mode)`. No "
             "bound or certificate covers a quantized layer, which rounds its inputs too: they "
             "hold for `layer.vanilla_export()` before it is quantized."
+        )
+
+
+def check_built(layer: keras.layers.Layer) -> None:
+    """Raises a `ValueError` for a layer without weights, which has no effective kernel."""
+    if not layer.built:
+        raise ValueError(
+            f"The effective kernel of layer {layer.name!r} depends on its weights: build the "
+            "layer first, by calling it or by `layer.build(input_shape)`."
         )
 
 

@@ -57,8 +57,7 @@ class AOL(Parametrization):
         sizes = kernel.shape[: len(operation.kernel_size)]
         grouped = ops.reshape(kernel, (*sizes, groups, -1, kernel.shape[-1]))
         rescaled = _rescaled(grouped, operation.lattice)
-        bound = math.sqrt(math.prod(operation.copies))
-        return Projected(ops.reshape(rescaled, kernel.shape), bound)
+        return Projected(ops.reshape(rescaled, kernel.shape), operation.padding_norm)
 
     def reuse(self, operation):
         """For each spatial axis, copies by the padding, times unforeseen distances of patches."""
@@ -108,7 +107,7 @@ class SLL(Parametrization):
         sizes = kernel.shape[: len(operation.kernel_size)]
         grouped = ops.reshape(kernel, (*sizes, 1, *kernel.shape[-2:]))
         scaled = ops.reshape(_with_scaled_outputs(grouped, operation.lattice, q), kernel.shape)
-        return Projected(scaled, math.sqrt(math.prod(operation.copies)))
+        return Projected(scaled, operation.padding_norm)
 
     def reuse(self, operation):
         """As of `AOL`."""

@@ -76,8 +76,7 @@ class Operation:
     def copies(self) -> tuple[int, ...]:
         """For each spatial axis, how often the padding repeats an element of it at most.
 
-        1 for zeros; the norm of the padding is the square root of the product. A circular axis is
-        1, too: it is a ring, on which nothing is repeated.
+        1 for zeros. A circular axis is 1, too: it is a ring, on which nothing is repeated.
         """
         if self.padding not in EXTENDING or self.padding == "circular":
             return (1,) * len(self.kernel_size)
@@ -85,6 +84,11 @@ class Operation:
             _most_copies(size, k, self.padding)
             for size, k in zip(self._image_sizes, self.reach, strict=True)
         )
+
+    @property
+    def padding_norm(self) -> float:
+        """The norm of the padding: the square root of how often it repeats an element."""
+        return math.sqrt(math.prod(self.copies))
 
     @property
     def lattice(self) -> tuple[int, ...]:
@@ -131,8 +135,7 @@ class Operation:
         """
         groups = kernel.shape[-2] if self.is_depthwise else 1
         grouped = ops.reshape(kernel, (*self.kernel_size, groups, -1, kernel.shape[-1]))
-        copies = math.sqrt(math.prod(self.copies))
-        return copies * convolution_norm_bound(grouped, self.lattice)
+        return self.padding_norm * convolution_norm_bound(grouped, self.lattice)
 
     @property
     def _image_sizes(self) -> tuple[int | None, ...]:

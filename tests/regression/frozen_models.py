@@ -13,8 +13,10 @@ from deel_lip_tf.normalizers import (
     AOL,
     BCOP,
     BRO,
+    SLL,
     Cayley,
     Frobenius,
+    LiRes,
     OperatorNorm,
     Spectral,
     UnitFrobenius,
@@ -329,9 +331,10 @@ def objects() -> list:
         Frobenius(False),
         UnitFrobenius(),
     ]
-    made += [AOC(), BCOP(), BRO(), Cayley()]
+    made += [AOC(), BCOP(), BRO(), Cayley(), LiRes(depth=4), SLL()]
     return made + [
         initializers.CenteredInitializer("identity"),
+        initializers.ResidualInitializer(seed=3),
         losses.HKR(alpha=math.inf, multi_gpu=True, reduction="sum", name="mine"),
         regularizers.LorthRegularizer((3, 3, 2, 4), 2, 0.5, conv_transpose=True),
         metrics.CategoricalProvableRobustAccuracy(0.2, 2.0, False, "robust"),

@@ -6,7 +6,7 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import whole_number
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
-from deel_lip_tf.layers.constrained import ConstrainedKernel, with_bias
+from deel_lip_tf.layers.constrained import ConstrainedKernel, check_built, with_bias
 from deel_lip_tf.layers.convolution.direct import AOLConv2D
 from deel_lip_tf.layers.convolution.padding import extended_shape, padded_model
 from deel_lip_tf.layers.dense import AOLDense
@@ -75,11 +75,7 @@ class _ConvexPotential(LipschitzLayer, Condensable, keras.layers.Layer):
         Raises:
             ValueError: the layer is not built.
         """
-        if not self.built:
-            raise ValueError(
-                f"The effective kernel of layer {self.name!r} depends on its weights: build the "
-                "layer first, by calling it or by `layer.build(input_shape)`."
-            )
+        check_built(self)
         return self.branch.effective_kernel()
 
     @property
