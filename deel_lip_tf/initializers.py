@@ -16,6 +16,7 @@ from deel_lip_tf.normalizers import (
     flatten_kernel,
 )
 from deel_lip_tf.normalizers.operation import depthwise_kernel, depthwise_matrices
+from deel_lip_tf.normalizers.polar.lapack import by_lapack
 
 
 @register
@@ -70,11 +71,12 @@ class SpectralInitializer(keras.initializers.Initializer):
         """
         dtype = _checked_type(self, shape, dtype)
         kernel = self.base_initializer(shape, dtype=_drawn_type(dtype))
-        if self.depthwise:
-            matrices = self.parametrization.project(depthwise_matrices(kernel))
-            projected = depthwise_kernel(matrices, shape)
-        else:
-            projected = ops.reshape(self.parametrization.project(flatten_kernel(kernel)), shape)
+        with by_lapack():
+            if self.depthwise:
+                matrices = self.parametrization.project(depthwise_matrices(kernel))
+                projected = depthwise_kernel(matrices, shape)
+            else:
+                projected = ops.reshape(self.parametrization.project(flatten_kernel(kernel)), shape)
         return ops.cast(self.k_coef_lip * projected, dtype)
 
     def get_config(self) -> dict:

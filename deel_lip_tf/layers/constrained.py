@@ -12,6 +12,7 @@ from deel_lip_tf.initializers import SpectralInitializer
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.normalizers import Operation, Parametrization
 from deel_lip_tf.normalizers.parametrization import parametrization_of
+from deel_lip_tf.normalizers.polar.lapack import by_lapack
 
 # Constants between a power of 2 with this exponent and its inverse leave raw kernels as they are.
 _MODERATE_EXPONENT = 4
@@ -120,7 +121,8 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
     def _drawn(self, initializer, shape, dtype=None):
         """An initial kernel that is the effective one from the start."""
         kernel = keras.initializers.get(initializer)(shape, dtype=dtype)
-        kernel = self.parametrization.retracted({"kernel": kernel}, self.operation)["kernel"]
+        with by_lapack():
+            kernel = self.parametrization.retracted({"kernel": kernel}, self.operation)["kernel"]
         return ops.cast(self.k_coef_lip * kernel, dtype)
 
     @property
@@ -222,7 +224,9 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         Where the projection of a projected kernel would be another one (`AOL`), nothing is written.
         """
         raw = self.raw_weights
-        for name, value in self.parametrization.condensed(raw, self.operation).items():
+        with by_lapack():
+            condensed = self.parametrization.condensed(raw, self.operation)
+        for name, value in condensed.items():
             raw[name].assign(ops.cast(self._raw_scale * value, raw[name].dtype))
 
     def save_own_variables(self, store) -> None:

@@ -10,6 +10,7 @@ from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_div
 from deel_lip_tf.normalizers.polar.cubics import vector_factor
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
 from deel_lip_tf.normalizers.polar.inverse_root import LARGEST_RADIUS, inverse_root
+from deel_lip_tf.normalizers.polar.lapack import exact_factor, numbers_at_hand
 from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, symmetric_product, transposed
 from deel_lip_tf.normalizers.polar.steps import (
     Iterate,
@@ -66,6 +67,9 @@ def retracted(matrix, eps: float, maximum: int):
 
 def _for_tall(function, matrix, eps: float, maximum: int):
     """`function(matrix, options)`, of the transposed matrix where that has fewer columns."""
+    numbers = numbers_at_hand(matrix)
+    if numbers is not None:
+        return ops.convert_to_tensor(exact_factor(numbers))
     rows, columns = matrix.shape[-2:]
     if rows < columns:
         return transposed(_for_tall(function, transposed(matrix), eps, maximum))
@@ -93,13 +97,13 @@ def _retracted(matrix, options: PolarOptions):
 
 
 def _polar_factor(matrix, options: PolarOptions):
-    accepted = ops.maximum(ops.cast(options.eps / 10, matrix.dtype), rounding_of(matrix))
-
     @ops.custom_gradient
     def factor(matrix):
         # TensorFlow lets what the gradient needs out of the function that is traced, and takes its
         # gradient, times 0, too: in vain, and not a number where a kernel overflows.
         matrix = ops.stop_gradient(matrix)
+        # In here: JAX lets nothing that is computed outside into what has a gradient of its own.
+        accepted = ops.maximum(ops.cast(options.eps / 10, matrix.dtype), rounding_of(matrix))
         start = with_gram(matrix, options)
         center = start.center
         is_orthogonal = (start.radius <= accepted * center) & is_moderate(start)

@@ -1,4 +1,4 @@
-"""What TensorFlow is told about a computation of many small steps, so that it stays cheap."""
+"""What TensorFlow and JAX are told about a computation of many small steps: it stays cheap."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,9 @@ def traced_once(function: Callable, matrix, *settings):
 
     TensorFlow traces it once for a type and its settings, for all shapes, layers and models:
     tracing a thousand small operations for each kernel of each model, or running them one by one
-    in eager mode, would cost far more than their numbers do.
+    in eager mode, would cost far more than their numbers do. JAX traces it once for each shape, and
+    outside of compiled functions compiles it once, where it would compile each conditional at each
+    call.
 
     Args:
         function: a function of a module, of one tensor and hashable settings. It does not know
@@ -20,6 +22,8 @@ def traced_once(function: Callable, matrix, *settings):
         matrix: its first argument, (..., rows, columns).
         *settings: the others.
     """
+    if keras.backend.backend() == "jax":
+        return _compiled(function, settings)(ops.convert_to_tensor(matrix))
     if keras.backend.backend() != "tensorflow":
         return function(matrix, *settings)
     import tensorflow as tf
@@ -64,6 +68,13 @@ def _traced(function: Callable, kinds: tuple, settings: tuple, is_one_node: bool
     return traced.get_concrete_function(
         *(tf.TensorSpec((None,) * rank, dtype) for rank, dtype in kinds)
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(function: Callable, settings: tuple) -> Callable:
+    import jax
+
+    return jax.jit(lambda matrix: function(matrix, *settings))
 
 
 def cond_with_rare_branch(

@@ -171,3 +171,76 @@ def test_commands_that_need_tensorflow_say_so_in_one_line(command, capsys):
     with pytest.raises(SystemExit):
         command_line.main([command[0], "--help"])
     assert "TensorFlow" in capsys.readouterr().out
+
+
+# --- what is compiled ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The shapes for which a polar factor has been traced since."""
+    from deel_lip_tf.normalizers.polar import factor, tf_graphs
+
+    tf_graphs._compiled.cache_clear()
+    shapes = []
+
+    def counted(function):
+        def traced(matrix, options):
+            shapes.append(matrix.shape)
+            return function(matrix, options)
+
+        return traced
+
+    for name in ("_polar_factor", "_retracted"):
+        monkeypatch.setattr(factor, name, counted(getattr(factor, name)))
+    yield shapes
+    tf_graphs._compiled.cache_clear()
+
+
+def test_building_and_condensing_compile_no_polar_factor(compiled):
+    model = dense()
+    model.condense()
+    assert compiled == []
+
+
+def test_a_polar_factor_is_traced_once_for_a_shape(compiled):
+    layer = layers.SpectralDense(4)
+    layer.build((None, 6))
+    found = [np.asarray(layer.wbar) for _ in range(2)]
+    np.testing.assert_array_equal(*found)
+    assert compiled == [(6, 4)]
+
+
+def test_layers_of_one_shape_share_what_is_traced_in_a_step(compiled):
+    fitted(dense(layers.SpectralDense(4), layers.SpectralDense(4)), "mse")
+    # The projection and the retraction of two shapes.
+    assert sorted(compiled) == 2 * [(4, 3)] + 2 * [(4, 4)]
+
+
+def test_an_initializer_can_be_traced():
+    import jax
+
+    initializer = lip.initializers.SpectralInitializer(
+        base_initializer=keras.initializers.Orthogonal(seed=3)
+    )
+    drawn = initializer((8, 5))
+    assert jax.eval_shape(lambda: initializer((8, 5))).shape == (8, 5)
+    np.testing.assert_allclose(jax.jit(lambda: initializer((8, 5)))(), drawn, atol=1e-5)
+
+
+def test_the_gradient_of_a_compiled_projection_is_that_of_the_polar_factor():
+    import jax
+
+    kernel, direction, upstream = RNG.normal(size=(3, 6, 3)).astype("float32")
+    project = lip.normalizers.Spectral().project
+
+    def polar(matrix):
+        left, _, right = np.linalg.svd(matrix, full_matrices=False)
+        return left @ right
+
+    step = 1e-4
+    moved = [polar(kernel + sign * step * direction.astype("float64")) for sign in (1, -1)]
+    expected = np.sum(upstream * (moved[0] - moved[1])) / (2 * step)
+    gradient = jax.grad(lambda x: (upstream * project(x)).sum())
+    for function in (gradient, jax.jit(gradient)):
+        assert np.sum(function(kernel) * direction) == pytest.approx(expected, rel=1e-3)

@@ -1,0 +1,80 @@
+"""The wait before the first step against plain Keras: building, the first step, the first predict.
+
+Each side is a process of its own, in which Keras and its backend have started. CPU-seconds of the
+process, all threads together: another program on the machine counts for little. The start of Python
+and Keras is not in them.
+
+    python benchmarks/first_step.py [runs]                       # 3 by default
+    KERAS_BACKEND=jax python benchmarks/first_step.py
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CLAIM = 2.0
+THREE = "three dense 1024"
+WHAT = ("building", "first train_on_batch", "first predict")
+
+
+def three_dense(conv, dense, activation, pooling) -> tuple:
+    """1024-1024-1024-1024, nothing between."""
+    return (1024,), [dense(1024) for _ in range(3)]
+
+
+def measure(network: str, side: str) -> list[float]:
+    """CPU-seconds of each of `WHAT`, in this process."""
+    import train_step  # noqa: F401  sets the log level before TensorFlow is loaded
+
+    # isort: split
+    import keras
+    import networks as nets
+    import numpy as np
+
+    keras.ops.convert_to_numpy(keras.ops.ones((2, 2)) @ keras.ops.ones((2, 2)))
+    make, batch = {**nets.NETWORKS, THREE: (three_dense, 256)}[network]
+    moments = [time.process_time()]
+    made = make(**{"plain": nets.PLAIN, "ours": nets.OURS}[side])
+    model = nets.compiled(made)
+    moments.append(time.process_time())
+    x, y = nets.batch_of(model, batch)
+    model.train_on_batch(x, y)
+    moments.append(time.process_time())
+    model.predict(x, batch_size=batch, verbose=0)
+    moments.append(time.process_time())
+    return np.diff(moments).tolist()
+
+
+def in_its_own_process(network: str, side: str) -> list[float]:
+    """`measure`, elsewhere."""
+    command = [sys.executable, str(Path(__file__)), network, side]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [float(value) for value in output.split()[-len(WHAT) :]]
+
+
+def main(runs: int) -> None:
+    """Prints the medians, for one side after the other in each run, and their ratios."""
+    print(f"{'CPU-seconds':<44}{'plain':>8}{'ours':>8}{'ratio':>8}{'claim':>8}")
+    for network in ("MNIST convolutional", THREE):
+        found: dict[str, list] = {"plain": [], "ours": []}
+        for _ in range(runs):
+            for side, seconds in found.items():
+                each = in_its_own_process(network, side)
+                seconds.append([*each, each[0] + each[1]])
+        medians = [
+            [statistics.median(column) for column in zip(*rows, strict=True)]
+            for rows in found.values()
+        ]
+        for what, plain, ours in zip((*WHAT, "building and first step"), *medians, strict=True):
+            claim = f"<= {CLAIM}" if what == "building and first step" else ""
+            numbers = f"{plain:>8.2f}{ours:>8.2f}{ours / plain:>8.1f}{claim:>8}"
+            print(f"{network + ', ' + what:<44}{numbers}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        print(*measure(*sys.argv[1:]))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
