@@ -15,6 +15,8 @@ from deel_lip_tf.normalizers.parametrization import (
     check_field,
 )
 
+_LARGEST = 1e15
+
 
 @register
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class LiRes(Parametrization):
         kernel = at_least_float32(ops.convert_to_tensor(weights["kernel"])) / math.sqrt(self.depth)
         if "gamma" in weights:
             kernel = kernel * ops.cast(ops.convert_to_tensor(weights["gamma"]), kernel.dtype)
+        # what finite weights make is finite, and so are the squares of it that a norm is made of
+        kernel = ops.clip(kernel, -_LARGEST, _LARGEST)
         identity = np.zeros(kernel.shape)
         identity[tuple(k // 2 for k in kernel.shape[:-2])] = np.eye(kernel.shape[-1])
         fused = kernel + ops.cast(identity, kernel.dtype)

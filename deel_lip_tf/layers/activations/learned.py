@@ -181,10 +181,11 @@ class LipschitzSpline(ChannelLayer):
         steps = slopes[1:-1] * ops.convert_to_tensor(np.diff(grid)[:, None], dtype=slopes.dtype)
         sums = ops.concatenate([ops.zeros_like(slopes[:1]), ops.cumsum(steps, axis=0)], axis=0)
         values = sums - sums[self.knots // 2]
-        # How many knots are to the left: which piece it is, and the knot that it is seen from.
+        # How many knots are to the left: which piece it is, and the knot that it is seen from, of
+        # its two ends the one nearer to 0, so that rounding is relative to the input.
         x = ops.cast(inputs, slopes.dtype)
         piece = self._piece(ops.stop_gradient(x))
-        knot = ops.maximum(piece - 1, 0)
+        knot = ops.where(piece <= self.knots // 2, piece, piece - 1)
         at = ops.take(ops.convert_to_tensor(grid, dtype=slopes.dtype), knot)
         columns = ops.arange(channels, dtype="int32")
 
