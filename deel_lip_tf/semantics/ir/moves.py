@@ -9,18 +9,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deel_lip_tf._keras import float64_on_cpu
 from deel_lip_tf.semantics.ir.primitives import Gather, LinearMap, Pick, Reshape, Shape, Transpose
 
 __all__ = ["move_of"]
 
 
-@float64_on_cpu()  # where numbers up to 2**53 are kept apart, and not only up to 2**24
 def move_of(function: Callable[[np.ndarray], np.ndarray], shape: Shape) -> LinearMap | None:
     """The map of a function that moves entries of each sample.
 
     Args:
-        function: of a float64 array (1, *shape).
+        function: of a float64 array (1, *shape), computed in float64, where numbers up to 2**53 are
+            kept apart and not only up to 2**24.
         shape: of one sample.
 
     Returns:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from keras import layers
 
 from deel_lip_tf import layers as lip
+from deel_lip_tf._keras import float64_on_cpu
 from deel_lip_tf._rounding import sqrt_outward
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.float64 import in_float64
@@ -141,7 +142,8 @@ def moved(lowering, layer, inputs: list[int]) -> int:
         UnsupportedLayerError: it does more.
     """
     index = only(inputs)
-    move = move_of(in_float64(layer), lowering.builder.shape(index))
+    with float64_on_cpu():
+        move = move_of(in_float64(layer), lowering.builder.shape(index))
     if move is None:
         raise UnsupportedLayerError("it does more than move entries")
     return lowering.builder.affine(index, move)

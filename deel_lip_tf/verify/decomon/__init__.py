@@ -30,7 +30,8 @@ from deel_lip_tf.verify.decomon.boxes import (
     get_range_box,
     get_upper_box,
 )
-from deel_lip_tf.verify.decomon.conversion import METHODS_BY_NAME, Converted, clone
+from deel_lip_tf.verify.decomon.conversion import METHODS_BY_NAME as METHODS_BY_NAME
+from deel_lip_tf.verify.decomon.conversion import Converted, clone
 from deel_lip_tf.verify.decomon.noise import (
     get_adv_noise,
     get_lower_noise,
@@ -41,4 +42,4 @@ from deel_lip_tf.verify.decomon.scores import refine_boxes
 
 __all__ = ["Converted", "check_adv_box", "clone", "get_adv_box", "get_adv_noise", "get_lower_box"]
 __all__ += ["get_lower_noise", "get_range_box", "get_range_noise", "get_upper_box"]
-__all__ += ["get_upper_noise", "refine_boxes", "METHODS_BY_NAME"]
+__all__ += ["get_upper_noise", "refine_boxes"]

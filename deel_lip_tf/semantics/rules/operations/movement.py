@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from deel_lip_tf._keras import float64_on_cpu
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.integers import hull, same, with_zero
 from deel_lip_tf.semantics.ir.decompositions import reshaped
@@ -28,7 +29,9 @@ class Movement(Rule):
     def lower_call(self, lowering, call, inputs):
         shape = lowering.builder.shape(only(inputs))
         _check_samples_stay_apart(call, shape)
-        if (move := move_of(lambda x: _applied(call, [x]), shape)) is None:
+        with float64_on_cpu():
+            move = move_of(lambda x: _applied(call, [x]), shape)
+        if move is None:
             raise UnsupportedLayerError("it does more than move entries")
         return lowering.builder.affine(inputs[0], move)
 
