@@ -180,6 +180,7 @@ def saved(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statements", IN_ANY_ORDER)
 def test_files_load_in_whatever_order_the_packages_are_imported(statements, saved):
     load = "print(type(keras.models.load_model({!r}).loss).__name__)"

@@ -101,7 +101,10 @@ def shrunk(name, value):
     [
         ("network", (bounds, "lipschitz_bound"), {"value": 0.5}, "lipschitz_bound l2"),
         ("classifier", (certificates, "certify"), {"radius": 3.0}, "certify real radius"),
-        ("question", (verify, "certified_radius"), None, "certified_radius"),
+        pytest.param(
+            *("question", (verify, "certified_radius"), None, "certified_radius"),
+            marks=pytest.mark.slow,
+        ),
         ("question", (verify, "bounds"), {"lower": 0.9, "upper": 0.9}, "bounds"),
     ],
     ids=lambda x: x if isinstance(x, str) else None,

@@ -255,10 +255,8 @@ def deep_model(kind, depth=6):
     return lip.Sequential([keras.Input((3, 3, 2)), first, *blocks, pool, last])
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in DEEP if "Conv" in kind]
-
-
-@pytest.mark.parametrize("kind", [*(kind for kind in DEEP if "Dense" in kind), *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DEEP)
 def test_deep_networks_learn_and_are_certified(kind, rng):
     """Which half of the features has more energy, which no linear layer tells.
 
