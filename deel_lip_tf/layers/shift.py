@@ -1,6 +1,7 @@
 """Exchange between neighbouring pixels without arithmetic: groups of channels that move."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
@@ -113,8 +114,27 @@ class SpatialShift2D(LipschitzLayer, keras.layers.Layer):
         return outputs if self.k_coef_lip == 1 else outputs * self.k_coef_lip
 
     def vanilla_export(self) -> keras.layers.Layer:
-        """A Keras model of the same name, of Keras's own operations."""
-        return operation_export(self, self.call)
+        """A depthwise convolution with one tap a channel; Keras's `roll` with circular padding."""
+        if self.padding == "circular" or not self.built:
+            return operation_export(self, self.call)
+        shape = self.get_build_config()["input_shape"]
+        channels, size = shape[self._axes[2]], 2 * self.shift + 1
+        plain = keras.layers.DepthwiseConv2D(
+            *(size, 1, "same"),
+            data_format=self.data_format,
+            use_bias=False,
+            name=self.name,
+            dtype=self.dtype_policy,
+        )
+        plain.build(shape)
+        count, middle, end = int(self.share * channels), self.shift, size - 1
+        kernel = np.zeros((size, size, channels, 1))
+        taps = ((0, middle), (end, middle), (middle, 0), (middle, end))
+        kernel[middle, middle, 4 * count :] = self.k_coef_lip
+        for group, tap in enumerate(taps):
+            kernel[(*tap, slice(group * count, (group + 1) * count))] = self.k_coef_lip
+        plain.set_weights([kernel])
+        return plain
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""

@@ -266,6 +266,7 @@ OPERATIONS = [
         ),
         SEQUENCE,
     ),
+    operation("roll", lambda x: ops.roll(ops.roll(x, 2, axis=1), (-1, 1), axis=(2, 3))),
     operation("augmentations", chain(*AUGMENTATIONS.items()), (4, 4, 3)),
     operation("images", chain((layers.SpatialDropout2D, dict(rate=0.5)))),
     operation(

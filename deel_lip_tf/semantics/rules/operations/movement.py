@@ -62,9 +62,9 @@ class Reordering(Moving):
         return Merge([1.0], False, "reordering of entries")
 
 
-@rule("ExpandDims", "Squeeze", "Flip")
+@rule("ExpandDims", "Squeeze", "Flip", "Roll")
 class AlongAxis(Reordering):
-    """An axis that is added, taken away or reversed."""
+    """An axis that is added, taken away, reversed or turned."""
 
 
 @rule("Reshape")
