@@ -258,7 +258,7 @@ def _letters(subscripts: str) -> tuple[str, str, str]:
 
 
 def _plain_convolution(call: Call) -> Convolution | None:
-    """The convolution of a built "valid" layer without dilation, called on one tensor."""
+    """The convolution of a built "valid" layer, called on one tensor; no dilated transposed one."""
     operation = call.operation
     known = rule_for(operation) if isinstance(operation, layers.Layer) else None
     if known is None or not known.slides or not operation.built:
@@ -266,8 +266,9 @@ def _plain_convolution(call: Call) -> Convolution | None:
     if getattr(operation, "padding", None) != "valid" or len(call.inputs) != 1:
         return None
     match known.operators(operation, call.inputs[0].shape):
-        case [Convolution() as convolution] if set(convolution.dilation) == {1}:
-            return convolution
+        case [Convolution() as convolution]:
+            is_plain = not convolution.transposed or set(convolution.dilation) == {1}
+            return convolution if is_plain else None
     return None
 
 
@@ -284,16 +285,18 @@ def _with_padding(
     convolution: Convolution, layer: layers.Layer, shape: Shape, sources: dict[int, np.ndarray]
 ) -> Convolution | None:
     """The convolution of an image with the padding that copies from these indices of each axis."""
-    sizes, kernel_size = known_sizes(layer, shape), convolution.kernel_size
+    sizes = known_sizes(layer, shape)
     if not sources or sizes is None:
         return None
+    taps = zip(convolution.kernel_size, convolution.dilation, strict=True)
+    reach = [(k - 1) * rate + 1 for k, rate in taps]
     for padding in EXTENDING:
         if all(
             np.array_equal(
                 sources.get(axis, np.arange(n)),
                 padded_indices(n, *padding_amounts(n, k, 1, padding), padding),
             )
-            for axis, (n, k) in enumerate(zip(sizes, kernel_size, strict=True))
+            for axis, (n, k) in enumerate(zip(sizes, reach, strict=True))
         ):
             return replace(convolution, padding=padding, sizes=sizes)
     return None

@@ -7,7 +7,8 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import Rule, check_choice, number, whole_number
 from deel_lip_tf._validation.shapes import standardize_data_format
-from deel_lip_tf.layers.base import LipschitzLayer, operation_export
+from deel_lip_tf.layers.base import LipschitzLayer
+from deel_lip_tf.layers.convolution.padding import extended_shape, padded_model
 
 _QUARTER = Rule(lambda value: 0 < value <= 0.25, "above 0 and at most 1/4")
 
@@ -114,27 +115,36 @@ class SpatialShift2D(LipschitzLayer, keras.layers.Layer):
         return outputs if self.k_coef_lip == 1 else outputs * self.k_coef_lip
 
     def vanilla_export(self) -> keras.layers.Layer:
-        """A depthwise convolution with one tap a channel; Keras's `roll` with circular padding."""
-        if self.padding == "circular" or not self.built:
-            return operation_export(self, self.call)
-        shape = self.get_build_config()["input_shape"]
-        channels, size = shape[self._axes[2]], 2 * self.shift + 1
+        """A depthwise convolution with one tap a channel, after the padding where it is circular.
+
+        Built for unknown sizes, a layer with circular padding is copied.
+        """
+        shape = self.get_build_config()["input_shape"] if self.built else (None,)
+        is_circular = self.padding == "circular"
+        if not self.built or is_circular and None in shape[1:]:
+            return super().vanilla_export()
+        amounts = ((self.shift, self.shift),) * 2 if is_circular else ((0, 0),) * 2
         plain = keras.layers.DepthwiseConv2D(
-            *(size, 1, "same"),
+            2 * self.shift + 1,
+            padding="valid" if is_circular else "same",
             data_format=self.data_format,
             use_bias=False,
             name=self.name,
             dtype=self.dtype_policy,
         )
-        plain.build(shape)
-        count, middle, end = int(self.share * channels), self.shift, size - 1
-        kernel = np.zeros((size, size, channels, 1))
+        plain.build(extended_shape(shape, amounts, self.data_format))
+        plain.set_weights([self._taps(shape[self._axes[2]])])
+        return padded_model(plain, amounts, "circular", shape) if is_circular else plain
+
+    def _taps(self, channels: int) -> np.ndarray:
+        """The kernel of the depthwise convolution that the layer is."""
+        count, middle, end = int(self.share * channels), self.shift, 2 * self.shift
+        kernel = np.zeros((end + 1, end + 1, channels, 1))
         taps = ((0, middle), (end, middle), (middle, 0), (middle, end))
-        kernel[middle, middle, 4 * count :] = self.k_coef_lip
         for group, tap in enumerate(taps):
             kernel[(*tap, slice(group * count, (group + 1) * count))] = self.k_coef_lip
-        plain.set_weights([kernel])
-        return plain
+        kernel[middle, middle, 4 * count :] = self.k_coef_lip
+        return kernel
 
     def get_config(self) -> dict:
         """Arguments of the constructor."""
