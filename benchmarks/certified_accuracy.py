@@ -1,7 +1,7 @@
 """The highest proven certified accuracy per minute: one table of recipes, one command each.
 
-    python benchmarks/certified_accuracy.py RECIPE --data FILE.npz [--minutes M] [--epochs N]
-        [--images N] [--seed S] [--out FOLDER] [--backend tensorflow|jax|torch] [--certify]
+    python benchmarks/certified_accuracy.py RECIPE --data FILE.npz [--epochs N] [--images N]
+        [--seed S] [--out FOLDER] [--backend tensorflow|jax|torch] [--certify]
 
 trains a recipe of `recipes.py`, and writes `RECIPE-SEED.keras` and `RECIPE-SEED.json` into the
 folder: the accuracy, the proven certified accuracy at each radius, the seconds of training, and the
@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -31,14 +32,16 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("recipe", nargs="?", help="a name of `recipes.RECIPES`")
     parser.add_argument("--data", type=Path, help="the file of the images")
-    parser.add_argument("--minutes", type=float, help="as many epochs as fit, from the second one")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--images", type=int, help="as many training images, the first ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("certified_accuracy"))
     parser.add_argument("--backend", choices=("tensorflow", "jax", "torch"))
     parser.add_argument("--certify", action="store_true", help="do not train")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.recipe and options.data is None:
+        parser.error("--data is needed: the file of the images")
+    return options
 
 
 def run(options: argparse.Namespace) -> None:
@@ -47,7 +50,8 @@ def run(options: argparse.Namespace) -> None:
     import training
 
     recipe = recipes.RECIPES[options.recipe]
-    recipe = recipe.with_epochs(options.epochs) if options.epochs else recipe
+    if options.epochs:
+        recipe = replace(recipe, epochs=options.epochs)
     data = recipes.images(options.data, options.images)
     name = f"{options.recipe}-{options.seed}"
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """The recipes of `certified_accuracy.py`: networks, losses and schedules, one row each."""
 
-import dataclasses
 import io
 import math
 from collections.abc import Callable
@@ -63,7 +62,6 @@ class Recipe:
         batch_size: images of a step.
         rate: the largest of Adam, after a tenth of the steps.
         augmentation: makes layers in front, which are identities at inference.
-        schedules: makes callbacks, of the number of steps.
     """
 
     stack: Callable[[], list]
@@ -73,11 +71,6 @@ class Recipe:
     batch_size: int = 256
     rate: float = 3e-3
     augmentation: Callable[[], list] = field(default=list)
-    schedules: Callable[[int], list] = field(default=lambda steps: [])
-
-    def with_epochs(self, epochs: int) -> "Recipe":
-        """The same in another time."""
-        return dataclasses.replace(self, epochs=epochs)
 
     def model(self, data: Images) -> keras.Model:
         """The network, with new weights."""

@@ -54,7 +54,7 @@ def train(recipe: recipes.Recipe, data: recipes.Images, out: Path, name: str, se
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         verbose=1 if sys.stderr.isatty() else 2,
-        callbacks=[backup, clock, *recipe.schedules(steps)],
+        callbacks=[backup, clock],
     )
     model.save(out / f"{name}.keras")
     return clock.seconds

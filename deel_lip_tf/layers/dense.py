@@ -72,6 +72,7 @@ class SpectralDense(ConstrainedDense):
         maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
             default.
         maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
+        gain: `"counted"` (the default) or `"measured"`: of convolutions; the same for a product.
         *args: the arguments of `keras.layers.Dense` after `use_bias`, in their order.
         **kwargs: every other argument of `keras.layers.Dense`, except LoRA and quantization.
 

@@ -56,13 +56,15 @@ _found, __dir__ = found_when_asked_for(
         "deel_lip_tf.verify.specification.writing": ("to_vnnlib",),
     },
 )
-_WITHOUT_TENSORFLOW = ("counterexample", "read_vnnlib", "to_vnnlib")
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__ and name not in _WITHOUT_TENSORFLOW:
-        tensorflow_for("`deel_lip_tf.verify` computes its bounds with")
-    return _found(name)
+    try:
+        return _found(name)
+    except ModuleNotFoundError as error:
+        if error.name == "tensorflow":
+            tensorflow_for(f"`deel_lip_tf.verify.{name}` needs")
+        raise
 
 
 __all__ = [

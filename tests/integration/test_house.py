@@ -1,6 +1,7 @@
 """The rules of the house that a reader of the code may rely on. What is listed may only shrink."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import deel_lip_tf
+from deel_lip_tf.layers.constrained import ConstrainedKernel
 
 PACKAGE = Path(deel_lip_tf.__file__).parent
 MODULES = {
@@ -127,6 +129,19 @@ def test_every_public_object_says_what_its_arguments_are():
         if has_arguments(one) and not re.search(r"^\s*(Args|Attributes):$", one.__doc__, re.M)
     ]
     assert undocumented + silent == []
+
+
+def test_fields_of_parametrizations_are_arguments_that_layers_explain():
+    kinds = [one for one in public_objects().values() if inspect.isclass(one)]
+    kinds = [kind for kind in kinds if issubclass(kind, ConstrainedKernel)]
+    assert len(kinds) > 10
+    silent = [
+        (kind.__name__, field.name)
+        for kind in kinds
+        for field in dataclasses.fields(kind.parametrization_class)
+        if field.name not in entries_of(inspect.cleandoc(kind.__doc__))
+    ]
+    assert silent == []
 
 
 def entries_of(docstring):

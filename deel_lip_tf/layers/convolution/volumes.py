@@ -39,6 +39,8 @@ class SpectralConv3D(ConstrainedConvolution, keras.layers.Conv3D):
         maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
             default.
         maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
+        gain: `"counted"` (the default) divides by the square root of `m`; `"measured"` by an upper
+            bound of the norm of the operation with the orthogonal kernel, for volumes of any size.
         *args: the arguments of `keras.layers.Conv3D` after `padding`, in their order.
         **kwargs: every other argument of `keras.layers.Conv3D`, except dilation, groups, LoRA and
             quantization.
@@ -138,6 +140,8 @@ class SpectralConv3DTranspose(ConstrainedTranspose, keras.layers.Conv3DTranspose
         maxiter_spectral: largest number of squarings for the bound of the norm, at least 1, 10 by
             default.
         maxiter_bjorck: largest number of orthogonalisation steps, at least 1, 15 by default.
+        gain: `"counted"` (the default) divides by the square root of `m`; `"measured"` by an upper
+            bound of the norm of the operation with the orthogonal kernel, for volumes of any size.
         *args: the arguments of `keras.layers.Conv3D` after `padding`, in their order, without
             `groups`.
         **kwargs: every other argument of `keras.layers.Conv3DTranspose` (`output_padding`
