@@ -119,7 +119,7 @@ class SpatialShift2D(LipschitzLayer, keras.layers.Layer):
 
         Built for unknown sizes, a layer with circular padding is copied.
         """
-        shape = self.get_build_config()["input_shape"] if self.built else (None,)
+        shape: tuple = self.get_build_config()["input_shape"] if self.built else (None,)
         is_circular = self.padding == "circular"
         if not self.built or is_circular and None in shape[1:]:
             return super().vanilla_export()
