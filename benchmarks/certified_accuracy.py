@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
             "data": data.name,
             "images": len(data.x_train),
             "epochs": recipe.epochs,
-            "seconds": training.train(recipe, data, options.out, name, options.seed),
+            **training.train(recipe, data, options.out, name, options.seed),
             "backend": training.backend(),
             "machine": f"{os.cpu_count()} x {platform.processor() or platform.machine()}",
         }

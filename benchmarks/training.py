@@ -19,25 +19,36 @@ def backend() -> str:
 
 
 class Clock(keras.callbacks.Callback):
-    """Seconds of training, kept beside the model so that a run that goes on keeps counting."""
+    """Seconds of training, kept beside the model so that a run that goes on keeps counting.
+
+    CPU-seconds too, of all threads: they are what a busy machine does not change much.
+    """
 
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
-        self.seconds = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+        self.spent = {"seconds": 0.0, "cpu_seconds": 0.0}
+        if path.exists():
+            self.spent = {key: json.loads(path.read_text())[key] for key in self.spent}
+
+    def _now(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts."""
-        self._started = time.perf_counter()
+        self._started = self._now()
 
     def on_epoch_end(self, epoch, logs=None):
         """Stops, tracing and compiling included."""
-        self.seconds += time.perf_counter() - self._started
-        self.path.write_text(json.dumps({"epochs": epoch + 1, "seconds": self.seconds}))
+        now = self._now()
+        self.spent = {key: self.spent[key] + now[key] - self._started[key] for key in now}
+        self.path.write_text(json.dumps({"epochs": epoch + 1, **self.spent}))
 
 
-def train(recipe: recipes.Recipe, data: recipes.Images, out: Path, name: str, seed: int):
-    """The trained model; weights and optimizer are backed up after each epoch."""
+def train(
+    recipe: recipes.Recipe, data: recipes.Images, out: Path, name: str, seed: int
+) -> dict[str, float]:
+    """Writes the trained model, and says what was spent; a backup is written after each epoch."""
     keras.utils.set_random_seed(seed)
     model = recipe.model(data)
     steps = recipe.epochs * -(-len(data.x_train) // recipe.batch_size)
@@ -57,7 +68,7 @@ def train(recipe: recipes.Recipe, data: recipes.Images, out: Path, name: str, se
         callbacks=[backup, clock],
     )
     model.save(out / f"{name}.keras")
-    return clock.seconds
+    return clock.spent
 
 
 def certified(path: Path, recipe: recipes.Recipe, data: recipes.Images) -> dict:
@@ -80,6 +91,7 @@ def row(result: dict) -> str:
     return (
         f"{result['recipe']:<22}{result['seed']:>5}{100 * result['clean']:>8.1f}  {shares}  "
         f"L <= {result['constant']:.5f}  {result['epochs']} epochs of {result['images']} images "
-        f"of {result['data']} in {result['seconds'] / 60:.1f} min, {result['backend']}, "
+        f"of {result['data']} in {result['seconds'] / 60:.1f} min "
+        f"({result['cpu_seconds'] / 60:.1f} of CPU), {result['backend']}, "
         f"{result['machine']}"
     )
