@@ -2,6 +2,7 @@
 
     python benchmarks/certified_accuracy.py RECIPE --data FILE.npz [--epochs N] [--images N]
         [--seed S] [--out FOLDER] [--backend tensorflow|jax|torch] [--certify]
+        [--optimizer stiefel-muon|adam] [--rate R]
 
 trains a recipe of `recipes.py`, and writes `RECIPE-SEED.keras` and `RECIPE-SEED.json` into the
 folder: the accuracy, the proven certified accuracy at each radius, the seconds of training, and the
@@ -34,6 +35,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="the file of the images")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--images", type=int, help="as many training images, the first ones")
+    parser.add_argument("--optimizer", choices=("stiefel-muon", "adam"), help="at its best rate")
+    parser.add_argument("--rate", type=float, help="the largest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("certified_accuracy"))
     parser.add_argument("--backend", choices=("tensorflow", "jax", "torch"))
@@ -52,6 +55,11 @@ def run(options: argparse.Namespace) -> None:
     recipe = recipes.RECIPES[options.recipe]
     if options.epochs:
         recipe = replace(recipe, epochs=options.epochs)
+    if options.optimizer:
+        descent, rate = recipes.OPTIMIZERS[options.optimizer]
+        recipe = replace(recipe, descent=descent, rate=rate)
+    if options.rate:
+        recipe = replace(recipe, rate=options.rate)
     data = recipes.images(options.data, options.images)
     name = f"{options.recipe}-{options.seed}"
     options.out.mkdir(parents=True, exist_ok=True)
@@ -64,6 +72,8 @@ def run(options: argparse.Namespace) -> None:
             "data": data.name,
             "images": len(data.x_train),
             "epochs": recipe.epochs,
+            "optimizer": recipe.descent.__name__,
+            "rate": recipe.rate,
             **training.train(recipe, data, options.out, name, options.seed),
             "backend": training.backend(),
             "machine": f"{os.cpu_count()} x {platform.processor() or platform.machine()}",

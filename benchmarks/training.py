@@ -92,6 +92,7 @@ def row(result: dict) -> str:
         f"{result['recipe']:<22}{result['seed']:>5}{100 * result['clean']:>8.1f}  {shares}  "
         f"L <= {result['constant']:.5f}  {result['epochs']} epochs of {result['images']} images "
         f"of {result['data']} in {result['seconds'] / 60:.1f} min "
-        f"({result['cpu_seconds'] / 60:.1f} of CPU), {result['backend']}, "
+        f"({result['cpu_seconds'] / 60:.1f} of CPU), {result['optimizer']} {result['rate']}, "
+        f"{result['backend']}, "
         f"{result['machine']}"
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -24,6 +25,28 @@ def with_bias(outputs, bias, data_format: str | None):
         return ops.add(outputs, bias)  # may be one operation with what is before it
     # Keras's `add` would take the last axis where that is as long as the bias.
     return outputs + ops.reshape(bias, (-1, *[1] * (len(outputs.shape) - 2)))
+
+
+class Retraction:
+    """What brings a raw weight back after each update of an optimizer, and sees its matrices.
+
+    Args:
+        layer: that the weight belongs to.
+        name: of the weight, as the layer's parametrization has it.
+    """
+
+    def __init__(self, layer: "ConstrainedKernel", name: str):
+        self.layer = layer
+        self.name = name
+
+    def __call__(self, weight):
+        """The weight, back on the manifold."""
+        return self.layer._retracted(self.name, weight)
+
+    def on_matrices(self, function: Callable, weight):
+        """The weight with `function` applied to each matrix that is kept orthogonal."""
+        layer = self.layer
+        return layer.parametrization.on_matrices(function, self.name, weight, layer.operation)
 
 
 class ConstrainedKernel(LipschitzLayer, Condensable):
@@ -113,7 +136,7 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
 
     def _add_raw_weight(self, **kwargs):
         if kwargs.get("constraint") is None and self.parametrization.is_retracting:
-            kwargs["constraint"] = functools.partial(self._retracted, kwargs["name"])
+            kwargs["constraint"] = Retraction(self, kwargs["name"])
             if self._keeps_effective_kernel:
                 kwargs["initializer"] = functools.partial(self._drawn, kwargs["initializer"])
         return super().add_weight(**{**kwargs, "autocast": False})

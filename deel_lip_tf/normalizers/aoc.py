@@ -58,17 +58,25 @@ class _OrthogonalConvolution(Parametrization):
         """The orthogonal factors, which are their own projections."""
         return self._each(nearest_orthogonal, weights, operation)
 
+    def on_matrices(self, function, name, weight, operation):
+        """The kernel by groups of channels, or each factor, with `function` applied."""
+        if name == "kernel":
+            stack = _grouped_matrices(weight, operation.groups)
+            return _ungrouped(function(stack), weight.shape)
+        return ops.reshape(function(_stack(weight)), weight.shape)
+
     def _each(self, function, weights, operation):
-        found = {}
-        for name, weight in weights.items():
-            weight = at_least_float32(ops.convert_to_tensor(weight))
-            if name == "kernel":
-                stack = _grouped_matrices(weight, operation.groups)
-                found[name] = _ungrouped(function(stack, EPS, MAXIMUM), weight.shape)
-            else:
-                stack = function(_stack(weight), EPS, MAXIMUM)
-                found[name] = ops.reshape(stack, weight.shape)
-        return found
+        def factor(stack):
+            return function(stack, EPS, MAXIMUM)
+
+        tensors = {
+            name: at_least_float32(ops.convert_to_tensor(weight))
+            for name, weight in weights.items()
+        }
+        return {
+            name: self.on_matrices(factor, name, weight, operation)
+            for name, weight in tensors.items()
+        }
 
 
 @register

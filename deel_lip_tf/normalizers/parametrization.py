@@ -142,6 +142,17 @@ class Parametrization(ABC):
         """
         return weights
 
+    def on_matrices(self, function: Callable, name: str, weight, operation: Operation):
+        """A raw weight with `function` applied to each matrix that `retracted` brings back.
+
+        Args:
+            function: of a tensor (..., rows, columns), of a result of the same shape.
+            name: of the weight.
+            weight: tensor.
+            operation: what the layer does with the kernel.
+        """
+        return operation.on_matrices(function, weight)
+
     def condensed(self, weights: dict[str, Any], operation: Operation) -> dict[str, Any]:
         """Weights of the same kernel that a projection leaves as they are, where there are any.
 

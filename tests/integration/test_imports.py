@@ -34,6 +34,7 @@ ALLOWED = {
     "losses": {"_lazy"},
     "metrics": {"losses", "_lazy"},
     "callbacks": set(),
+    "optimizers": {"layers", "normalizers"},
     "layers": {"normalizers", "constraints", "initializers", "regularizers", "_keras"},
     "semantics": LAYERS | {"errors", "_keras", "_rounding"},
     "formats": LAYERS | {"semantics", "_keras", "_lazy"},

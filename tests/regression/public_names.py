@@ -22,6 +22,7 @@ ROOMS = (
     "metrics",
     "model",
     "normalizers",
+    "optimizers",
     "regularizers",
     "utils",
     "verify",
