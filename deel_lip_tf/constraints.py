@@ -16,6 +16,7 @@ from keras import ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, Rule, number
+from deel_lip_tf._validation.signatures import Described
 from deel_lip_tf.normalizers import (
     DEFAULT_BETA_BJORCK,
     DEFAULT_EPS_BJORCK,
@@ -27,7 +28,7 @@ from deel_lip_tf.normalizers import (
 )
 
 
-class _Projection(keras.constraints.Constraint):
+class _Projection(Described, keras.constraints.Constraint):
     """A constraint that projects the flattened kernel, (everything else, last axis)."""
 
     parametrization: Any = None
@@ -120,7 +121,7 @@ class FrobeniusConstraint(_Projection):
 
 
 @register
-class WeightClipConstraint(keras.constraints.Constraint):
+class WeightClipConstraint(Described, keras.constraints.Constraint):
     """Entries clipped to `[-c, c]`.
 
     No useful Lipschitz bound follows: a matrix (m, n) of entries `c` has norm `c * sqrt(m * n)`.
@@ -150,7 +151,7 @@ class WeightClipConstraint(keras.constraints.Constraint):
 
 
 @register
-class AutoWeightClipConstraint(keras.constraints.Constraint):
+class AutoWeightClipConstraint(Described, keras.constraints.Constraint):
     """Entries clipped to `[-c, c]` with `c = 1 / (sqrt(number of entries) * scale)`.
 
     The Frobenius norm, hence the largest singular value, is at most `1 / scale`: as in deel-lip,

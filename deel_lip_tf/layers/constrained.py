@@ -84,6 +84,13 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
     def _default_initializer():
         return SpectralInitializer()
 
+    @classmethod
+    def _keyword_defaults(cls) -> dict:
+        """What `**kwargs` takes besides the arguments of Keras's layer, or with other defaults."""
+        fields = dataclasses.fields(cls.parametrization_class)
+        initializer = {f"{cls._kernel_argument}_initializer": cls._default_initializer()}
+        return {**initializer, **{field.name: field.default for field in fields}}
+
     def get_config(self) -> dict:
         """Arguments of the constructor."""
         if type(self.parametrization) is self.parametrization_class:
