@@ -14,6 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, Rule, number
 from deel_lip_tf._validation.signatures import Described
@@ -26,6 +27,16 @@ from deel_lip_tf.normalizers import (
     check_lipschitz_factor,
     flatten_kernel,
 )
+
+__all__ = [
+    "AutoWeightClipConstraint",
+    "FrobeniusConstraint",
+    "SpectralConstraint",
+    "WeightClipConstraint",
+    "apply_constraints",
+]
+
+__dir__ = public_names(__name__)
 
 
 class _Projection(Described, keras.constraints.Constraint):

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import backend, initializers, ops
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import flag
 from deel_lip_tf._validation.signatures import Described
@@ -18,6 +19,10 @@ from deel_lip_tf.normalizers import (
 )
 from deel_lip_tf.normalizers.operation import depthwise_kernel, depthwise_matrices
 from deel_lip_tf.normalizers.polar.lapack import by_lapack
+
+__all__ = ["CenteredInitializer", "ResidualInitializer", "SpectralInitializer"]
+
+__dir__ = public_names(__name__)
 
 
 @register

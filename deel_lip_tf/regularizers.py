@@ -8,12 +8,17 @@ from collections.abc import Iterable
 import keras
 from keras import ops
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, Rule, flag, number, whole_number
 from deel_lip_tf._validation.signatures import Described
 from deel_lip_tf.normalizers import flatten_kernel
 from deel_lip_tf.normalizers.numerics.norm_bounds import smaller_gram
 from deel_lip_tf.normalizers.parametrization import at_least_float32
+
+__all__ = ["Lorth", "Lorth2D", "LorthRegularizer", "OrthDenseRegularizer"]
+
+__dir__ = public_names(__name__)
 
 _WEIGHT = Rule(NOT_NEGATIVE.is_allowed, "finite, and at least 0 to pull towards orthogonality")
 

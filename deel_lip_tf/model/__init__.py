@@ -1,5 +1,6 @@
 """Models: the constant of a whole network, its condensation, and its export to plain Keras."""
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf.model.export import vanillaModel
 from deel_lip_tf.model.learned_margins import LossVariableModel, LossVariableSequential
 from deel_lip_tf.model.lipschitz import Model, Sequential
@@ -13,3 +14,5 @@ __all__ = [
     "gap_constants",
     "vanillaModel",
 ]
+
+__dir__ = public_names(__name__)
