@@ -17,14 +17,16 @@ import deel_lip_tf as lip
 
 PACKAGE = Path(deel_lip_tf.__file__).parent
 
-# Each room with the rooms it may import, besides itself, and besides `_lazy`, `_registration` and
-# `_validation`, which everybody may. Each command is a room, and so are the metrics that prove.
+# Each room with the rooms it may import, besides itself, and besides `_lazy`, `_registration`,
+# `_tables` and `_validation`, which everybody may. Each command is a room, and so are the metrics
+# that prove.
 LAYERS = {"normalizers", "constraints", "initializers", "regularizers", "layers"}
 PROOFS = LAYERS | {"model", "semantics", "errors", "_keras", "_rounding"}
 COMMAND = {"cli.arguments", "cli.quiet"}
 ALLOWED = {
     "_registration": set(),
     "_lazy": set(),
+    "_tables": set(),
     "_validation": set(),
     "_keras": set(),
     "_rounding": set(),
@@ -89,7 +91,7 @@ def forbidden(room, source):
     return (
         rooms_imported(source)
         - ALLOWED[room]
-        - {room, "_lazy", "_registration", "_validation", "__version__"}
+        - {room, "_lazy", "_registration", "_tables", "_validation", "__version__"}
     )
 
 
