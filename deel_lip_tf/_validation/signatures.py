@@ -31,7 +31,7 @@ def whole_signature(cls: type) -> inspect.Signature:
     """
     first, *others = map(_parameters, _constructors(cls))
     of_keras = [p for one in map(_parameters, _of_keras(cls)) for p in one]
-    by_default = getattr(cls, "_keyword_defaults", dict)()
+    by_default: Mapping[str, Any] = getattr(cls, "_keyword_defaults", dict)()
     named = [_keyword(name, default) for name, default in by_default.items()]
     own = [p for one in others for p in one if p.name not in by_default]
     given = [p for p in (*own, *named, *of_keras) if p.default is not Parameter.empty]

@@ -102,7 +102,7 @@ class Report:
         return figure
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = [("layer", "type", "bound", "seconds", "method")]
+        rows: list[tuple[str, ...]] = [("layer", "type", "bound", "seconds", "method")]
         for entry in self.bound.per_layer:
             numbers = at_most(entry.value), f"{entry.seconds:.3f}"
             rows.append((entry.name, entry.layer_type, *numbers, entry.method))

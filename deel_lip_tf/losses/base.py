@@ -148,8 +148,8 @@ class ParametricLoss(keras.losses.Loss):
         parameter(name, value)
 
     def __repr__(self) -> str:
-        usual = {"name": type(self).__name__, "reduction": "sum_over_batch_size"}
-        usual |= {"dtype": keras.config.floatx(), "multi_gpu": False}
+        usual: dict[str, Any] = {"name": type(self).__name__, "dtype": keras.config.floatx()}
+        usual |= {"reduction": "sum_over_batch_size", "multi_gpu": False}
         try:
             return described(self, self.get_config(), usual)
         except NotImplementedError:  # while it traces, TensorFlow shows no values
