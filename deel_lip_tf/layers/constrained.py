@@ -289,8 +289,9 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         raise ValueError(
             f"Quantization rounds the raw kernel of layer {self.name!r}, not the one it computes "
             "with. Quantize the plain layer instead: `layer.vanilla_export().quantize(mode)`. No "
-            "bound or certificate covers a quantized layer, which rounds its inputs too: they "
-            "hold for `layer.vanilla_export()` before it is quantized."
+            "bound or certificate covers a layer that rounds its inputs too, as by default; of "
+            "dense ones with quantized weights alone (`Int8QuantizationConfig(activation_quantizer="
+            "None)`) both are proven again."
         )
 
 
@@ -336,7 +337,7 @@ NO_LORA = {
     "lora_alpha": ((None,), _LORA_WAY_OUT),
     "quantization_config": (
         (None,),
-        "Train without it, and quantize `layer.vanilla_export()`, which no bound covers then.",
+        "Train without it, and quantize the weights of `layer.vanilla_export()`.",
     ),
 }
 
