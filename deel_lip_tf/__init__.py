@@ -4,7 +4,8 @@
 
 Layers of known Lipschitz constant (`lip.layers`), losses (`lip.losses`), metrics, callbacks, the
 models `lip.Sequential` and `lip.Model`, proofs (`lip.bounds`), certificates (`lip.certificates`)
-and the formal verification of any Keras classifier (`lip.verify`).
+and the formal verification of any Keras classifier (`lip.verify`). What is asked most often is at
+hand: `lip.lipschitz_bound` and `lip.certify`.
 
 Importing the package imports none of these, nor Keras. Once Keras is imported, before or after,
 so are they, and what they register is found in files of models.
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
         layers,
         losses,
         metrics,
+        model,
         normalizers,
         optimizers,
         regularizers,
         utils,
         verify,
     )
+    from deel_lip_tf.bounds import lipschitz_bound
+    from deel_lip_tf.certificates import certify
     from deel_lip_tf.model import (
         LossVariableModel,
         LossVariableSequential,
@@ -53,12 +57,15 @@ __all__ = [
     "callbacks",
     "certificate_metrics",
     "certificates",
+    "certify",
     "compute_layer_sv",
     "constraints",
     "initializers",
     "layers",
+    "lipschitz_bound",
     "losses",
     "metrics",
+    "model",
     "normalizers",
     "optimizers",
     "regularizers",
@@ -67,13 +74,17 @@ __all__ = [
     "verify",
 ]
 
-_MODELS = tuple(name for name in __all__ if name[0].isupper() or name == "vanillaModel")
-_ROOMS = tuple(name for name in __all__ if name not in _MODELS)
-_BEHIND = ("cli", "errors", "estimates", "model", "semantics")  # what these need, found as they are
+_SOURCES = {
+    "deel_lip_tf.bounds": ("lipschitz_bound",),
+    "deel_lip_tf.certificates": ("certify",),
+    "deel_lip_tf.model": (
+        *("LossVariableModel", "LossVariableSequential", "Model", "Sequential", "vanillaModel"),
+    ),
+}
+_ROOMS = tuple(name for name in __all__ if not any(name in names for names in _SOURCES.values()))
+_BEHIND = ("cli", "errors", "estimates", "semantics")  # what these need, found as they are
 
-__getattr__, __dir__ = found_when_asked_for(
-    __name__, {"deel_lip_tf.model": _MODELS}, (*_ROOMS, *_BEHIND)
-)
+__getattr__, __dir__ = found_when_asked_for(__name__, _SOURCES, (*_ROOMS, *_BEHIND))
 
 # `verify` is TensorFlow's: whoever uses Keras on another backend does without.
-imported_with("keras", __name__, [*(room for room in _ROOMS if room != "verify"), "model"])
+imported_with("keras", __name__, [room for room in _ROOMS if room != "verify"])

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras import tree
+import numpy as np
+from keras import ops, tree
 from keras.src.backend.common import dtypes
 from keras.src.ops import core
 from keras.src.ops.node import Node
@@ -18,6 +19,7 @@ from keras.src.ops.node import Node
 __all__ = [
     "cast",
     "computes_float64",
+    "dequantized_kernel",
     "flat_inputs",
     "flat_layers",
     "float64_on_cpu",
@@ -30,6 +32,7 @@ __all__ = [
     "is_stateful_operator",
     "operation_name",
     "replaced_method",
+    "rounds_inputs",
     "sorted_nodes",
 ]
 
@@ -213,3 +216,30 @@ def float64_on_cpu() -> Iterator[None]:
         stack.callback(narrowed.update, float64=narrowed["float64"])
         narrowed["float64"] = "float64"
         yield
+
+
+def rounds_inputs(layer: keras.layers.Layer) -> bool:
+    """Whether a quantized layer rounds what it is given, and not its weights alone."""
+    if layer.quantization_mode == "float8":
+        return True
+    in_groups = (getattr(layer, "_int4_block_size", None) or -1) > 0  # of which it rounds nothing
+    return not in_groups and getattr(layer, "inputs_quantizer", None) is not None
+
+
+def dequantized_kernel(layer: keras.layers.Dense) -> np.ndarray:
+    """The kernel of a dense layer of int8 or int4 weights, as float64.
+
+    Keras divides the result of a product with integers by a scale for each output, which is the
+    product with their quotients, here rounded to float64. Int4 weights in groups it multiplies out
+    itself, in the type that it computes in, and so is the kernel.
+    """
+    stored = layer.kernel if layer.quantization_mode == "int4" else layer._kernel
+    integers = np.asarray(ops.convert_to_numpy(stored)).astype(np.float64)
+    scale = np.asarray(ops.convert_to_numpy(layer.kernel_scale))
+    if (getattr(layer, "_int4_block_size", None) or -1) <= 0:
+        return integers / scale.astype(np.float64)
+    groups = np.asarray(ops.convert_to_numpy(layer.g_idx)).astype(int)
+    zero = np.asarray(ops.convert_to_numpy(layer.kernel_zero)).astype(np.float64)
+    kernel = (integers - zero[groups]).astype(scale.dtype) * scale[groups]
+    kernel = ops.convert_to_numpy(ops.cast(kernel, layer.compute_dtype))
+    return np.asarray(kernel).astype(np.float64)

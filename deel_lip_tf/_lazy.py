@@ -1,14 +1,31 @@
-"""Names that a room offers and does not import before somebody asks for them."""
+"""Names that a room offers: which are shown, and which are imported when somebody asks for them."""
 
 import importlib
 import importlib.abc
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-__all__ = ["found_when_asked_for", "imported_with"]
+__all__ = ["found_when_asked_for", "imported_with", "public_names"]
+
+
+def public_names(room: str, more: Collection[str] = ()) -> Callable[[], list[str]]:
+    """`__dir__` of the module `room`: what completion shows are its `__all__` and `more`.
+
+    Whatever else it imports, and the modules inside it, are found as ever.
+    """
+
+    def names() -> list[str]:
+        own = vars(sys.modules[room])
+        return sorted({*own["__all__"], *more, *(name for name in own if _is_special(name))})
+
+    return names
+
+
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
 
 
 def found_when_asked_for(
@@ -19,7 +36,7 @@ def found_when_asked_for(
     Args:
         room: full name of the module.
         sources: the names that it offers, by the module that has them.
-        modules: modules inside the room that it offers.
+        modules: modules inside the room that it offers; shown are those in `__all__`.
     """
     source_of = {name: source for source, names in sources.items() for name in names}
 
@@ -30,7 +47,7 @@ def found_when_asked_for(
             raise AttributeError(f"module {room!r} has no attribute {name!r}")
         return getattr(importlib.import_module(source_of[name]), name)
 
-    return attribute, lambda: sorted({*vars(sys.modules[room]), *source_of, *modules})
+    return attribute, public_names(room, source_of)
 
 
 def imported_with(library: str, package: str, rooms: Sequence[str]) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, Rule, number
+from deel_lip_tf._validation.signatures import Described
 from deel_lip_tf.normalizers import (
     DEFAULT_BETA_BJORCK,
     DEFAULT_EPS_BJORCK,
@@ -26,8 +28,18 @@ from deel_lip_tf.normalizers import (
     flatten_kernel,
 )
 
+__all__ = [
+    "AutoWeightClipConstraint",
+    "FrobeniusConstraint",
+    "SpectralConstraint",
+    "WeightClipConstraint",
+    "apply_constraints",
+]
 
-class _Projection(keras.constraints.Constraint):
+__dir__ = public_names(__name__)
+
+
+class _Projection(Described, keras.constraints.Constraint):
     """A constraint that projects the flattened kernel, (everything else, last axis)."""
 
     parametrization: Any = None
@@ -120,7 +132,7 @@ class FrobeniusConstraint(_Projection):
 
 
 @register
-class WeightClipConstraint(keras.constraints.Constraint):
+class WeightClipConstraint(Described, keras.constraints.Constraint):
     """Entries clipped to `[-c, c]`.
 
     No useful Lipschitz bound follows: a matrix (m, n) of entries `c` has norm `c * sqrt(m * n)`.
@@ -150,7 +162,7 @@ class WeightClipConstraint(keras.constraints.Constraint):
 
 
 @register
-class AutoWeightClipConstraint(keras.constraints.Constraint):
+class AutoWeightClipConstraint(Described, keras.constraints.Constraint):
     """Entries clipped to `[-c, c]` with `c = 1 / (sqrt(number of entries) * scale)`.
 
     The Frobenius norm, hence the largest singular value, is at most `1 / scale`: as in deel-lip,

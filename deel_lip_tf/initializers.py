@@ -5,8 +5,10 @@ import math
 import keras
 from keras import backend, initializers, ops
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import flag
+from deel_lip_tf._validation.signatures import Described
 from deel_lip_tf.normalizers import (
     DEFAULT_BETA_BJORCK,
     DEFAULT_EPS_BJORCK,
@@ -18,9 +20,13 @@ from deel_lip_tf.normalizers import (
 from deel_lip_tf.normalizers.operation import depthwise_kernel, depthwise_matrices
 from deel_lip_tf.normalizers.polar.lapack import by_lapack
 
+__all__ = ["CenteredInitializer", "ResidualInitializer", "SpectralInitializer"]
+
+__dir__ = public_names(__name__)
+
 
 @register
-class SpectralInitializer(keras.initializers.Initializer):
+class SpectralInitializer(Described, keras.initializers.Initializer):
     """Draws a kernel and projects it: singular values `k_coef_lip` of the flattened kernel.
 
     The kernel is flattened to (everything else, last axis). The gain of a convolution is not
@@ -92,7 +98,7 @@ class SpectralInitializer(keras.initializers.Initializer):
 
 
 @register
-class CenteredInitializer(keras.initializers.Initializer):
+class CenteredInitializer(Described, keras.initializers.Initializer):
     """Draws the middle of a kernel, a matrix, and leaves zeros around it.
 
     The convolution then applies one matrix to the channels of each pixel: with an orthogonal one it
@@ -135,7 +141,7 @@ class CenteredInitializer(keras.initializers.Initializer):
 
 
 @register
-class ResidualInitializer(keras.initializers.Initializer):
+class ResidualInitializer(Described, keras.initializers.Initializer):
     """Normal entries over the number of inputs of an output: small beside an identity.
 
     The standard deviation is `1 / (rows * columns * channels)` for a convolution and `1 / inputs`

@@ -8,11 +8,17 @@ from collections.abc import Iterable
 import keras
 from keras import ops
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, Rule, flag, number, whole_number
+from deel_lip_tf._validation.signatures import Described
 from deel_lip_tf.normalizers import flatten_kernel
 from deel_lip_tf.normalizers.numerics.norm_bounds import smaller_gram
 from deel_lip_tf.normalizers.parametrization import at_least_float32
+
+__all__ = ["Lorth", "Lorth2D", "LorthRegularizer", "OrthDenseRegularizer"]
+
+__dir__ = public_names(__name__)
 
 _WEIGHT = Rule(NOT_NEGATIVE.is_allowed, "finite, and at least 0 to pull towards orthogonality")
 
@@ -206,7 +212,7 @@ class Lorth2D(Lorth):
 
 
 @register
-class LorthRegularizer(keras.regularizers.Regularizer):
+class LorthRegularizer(Described, keras.regularizers.Regularizer):
     """`lambda_lorth * L(kernel)`, see `Lorth2D`, for the kernel of a 2-D convolution.
 
     Args:
@@ -268,7 +274,7 @@ class LorthRegularizer(keras.regularizers.Regularizer):
 
 
 @register
-class OrthDenseRegularizer(keras.regularizers.Regularizer):
+class OrthDenseRegularizer(Described, keras.regularizers.Regularizer):
     """`lambda_orth * ||W'W - I||_F**2`, or with `WW'` where that is smaller.
 
     `W` is the kernel flattened to (everything else, last axis); 0 exactly where all its singular

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from deel_lip_tf._validation.shapes import way_to_shape
+
 __all__ = ["check_no_nan", "numeric", "samples_of", "weight_per_sample"]
 
 
@@ -64,14 +66,18 @@ def samples_of(x: Any, shape: Sequence[int | None]) -> np.ndarray:
     """
     samples = np.asarray(x)
     if samples.dtype.kind not in "biuf":
-        raise ValueError(f"`x` must hold real numbers. Received: dtype {samples.dtype}.")
+        hint = " Give what the function returns, not the function." if callable(x) else ""
+        raise ValueError(
+            f"`x` must hold real numbers. Received: dtype {samples.dtype}, of {type(x).__name__}."
+            f"{hint}"
+        )
     fits = samples.ndim == len(shape) + 1 and all(
         have == want or want is None for have, want in zip(samples.shape[1:], shape, strict=True)
     )
     if not fits or not len(samples):
         raise ValueError(
-            f"`x` must have the shape (n, *{tuple(shape)}) with n > 0, the model's input shape. "
-            f"Received: {samples.shape}."
+            f"`x` must have the shape (n, {', '.join(map(str, shape))}) with n > 0, the model's "
+            f"input shape. Received: {samples.shape}.{way_to_shape(samples.shape, shape)}"
         )
     return samples
 

@@ -4,6 +4,8 @@ import functools
 import inspect
 from typing import TYPE_CHECKING
 
+from deel_lip_tf._validation.signatures import WholeSignature
+
 __all__ = ["BesideLayer", "CheckedArguments", "check_activation", "named"]
 
 
@@ -37,7 +39,12 @@ else:
 
 
 class CheckedArguments(BesideLayer):
-    """Mixin: errors about the arguments of a constructor name the class that was called."""
+    """Mixin: errors about the arguments of a constructor name the class that was called.
+
+    The signature that `help` and notebooks show is the whole one.
+    """
+
+    __signature__ = WholeSignature()
 
     def __new__(cls, *args, **kwargs):
         """Checks the arguments before the constructors, which inherit from each other, get them.

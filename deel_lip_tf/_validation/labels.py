@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["class_mask", "is_signed", "true_classes"]
+__all__ = ["check_not_swapped", "class_mask", "is_signed", "true_classes"]
 
 
 def class_mask(labels: Any, classes: int, xp: ModuleType = ops) -> Any:
@@ -96,3 +96,48 @@ def _names_no_class(name: str, row: np.ndarray, outputs: int) -> str:
 def is_signed(y: Any, outputs: int) -> bool:
     """Whether the labels of a model with one output are -1 and 1."""
     return outputs == 1 and y is not None and bool((np.asarray(y) == -1).any())
+
+
+def check_not_swapped(y_true: Any, y_pred: Any) -> None:
+    """Refuses scores in the place of labels, where the values can be seen and leave no doubt.
+
+    There is none where the scores are one-hot rows, or a column of both classes, and the labels
+    have fractions and are neither within 0 and 1 nor, as rows, shares of 1.
+
+    Raises:
+        ValueError: so it is.
+    """
+    labels, scores = _values_of(y_true), _values_of(y_pred)
+    if labels is None or scores is None or labels.shape != scores.shape:
+        return
+    if _are_plain_labels(scores) and _can_only_be_scores(labels):
+        raise ValueError(
+            "`y_true` comes first and `y_pred` second: `loss(y_true, y_pred)`, where PyTorch has "
+            f"them the other way round. Received: y_true={labels[0].tolist()!r:.60}... and "
+            f"y_pred={scores[0].tolist()!r:.60}..."
+        )
+
+
+def _values_of(values: Any) -> np.ndarray | None:
+    """(n, columns) in float64, or `None` for a tensor of a step that is being traced."""
+    if keras.backend.backend() == "tensorflow" and hasattr(values, "numpy"):
+        values = values.numpy()
+    if not isinstance(values, np.ndarray | list | tuple):
+        return None
+    array = np.asarray(values, np.float64)
+    return array[:, None] if array.ndim == 1 else array
+
+
+def _are_plain_labels(values: np.ndarray) -> bool:
+    found = set(np.unique(values).tolist())
+    if found not in ({0.0, 1.0}, {-1.0, 1.0}):
+        return False
+    return values.shape[1] == 1 or bool(((values == 1).sum(axis=1) == 1).all())
+
+
+def _can_only_be_scores(values: np.ndarray) -> bool:
+    if not np.isfinite(values).all() or (values == np.round(values)).all():
+        return False
+    if values.min() < 0 or values.max() > 1:
+        return True
+    return values.shape[1] > 1 and not np.allclose(values.sum(axis=1), 1, atol=1e-2)

@@ -1,10 +1,12 @@
 """Shapes of inputs, and the order of their axes."""
 
+import math
 from collections.abc import Sequence
 
 import keras
 
 __all__ = ["check_classifier_shape", "check_sizes", "known_size", "standardize_data_format"]
+__all__ += ["way_to_shape"]
 
 
 def standardize_data_format(data_format: str | None) -> str:
@@ -82,3 +84,38 @@ def check_classifier_shape(shape: Sequence[int]) -> None:
             f"Received: an output of shape (batch, {', '.join(map(str, shape))}). For other "
             "outputs, use `bounds`."
         )
+
+
+def way_to_shape(received: Sequence[int], wanted: Sequence[int | None]) -> str:
+    """What turns an array of another shape into samples, as sentences for the end of a message.
+
+    Args:
+        received: the shape that came.
+        wanted: of one sample; `None` for an axis of any size.
+
+    Returns:
+        The sentences with a space before them; "" where none is known.
+    """
+    given, one = tuple(received), tuple(wanted)
+    has_one_channel = len(one) > 1 and one[-1] == 1
+    if _fits(given, one):
+        return (
+            " That is one sample without its batch axis: give `x[None]`. (Of a data set of single "
+            "samples give batches: `data.batch(32)`.)"
+        )
+    if has_one_channel and _fits(given, one[:-1]):
+        return " That is one sample without batch and channel axis: give `x[None, ..., None]`."
+    if has_one_channel and given and _fits(given[1:], one[:-1]):
+        return " The channel axis is missing: give `x[..., None]`."
+    if len(one) > 1 and given and _fits(given[1:], (one[-1], *one[:-1])):
+        return " The channels come first: give `np.moveaxis(x, 1, -1)`."
+    if len(given) == 2 and None not in one and given[1] == math.prod(one):  # type: ignore[arg-type]
+        return f" The samples are flattened: give `x.reshape(-1, {', '.join(map(str, one))})`."
+    if len(given) == 1 and given != one:
+        return " One number for each sample is what labels are: give them as `y`."
+    return ""
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    pairs = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(want in (None, have) for have, want in pairs)

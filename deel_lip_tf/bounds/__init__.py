@@ -5,8 +5,11 @@ walks through a model, `patterns` knows several calls together, `norms/` proves 
 operators, `evaluation/` computes a model in float64 and bounds the rounding.
 """
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf.bounds.propagation import lipschitz_bound
 from deel_lip_tf.bounds.report import Report, report
 from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
 
 __all__ = ["LayerBound", "LipschitzBound", "Report", "lipschitz_bound", "report"]
+
+__dir__ = public_names(__name__)

@@ -9,7 +9,7 @@ from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Copies, Operator, Potential, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
-from deel_lip_tf.semantics.state import check_built
+from deel_lip_tf.semantics.state import check_built, check_quantization
 
 __all__ = ["layer_bound", "potential_bound"]
 
@@ -38,10 +38,7 @@ def layer_bound(
         UnsupportedLayerError: if the type, an argument or the activation has no rule, or weights
             are missing.
     """
-    if getattr(layer, "quantization_mode", None) is not None:
-        raise UnsupportedLayerError(
-            "it is quantized, and rounds its inputs: bound it before it is quantized"
-        )
+    check_quantization(layer)
     if getattr(layer, "lora_enabled", False):
         raise UnsupportedLayerError(
             "LoRA weights are not merged into its kernel: save and reload it"

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deel_lip_tf._tables import at_least, at_most, html_table, text_table
 from deel_lip_tf.bounds.evaluation.estimates import attack_estimate, jacobian_estimate
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
 from deel_lip_tf.bounds.propagation import LipschitzPropagation, lipschitz_bound
@@ -100,32 +101,32 @@ class Report:
         axes.set_title(f"whole model: at most {self.bound.value:.4g}{lower}")
         return figure
 
-    def __str__(self) -> str:
-        rows = [("layer", "type", "bound", "seconds", "method")]
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("layer", "type", "bound", "seconds", "method")]
         for entry in self.bound.per_layer:
-            numbers = f"{entry.value:.6g}", f"{entry.seconds:.3f}"
+            numbers = at_most(entry.value), f"{entry.seconds:.3f}"
             rows.append((entry.name, entry.layer_type, *numbers, entry.method))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {value:>{widths[2]}}  "
-            f"{seconds:>{widths[3]}}  {method}"
-            for name, kind, value, seconds, method in rows
-        ]
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:], rule, *self._summary()])
+        return rows
 
-    def _summary(self) -> list[str]:
+    def __str__(self) -> str:
+        lines = text_table(self._rows(), right=(2, 3))
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:], rule, *text_table(self._summary())])
+
+    def _repr_html_(self) -> str:
+        head = ("", "value")
+        return html_table(self._rows(), right=(2, 3)) + html_table([head, *self._summary()])
+
+    def _summary(self) -> list[tuple[str, str]]:
         numbers = [
-            ("proven upper bound", self.bound.value),
-            ("product of all entries", self.product),
-            ("lower estimate, Jacobian", self.jacobian),
-            ("lower estimate, attack", self.attack),
-            ("slack: bound / lower estimate", self.slack),
+            ("proven upper bound", self.bound.value, at_most),
+            ("product of all entries", self.product, at_most),
+            ("lower estimate, Jacobian", self.jacobian, at_least),
+            ("lower estimate, attack", self.attack, at_least),
+            ("slack: bound / lower estimate", self.slack, at_most),
         ]
-        texts = [(name, "not searched" if n is None else f"{n:.6g}") for name, n in numbers]
-        texts.append(("seconds", f"{self.seconds:.1f}"))
-        width = max(len(name) for name, _ in texts)
-        return [f"{name:<{width}}  {text}" for name, text in texts]
+        texts = [(name, "not searched" if n is None else text(n)) for name, n, text in numbers]
+        return [*texts, ("seconds", f"{self.seconds:.1f}")]
 
 
 def report(

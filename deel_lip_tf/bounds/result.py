@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from deel_lip_tf._tables import at_most, html_table, text_table
+
 __all__ = ["LayerBound", "LipschitzBound"]
 
 
@@ -60,14 +62,17 @@ class LipschitzBound:
     def _claim(self) -> str:
         return f"upper bound on the {self.norm.capitalize()} Lipschitz constant"
 
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Numbers are rounded up: what is printed is a bound, too."""
+        entries = [(b.name, b.layer_type, at_most(b.value), b.method) for b in self.per_layer]
+        total = ("total", "", at_most(self.value), self._claim)
+        return [("layer", "type", "bound", "method"), *entries, total]
+
     def __str__(self) -> str:
-        rows = [(b.name, b.layer_type, f"{b.value:.6g}", b.method) for b in self.per_layer]
-        rows = [("layer", "type", "bound", "method"), *rows]
-        rows.append(("total", "", f"{self.value:.6g}", self._claim))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [
-            f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {value:>{widths[2]}}  {method}"
-            for name, kind, value, method in rows
-        ]
+        lines = text_table(self._rows(), right=(2,))
         rule = "-" * max(map(len, lines))
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def _repr_html_(self) -> str:
+        rows = self._rows()
+        return html_table(rows, right=(2,), emphasized=(len(rows) - 1,))

@@ -5,10 +5,13 @@ two logits may change, `execution` and `roundings` what float32 adds, `local` wh
 neighbourhood of one sample, `radii` the formulas, and `result` what is returned.
 """
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf.certificates.certification import certify
 from deel_lip_tf.certificates.proofs import margin_lipschitz_constants
 from deel_lip_tf.certificates.result import Certificates
 
 __all__ = ["Certificates", "certify", "class_divisors", "margin_lipschitz_constants"]
+
+__dir__ = public_names(__name__)
 
 class_divisors = margin_lipschitz_constants  # its first name, which stays

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from deel_lip_tf._tables import at_most, html_table
 from deel_lip_tf.certificates.fingerprints import content_fingerprint, model_fingerprint
 from deel_lip_tf.certificates.samples import Samples
 
@@ -119,16 +120,27 @@ class Certificates:
 
     def summary(self, radii: Sequence[float] = _RADII) -> str:
         """A table of the certified accuracy at some radii."""
+        rows = self._rows(radii)
+        lines = [f"{radius:>10}  {share:>{len(rows[0][1])}}" for radius, share in rows]
+        return "\n".join([*self._about(), *lines])
+
+    def _about(self) -> list[str]:
+        bound = at_most(self.bound)
+        return [
+            f"{len(self.label)} samples, Lipschitz constant at most {bound}",
+            f"radii hold for {MEANINGS[self.semantics]} (semantics={self.semantics!r})",
+        ]
+
+    def _rows(self, radii: Sequence[float]) -> list[tuple[str, str]]:
         name = "certified share" if self.correct is None else "certified accuracy"
-        lines = [f"{len(self.label)} samples, Lipschitz constant at most {self.bound:.6g}"]
-        lines.append(f"radii hold for {MEANINGS[self.semantics]} (semantics={self.semantics!r})")
-        lines.append(f"{'radius':>10}  {name}")
         shares = zip(sorted(radii), self.certified_accuracy(sorted(radii)), strict=True)
-        lines += [f"{radius:>10.4f}  {share:>{len(name)}.2%}" for radius, share in shares]
-        return "\n".join(lines)
+        return [("radius", name), *((f"{radius:.4f}", f"{share:.2%}") for radius, share in shares)]
 
     def __str__(self) -> str:
         return self.summary()
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows(_RADII), right=(0, 1), caption="; ".join(self._about()))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes everything into one file, in NumPy's `.npz` format; replaces an older one.

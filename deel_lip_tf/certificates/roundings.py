@@ -25,7 +25,7 @@ from deel_lip_tf.semantics.rounding import FLUSHED, LARGEST, CallShapes, Roundin
 from deel_lip_tf.semantics.rule import Rule, rule_for
 from deel_lip_tf.semantics.rules.activation import Activation
 from deel_lip_tf.semantics.rules.operations.arithmetic import NUMBERS
-from deel_lip_tf.semantics.state import as_float64
+from deel_lip_tf.semantics.state import as_float64, is_quantized
 
 __all__ = ["check_operation", "rounding_of"]
 
@@ -70,6 +70,8 @@ def check_operation(operation: Any) -> None:
         raise UnsupportedLayerError(f"no float32 rule is known for this {kind}")
     if not is_layer:
         return
+    if is_quantized(operation):
+        raise UnsupportedLayerError('it is quantized: use semantics="real"')
     if operation.compute_dtype != "float32":
         raise UnsupportedLayerError(f"it computes in {operation.compute_dtype}")
     activation = getattr(operation, "activation", None)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from deel_lip_tf._validation.arrays import numeric
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, Rule, flag, number, whole_number
+from deel_lip_tf._validation.shapes import way_to_shape
 from deel_lip_tf.bounds.evaluation.directions import column, directions, gradient, norms
 from deel_lip_tf.estimates.float64 import in_float64
 from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide
@@ -234,7 +235,7 @@ def _check_samples(model: keras.Model, x: np.ndarray) -> None:
         if len(taken) != x.ndim or any(one not in (None, other) for one, other in pairs):
             raise ValueError(
                 f"`x` must hold samples that the model takes, shape {taken}. Received: shape "
-                f"{x.shape}."
+                f"{x.shape}.{way_to_shape(x.shape, taken[1:])}"
             )
 
 

@@ -1,5 +1,6 @@
 """Layers with a known Lipschitz constant."""
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf.layers.activations import (
     Abs,
     FullSort,
@@ -109,6 +110,8 @@ __all__ = [
     "SpectralDense",
     "SpectralDepthwiseConv2D",
 ]
+
+__dir__ = public_names(__name__)
 
 _OF_TORCHLIP = {
     "FrobeniusConv2d": "FrobeniusConv2D",

@@ -107,6 +107,13 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
     def _default_initializer():
         return SpectralInitializer()
 
+    @classmethod
+    def _keyword_defaults(cls) -> dict:
+        """What `**kwargs` takes besides the arguments of Keras's layer, or with other defaults."""
+        fields = dataclasses.fields(cls.parametrization_class)
+        initializer = {f"{cls._kernel_argument}_initializer": cls._default_initializer()}
+        return {**initializer, **{field.name: field.default for field in fields}}
+
     def get_config(self) -> dict:
         """Arguments of the constructor."""
         if type(self.parametrization) is self.parametrization_class:
@@ -305,8 +312,9 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         raise ValueError(
             f"Quantization rounds the raw kernel of layer {self.name!r}, not the one it computes "
             "with. Quantize the plain layer instead: `layer.vanilla_export().quantize(mode)`. No "
-            "bound or certificate covers a quantized layer, which rounds its inputs too: they "
-            "hold for `layer.vanilla_export()` before it is quantized."
+            "bound or certificate covers a layer that rounds its inputs too, as by default; of "
+            "dense ones with quantized weights alone (`Int8QuantizationConfig(activation_quantizer="
+            "None)`) both are proven again."
         )
 
 
@@ -352,7 +360,7 @@ NO_LORA = {
     "lora_alpha": ((None,), _LORA_WAY_OUT),
     "quantization_config": (
         (None,),
-        "Train without it, and quantize `layer.vanilla_export()`, which no bound covers then.",
+        "Train without it, and quantize the weights of `layer.vanilla_export()`.",
     ),
 }
 

@@ -1,6 +1,7 @@
 """Dense layers with a bounded kernel."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
@@ -19,6 +20,7 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
     _refused = NO_LORA
 
     def __init__(self, units: int, activation=None, use_bias: bool = True, *args, **kwargs):
+        units = int(units) if isinstance(units, np.integer) else units  # Keras refuses NumPy's
         super().__init__(*args, units=units, activation=activation, use_bias=use_bias, **kwargs)
 
     def build(self, input_shape):

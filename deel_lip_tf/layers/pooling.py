@@ -331,8 +331,12 @@ class _AdaptivePooling2D(BesideLayer):
                 f"windows that may overlap. Received: output_size={output_size}. For windows that "
                 "do not, use ScaledAveragePooling2D or ScaledL2NormPooling2D with a `pool_size`."
             )
-        kwargs = {"keepdims": True, **kwargs}
+        kwargs = {**self._keyword_defaults(), **kwargs}
         super().__init__(data_format=data_format, k_coef_lip=k_coef_lip, **kwargs)
+
+    @classmethod
+    def _keyword_defaults(cls) -> dict:
+        return {"keepdims": True}
 
 
 @register

@@ -1,5 +1,7 @@
 """Losses for Lipschitz networks. The formulas themselves are in `deel_lip_tf.losses.formulas`."""
 
+from typing import TYPE_CHECKING
+
 from deel_lip_tf._lazy import found_when_asked_for
 from deel_lip_tf.losses.base import ParametricLoss
 from deel_lip_tf.losses.certified import EMMA, GloRo
@@ -25,6 +27,11 @@ from deel_lip_tf.losses.learned import (
     MulticlassHKRauto,
 )
 from deel_lip_tf.losses.soft import MulticlassSoftHKR
+
+if TYPE_CHECKING:
+    from deel_lip_tf.metrics.certified import Certificate_Binary as Certificate_Binary
+    from deel_lip_tf.metrics.certified import Certificate_Multiclass as Certificate_Multiclass
+    from deel_lip_tf.metrics.certified import CertifiedRobustAccuracy as CertifiedRobustAccuracy
 
 # The users of deel-lip look for these among the losses. They stand above all that they prove with.
 __getattr__, __dir__ = found_when_asked_for(

@@ -10,6 +10,7 @@ from keras import ops
 
 from deel_lip_tf._validation.arrays import numeric
 from deel_lip_tf._validation.scalars import flag
+from deel_lip_tf._validation.signatures import described
 from deel_lip_tf.losses.parameters import parameter
 
 # Keras multiplies the values of the samples by their weights, and does not tell the loss.
@@ -145,6 +146,14 @@ class ParametricLoss(keras.losses.Loss):
     def check_parameter(self, name: str, value: float) -> None:
         """Raises a `ValueError` or `TypeError` if the parameter `name` must not take `value`."""
         parameter(name, value)
+
+    def __repr__(self) -> str:
+        usual: dict[str, Any] = {"name": type(self).__name__, "dtype": keras.config.floatx()}
+        usual |= {"reduction": "sum_over_batch_size", "multi_gpu": False}
+        try:
+            return described(self, self.get_config(), usual)
+        except NotImplementedError:  # while it traces, TensorFlow shows no values
+            return super().__repr__()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments: floats, strings and booleans."""

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._validation.arrays import check_no_nan, numeric
-from deel_lip_tf._validation.labels import class_mask
+from deel_lip_tf._validation.labels import check_not_swapped, class_mask
 
 __all__ = [
     "aligned",
@@ -46,6 +46,7 @@ def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     """
     scores = floating(numeric("y_pred", y_pred))
     check_no_nan("y_true", numeric("y_true", y_true))
+    check_not_swapped(y_true, y_pred)
     labels = ops.cast(ops.convert_to_tensor(y_true), scores.dtype)
     shapes = f"y_true.shape={tuple(labels.shape)}, y_pred.shape={tuple(scores.shape)}"
     labels, scores = (ops.expand_dims(x, -1) if len(x.shape) == 1 else x for x in (labels, scores))

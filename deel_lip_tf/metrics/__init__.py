@@ -8,6 +8,8 @@ the metric's dtype; `deel_lip_tf.certificates.certify` proves the constant and r
 so do `CertifiedRobustAccuracy`, `Certificate_Multiclass` and `Certificate_Binary`.
 """
 
+from typing import TYPE_CHECKING
+
 from deel_lip_tf._lazy import found_when_asked_for
 from deel_lip_tf.metrics.kr import KR, MulticlassKR
 from deel_lip_tf.metrics.provable import (
@@ -16,6 +18,13 @@ from deel_lip_tf.metrics.provable import (
     CategoricalProvableAvgRobustness,
     CategoricalProvableRobustAccuracy,
 )
+
+if TYPE_CHECKING:
+    from deel_lip_tf.metrics.certified import (
+        Certificate_Binary,
+        Certificate_Multiclass,
+        CertifiedRobustAccuracy,
+    )
 
 # They prove the constant of their model: whoever trusts one does without what that imports.
 __getattr__, __dir__ = found_when_asked_for(

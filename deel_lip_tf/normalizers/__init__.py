@@ -6,6 +6,7 @@ kernel of raw weights and bounds the norm of the operation with it; the *effecti
 `k_coef_lip / bound * kernel`.
 """
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf.normalizers.aoc import AOC, BCOP
 from deel_lip_tf.normalizers.aol import AOL, SLL
 from deel_lip_tf.normalizers.bro import BRO
@@ -92,3 +93,5 @@ __all__ = [
     "spectral_normalization_conv",
     "transposed_max_duplication",
 ]
+
+__dir__ = public_names(__name__)

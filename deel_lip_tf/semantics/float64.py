@@ -12,7 +12,13 @@ import keras
 from keras import layers, ops
 
 from deel_lip_tf.semantics.rule import rule_for
-from deel_lip_tf.semantics.state import as_computed_with, copy_state
+from deel_lip_tf.semantics.state import (
+    as_computed_with,
+    bias_of,
+    copy_state,
+    is_quantized,
+    kernel_of,
+)
 
 __all__ = ["computable", "in_float64", "plain_of"]
 
@@ -23,7 +29,10 @@ def in_float64(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def _copied(layer: keras.layers.Layer) -> keras.layers.Layer:
-    copy = type(layer).from_config(_with_float64(layer.get_config()))
+    config = _with_float64(layer.get_config())
+    if is_quantized(layer):
+        config["quantization_config"] = None  # with the dtype, the copy keeps none of it
+    copy = type(layer).from_config(config)
     shape = (layer.get_build_config() or {}).get("input_shape") if layer.built else None
     if shape is None:
         return copy
@@ -34,10 +43,16 @@ def _copied(layer: keras.layers.Layer) -> keras.layers.Layer:
     activation = getattr(copy, "activation", None)
     if isinstance(activation, keras.layers.Layer) and not activation.built:
         activation.build(copy.compute_output_shape(layer.get_build_config()["input_shape"]))
-    weights = [as_computed_with(layer, weight) for weight in layer.weights]
-    copy.set_weights(weights)
+    copy.set_weights(_weights(layer))
     copy_state(layer, copy)
     return copy
+
+
+def _weights(layer: keras.layers.Layer) -> list:
+    if not is_quantized(layer):
+        return [as_computed_with(layer, weight) for weight in layer.weights]
+    bias = bias_of(layer)
+    return [kernel_of(layer), *([] if bias is None else [bias])]
 
 
 def _with_float64(config: Any) -> Any:

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from deel_lip_tf._keras import flat_layers, is_autocast
+from deel_lip_tf._keras import dequantized_kernel, flat_layers, is_autocast, rounds_inputs
 from deel_lip_tf.errors import UnsupportedLayerError
 
 __all__ = ["as_computed_with", "as_float64", "bias_of", "check_built", "copy_state"]
-__all__ += ["is_constrained", "kernel_of", "state_of"]
+__all__ += ["check_quantization", "is_constrained", "is_quantized", "kernel_of", "state_of"]
 
 # Tensors that Keras makes of weights when it is told to, and computes with from then on: setting
 # the weights does not change them.
@@ -23,9 +23,43 @@ def is_constrained(layer: keras.layers.Layer) -> bool:
 
 
 def kernel_of(layer: keras.layers.Layer, name: str = "kernel") -> np.ndarray:
-    """The kernel the forward pass multiplies with, as float64: rounded to the compute type."""
+    """The kernel the forward pass multiplies with, as float64: rounded to the compute type.
+
+    Of a quantized layer, the quotients of its integers and scales.
+    """
+    if is_quantized(layer):
+        return dequantized_kernel(layer)
     kernel = layer.effective_kernel() if is_constrained(layer) else getattr(layer, name)
     return as_float64(ops.cast(kernel, layer.compute_dtype))
+
+
+def is_quantized(layer: keras.layers.Layer) -> bool:
+    """Whether a layer keeps its weights as integers, or computes in float8."""
+    return getattr(layer, "quantization_mode", None) is not None
+
+
+def check_quantization(layer: keras.layers.Layer) -> None:
+    """Refuses a quantized layer, unless it is a dense one that rounds its weights alone.
+
+    Raises:
+        UnsupportedLayerError: the layer rounds its inputs too, so that its function jumps, or its
+            weights are not read.
+    """
+    if not is_quantized(layer):
+        return
+    mode = layer.quantization_mode
+    if rounds_inputs(layer):
+        raise UnsupportedLayerError(
+            f"it is quantized ({mode}), and rounds its inputs, so that its function jumps: "
+            'quantize weights alone, by `model.quantize("int8", '
+            "config=keras.quantizers.Int8QuantizationConfig(activation_quantizer=None))`, or bound "
+            "it before it is quantized"
+        )
+    if type(layer) is not layers.Dense or mode not in ("int8", "int4"):
+        raise UnsupportedLayerError(
+            f"it is quantized ({mode}): of quantized layers, `Dense` with weights of int8 or int4 "
+            "is read; bound it before it is quantized"
+        )
 
 
 def check_built(layer: keras.layers.Layer) -> None:

@@ -32,6 +32,7 @@ from deel_lip_tf._validation.backends import tensorflow_for
 
 if TYPE_CHECKING:
     from deel_lip_tf.formats import from_onnx, from_saved_model, to_onnx
+    from deel_lip_tf.verify import decomon, figures
     from deel_lip_tf.verify.decision import Decision, decide
     from deel_lip_tf.verify.domain import Domain, ball, box
     from deel_lip_tf.verify.methods import METHODS
@@ -55,6 +56,7 @@ _found, __dir__ = found_when_asked_for(
         "deel_lip_tf.verify.specification.vnnlib": ("counterexample", "read_vnnlib"),
         "deel_lip_tf.verify.specification.writing": ("to_vnnlib",),
     },
+    ("decomon", "figures"),
 )
 
 
@@ -79,7 +81,9 @@ __all__ = [
     "certified_radius",
     "counterexample",
     "decide",
+    "decomon",
     "falsify",
+    "figures",
     "from_onnx",
     "from_saved_model",
     "prove",

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf._validation.models import check_instance
 from deel_lip_tf.verify.domain import ball
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
@@ -20,6 +21,8 @@ from deel_lip_tf.verify.proofs import FALSIFIED, ROBUST, UNKNOWN, robustness
 from deel_lip_tf.verify.search.attack import falsify, is_found
 
 __all__ = ["COLOURS", "Curves", "curve_figure", "status_figure", "verified_curves"]
+
+__dir__ = public_names(__name__)
 
 COLOURS = {ROBUST: "tab:green", UNKNOWN: "tab:orange", FALSIFIED: "tab:red"}
 """Of the frames, by status."""

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deel_lip_tf._tables import html_table
 from deel_lip_tf._validation.scalars import check_choice, check_time_limit
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify import guard
@@ -68,15 +69,27 @@ class Robustness:
 
     def summary(self) -> str:
         """A table: how many samples of each status, by which method."""
-        lines = [f"{len(self)} samples in {self.seconds.max(initial=0.0):.2f} s"]
+        lines = [f"{s:<10} {count:>6}  {found}".rstrip() for s, count, found in self._rows()]
+        return "\n".join([self._about(), *lines])
+
+    def _about(self) -> str:
+        return f"{len(self)} samples in {self.seconds.max(initial=0.0):.2f} s"
+
+    def _rows(self) -> list[tuple[str, int, str]]:
+        rows = []
         for status in (ROBUST, FALSIFIED, UNKNOWN):
             names, counts = np.unique(self.method[self.status == status], return_counts=True)
             found = ", ".join(f"{n} {c}" for n, c in zip(names, counts, strict=True) if n)
-            lines.append(f"{status:<10} {self.count(status):>6}  {found}".rstrip())
-        return "\n".join(lines)
+            rows.append((status, self.count(status), found))
+        return rows
 
     def __str__(self) -> str:
         return self.summary()
+
+    def _repr_html_(self) -> str:
+        rows = [(status, str(count), found) for status, count, found in self._rows()]
+        head = ("status", "samples", "decided by")
+        return html_table([head, *rows], right=(1,), caption=self._about())
 
 
 def robustness(

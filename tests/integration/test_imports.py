@@ -1,9 +1,11 @@
 """Who may import whom, and what importing the package costs."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -15,14 +17,16 @@ import deel_lip_tf as lip
 
 PACKAGE = Path(deel_lip_tf.__file__).parent
 
-# Each room with the rooms it may import, besides itself, and besides `_registration` and
-# `_validation`, which everybody may. Each command is a room, and so are the metrics that prove.
+# Each room with the rooms it may import, besides itself, and besides `_lazy`, `_registration`,
+# `_tables` and `_validation`, which everybody may. Each command is a room, and so are the metrics
+# that prove.
 LAYERS = {"normalizers", "constraints", "initializers", "regularizers", "layers"}
 PROOFS = LAYERS | {"model", "semantics", "errors", "_keras", "_rounding"}
 COMMAND = {"cli.arguments", "cli.quiet"}
 ALLOWED = {
     "_registration": set(),
     "_lazy": set(),
+    "_tables": set(),
     "_validation": set(),
     "_keras": set(),
     "_rounding": set(),
@@ -31,13 +35,13 @@ ALLOWED = {
     "constraints": {"normalizers"},
     "initializers": {"normalizers"},
     "regularizers": {"normalizers"},
-    "losses": {"_lazy"},
-    "metrics": {"losses", "_lazy"},
+    "losses": set(),
+    "metrics": {"losses"},
     "callbacks": set(),
     "optimizers": {"layers", "normalizers"},
     "layers": {"normalizers", "constraints", "initializers", "regularizers", "_keras"},
     "semantics": LAYERS | {"errors", "_keras", "_rounding"},
-    "formats": LAYERS | {"semantics", "_keras", "_lazy"},
+    "formats": LAYERS | {"semantics", "_keras"},
     "model": PROOFS - {"model"},
     "bounds": PROOFS,
     "certificates": PROOFS | {"bounds"},
@@ -47,7 +51,7 @@ ALLOWED = {
     "compute_layer_sv": {"estimates"},
     "estimates": PROOFS | {"bounds", "losses"},
     "utils": {"estimates", "losses"},
-    "verify": PROOFS | {"bounds", "certificates", "formats", "_lazy"},
+    "verify": PROOFS | {"bounds", "certificates", "formats"},
     "cli": set(),
     "cli.arguments": set(),
     "cli.quiet": set(),
@@ -64,9 +68,17 @@ def room_at(parts):
     return ".".join(parts[:2]) if is_finer else parts[0]
 
 
+class _Executed(ast.NodeTransformer):
+    def visit_If(self, node):
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+
 def rooms_imported(source):
-    """The parts of the package that a module imports, at its top or inside its functions."""
-    nodes = list(ast.walk(ast.parse(source)))
+    """The parts of the package that a module imports, at its top or inside its functions.
+
+    What only type checkers import is not counted.
+    """
+    nodes = list(ast.walk(_Executed().visit(ast.parse(source))))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     for node in nodes:
         if isinstance(node, ast.ImportFrom):
@@ -80,7 +92,7 @@ def forbidden(room, source):
     return (
         rooms_imported(source)
         - ALLOWED[room]
-        - {room, "_registration", "_validation", "__version__"}
+        - {room, "_lazy", "_registration", "_tables", "_validation", "__version__"}
     )
 
 
@@ -110,6 +122,8 @@ def test_arrows_point_one_way(module):
         ("verify", "from deel_lip_tf.cli.arguments import BadInput", {"cli.arguments"}),
         ("formats", "from deel_lip_tf.verify.program import Builder", {"verify"}),
         ("cli.quickstart", "from deel_lip_tf.cli import hunt", {"cli.hunt"}),
+        ("losses", "if True:\n    from deel_lip_tf import layers", {"layers"}),
+        ("losses", "if TYPE_CHECKING:\n    from deel_lip_tf import layers", set()),
         ("model", "from deel_lip_tf.semantics import rule", set()),
         ("losses", "from deel_lip_tf.metrics.certified import _Certified", {"metrics.certified"}),
         ("metrics", "from deel_lip_tf.metrics import certified", {"metrics.certified"}),
@@ -207,6 +221,15 @@ def test_a_watch_changes_nothing_else():
     assert run_python(WATCHED).split() == ["None", "False", "True", "True", "False"]
 
 
+def test_rooms_inside_rooms_and_shortcuts_are_found_without_another_import():
+    code = (
+        "import deel_lip_tf as lip; print(lip.verify.decomon.models.convert, "
+        "lip.verify.figures.status_figure, lip.certify is lip.certificates.certify, "
+        "lip.lipschitz_bound is lip.bounds.lipschitz_bound)"
+    )
+    assert run_python(code).endswith("True True\n")
+
+
 def test_rooms_behind_the_public_ones_are_found():
     code = (
         "import deel_lip_tf as lip; print(lip.errors.UnsupportedLayerError, lip.cli, lip.semantics)"
@@ -222,6 +245,30 @@ def test_what_is_lazy_is_listed():
         run_python(code)
     code = "import deel_lip_tf as lip; print({*lip.__all__} - {*dir(lip)})"
     assert run_python(code).strip() == "set()"
+
+
+ROOM_NAMES = (
+    *("activations", "bounds", "callbacks", "certificate_metrics", "certificates"),
+    *("compute_layer_sv", "constraints", "initializers", "layers", "losses", "metrics", "model"),
+    *("normalizers", "regularizers", "utils", "verify"),
+)
+OF_METRICS = {"Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"}
+ALSO_SHOWN = {"losses": OF_METRICS}
+
+
+def test_every_room_of_the_package_is_looked_at():
+    modules = {name for name in lip.__all__ if isinstance(getattr(lip, name), types.ModuleType)}
+    assert modules == set(ROOM_NAMES)
+
+
+@pytest.mark.parametrize(
+    "room", ["", *ROOM_NAMES, "verify.decomon", "verify.decomon.models", "verify.figures"]
+)
+def test_completion_shows_public_names_and_nothing_else(room):
+    module = importlib.import_module(f"deel_lip_tf.{room}".rstrip("."))
+    shown = {name for name in dir(module) if not name.startswith("__")}
+    assert shown - ALSO_SHOWN.get(room, set()) == set(module.__all__)
+    assert all(hasattr(module, name) for name in shown)
 
 
 def test_importing_pulls_in_no_extra():

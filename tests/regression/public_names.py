@@ -1,5 +1,6 @@
 """What users may name, as plain data, and what a later release owes them of it."""
 
+import functools
 import importlib
 import inspect
 from types import ModuleType
@@ -82,6 +83,9 @@ def _members(cls) -> dict:
 def arguments_of(function) -> list[str]:
     """As they are written, without annotations: ["x", "y=None", "*", "z=1", "**kwargs"]."""
     written, last = [], None
+    if isinstance(function, type) and issubclass(function, keras.layers.Layer):
+        # what the constructor says itself: `__signature__` writes out what its stars take
+        function = functools.partial(function.__init__, None)
     for parameter in inspect.signature(function).parameters.values():
         if last == parameter.POSITIONAL_ONLY != parameter.kind:
             written.append("/")

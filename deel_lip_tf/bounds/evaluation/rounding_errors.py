@@ -15,7 +15,12 @@ from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.rule import Rule, rule_for
 from deel_lip_tf.semantics.rules.wrappers import unwrapped
-from deel_lip_tf.semantics.state import as_computed_with, is_constrained, kernel_of
+from deel_lip_tf.semantics.state import (
+    as_computed_with,
+    is_constrained,
+    is_quantized,
+    kernel_of,
+)
 
 __all__ = [
     "FLUSHED",
@@ -141,7 +146,7 @@ def _has_written_number(operation: keras.Operation) -> bool:
 
 
 def _kernels(operation: keras.Operation) -> list[np.ndarray]:
-    if is_constrained(operation):
+    if is_constrained(operation) or is_quantized(operation):
         return [kernel_of(operation)]
     names = ("kernel", "depthwise_kernel", "pointwise_kernel")
     found = [getattr(operation, name) for name in names if hasattr(operation, name)]
@@ -149,6 +154,6 @@ def _kernels(operation: keras.Operation) -> list[np.ndarray]:
 
 
 def _vectors(operation: keras.Operation) -> list:
-    kernels = ("kernel", "depthwise_kernel", "pointwise_kernel")
+    kernels = ("kernel", "depthwise_kernel", "pointwise_kernel", "kernel_scale", "g_idx")
     floats = [w for w in operation.weights if keras.backend.is_float_dtype(w.dtype)]
     return [weight for weight in floats if weight.name not in kernels]

@@ -153,9 +153,12 @@ class PReLUlip(LipschitzLayer, keras.layers.PReLU):
     """
 
     def __init__(self, k_coef_lip: float = 1.0, **kwargs):
-        kwargs.setdefault("alpha_constraint", WeightClipConstraint(c=1.0))
-        super().__init__(**kwargs)
+        super().__init__(**{**self._keyword_defaults(), **kwargs})
         self.set_klip_factor(k_coef_lip)
+
+    @staticmethod
+    def _keyword_defaults() -> dict:
+        return {"alpha_constraint": WeightClipConstraint(c=1.0)}
 
     def call(self, inputs):
         """The activation, elementwise."""

@@ -103,6 +103,8 @@ class GroupSort2(GroupSort):
         1.0
     """
 
+    _filled_in = ("n",)
+
     def __init__(self, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs):
         super().__init__(n=2, data_format=data_format, k_coef_lip=k_coef_lip, **kwargs)
 
@@ -133,6 +135,8 @@ class FullSort(GroupSort):
         >>> print(np.asarray(lip.layers.FullSort()(np.array([[3.0, 1.0, 4.0, 2.0]]))))
         [[1. 2. 3. 4.]]
     """
+
+    _filled_in = ("n",)
 
     def __init__(self, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs):
         super().__init__(n=None, data_format=data_format, k_coef_lip=k_coef_lip, **kwargs)

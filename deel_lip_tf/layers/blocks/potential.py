@@ -13,11 +13,13 @@ from deel_lip_tf.layers.dense import AOLDense
 from deel_lip_tf.normalizers import SLL, OperatorNorm, Parametrization
 from deel_lip_tf.normalizers.convolution import EXTENDING
 
-_OF_BRANCH = (
-    "use_bias",
-    *("kernel_initializer", "bias_initializer"),
-    *("kernel_regularizer", "bias_regularizer"),
-)
+_OF_BRANCH = {
+    "use_bias": True,
+    "kernel_initializer": "glorot_normal",
+    "bias_initializer": "zeros",
+    "kernel_regularizer": None,
+    "bias_regularizer": None,
+}
 
 
 class _ConvexPotential(LipschitzLayer, Condensable, keras.layers.Layer):
@@ -38,8 +40,13 @@ class _ConvexPotential(LipschitzLayer, Condensable, keras.layers.Layer):
         super().__init__(**arguments)
         self.hidden = None if hidden is None else whole_number("hidden", hidden)
         self.set_klip_factor(k_coef_lip)
-        chosen["kernel_initializer"] = chosen.get("kernel_initializer") or "glorot_normal"
+        default = _OF_BRANCH["kernel_initializer"]
+        chosen["kernel_initializer"] = chosen.get("kernel_initializer") or default
         self._of_branch = chosen
+
+    @classmethod
+    def _keyword_defaults(cls) -> dict:
+        return dict(_OF_BRANCH)
 
     def _made(self, width: int) -> ConstrainedKernel:
         """The branch of so many hidden units."""

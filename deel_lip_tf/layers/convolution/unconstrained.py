@@ -57,10 +57,12 @@ class PadConv2D(CheckedArguments, Condensable, keras.layers.Conv2D):
         9.0
     """
 
+    _positional = OF_CONVOLUTIONS
+
     def __init__(
         self, filters: int, kernel_size, strides=(1, 1), padding: str = "same", *args, **kwargs
     ):
-        kwargs = named(type(self).__name__, OF_CONVOLUTIONS, args, kwargs)
+        kwargs = named(type(self).__name__, self._positional, args, kwargs)
         check_activation(type(self).__name__, kwargs.get("activation"))
         padding = standardize_padding(padding, type(self).__name__, (*PADDINGS, "constant"))
         by_keras = padding in ("same", "valid")

@@ -23,6 +23,8 @@ Where decomon returned something else:
 - Inverted boxes raised `UserWarning`, a negative `eps` became 0. Here both are a `ValueError`.
 """
 
+from deel_lip_tf._lazy import public_names
+from deel_lip_tf.verify.decomon import models
 from deel_lip_tf.verify.decomon.boxes import (
     check_adv_box,
     get_adv_box,
@@ -30,8 +32,8 @@ from deel_lip_tf.verify.decomon.boxes import (
     get_range_box,
     get_upper_box,
 )
-from deel_lip_tf.verify.decomon.conversion import METHODS_BY_NAME as METHODS_BY_NAME
-from deel_lip_tf.verify.decomon.conversion import Converted, clone
+from deel_lip_tf.verify.decomon.conversion import METHODS_BY_NAME, Converted, clone
+from deel_lip_tf.verify.decomon.models import convert
 from deel_lip_tf.verify.decomon.noise import (
     get_adv_noise,
     get_lower_noise,
@@ -40,6 +42,8 @@ from deel_lip_tf.verify.decomon.noise import (
 )
 from deel_lip_tf.verify.decomon.scores import refine_boxes
 
-__all__ = ["Converted", "check_adv_box", "clone", "get_adv_box", "get_adv_noise", "get_lower_box"]
-__all__ += ["get_lower_noise", "get_range_box", "get_range_noise", "get_upper_box"]
-__all__ += ["get_upper_noise", "refine_boxes"]
+__all__ = ["METHODS_BY_NAME", "Converted", "check_adv_box", "clone", "convert", "get_adv_box"]
+__all__ += ["get_adv_noise", "get_lower_box", "get_lower_noise", "get_range_box", "get_range_noise"]
+__all__ += ["get_upper_box", "get_upper_noise", "models", "refine_boxes"]
+
+__dir__ = public_names(__name__)

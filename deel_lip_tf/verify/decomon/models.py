@@ -3,7 +3,7 @@
 from deel_lip_tf.verify.decomon.models import clone, convert
 """
 
-from deel_lip_tf.verify.decomon import clone
+from deel_lip_tf.verify.decomon.conversion import clone
 
 __all__ = ["clone", "convert"]
 

@@ -1,7 +1,9 @@
 """The page for users of deel-lip and torchlip: its names exist and its code runs."""
 
+import operator
 import re
 
+import keras
 import numpy as np
 import pytest
 
@@ -55,3 +57,32 @@ def test_the_alphas_of_the_migration_page():
     for theirs, mine in pairs:
         converted = deel_lip_tf.losses.alpha_from_torchlip(float(theirs))
         np.testing.assert_allclose(converted, float(mine.strip(" `")), rtol=1e-3)
+
+
+RENAMED = re.findall(r"^\| (.+?) \| (.+) \|$", PAGE.split("## From Keras 2 to Keras 3")[1], re.M)[
+    2:
+]
+
+
+def keras_names(text):
+    return [name.rstrip(".") for name in re.findall(r"\bkeras\.([\w.]+)", text) if name != "keras"]
+
+
+def has(name):
+    try:
+        operator.attrgetter(name)(keras)
+    except AttributeError:
+        return False
+    return True
+
+
+def test_what_the_table_names_in_keras_3_is_there():
+    now = [name for _, text in RENAMED for name in keras_names(text)]
+    assert len(RENAMED) > 10 and len(now) > 6
+    assert [name for name in now if not has(name)] == []
+
+
+def test_what_it_says_has_gone_has_gone():
+    gone = {"losses.Reduction.SUM", "backend.sum", "utils.np_utils.to_categorical"}
+    assert gone <= {name for text, _ in RENAMED for name in keras_names(text)}
+    assert [name for name in gone if has(name)] == []
