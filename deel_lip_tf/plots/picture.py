@@ -1,0 +1,16 @@
+"""The figures of this library: matplotlib's, without pyplot and its global state."""
+
+import io
+
+from matplotlib.figure import Figure
+
+__all__ = ["Picture"]
+
+
+class Picture(Figure):
+    """A figure that a notebook shows as the value of a cell, whether or not pyplot is imported."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
