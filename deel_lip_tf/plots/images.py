@@ -25,8 +25,8 @@ _MOST = 0.99  # of the entries of a gradient: a few large ones would leave the o
 
 def images(
     x: ArrayLike,
-    labels: Sequence | None = None,
-    predicted: Sequence | None = None,
+    labels: Sequence | np.ndarray | None = None,
+    predicted: Sequence | np.ndarray | None = None,
     notes: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
     *,
@@ -134,8 +134,8 @@ def _show_signed(axes: Any, change: np.ndarray, share: float = 1.0) -> float:
 def adversarials(
     x: ArrayLike,
     changed: ArrayLike,
-    labels: Sequence | None = None,
-    became: Sequence | None = None,
+    labels: Sequence | np.ndarray | None = None,
+    became: Sequence | np.ndarray | None = None,
     radii: ArrayLike | None = None,
     names: Sequence[str] | None = None,
     *,
@@ -204,8 +204,8 @@ def saliency(
     x: ArrayLike,
     gradients: ArrayLike,
     counterfactuals: ArrayLike | None = None,
-    labels: Sequence | None = None,
-    became: Sequence | None = None,
+    labels: Sequence | np.ndarray | None = None,
+    became: Sequence | np.ndarray | None = None,
     names: Sequence[str] | None = None,
     *,
     ax: Any = None,
@@ -264,7 +264,7 @@ def statuses(
     images: ArrayLike,
     statuses: ArrayLike,
     epsilons: Sequence[float] | None = None,
-    labels: Sequence | None = None,
+    labels: Sequence | np.ndarray | None = None,
     *,
     ax: Any = None,
 ) -> Any:

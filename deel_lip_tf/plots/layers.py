@@ -43,7 +43,8 @@ def layer_bounds(bound: Any, attained: Mapping[str, float] | None = None, *, ax:
     whole = getattr(bound, "bound", bound)
     names = [entry.name for entry in whole.per_layer]
     values = [entry.value for entry in whole.per_layer]
-    found = {row: attained[name] for row, name in enumerate(names) if name in (attained or {})}
+    lowest = attained or {}
+    found = {row: lowest[name] for row, name in enumerate(names) if name in lowest}
     last = len(names)
     axes = axes_for(ax, 7.0, 1.3 + _BAR * last)
     axes.barh(range(last), values, color="C0", alpha=0.6, height=0.7)

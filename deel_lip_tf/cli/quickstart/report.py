@@ -42,8 +42,9 @@ class Attacked:
         winner = distances.argmin(axis=0)
         rows = np.arange(len(self.correct))
         images = np.stack([attack.adversarial for attack in self.attacks])[winner, rows]
-        labels = [attack.label for attack in self.attacks]
-        became = None if any(one is None for one in labels) else np.stack(labels)[winner, rows]
+        labels = [attack.label for attack in self.attacks if attack.label is not None]
+        is_known = len(labels) == len(self.attacks)
+        became = np.stack(labels)[winner, rows] if is_known else None
         return Attack("all attacks", images, distances[winner, rows], became)
 
     def robust_accuracy(self, attack: Attack, radius: float) -> float:
