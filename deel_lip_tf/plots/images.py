@@ -17,7 +17,7 @@ STATUSES = {
 }
 """Of the frames: colour, mark, style of the line and meaning, by status."""
 
-_CELL = 1.25  # inches of an image in a row of many
+_CELL = 1.35  # inches of an image in a row of many
 _LARGE = 1.9  # of an image among few
 _SMALL, _TITLE = 8, 9  # points
 _MOST = 0.99  # of the entries of a gradient: a few large ones would leave the others grey

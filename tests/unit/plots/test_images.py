@@ -43,7 +43,7 @@ def test_images_of_one_channel_have_the_whole_range_of_grey():
 
 def test_titles_fit_above_their_images(rng):
     """The text of an image of many does not reach into that of its neighbour."""
-    figure = plots.images(pictures(rng, 8, COLOURS), [1] * 8, [1] * 8, names=NAMES, columns=8)
+    figure = plots.images(pictures(rng, 8, COLOURS), [0] * 8, [1] * 8, names=NAMES, columns=8)
     figure.draw_without_rendering()
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
     assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
