@@ -42,6 +42,10 @@ SMALL = {
         dict(STAND_IN, training_images=200, epochs=4, count=4, limit=2.0),
         ["proven and refuted at once: 0", "crown-ibp", "attack finds nothing", "proven radius"],
     ),
+    "7_is_it_true": (
+        dict(epochs=2, hunted_minutes=0.01, attacked=12),
+        ["0.999 of the certified radius:   0 of", "claims refuted: 0", "exit code 0", "1.1538"],
+    ),
 }
 
 every_notebook = pytest.mark.parametrize("name", NAMES)
