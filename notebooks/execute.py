@@ -15,7 +15,7 @@ import nbformat
 from nbclient import NotebookClient
 
 # What TensorFlow says of the machine before anybody can tell it not to.
-START_UP = ("WARNING: All log messages before absl", "I0000")
+START_UP = ("WARNING: All log messages before absl", "I0000", "W0000", "INFO: Created TensorFlow")
 
 FOLDER = Path(__file__).resolve().parent
 HELPERS = ("execute", "images")

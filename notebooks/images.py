@@ -86,7 +86,7 @@ def _decoded(content: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 def _from_packages(name: str):
     try:
-        return data._from_tensorflow_datasets(name)
+        return data.from_tensorflow_datasets(name)
     except BadInput:  # not installed, or no network
         pass
     try:

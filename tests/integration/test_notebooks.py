@@ -122,7 +122,7 @@ def test_a_notebook_runs(name, monkeypatch):
     pytest.importorskip("ipykernel", reason="needs the test extra")
     settings, wanted = SMALL[name]
     monkeypatch.setenv("PYTHONPATH", str(SOURCE), prepend=":")
-    notebook = TOOLS["executed"](TOOLS["with_parameters"](TOOLS["read"](name), **settings), 170)
+    notebook = TOOLS["executed"](TOOLS["with_parameters"](TOOLS["read"](name), **settings))
     text = printed(notebook)
     assert [pattern for pattern in wanted if not re.search(pattern, text)] == []
     assert pictures(notebook)
