@@ -1,8 +1,9 @@
 """deel-lip's recipe as its users have it: does a model learn here what it learned there?
 
-The network and the losses of `notebooks/four_losses.py` on 10,000 images of MNIST, Adam at 1e-4,
-batches of 256, 12 epochs, two seeds. Raw kernels that are as large as the effective ones are what
-decides here: an update of Adam has the same size whatever the scale of a kernel.
+The network of `notebooks/2_robust_mnist.py` and the losses of deel-lip's tutorial on 10,000 images
+of MNIST, Adam at 1e-4, batches of 256, 12 epochs, two seeds. Raw kernels that are as large as the
+effective ones are what decides here: an update of Adam has the same size whatever the scale of a
+kernel.
 
     python benchmarks/deel_lip_recipe.py MNIST.npz [seeds, 2 by default]
 """

@@ -1,6 +1,6 @@
 """Accuracy and certificates per epoch and per second on MNIST, for four losses.
 
-The network of `notebooks/four_losses.py` on 10,000 images: with kernels kept by plain Bjorck
+The network of `notebooks/2_robust_mnist.py` on 10,000 images: with kernels kept by plain Bjorck
 steps differentiated through, as the peers do, and as this library does, with and without the
 retraction after each update.
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deel_lip_tf import plots
 from deel_lip_tf._tables import at_least, at_most, html_table, text_table
 from deel_lip_tf.bounds.evaluation.estimates import attack_estimate, jacobian_estimate
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
@@ -82,24 +83,12 @@ class Report:
         }
 
     def figure(self) -> Any:
-        """A `matplotlib.figure.Figure`: one bar for each layer, on a logarithmic scale.
+        """The picture of `plots.layer_bounds`: one bar for each layer, on a logarithmic scale.
 
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from matplotlib.figure import Figure
-
-        entries = self.bound.per_layer
-        figure = Figure(figsize=(7.0, 1.5 + 0.3 * len(entries)), layout="constrained")
-        axes = figure.subplots()
-        axes.barh([f"{entry.name}" for entry in entries], [entry.value for entry in entries])
-        axes.axvline(1.0, color="black", linewidth=0.8)
-        axes.set_xscale("log")
-        axes.invert_yaxis()
-        axes.set_xlabel("upper bound on the Lipschitz constant of the layer")
-        lower = "" if self.lower is None else f", at least {self.lower:.4g}"
-        axes.set_title(f"whole model: at most {self.bound.value:.4g}{lower}")
-        return figure
+        return plots.layer_bounds(self)
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("layer", "type", "bound", "seconds", "method")]

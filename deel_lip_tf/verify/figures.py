@@ -1,6 +1,6 @@
-"""Pictures of what is proven: images framed by their status, and shares of samples over radii.
+"""What is proven at which radius, and pictures of it: framed images, shares of samples over radii.
 
-Drawn without pyplot: no window, no global state. Needs matplotlib (the extra `demo`).
+`deel_lip_tf.plots` draws them. Needs matplotlib (the extra `demo`).
 """
 
 import time
@@ -12,8 +12,10 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deel_lip_tf import plots
 from deel_lip_tf._lazy import public_names
 from deel_lip_tf._validation.models import check_instance
+from deel_lip_tf.plots.images import STATUSES
 from deel_lip_tf.verify.domain import ball
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.models import classified, margin_objectives
@@ -24,7 +26,7 @@ __all__ = ["COLOURS", "Curves", "curve_figure", "status_figure", "verified_curve
 
 __dir__ = public_names(__name__)
 
-COLOURS = {ROBUST: "tab:green", UNKNOWN: "tab:orange", FALSIFIED: "tab:red"}
+COLOURS = {status: STATUSES[status][0] for status in (ROBUST, UNKNOWN, FALSIFIED)}
 """Of the frames, by status."""
 
 _RESTARTS, _STEPS = 10, 60  # of the attack, where it is a ceiling
@@ -174,25 +176,9 @@ def curve_figure(curves: Curves) -> Any:
         >>> [line.get_label() for line in figure.axes[0].lines]
         ['left by the attack', 'proven by crown']
     """
-    from matplotlib.figure import Figure
-
     check_instance("curves", curves, Curves, "the `Curves` that `verified_curves` returns")
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(
-        curves.epsilons, curves.ceiling, color="black", linestyle="--", label="left by the attack"
-    )
-    axes.fill_between(curves.epsilons, curves.ceiling, 1.02, color="black", alpha=0.1)
-    for name, shares in curves.verified.items():
-        axes.plot(curves.epsilons, shares, marker="o", label=f"proven by {name}")
-    axes.set(
-        title=f"Share of {curves.samples} samples whose label is kept",
-        xlabel="radius",
-        ylabel="share",
-        ylim=(0, 1.02),
-    )
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure = plots.verified_share(curves.epsilons, curves.verified, curves.ceiling)
+    figure.axes[0].set_title(f"Share of {curves.samples} samples whose label is kept")
     return figure
 
 
@@ -202,7 +188,7 @@ def status_figure(
     epsilons: Sequence[float] | None = None,
     labels: Sequence | None = None,
 ) -> Any:
-    """Images framed by status: green proven, orange open, red refuted.
+    """Images framed and marked by status: green proven, orange open, red refuted.
 
     Args:
         images: (n, rows, columns) or (n, rows, columns, 1 or 3), values from 0 to 1.
@@ -223,46 +209,4 @@ def status_figure(
         >>> len(figure.axes)  # one for each image
         3
     """
-    from matplotlib.figure import Figure
-
-    images, statuses = np.asarray(images), np.atleast_2d(np.asarray(statuses))
-    _check_images(images, statuses, epsilons)
-    count, rows = len(images), len(statuses)
-    figure = Figure(figsize=(1.1 * count + 1.0, 1.3 * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, count, squeeze=False)
-    for i in range(rows):
-        for j in range(count):
-            _frame(grid[i, j], images[j], COLOURS[statuses[i, j]])
-        if epsilons is not None:
-            grid[i, 0].set_ylabel(f"radius {epsilons[i]:g}", fontsize=8)
-    if labels is not None:
-        for axes, label in zip(grid[0], labels, strict=True):
-            axes.set_title(str(label), fontsize=9)
-    return figure
-
-
-def _check_images(images: np.ndarray, statuses: np.ndarray, epsilons) -> None:
-    fits = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3))
-    if not fits or not len(images):
-        raise ValueError(
-            "`images` must have the shape (n, rows, columns) or (n, rows, columns, 1 or 3). "
-            f"Received: {images.shape}."
-        )
-    if statuses.shape[1:] != (len(images),) or len(statuses) != len(
-        statuses if epsilons is None else epsilons
-    ):
-        raise ValueError(
-            f"`statuses` must have one row for each radius and {len(images)} columns. "
-            f"Received: shape {statuses.shape}, "
-            f"{'no radii' if epsilons is None else f'{len(epsilons)} radii'}."
-        )
-    if unknown := sorted(set(statuses.ravel().tolist()) - set(COLOURS)):
-        raise ValueError(f"`statuses` must be of {', '.join(COLOURS)}. Received: {unknown}.")
-
-
-def _frame(axes, image: np.ndarray, colour: str) -> None:
-    plain = image[..., 0] if image.shape[-1:] == (1,) else image
-    axes.imshow(np.clip(plain, 0, 1), cmap="gray", vmin=0, vmax=1)
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(color=colour, linewidth=4)
+    return plots.statuses(images, statuses, epsilons, labels)

@@ -14,6 +14,7 @@ from tests.integration.test_house import public_objects
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 # The packages that an object cannot do without, and that the library does not depend on.
 EXTRAS = {
+    **{f"plots.{name}": "matplotlib" for name in lip.plots.__all__},
     "verify.from_onnx": "onnx",
     "verify.to_onnx": "onnx",
     "verify.figures.curve_figure": "matplotlib",

@@ -1,87 +1,128 @@
-"""The scripts of `notebooks/` run from the first line to the last, on little data."""
+"""The notebooks: in step with their scripts, with outputs, and run from top to bottom."""
 
+import ast
 import re
 import runpy
-import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests._oracles.sources import SOURCE, WITHOUT_SOURCE
 
 FOLDER = SOURCE / "notebooks"
 if not FOLDER.exists():
     pytest.skip(WITHOUT_SOURCE, allow_module_level=True)
+nbformat = pytest.importorskip("nbformat", reason="needs the test extra")
+pytest.importorskip("jupytext", reason="needs the test extra")
+pytest.importorskip("nbclient", reason="needs the test extra")
 
+TOOLS = runpy.run_path(str(FOLDER / "execute.py"))
+NAMES = TOOLS["NAMES"]
+LARGEST = 400_000  # bytes of a notebook
 
-pytestmark = pytest.mark.usefixtures("eagerly")
+# For each notebook its settings in tests, and what it must print with them.
+STAND_IN = {"source": "stand-in"}
+SMALL = {
+    "1_first_steps": (
+        dict(epochs_1d=20, epochs_moons=20, samples=60),
+        [r"L = 1: .* proven bound (0\.99|1\.0)", "0 of 1500 points", "largest difference"],
+    ),
+    "2_robust_mnist": (
+        dict(STAND_IN, training_images=200, test_images=40, epochs=2, batch_size=50),
+        ["made-up images", "tau = 100", "attained"],
+    ),
+    "3_hkr_and_fooling": (
+        dict(STAND_IN, training_images=200, test_images=40, epochs=2, attack_steps=20),
+        ["alpha = 49 here", "certificates broken: 0 of", "by hand"],
+    ),
+    "5_wasserstein": (
+        dict(samples=60, epochs=30),
+        ["never above the exact distance: True", "proven constant (0.9|1.0)"],
+    ),
+    "6_verification": (
+        dict(STAND_IN, training_images=200, epochs=4, count=4, limit=2.0),
+        ["proven and refuted at once: 0", "crown-ibp", "attack finds nothing", "proven radius"],
+    ),
+    "7_is_it_true": (
+        dict(epochs=2, hunted_minutes=0.01, attacked=12),
+        ["0.999 of the certified radius:   0 of", "claims refuted: 0", "exit code 0", "1.1538"],
+    ),
+}
+
+every_notebook = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.fixture
-def data(rng, tmp_path):
-    """Images of two classes, bright on one side or on the other."""
-    path = tmp_path / "data.npz"
-    arrays = {}
-    for part, n in (("train", 64), ("test", 24)):
-        labels = np.arange(n) % 2
-        images = rng.integers(0, 60, (n, 8, 8))
-        images[labels == 0, :, :4] += 190
-        images[labels == 1, :, 4:] += 190
-        arrays |= {f"x_{part}": images.astype("uint8"), f"y_{part}": labels}
-    np.savez(path, **arrays)
-    return str(path)
+def written(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def run(name, monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
-    names = runpy.run_path(str(FOLDER / name), run_name="__main__")
-    return names, capsys.readouterr().out
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_every_script_is_run():
-    here = Path(__file__).read_text(encoding="utf-8")
-    assert {path.name for path in FOLDER.glob("*.py")} == set(re.findall(r'run\(\s*"(.*?)"', here))
+def outputs_of(notebook):
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def printed(notebook):
+    return "".join(one.text for one in outputs_of(notebook) if one.output_type == "stream")
+
+
+def pictures(notebook):
+    return [one for one in outputs_of(notebook) if "image/png" in one.get("data", {})]
+
+
+def test_every_notebook_has_a_script_and_settings():
+    assert NAMES == sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(SMALL)
+    readme = (SOURCE / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\(notebooks/(\w+)\.ipynb\)", readme) == NAMES
+
+
+@every_notebook
+def test_a_notebook_is_in_step_with_its_script(name, written):
+    """Whoever changes one makes the other anew: `python notebooks/execute.py NAME`."""
+    cells = [(cell.cell_type, cell.source) for cell in written.cells]
+    assert cells == [(cell.cell_type, cell.source) for cell in TOOLS["read"](name).cells]
+    assert written.metadata.jupytext.formats == "ipynb,py:percent"
+
+
+@every_notebook
+def test_a_notebook_was_run_from_top_to_bottom_and_shows_its_figures(name, written):
+    nbformat.validate(written)
+    counts = [cell.execution_count for cell in code_cells(written)]
+    assert counts == list(range(1, len(counts) + 1))
+    kinds = {(one.output_type, one.get("name")) for one in outputs_of(written)}
+    assert ("error", None) not in kinds and ("stream", "stderr") not in kinds
+    assert len(pictures(written)) > 1
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < LARGEST
+    unwanted = r"made.up images stand in|WARNING|/(home|root|work|tmp)/"
+    assert not re.search(unwanted, printed(written))
+
+
+@every_notebook
+def test_a_notebook_says_first_what_it_needs_and_what_may_be_set(name):
+    first, second, *others = TOOLS["read"](name).cells
+    assert first.source.startswith("# ") and "**Data:**" in first.source
+    assert "**Needs:**" in first.source
+    assert second.metadata.tags == ["parameters"]
+    assert not any(cell.metadata.get("tags") for cell in others)
+    set_here = {node.targets[0].id for node in ast.parse(second.source).body}
+    assert set(SMALL[name][0]) <= set_here
+
+
+@every_notebook
+def test_a_notebook_draws_with_the_pictures_of_the_package(name):
+    source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    assert "matplotlib" not in source and "lip.plots." in source
 
 
 @pytest.mark.slow
-def test_four_losses(data, monkeypatch, capsys):
-    names, out = run("four_losses.py", monkeypatch, capsys, data, "6")
-    assert len(names["rows"]) == 4 and "tau = 100" in out
-    for _, accuracy, certificate, bound in names["rows"]:
-        assert accuracy > 0.9 and 0 < certificate < 8 and bound <= 1 + 1e-5
-
-
-@pytest.mark.slow
-def test_learned_margins(data, monkeypatch, capsys):
-    names, out = run("learned_margins.py", monkeypatch, capsys, data, "2")
-    assert "largest distance to the prediction" in out and "saved and reloaded" in out
-    assert (names["loss"].hinge_margins.numpy() > 0.01).all()
-
-
-@pytest.mark.slow
-def test_robust_classifier(data, monkeypatch, capsys):
-    foolbox = pytest.importorskip("foolbox")
-    carlini_wagner = foolbox.attacks.L2CarliniWagnerAttack
-
-    def short(**arguments):
-        return carlini_wagner(**arguments | dict(binary_search_steps=2, steps=20))
-
-    monkeypatch.setattr(foolbox.attacks, "L2CarliniWagnerAttack", short)
-    _, out = run("robust_classifier.py", monkeypatch, capsys, data, "2")
-    assert "alpha = 49 here" in out and "certificates broken: 0 of 10" in out
-
-
-@pytest.mark.slow
-def test_verification_tutorial(data, monkeypatch, capsys, tmp_path):
-    tf.config.run_functions_eagerly(False)
-    arguments = (data, "3", "6", str(tmp_path), "2")
-    names, out = run("verification_tutorial.py", monkeypatch, capsys, *arguments)
-    proven, refuted = names["proof"] < 0, names["refutation"] >= 0
-    assert proven.any() and not (proven & refuted).any()
-    assert set(names["answer"].status) <= {"robust", "falsified", "unknown"}
-    assert (names["answer"].status == "robust")[proven].all()
-    for name in ("status.png", "curves.png", "model.keras", "question.vnnlib"):
-        assert (tmp_path / name).exists()
-    assert "written:" in out
+@every_notebook
+def test_a_notebook_runs(name, monkeypatch):
+    pytest.importorskip("ipykernel", reason="needs the test extra")
+    settings, wanted = SMALL[name]
+    monkeypatch.setenv("PYTHONPATH", str(SOURCE), prepend=":")
+    notebook = TOOLS["executed"](TOOLS["with_parameters"](TOOLS["read"](name), **settings))
+    text = printed(notebook)
+    assert [pattern for pattern in wanted if not re.search(pattern, text)] == []
+    assert pictures(notebook)

@@ -26,11 +26,13 @@ class Attack:
         name: of the attack.
         adversarial: images of the shape of those attacked; where none was found, the original.
         distance: (n,) float64, the L2 distance to ``adversarial``; infinite where none was found.
+        label: (n,) what the model takes ``adversarial`` for; None where it was not asked.
     """
 
     name: str
     adversarial: np.ndarray
     distance: np.ndarray
+    label: np.ndarray | None = None
 
     def broken(self, radius: np.ndarray) -> np.ndarray:
         """Which certificates this attack refutes: an example strictly inside the radius."""
@@ -96,7 +98,7 @@ def nearest(
         closer = found < distance
         best[closer] = moved[closer[fools]]
         distance = np.minimum(distance, found)
-    return Attack(name, best, distance)
+    return Attack(name, best, distance, classify(best))
 
 
 def l2_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ def load(source: str) -> Dataset:
     if source == "digits":
         return _digits()
     if source in ("mnist", "cifar10"):
-        return _from_tensorflow_datasets(source)
+        return from_tensorflow_datasets(source)
     if source.endswith(".npz"):
         return _from_file(Path(source))
     raise BadInput(f"--data must be digits, mnist, cifar10 or a file FILE.npz, got {source!r}")
@@ -154,7 +154,12 @@ def _digits() -> Dataset:
     return validated("digits", arrays)
 
 
-def _from_tensorflow_datasets(name: str) -> Dataset:
+def from_tensorflow_datasets(name: str) -> Dataset:
+    """Loads the parts "train" and "test" of any set of images that the package knows.
+
+    Raises:
+        BadInput: if the package is missing, or cannot load it.
+    """
     require_extra("datasets")
     import tensorflow_datasets as tfds
 

@@ -96,4 +96,4 @@ def _attack(model, exported, dataset: data.Dataset, certificate, seed: int) -> r
         # The attacks start from the same random numbers however long the training was.
         keras.utils.set_random_seed(seed)
         found = attacks.run_attacks(model, exported, images, dataset.y_test[correct])
-    return report.Attacked(len(drawn), images, radius, found)
+    return report.Attacked(len(drawn), images, radius, found, dataset.y_test[correct])

@@ -20,12 +20,14 @@ class Attacked:
         correct: (m, ...) those of them that the model classifies correctly; these were attacked.
         radius: (m,) their certified radii.
         attacks: what each attack found, (m,) per attack.
+        label: (m,) their labels, which the model gives them, too.
     """
 
     images: int
     correct: np.ndarray
     radius: np.ndarray
     attacks: list[Attack] = field(default_factory=list)
+    label: np.ndarray | None = None
 
     @property
     def broken(self) -> int:
@@ -40,7 +42,10 @@ class Attacked:
         winner = distances.argmin(axis=0)
         rows = np.arange(len(self.correct))
         images = np.stack([attack.adversarial for attack in self.attacks])[winner, rows]
-        return Attack("all attacks", images, distances[winner, rows])
+        labels = [attack.label for attack in self.attacks if attack.label is not None]
+        is_known = len(labels) == len(self.attacks)
+        became = np.stack(labels)[winner, rows] if is_known else None
+        return Attack("all attacks", images, distances[winner, rows], became)
 
     def robust_accuracy(self, attack: Attack, radius: float) -> float:
         """Share of the drawn images that are correct and not fooled nearer than `radius`."""

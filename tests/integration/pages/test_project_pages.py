@@ -18,7 +18,7 @@ PAGES = [SOURCE / "CONTRIBUTING.md", SOURCE / "SECURITY.md"]
 PAGES += sorted((SOURCE / ".github").rglob("*.md"))
 TEXT = {page.relative_to(SOURCE).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 GUIDE = TEXT["CONTRIBUTING.md"]
-FOLDERS = r"(?:deel_lip_tf|tests|docs|benchmarks|\.ci|\.github)/"
+FOLDERS = r"(?:deel_lip_tf|tests|docs|benchmarks|notebooks|\.ci|\.github)/"
 
 every_page = pytest.mark.parametrize("page", TEXT)
 

@@ -1,11 +1,7 @@
-"""The page about verification and its notebook: what they show runs, what they name exists."""
+"""The page about verification: what it shows runs, what it names exists."""
 
-import contextlib
 import re
-import runpy
-import sys
 
-import numpy as np
 import pytest
 
 from deel_lip_tf import verify
@@ -46,23 +42,3 @@ def test_the_tables_of_the_page_are_complete():
         assert name == "Converted" or f"`{name}`" in PAGE or f"decomon.{name}(" in PAGE
     for name, code in EXIT_CODES.items():
         assert f"| {code} | `{name}`" in PAGE
-
-
-@pytest.mark.slow
-def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
-    """On small images of two kinds that a network tells apart at once."""
-    pytest.importorskip("matplotlib", reason="needs the demo extra")
-    random = np.random.default_rng(0)
-    labels = np.arange(60) % 3
-    images = random.integers(0, 60, size=(60, 4, 4)) + 90 * labels[:, None, None]
-    x = images.astype(np.uint8)
-    source = tmp_path / "data.npz"
-    np.savez(source, x_train=x, y_train=labels, x_test=x[:12], y_test=labels[:12])
-    out = tmp_path / "out"
-    notebook = SOURCE / "notebooks" / "verification_tutorial.py"
-    monkeypatch.setattr(sys, "argv", [str(notebook), str(source), "8", "4", str(out)])
-    with contextlib.chdir(tmp_path):
-        runpy.run_path(str(notebook))
-    names = {path.name for path in out.iterdir()}
-    assert names == {"status.png", "curves.png", "model.keras", "question.vnnlib"}
-    assert "attack finds nothing" in capsys.readouterr().out
