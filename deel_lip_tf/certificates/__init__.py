@@ -2,15 +2,18 @@
 
 `certify(model, x, y)` is the entry; it returns `Certificates`. `proofs` holds how fast the gap of
 two logits may change, `execution` and `roundings` what float32 adds, `local` what holds in the
-neighbourhood of one sample, `radii` the formulas, and `result` what is returned.
+neighbourhood of one sample, `radii` the formulas, and `result` what is returned. What is proven of
+a model travels with its export by `export_certificate(model, path)`, and `load(path)` reads it.
 """
 
 from deel_lip_tf._lazy import public_names
 from deel_lip_tf.certificates.certification import certify
+from deel_lip_tf.certificates.exported import ExportCertificate, export_certificate, load
 from deel_lip_tf.certificates.proofs import margin_lipschitz_constants
 from deel_lip_tf.certificates.result import Certificates
 
-__all__ = ["Certificates", "certify", "class_divisors", "margin_lipschitz_constants"]
+__all__ = ["Certificates", "ExportCertificate", "certify", "class_divisors", "export_certificate"]
+__all__ += ["load", "margin_lipschitz_constants"]
 
 __dir__ = public_names(__name__)
 

@@ -1,11 +1,12 @@
 """What `certify` returns: radii with their meaning, on a page and in a file."""
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from deel_lip_tf._tables import at_most, html_table
 from deel_lip_tf.certificates.fingerprints import content_fingerprint, model_fingerprint
 from deel_lip_tf.certificates.samples import Samples
 
-__all__ = ["MEANINGS", "Certificates"]
+__all__ = ["MEANINGS", "Certificates", "whole_file"]
 
 MEANINGS = {
     "real": "the exact function of the stored weights",
@@ -163,14 +164,8 @@ class Certificates:
         optional = {name: getattr(self, name) for name in ("correct", *_FINGERPRINTS)}
         content |= {name: value for name, value in optional.items() if value is not None}
         content["content_fingerprint"] = content_fingerprint(content)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **content)
-            os.replace(unfinished, path)
-        except BaseException:
-            os.unlink(unfinished)
-            raise
+        with whole_file(path) as file:
+            np.savez_compressed(file, **content)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Certificates":
@@ -196,6 +191,19 @@ class Certificates:
         except Exception as error:  # NumPy, zipfile and zlib each have their own
             raise _not_certificates(path, f"cannot be read as an .npz file: {error}") from error
         return cls(**_fields(content, path))
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into, which takes the place of an older one once everything is written."""
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
 
 
 def _fields(content: dict[str, np.ndarray], path: Path) -> dict:

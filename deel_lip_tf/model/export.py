@@ -3,8 +3,10 @@
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import flat_layers, replaced_method
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.copying import copy_of
+from deel_lip_tf.semantics.graph import graph_of, is_readable
 from deel_lip_tf.semantics.state import copy_state
 
 
@@ -41,6 +43,21 @@ def vanillaModel(model: keras.Model) -> keras.Model:
     return _export_model(model, {})
 
 
+def is_exported_whole(model: keras.Model) -> bool:
+    """Whether `vanillaModel` surely computes what the model does: nobody's own code is in it.
+
+    A layer of another package may lack what a copy needs, and a subclass of a layer of this library
+    may compute anything.
+    """
+    return is_readable(model) and all(_is_ours(call.operation) for call in graph_of(model).calls)
+
+
+def _is_ours(operation: keras.Operation) -> bool:
+    parts = flat_layers(operation) if isinstance(operation, keras.layers.Layer) else [operation]
+    packages = {type(part).__module__.split(".")[0] for part in parts}
+    return packages <= {"deel_lip_tf", "keras"} and replaced_method(operation) is None
+
+
 def _export_model(model: keras.Model, exported: dict) -> keras.Model:
     if not isinstance(model, (keras.Sequential, keras.Function)):
         raise ValueError(
@@ -62,7 +79,9 @@ def _export_model(model: keras.Model, exported: dict) -> keras.Model:
     layers = [export(layer) for layer in model.layers]
     if model.built:
         tensor = model.inputs[0]
-        layers.insert(0, keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype))
+        # Its name is that of the argument in the signature of a SavedModel.
+        given = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+        layers.insert(0, given)
     return keras.Sequential(layers, name=model.name)
 
 

@@ -11,7 +11,7 @@ import keras
 from deel_lip_tf._registration import register
 from deel_lip_tf.constraints import apply_constraints
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
-from deel_lip_tf.model.export import vanillaModel
+from deel_lip_tf.model.export import is_exported_whole, vanillaModel
 from deel_lip_tf.model.loss_state import LossState
 from deel_lip_tf.normalizers import check_lipschitz_factor
 from deel_lip_tf.semantics.functions import activation_constant
@@ -35,6 +35,16 @@ class _LipschitzModel(LossState, Condensable):
     def vanilla_export(self) -> keras.Model:
         """A copy in plain Keras layers, see `vanillaModel`."""
         return vanillaModel(self)
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras, of the plain copy: the file holds effective kernels, and no projection.
+
+        So what is served has no loop, and costs what plain Keras costs. A model with layers that
+        are neither Keras's nor this library's is written as it is, with its projections.
+        """
+        if is_exported_whole(self):
+            return self.vanilla_export().export(filepath, *args, **kwargs)
+        return super().export(filepath, *args, **kwargs)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """As in Keras; the averages of `use_ema` are constrained once they are the weights."""

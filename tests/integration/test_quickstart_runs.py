@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import keras
 import pytest
 
+from deel_lip_tf import certificates
 from deel_lip_tf.cli.quickstart import network
 from tests._oracles.sources import SOURCE
 from tests._tables.quickstart_inputs import arrays, run_in_process, saved
@@ -96,6 +97,7 @@ def test_every_loss_trains_on_a_file_of_odd_colour_images(loss, tmp_path):
     page = (out / "report.txt").read_text()
     assert f"trained with {loss}(" in page and "60 training images 5x3x3, 3 classes" in page
     assert re.search(r"^certificates broken: 0 of", page, re.MULTILINE)
+    assert certificates.load(out / "saved_model").bound.value == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.slow

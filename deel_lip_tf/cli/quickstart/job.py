@@ -59,7 +59,7 @@ def _examine(model, dataset: data.Dataset, folder: Path, seed: int, settings: st
     """Everything after training; writes all files but the page itself."""
     import deel_lip_tf
     from deel_lip_tf.bounds import lipschitz_bound
-    from deel_lip_tf.certificates import certify
+    from deel_lip_tf.certificates import certify, export_certificate
 
     exported = model.vanilla_export()
     certificate = certify(model, dataset.x_test, dataset.y_test)
@@ -68,6 +68,8 @@ def _examine(model, dataset: data.Dataset, folder: Path, seed: int, settings: st
     figures.draw_certificates(attacked, curves)
     figures.draw_adversarials(attacked, pictures)
     comparison = export.export_and_compare(model, exported, folder / "saved_model", dataset.x_test)
+    if comparison.equal:
+        export_certificate(exported, comparison.folder)
     shape = "x".join(map(str, dataset.image_shape))
     return report.Results(
         title=f"deel_lip_tf {deel_lip_tf.__version__} on {dataset.name}: "

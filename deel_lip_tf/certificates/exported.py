@@ -1,0 +1,374 @@
+"""The certificate that travels with an exported model: what is proven, and of which file."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from deel_lip_tf._rounding import product_up
+from deel_lip_tf._validation.backends import tensorflow_for
+from deel_lip_tf._validation.models import check_one_to_one
+from deel_lip_tf._validation.scalars import POSITIVE, number
+from deel_lip_tf.bounds.propagation import lipschitz_bound
+from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
+from deel_lip_tf.certificates.fingerprints import model_fingerprint
+from deel_lip_tf.certificates.result import MEANINGS, whole_file
+
+__all__ = ["ExportCertificate", "export_certificate", "load"]
+
+_FORMAT = "deel_lip_tf export certificate 1"
+_NAME = "certificate.json"
+
+# Two float32 programs of one function, in other orders of summation, differ by some 1e-6 of the
+# largest output. Weights that are rounded to float16 move it by 1e-4, and to int8 by 1e-2.
+_SAME = 1e-5
+_SAMPLES = 8  # points at which a file is compared with the model
+
+
+@dataclass(frozen=True)
+class ExportCertificate:
+    """What is proven of the model in a file, and a hash that tells which file.
+
+    Attributes:
+        bound: the Lipschitz constant of the model in the L2 norm, proven, and that of each layer.
+        semantics: what it is about: "real", the exact function of the weights as stored.
+        input_scale: what data are multiplied by before the model is given them.
+        model_fingerprint: SHA-256 of the model that was bounded: of its graph and its weights.
+        export_hash: SHA-256 of the file, or of the graph and the variables of a SavedModel.
+
+    Example:
+        >>> import os, tempfile
+        >>> model = lip.Sequential([keras.Input((2,)), lip.layers.SpectralDense(2)])
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.keras")
+        >>> model.vanilla_export().save(path)
+        >>> written = lip.certificates.export_certificate(model, path, input_scale=1 / 255)
+        >>> written.bound.value <= 1 + 1e-6, written.raw_constant <= (1 + 1e-6) / 255
+        (True, True)
+        >>> lip.certificates.load(path) == written
+        True
+    """
+
+    bound: LipschitzBound
+    semantics: str
+    input_scale: float
+    model_fingerprint: str
+    export_hash: str
+
+    @property
+    def raw_constant(self) -> float:
+        """The constant with respect to the data before they are scaled."""
+        return product_up(self.bound.value, self.input_scale)
+
+    def check(self, model: keras.Model) -> "ExportCertificate":
+        """Makes sure that this certificate is about a model.
+
+        Args:
+            model: the model that is to be used; it may have been saved and loaded since.
+
+        Returns:
+            This certificate.
+
+        Raises:
+            ValueError: the model has another architecture or other weights.
+        """
+        if model_fingerprint(model) != self.model_fingerprint:
+            raise ValueError(
+                f"`model` is not the model of this certificate: {model.name!r} has another "
+                "architecture or other weights. Give the model that was bounded, or call "
+                "`export_certificate` with this one."
+            )
+        return self
+
+    def __str__(self) -> str:
+        return (
+            f"{self.bound}\nit holds for {MEANINGS[self.semantics]} (semantics="
+            f"{self.semantics!r}), whose input is the data times {self.input_scale:.6g}"
+        )
+
+
+def export_certificate(
+    model: keras.Model, path: str | os.PathLike, input_scale: float = 1.0
+) -> ExportCertificate:
+    """Bounds a model, and puts what is proven beside its export as a small JSON file.
+
+    A SavedModel has it in its folder, as `certificate.json`; beside `model.tflite` stands
+    `model.tflite.certificate.json`. It holds `||f(x) - f(y)||_2 <= bound * ||x - y||_2`, the bound
+    of each layer and how it was proved, what the claim is about, and a hash of the export: `load`
+    returns it only as long as the export is the one it was written for.
+
+    That the file computes what the model does is checked, by running it at random inputs: an export
+    of an earlier epoch, or one whose weights were rounded, gets no certificate. Of weights in
+    float16 or int8 that are computed with in float32, certify the model that has the rounded
+    weights.
+
+    Args:
+        model: that was exported, or its `vanilla_export()`: one input, one output.
+        path: the export: the folder of a SavedModel, or a file `.keras`, `.onnx` or `.tflite`.
+        input_scale: what users of the file multiply their data by before they give it to the model,
+            such as `1 / 255`: it is written down, and `raw_constant` is the constant times it.
+
+    Returns:
+        What was written.
+
+    Raises:
+        TypeError: `model` is not a Keras model, or `input_scale` not a number.
+        ValueError: there is no export at `path`, or none of this model; a layer has no bound;
+            `input_scale` is not positive.
+        ImportError: what runs the file is not installed.
+
+    Example:
+        >>> import json, os, tempfile
+        >>> model = lip.Sequential([keras.Input((3,)), lip.layers.SpectralDense(2)])
+        >>> folder = os.path.join(tempfile.mkdtemp(), "served")
+        >>> model.export(folder, verbose=False)
+        >>> certificate = lip.certificates.export_certificate(model, folder)
+        >>> with open(os.path.join(folder, "certificate.json")) as file:
+        ...     written = json.load(file)
+        >>> written["bound"] == certificate.bound.value, len(written["layers"])
+        (True, 1)
+    """
+    check_one_to_one(model)
+    scale = number("input_scale", input_scale, POSITIVE)
+    path, kind = _export_at(path)
+    bound = lipschitz_bound(model)
+    _compare(model, path, _RUNNERS[kind])
+    certificate = ExportCertificate(
+        bound, "real", scale, model_fingerprint(model), _export_hash(path)
+    )
+    with whole_file(_beside(path)) as file:
+        file.write(json.dumps(_content(certificate), indent=1).encode())
+    return certificate
+
+
+def load(path: str | os.PathLike) -> ExportCertificate:
+    """Reads the certificate that `export_certificate` put beside an export.
+
+    Args:
+        path: the export: the folder of a SavedModel, or a file `.keras`, `.onnx` or `.tflite`.
+
+    Returns:
+        The certificate, of this export. Nothing in a file proves what it says: it is for whoever
+        hands both on to vouch for them.
+
+    Raises:
+        ValueError: there is no export, or no certificate beside it; the export was changed or
+            replaced since, or the certificate was.
+
+    Example:
+        >>> import os, tempfile
+        >>> model = lip.Sequential([keras.Input((2,)), lip.layers.SpectralDense(2)])
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.keras")
+        >>> model.save(path)
+        >>> _ = lip.certificates.export_certificate(model, path)
+        >>> print(lip.certificates.load(path).semantics)
+        real
+        >>> _ = model.layers[0].bias.assign([1.0, 0.0])
+        >>> model.save(path)
+        >>> try:
+        ...     lip.certificates.load(path)
+        ... except ValueError as error:
+        ...     print(str(error)[:42])
+        `path` is not the export of its certificat
+    """
+    path, _ = _export_at(path)
+    found = _read(_beside(path))
+    if found.export_hash != _export_hash(path):
+        raise ValueError(
+            f"`path` is not the export of its certificate: {str(path)!r} was changed or replaced "
+            "after the certificate was written. Restore it, or call `export_certificate` with the "
+            "model it was made of."
+        )
+    return found
+
+
+def _export_at(path: str | os.PathLike) -> tuple[Path, str]:
+    """The path of an export, and its kind: a key of `_RUNNERS`.
+
+    Raises:
+        ValueError: there is none that is known.
+    """
+    path = Path(path)
+    kind = path.suffix if path.is_file() else ""
+    if kind not in _RUNNERS or not (kind or (path / "saved_model.pb").is_file()):
+        reason = "is none of these" if path.exists() else "is not there"
+        raise ValueError(
+            "`path` must be an export: the folder of a SavedModel, or a file whose name ends with "
+            f"{', '.join(filter(None, _RUNNERS))}. Received: {str(path)!r}, which {reason}. Write "
+            "one first, by `model.export(path)`."
+        )
+    return path, kind
+
+
+def _beside(path: Path) -> Path:
+    return path / _NAME if path.is_dir() else path.with_name(f"{path.name}.{_NAME}")
+
+
+def _export_hash(path: Path) -> str:
+    """SHA-256 of a file, or of what a SavedModel computes with: others may add files to it."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    parts = [path / "saved_model.pb"]
+    for folder in ("variables", "assets"):
+        parts += sorted(part for part in (path / folder).rglob("*") if part.is_file())
+    digest = hashlib.sha256()
+    for part in parts:
+        name, content = part.relative_to(path).as_posix(), part.read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+# --- the JSON file ------------------------------------------------------------------------------
+
+
+def _content(certificate: ExportCertificate) -> dict:
+    bound = certificate.bound
+    content = {
+        "format": _FORMAT,
+        "claim": "||f(x) - f(y)||_2 <= bound * ||x - y||_2 for all inputs x and y of the model, "
+        f"for {MEANINGS[certificate.semantics]}",
+        "bound": bound.value,
+        "norm": bound.norm,
+        "semantics": certificate.semantics,
+        "input_scale": certificate.input_scale,
+        "layers": [_proven_of(layer) for layer in bound.per_layer],
+        "model_sha256": certificate.model_fingerprint,
+        "export_sha256": certificate.export_hash,
+    }
+    return content | {"certificate_sha256": _content_hash(content)}
+
+
+def _proven_of(layer: LayerBound) -> dict:
+    return {name: value for name, value in asdict(layer).items() if name != "seconds"}
+
+
+def _content_hash(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> ExportCertificate:
+    """What a JSON file says.
+
+    Raises:
+        ValueError: there is none, or it was not written so.
+    """
+    reason = "is not there"
+    if path.is_file():
+        try:
+            content = json.loads(path.read_bytes())
+            known = content.pop("certificate_sha256")
+            if content["format"] == _FORMAT and known == _content_hash(content):
+                return _certificate(content)
+            reason = "was changed after it was written, or written by another version"
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"cannot be read: {error!r}"
+    raise ValueError(
+        f"`path` must have a certificate beside it, {str(path)!r}, which {reason}. Call "
+        "`export_certificate(model, path)` with the model it was made of."
+    )
+
+
+def _certificate(content: dict) -> ExportCertificate:
+    layers = [LayerBound(**layer) for layer in content["layers"]]
+    return ExportCertificate(
+        LipschitzBound(content["bound"], layers, content["norm"]),
+        content["semantics"],
+        content["input_scale"],
+        content["model_sha256"],
+        content["export_sha256"],
+    )
+
+
+# --- what a file computes -----------------------------------------------------------------------
+
+
+def _compare(model: keras.Model, path: Path, runner: Callable[[Path], Callable]) -> None:
+    """Refuses a file that does not compute what a model does.
+
+    Raises:
+        ValueError: their outputs at random inputs differ, or it takes other inputs.
+    """
+    x = _samples(model)
+    own = keras.ops.convert_to_numpy(model(keras.ops.convert_to_tensor(x), training=False))
+    run = runner(path)
+    try:
+        served = np.stack([np.asarray(run(x[i : i + 1]))[0] for i in range(len(x))])
+        difference = np.abs(served - own).max() if served.shape == own.shape else np.inf
+    except Exception as error:  # each runtime has its own
+        raise ValueError(
+            f"`path` must be an export of the model. Received: {str(path)!r}, which cannot be run "
+            f"on inputs of shape {x.shape[1:]}: {str(error).splitlines()[0]}"
+        ) from error
+    if not difference <= _SAME * np.abs(own).max():
+        raise ValueError(
+            f"`path` must be an export of the model as it is. Received: {str(path)!r}, whose "
+            f"outputs differ by up to {difference:.3g} from those of {model.name!r}, of up to "
+            f"{np.abs(own).max():.3g}. Export the model again. Where weights are rounded, certify "
+            "the model with the rounded weights; where inputs of layers are rounded too, as by "
+            "int8 LiteRT, no certificate covers the program."
+        )
+
+
+def _samples(model: keras.Model) -> np.ndarray:
+    given = model.inputs[0]
+    shape = (_SAMPLES, *(8 if size is None else size for size in given.shape[1:]))
+    random = np.random.default_rng(0)
+    dtype = keras.backend.standardize_dtype(given.dtype)
+    if "float" not in dtype:
+        return random.integers(0, 2 if dtype == "bool" else 128, shape).astype(dtype)
+    return random.normal(size=shape).astype(dtype)
+
+
+def _saved_model(path: Path) -> Callable:
+    loaded = tensorflow_for("A SavedModel needs").saved_model.load(path)
+    (name,) = loaded.signatures["serving_default"].structured_input_signature[1]
+
+    def run(x: np.ndarray) -> Any:
+        # By way of what was loaded, which owns the variables.
+        (output,) = loaded.signatures["serving_default"](**{name: x}).values()
+        return output
+
+    return run
+
+
+def _keras_file(path: Path) -> Callable:
+    return keras.saving.load_model(path, compile=False)
+
+
+def _onnx_file(path: Path) -> Callable:
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(str(path))
+    return lambda x: evaluator.run(None, {evaluator.input_names[0]: x})[0]
+
+
+def _litert_file(path: Path) -> Callable:
+    lite = tensorflow_for("A LiteRT file needs").lite
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Warning. tf.lite.Interpreter is deprecated")
+        interpreter = lite.Interpreter(str(path))
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        interpreter.resize_tensor_input(given["index"], x.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], x)
+        interpreter.invoke()
+        return interpreter.get_tensor(wanted["index"])
+
+    return run
+
+
+_RUNNERS = {
+    "": _saved_model,
+    ".keras": _keras_file,
+    ".onnx": _onnx_file,
+    ".tflite": _litert_file,
+}
+"""What runs an export, by the end of its name; a folder has none."""
