@@ -1,21 +1,21 @@
-"""The command line: ``python -m deel_lip_tf quickstart``, ``hunt``, ``verify``.
+"""The command line: ``python -m deel_lip_tf quickstart``, ``hunt``, ``verify``, ``check-proof``.
 
-Exit codes: 0 all is well; 1 a certificate was broken by an attack or refuted by the hunt, or the
-exported model differs from the trained one; 2 something in what was given is wrong (one line on
-stderr says what), and nothing was trained; 130 stopped by Ctrl-C (during training the report is
-made all the same). ``verify`` answers by 0 unsat, 10 sat, 20 unknown.
+Exit codes: 0 all is well; 1 a certificate was broken by an attack or refuted by the hunt, the
+exported model differs from the trained one, or a proof is rejected; 2 something in what was given
+is wrong (one line on stderr says what), and nothing was trained; 130 stopped by Ctrl-C (during
+training the report is made all the same). ``verify`` answers by 0 unsat, 10 sat, 20 unknown.
 """
 
 import sys
 
 from deel_lip_tf import __version__
-from deel_lip_tf.cli import verify
+from deel_lip_tf.cli import check_proof, verify
 from deel_lip_tf.cli.arguments import BAD_INPUT, INTERRUPTED, PROGRAM, BadInput, Parser
 from deel_lip_tf.cli.hunt import command as hunt
 from deel_lip_tf.cli.quickstart import command as quickstart
 
 # Each adds its own options, and says by `set_defaults(run=...)` what runs them.
-COMMANDS = (quickstart, hunt, verify)
+COMMANDS = (quickstart, hunt, verify, check_proof)
 
 
 def _parser() -> Parser:

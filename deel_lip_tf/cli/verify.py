@@ -1,6 +1,7 @@
 """The command `verify`: its options, and the answer on the page."""
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from deel_lip_tf.cli.quiet import load_backend_quietly
 if TYPE_CHECKING:
     from deel_lip_tf.verify.decision import Decision
     from deel_lip_tf.verify.search.inputs.decide import Verdict
+    from deel_lip_tf.verify.search.inputs.record import Record
     from deel_lip_tf.verify.specification.property import Property
 
 UNSAT, SAT, UNKNOWN = 0, 10, 20
@@ -51,14 +53,26 @@ def add_parser(commands) -> None:
         "nearest to a point of the box, as the verification competitions do; how far off they are "
         "is printed behind it (default: only inputs that lie in the box exactly)",
     )
+    verify.add_argument(
+        "--proof",
+        metavar="FILE",
+        help="of an ONNX file that is a chain of affine maps and ReLUs, and a VNN-LIB 1.0 file: "
+        "write, for `unsat`, a proof for `check-proof`; where boxes of inputs do not decide, there "
+        "is none, and a line on stderr says so",
+    )
     verify.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from deel_lip_tf.verify.specification.vnnlib import counterexample
 
+    recorded: list[Record] | None = None if options.proof is None else []
     try:
-        decision = _decided(options, _property(options.property))
+        if recorded is not None:
+            _check_provable(options)
+        decision = _decided(options, _property(options.property), recorded)
+        if recorded is not None and decision.status == "unsat":
+            _write_proof(options, recorded)
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(str(error)) from error
     except ImportError as error:
@@ -72,7 +86,31 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_CODES[decision.status]
 
 
-def _decided(options: argparse.Namespace, question: "Property") -> "Decision | Verdict":
+def _check_provable(options: argparse.Namespace) -> None:
+    """Refuses `--proof` for files that the checker cannot read, before anything is searched."""
+    from deel_lip_tf.checking.proof import MALFORMED, Rejected, read
+
+    for name, path in (("MODEL", options.model), ("PROPERTY", options.property)):
+        _check_file(name, path)
+    if not Path(options.proof).absolute().parent.is_dir():
+        raise BadInput(f"--proof: there is no folder for the file {options.proof!r}")
+    try:
+        read(options.model, options.property)
+    except (Rejected, *MALFORMED) as error:
+        raise BadInput(f"--proof: nothing would be shown, because {error}") from error
+
+
+def _write_proof(options: argparse.Namespace, recorded: "list[Record]") -> None:
+    """Writes the proof that a search has recorded, or says that it is none."""
+    if recorded and recorded[0].is_proof:
+        recorded[0].write(options.proof, options.model, options.property)
+    else:
+        print("no proof was written: boxes of inputs did not decide", file=sys.stderr)
+
+
+def _decided(
+    options: argparse.Namespace, question: "Property", recorded: "list[Record] | None"
+) -> "Decision | Verdict":
     """The answer to a property: without Keras, where that needs none and finds one in time."""
     path, limit = options.model, options.time_limit
     verdict, start = None, time.monotonic()
@@ -80,7 +118,7 @@ def _decided(options: argparse.Namespace, question: "Property") -> "Decision | V
         from deel_lip_tf.verify.files import decide_file
 
         _check_file("MODEL", path)
-        verdict = decide_file(path, question, limit, options.nearest_inputs)
+        verdict = decide_file(path, question, limit, options.nearest_inputs, recorded)
     left = limit - (time.monotonic() - start)
     if verdict is not None and (verdict.status != "unknown" or verdict.is_final or left <= 0):
         return verdict

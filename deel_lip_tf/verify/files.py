@@ -12,6 +12,7 @@ from deel_lip_tf.formats.onnx.running import OnnxRun
 from deel_lip_tf.semantics.ir.evaluation import evaluated, rounding_errors
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.search.inputs.decide import Verdict, decide_program
+from deel_lip_tf.verify.search.inputs.record import Record
 from deel_lip_tf.verify.specification.property import Property
 
 __all__ = ["decide_file"]
@@ -21,7 +22,11 @@ _FEW, _SHARE = 24, 0.5  # free inputs; of more, the part of the time for what ne
 
 
 def decide_file(
-    path: str | Path, property: Property, seconds: float, is_nearest: bool = False
+    path: str | Path,
+    property: Property,
+    seconds: float,
+    is_nearest: bool = False,
+    recorded: list[Record] | None = None,
 ) -> Verdict | None:
     """Decides whether an input of a network in an ONNX file satisfies a property.
 
@@ -34,6 +39,7 @@ def decide_file(
         seconds: the limit.
         is_nearest: whether an input also counts that is the nearest of its type to a point of the
             box, as in the verification competitions.
+        recorded: a list, to which a record of the search is added that has decided.
 
     Returns:
         The verdict, or None where the file can only be read as a Keras model.
@@ -49,6 +55,9 @@ def decide_file(
     free = max((int((c.lower < c.upper).sum()) for c in property.conjunctions), default=0)
     seconds = seconds if free <= _FEW else _SHARE * seconds
     options = {"run": run, "dtype": run.dtype, "is_nearest": is_nearest}
+    if recorded is not None:
+        options["record"] = Record(program, property)
+        recorded.append(options["record"])
     return decide_program(program, property, seconds=seconds, **options)
 
 

@@ -52,14 +52,16 @@ ALLOWED = {
     "compute_layer_sv": {"estimates"},
     "estimates": PROOFS | {"bounds", "losses"},
     "utils": {"estimates", "losses"},
-    "verify": PROOFS | {"bounds", "certificates", "formats", "plots"},
+    "checking": set(),
+    "verify": PROOFS | {"bounds", "certificates", "checking", "formats", "plots"},
     "cli": set(),
     "cli.arguments": set(),
     "cli.quiet": set(),
     "cli.quickstart": PROOFS | COMMAND | {"bounds", "certificates", "losses", "plots"},
     "cli.hunt": PROOFS | COMMAND | {"bounds", "certificates", "cli.quickstart"},
-    "cli.verify": COMMAND | {"formats", "verify"},
-    "__main__": {"cli.arguments", "cli.quickstart", "cli.hunt", "cli.verify"},
+    "cli.verify": COMMAND | {"checking", "formats", "verify"},
+    "cli.check_proof": COMMAND | {"checking"},
+    "__main__": {"cli.arguments", "cli.quickstart", "cli.hunt", "cli.verify", "cli.check_proof"},
 }
 
 
@@ -122,6 +124,7 @@ def test_arrows_point_one_way(module):
         ("bounds", "from deel_lip_tf.certificates import certify", {"certificates"}),
         ("verify", "from deel_lip_tf.cli.arguments import BadInput", {"cli.arguments"}),
         ("formats", "from deel_lip_tf.verify.program import Builder", {"verify"}),
+        ("checking", "from deel_lip_tf.formats.onnx.graph import loaded", {"formats"}),
         ("cli.quickstart", "from deel_lip_tf.cli import hunt", {"cli.hunt"}),
         ("losses", "if True:\n    from deel_lip_tf import layers", {"layers"}),
         ("losses", "if TYPE_CHECKING:\n    from deel_lip_tf import layers", set()),
@@ -154,6 +157,7 @@ LIGHT = (
     "from deel_lip_tf.verify.specification.vnnlib import read_vnnlib",
     "import deel_lip_tf.formats.onnx.graph, deel_lip_tf.semantics.ir.decompositions",
     "import deel_lip_tf.__main__",
+    "from deel_lip_tf.checking.proof import check",
 )
 
 

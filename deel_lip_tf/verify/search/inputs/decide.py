@@ -18,6 +18,7 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.search.inputs.bounds import Boxes, Relaxation, relaxed
 from deel_lip_tf.verify.search.inputs.network import Network, Undecided, is_searchable
 from deel_lip_tf.verify.search.inputs.points import Points, Run, descended
+from deel_lip_tf.verify.search.inputs.record import Record
 from deel_lip_tf.verify.search.inputs.refutation import Rows, contracted, multipliers
 from deel_lip_tf.verify.specification.fit import check_fits
 from deel_lip_tf.verify.specification.property import Conjunction, Property
@@ -34,6 +35,7 @@ _SMALL = 2**12  # entries of all nodes
 _BRIEF = 8  # steps of a descent, and corners that it starts from, in each round of the search
 _ATTACK = 0.2  # of the time, at most
 _ULPS = 2.0**-48  # more than the rounding where ends of a box are moved
+_MARGIN = 2.0**-34  # of the terms of a row: what a checker may round otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,7 @@ def decide_program(
     dtype: type = np.float32,
     is_nearest: bool = False,
     seed: int = 0,
+    record: Record | None = None,
 ) -> Verdict:
     """Decides whether an input of a program satisfies a property, by splitting inputs.
 
@@ -86,13 +89,16 @@ def decide_program(
             box, as in the verification competitions; their outputs satisfy the inequalities
             exactly. `Verdict.distance` says how far they are from the box.
         seed: of the points that are tried first.
+        record: of the boxes and what refutes them, to be filled. It may take a few boxes more: each
+            is refuted by itself, and whole.
 
     Raises:
         ValueError: other numbers of inputs or outputs, or a property of probabilities that is not
             about their order.
     """
     check_fits(program, property)
-    work = _Work(program, property, Points(program, run, dtype, is_nearest), seconds)
+    points = Points(program, run, dtype, is_nearest)
+    work = _Work(program, property, points, seconds, record)
     if not is_searchable(program):
         return work.verdict("unknown" if property.conjunctions else "unsat")
     with np.errstate(all="ignore"):
@@ -111,6 +117,7 @@ class _Open(NamedTuple):
         claim: (n,) the conjunction each is open for.
         lowest: (n,) the largest bound of an inequality there; what is above 0 is refuted.
         signs: (n, neurons) what is known of the signs of neurons, 0 where nothing is.
+        node: (n,) number in the record, if there is one.
     """
 
     lower: np.ndarray
@@ -118,6 +125,7 @@ class _Open(NamedTuple):
     claim: np.ndarray
     lowest: np.ndarray
     signs: np.ndarray
+    node: np.ndarray
 
     def of(self, index: np.ndarray) -> "_Open":
         """Some of them."""
@@ -131,9 +139,17 @@ class _Open(NamedTuple):
 class _Work:
     """The question, the clock, and what is found."""
 
-    def __init__(self, program: Program, property: Property, points: Points, seconds: float):
+    def __init__(
+        self,
+        program: Program,
+        property: Property,
+        points: Points,
+        seconds: float,
+        record: Record | None,
+    ):
         self.start = time.monotonic()
         self.program, self.points, self.seconds = program, points, seconds
+        self.record = record
         self.claims, self.bounded = property.conjunctions, 0
         self.found: tuple[Conjunction, np.ndarray, np.ndarray] | None = None
         self.has_inputs = any(points.ends(claim) is not None for claim in self.claims)
@@ -226,7 +242,9 @@ class _Group:
         free, count = self._network.free, len(self._claims)
         lower, upper = (np.repeat(end[None, free], count, axis=0) for end in self._ends)
         signs = np.zeros((count, sum(map(len, self._network.layers))), np.int8)
-        is_open = _Open(lower, upper, np.arange(count), np.full(count, -np.inf), signs)
+        record = self._work.record
+        nodes = np.zeros(count, int) if record is None else record.start(self._claims)
+        is_open = _Open(lower, upper, np.arange(count), np.full(count, -np.inf), signs, nodes)
         can_split = 0 < len(free) <= _FREE
         while len(is_open.claim) and time.monotonic() < self._end:
             begin = time.monotonic()
@@ -267,17 +285,40 @@ class _Group:
         strict = np.stack([_padded_to(c.is_strict, self._shape[1], False) for c in self._claims])
         touches = strict[parts.claim] & (rows.lowest[:, : self._shape[1]] >= 0)
         kept = np.flatnonzero((below <= above).all(axis=1) & ~touches.any(axis=1))
+        signs = relaxation.signs
+        if self._work.record is not None:
+            kept = self._closed(self._work.record, parts, relaxation, rows, weights)
+            signs, below, above = parts.signs, np.full_like(below, -1.0), np.ones_like(above)
         shrunk = _shrunk(boxes[kept], below[kept], above[kept])
         lowest = rows.lowest[kept].max(axis=1)
         if self._try(shrunk, rows.coefficients[kept, -1], parts.claim[kept], lowest):
             return None
         ends = shrunk.lower, shrunk.upper
-        left = _Open(*ends, parts.claim[kept], lowest, relaxation.signs[kept])
+        left = _Open(*ends, parts.claim[kept], lowest, signs[kept], parts.node[kept])
         if not can_split:
             self._is_left |= len(kept) > 0
             return left.of(np.arange(0))
         cost = np.abs(rows.coefficients[:, -1]) + relaxation.shares(summed)
         return self._split(left, (cost * (0.5 * above - 0.5 * below))[kept])
+
+    def _closed(
+        self,
+        record: Record,
+        parts: _Open,
+        relaxation: Relaxation,
+        rows: Rows,
+        weights: np.ndarray,
+    ) -> np.ndarray:
+        """The boxes that are left when those are recorded of which one sum of rows is positive."""
+        margin = _MARGIN * self._rows.added.max()
+        closed, best = rows.lowest.max(axis=1) > margin, rows.lowest.argmax(axis=1)
+        alone = np.eye(weights.shape[1] + 1)[best][:, :-1]
+        shares = np.where((best == weights.shape[1])[:, None], weights, alone)[closed]
+        places, lines = self._network.places, relaxation.lines
+        pairs = zip(places, lines, strict=True)
+        slopes = [(*place, line.below[closed]) for place, line in pairs]
+        record.close(parts.node[closed], shares, slopes)
+        return np.flatnonzero(~closed)
 
     def _starts(self, claim: np.ndarray) -> tuple[dict[int, np.ndarray], np.ndarray]:
         """Rows of conjunctions, (n, m, values) by source, and constants (n, m) below theirs."""
@@ -335,8 +376,11 @@ class _Group:
         axis = np.where(can, cost, -1.0)[kept].argmax(axis=1)
         first, second = parts.of(kept), parts.of(kept)
         place = (np.arange(len(kept)), axis)
-        first.upper[place] = second.lower[place] = middle[kept, axis]
-        return first.and_others(second)
+        first.upper[place] = second.lower[place] = cuts = middle[kept, axis]
+        halves = first.and_others(second)
+        if (record := self._work.record) is None:
+            return halves
+        return halves._replace(node=record.split(first.node, self._network.free[axis], cuts))
 
 
 def _padded(claims: Sequence[Conjunction]) -> tuple[np.ndarray, np.ndarray]:

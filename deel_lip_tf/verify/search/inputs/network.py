@@ -80,6 +80,7 @@ class Network:
         upper: as given.
         free: positions of the inputs that are not fixed.
         layers: of neurons, in the order of computation.
+        places: of each layer, the node and the entries of it that are neurons.
         roundoff: relative error of any sum of products.
 
     Raises:
@@ -92,6 +93,7 @@ class Network:
         self.lower, self.upper, self.roundoff = lower, upper, program.roundoff
         self.free = np.flatnonzero(lower < upper)
         self.layers: list[Layer] = []
+        self.places: list[tuple[int, np.ndarray]] = []
         self._end = end
         whole = Boxes(lower[None, self.free], upper[None, self.free])
         relaxation = Relaxation(whole, self.roundoff)
@@ -102,7 +104,9 @@ class Network:
             if isinstance(node, Affine):
                 nodes[index] = self._affine(node, parents)
             else:
-                nodes[index] = self._activation(node, parents[0], relaxation)
+                count = len(self.layers)
+                nodes[index], neurons = self._activation(node, parents[0], relaxation)
+                self.places += [(index, neurons)] * (len(self.layers) - count)
             for parent in {p for p in node.parents if last[p] == index and p != program.output}:
                 del nodes[parent]
         self._output = nodes[program.output]
@@ -179,7 +183,9 @@ class Network:
         parts = [part for _, part in kept]
         return tuple(source for source, _ in kept), np.concatenate([terms[:1], *parts])
 
-    def _activation(self, node: Node, parent: _Columns, relaxation: Relaxation) -> _Columns:
+    def _activation(
+        self, node: Node, parent: _Columns, relaxation: Relaxation
+    ) -> tuple[_Columns, np.ndarray]:
         """Entries of one sign stay functions of what they read; the others are new neurons."""
         slopes = np.broadcast_to(left_slope(node), (1, *node.shape)).ravel().astype(np.float64)
         flat = parent.terms.reshape(len(parent.terms), -1)
@@ -199,7 +205,8 @@ class Network:
             new[np.arange(len(neurons)), neurons] = 1.0
             sources, terms = (*sources, len(self.layers) - 1), np.concatenate([terms, new])
         sources, terms = self._without_zeros(sources, terms)
-        return self._sized(sources, terms.reshape(-1, *node.shape), error.reshape(1, *node.shape))
+        shaped = terms.reshape(-1, *node.shape), error.reshape(1, *node.shape)
+        return self._sized(sources, *shaped), neurons
 
     def _layer(self, sources: tuple[int, ...], terms: np.ndarray, slack: np.ndarray) -> Layer:
         """Functions of values, (1 + values, rows), as a layer of rows."""

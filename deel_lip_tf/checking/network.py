@@ -1,0 +1,69 @@
+"""The checker's own reader of ONNX files that are chains of affine maps and ReLUs."""
+
+from typing import NamedTuple
+
+import numpy as np
+from onnx import helper, load_from_string, numpy_helper
+
+# Attributes that are read, or do not matter, and those that must be what they are by default.
+FREE = {"Dropout": {"ratio"}, "Flatten": {"axis"}, "Gemm": {"transB"}}
+FIXED = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+
+
+class Rejected(Exception):
+    """What was given proves nothing; the message says why."""
+
+
+class Layer(NamedTuple):
+    """`weight @ x + bias`, (out, in) and (out,), followed by a ReLU or by nothing."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    is_relu: bool = False
+
+
+def read_network(data: bytes) -> list[Layer]:
+    """The layers of an ONNX file, with its numbers as they are stored."""
+    model = load_from_string(data)
+    constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    (given,) = (one for one in model.graph.input if one.name not in constants)
+    sizes = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
+    version = {one.domain: one.version for one in model.opset_import}[""]
+    if version < 7 or model.functions or given.type.tensor_type.elem_type not in (1, 11):
+        raise Rejected("the network must be of floats, and of operators of version 7 or later")
+    name, x, layers = given.name, np.zeros([sizes[0] or 1, *sizes[1:]]), list[Layer]()
+    for node in model.graph.node:
+        options = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        for key, value in options.items():
+            if key not in FREE.get(node.op_type, ()) and FIXED.get(key) != value:
+                raise Rejected(f"an attribute of {node.op_type} is not known: {key}={value}")
+        others = [constants[one].astype(np.float64) for one in node.input if one != name]
+        is_first = node.input[0] == name or node.op_type == "Add"
+        if len(others) != len(node.input) - 1 or not is_first or node.domain:
+            raise Rejected(f"the network is no chain at the operator {node.op_type}")
+        name, x = node.output[0], _extended(layers, x, node.op_type, others, options)
+    if [name] != [one.name for one in model.graph.output] or not x.size:
+        raise Rejected("the network does not end at its only output")
+    return layers
+
+
+def _extended(layers: list[Layer], x: np.ndarray, kind: str, constants: list, options: dict):
+    """Adds an operator to the layers; from zeros of the shape that it reads to such it returns."""
+    first, *others = constants or [np.zeros(1)]
+    weight = first if options.get("transB") else first.T
+    if kind in ("Identity", "Dropout") and not constants:
+        return x
+    if kind == "Flatten":
+        return x.reshape(np.prod(x.shape[: options.get("axis", 1)], dtype=int), -1)
+    if kind in ("MatMul", "Gemm") and first.ndim == 2 and x.shape[-1] == x.size == weight.shape[1]:
+        bias = np.broadcast_to(others[0] if others else 0.0, (1, len(weight)))[0]
+        layers.append(Layer(weight, bias))
+        return x @ weight.T
+    if kind not in ("Relu", "Add", "Sub") or (x + first).size != x.size:
+        raise Rejected(f"this use of the operator {kind} is not known")
+    bias = x + first if kind == "Add" else x - first
+    if not layers or layers[-1].is_relu or (kind != "Relu" and layers[-1].bias.any()):
+        layers.append(Layer(np.eye(x.size), np.zeros(x.size)))
+    weight, before, _ = layers.pop()
+    layers.append(Layer(weight, before if kind == "Relu" else bias.ravel(), kind == "Relu"))
+    return np.zeros_like(bias)

@@ -1,0 +1,132 @@
+"""The tree of a search, as a proof that `deel_lip_tf.checking` confirms."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deel_lip_tf.checking.proof import LEAF, heading
+from deel_lip_tf.semantics.ir.program import Elementwise, Program
+from deel_lip_tf.verify.specification.property import Conjunction, Property
+
+__all__ = ["Record"]
+
+Slopes = Iterable[tuple[int, np.ndarray, np.ndarray]]
+
+
+class Record:
+    """Nodes of a search, numbered as they come: boxes on which a conjunction is open.
+
+    Args:
+        program: what is searched.
+        property: what is asked.
+    """
+
+    def __init__(self, program: Program, property: Property):
+        self._property, self._count, self._neurons = property, 0, 0
+        self._number = {id(claim): i for i, claim in enumerate(property.conjunctions)}
+        self._roots = np.full(len(self._number), -1)
+        self._first: dict[int, int] = {}  # of the neurons of each node, among those of the network
+        for index, node in enumerate(program.nodes):
+            if isinstance(node, Elementwise):
+                # The entries of an image may stand in another order than in the file.
+                self._first |= {index: self._neurons} if len(node.shape) == 1 else {}
+                self._neurons += math.prod(node.shape)
+        self._splits: list[tuple[np.ndarray, ...]] = []
+        self._leaves: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def start(self, claims: Sequence[Conjunction]) -> np.ndarray:
+        """Numbers of the roots of conjunctions."""
+        roots = self._numbered(len(claims))
+        self._roots[[self._number[id(claim)] for claim in claims]] = roots
+        return roots
+
+    def split(self, nodes: np.ndarray, axis: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Numbers of the halves of nodes: all of the lower ones, then all of the upper ones.
+
+        Args:
+            nodes: (n,).
+            axis: (n,) the input that is split.
+            at: (n,) where.
+        """
+        halves = self._numbered(2 * len(nodes))
+        self._splits.append((nodes, axis, at, *np.split(halves, 2)))
+        return halves
+
+    def close(self, nodes: np.ndarray, shares: np.ndarray, slopes: Slopes) -> None:
+        """Nodes that are refuted.
+
+        Args:
+            nodes: (n,).
+            shares: (n, rows) multipliers of the rows.
+            slopes: by layer of a network, which node of the program it is of, which of its entries
+                are its neurons, and the (n, neurons) slopes of the lines below them.
+        """
+        found = self._no_slopes(len(nodes))
+        for index, entries, own in slopes:
+            if index in self._first:
+                found[:, self._first[index] + entries] = own
+        self._leaves.append((nodes, shares, found))
+
+    def _numbered(self, count: int) -> np.ndarray:
+        self._count += count
+        return np.arange(self._count - count, self._count)
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether all conjunctions have a root, and all nodes are split or refuted."""
+        done = sum(len(one[0]) for one in (*self._splits, *self._leaves))
+        return done == self._count and bool((self._roots >= 0).all())
+
+    def write(self, path: str | Path, network: str | Path, property: str | Path) -> None:
+        """Writes the proof, as `docs/verification.md` describes it; it must be one.
+
+        Args:
+            path: of the file to be written.
+            network: path of the ONNX file.
+            property: path of the VNN-LIB file.
+        """
+        axis, at = np.full(self._count, LEAF, np.int32), np.zeros(self._count)
+        halves = np.zeros((2, self._count), np.int64)
+        for nodes, axes, cuts, *both in self._splits:
+            axis[nodes], at[nodes], halves[:, nodes] = axes, cuts, both
+        levels = [self._roots]
+        while len(levels[-1]):
+            levels.append(halves[:, levels[-1][axis[levels[-1]] != LEAF]].ravel())
+        order = np.concatenate(levels)
+        arrays: dict[str, Any] = {"heading": np.array(heading(network, property))}
+        arrays |= {"axis": axis[order], "at": at[order], **self._theorems()}
+        arrays |= self._certificates(order[axis[order] == LEAF], arrays["offsets"].shape[1])
+        with open(path, "wb") as file:  # `savez` would add ".npz" to a name
+            np.savez_compressed(file, **arrays)
+
+    def _certificates(self, leaves: np.ndarray, rows: int) -> dict[str, np.ndarray]:
+        """What refutes some leaves, in their order."""
+        place = np.zeros(self._count, np.int64)
+        multipliers, slopes = np.zeros((len(leaves), rows)), self._no_slopes(len(leaves))
+        place[leaves] = np.arange(len(leaves))
+        for nodes, shares, below in self._leaves:
+            multipliers[place[nodes], : shares.shape[1]] = shares
+            slopes[place[nodes]] = below
+        betas = np.zeros(slopes.shape, np.float16)
+        return {"multipliers": multipliers, "slopes": slopes, "betas": betas}
+
+    def _no_slopes(self, count: int) -> np.ndarray:
+        return np.full((count, self._neurons), np.nan, np.float16)
+
+    def _theorems(self) -> dict[str, np.ndarray]:
+        """The boxes of all conjunctions, and their rows: of each as many, the last one repeated."""
+        claims = self._property.conjunctions
+        rows = max([1, *(len(claim.weights) for claim in claims)])
+        weights = np.zeros((len(claims), rows, self._property.outputs))
+        offsets = np.full(weights.shape[:2], -1.0)
+        ends = np.zeros((2, len(claims), self._property.inputs))
+        for i, claim in enumerate(claims):
+            ends[:, i] = claim.lower, claim.upper
+            if len(claim.weights):
+                own = np.minimum(np.arange(rows), len(claim.weights) - 1)
+                weights[i], offsets[i] = claim.weights[own], claim.offsets[own]
+        lower, upper = ends
+        return {"lower": lower, "upper": upper, "weights": weights, "offsets": offsets}
