@@ -5,12 +5,15 @@ from typing import Any
 import keras
 from keras import ops
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf._registration import register
 from deel_lip_tf.layers.constrained import Retraction
 from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide
 from deel_lip_tf.normalizers.polar.products import transposed
 
 __all__ = ["StiefelMuon"]
+
+__dir__ = public_names(__name__)
 
 # Five steps with these coefficients take singular values between .002 and 1 into [.68, 1.21]: a
 # direction need not be orthogonal, only of even size, and the steepest slope at 0 serves that best.

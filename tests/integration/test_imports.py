@@ -255,7 +255,7 @@ def test_what_is_lazy_is_listed():
 ROOM_NAMES = (
     *("activations", "bounds", "callbacks", "certificate_metrics", "certificates"),
     *("compute_layer_sv", "constraints", "initializers", "layers", "losses", "metrics", "model"),
-    *("normalizers", "regularizers", "utils", "verify"),
+    *("normalizers", "optimizers", "plots", "regularizers", "utils", "verify"),
 )
 OF_METRICS = {"Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"}
 ALSO_SHOWN = {"losses": OF_METRICS}
