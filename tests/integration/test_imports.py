@@ -37,7 +37,7 @@ ALLOWED = {
     "regularizers": {"normalizers"},
     "losses": set(),
     "metrics": {"losses"},
-    "callbacks": set(),
+    "callbacks": {"bounds", "certificates"},
     "layers": {"normalizers", "constraints", "initializers", "regularizers", "_keras"},
     "semantics": LAYERS | {"errors", "_keras", "_rounding"},
     "formats": LAYERS | {"semantics", "_keras"},
