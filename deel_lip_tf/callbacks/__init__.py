@@ -1,6 +1,7 @@
 """Callbacks: condensing kernels, scheduling and printing loss parameters, watching singular values.
 
-They rely only on `model.condense()`, `model.loss`, `layer.kernel` and `layer.wbar`.
+They rely only on `model.condense()`, `model.loss`, `layer.kernel` and `layer.wbar`, and on proofs
+where these are asked for.
 """
 
 from deel_lip_tf._lazy import public_names

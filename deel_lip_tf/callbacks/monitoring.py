@@ -1,4 +1,4 @@
-"""Watching singular values."""
+"""Watching singular values, and what is proven of the model."""
 
 import os
 from typing import Any
@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from deel_lip_tf._registration import register
-from deel_lip_tf._validation.backends import tensorflow_for
+from deel_lip_tf._validation.backends import matplotlib_for, tensorflow_for
 from deel_lip_tf._validation.scalars import check_choice, flag
 from deel_lip_tf.callbacks.configurable import Configurable
+from deel_lip_tf.callbacks.summaries import write_figure, write_histogram, write_scalar
 
 
 def _singular_values(kernel: Any) -> np.ndarray:
@@ -24,12 +25,17 @@ def _singular_values(kernel: Any) -> np.ndarray:
 
 @register
 class MonitorCallback(Configurable):
-    """Logs singular values of kernels for TensorBoard.
+    """Logs singular values of kernels, and what is proven of the model, for TensorBoard.
 
     The values are those of the kernel reshaped to `[-1, last axis]`, computed exactly. For a dense
     layer this is the operator; for a convolution it is the matrix acting on one patch, not the
     operator on images (`deel_lip_tf.bounds` bounds that one). Event files are written by
     TensorFlow alone; TensorBoard is only needed to look at them.
+
+    After each epoch, where it is asked for: the proven Lipschitz constant of the model as the
+    scalar "lipschitz_bound"; of samples that are certified with the weights as they are then, the
+    scalar "mean_certified_radius", 0 for wrong answers, and the image "certified_accuracy", the
+    share of samples that are certified over the radius.
 
     Args:
         monitored_layers: names of the layers to watch.
@@ -38,10 +44,15 @@ class MonitorCallback(Configurable):
         what: "max", the largest singular value as a scalar, or "all", a histogram of all of them.
         on_epoch: log at the end of every epoch; the step is the epoch.
         on_batch: log at the end of every training batch instead; the step counts the batches.
+        bound: whether to prove the bound of the model after each epoch.
+        samples: what to certify after each epoch, and prove the bound: `(x, y)` or a data set, as
+            `certificates.certify` takes them; `None`, the default, for nothing. It is no part of
+            the configuration.
 
     Raises:
         TypeError: if an argument is of another type.
-        ImportError: when training begins, if TensorFlow is not installed.
+        ImportError: when training begins, if TensorFlow is not installed, or for `samples`
+            matplotlib.
         ValueError: on a wrong `target` or `what`; when training begins, if a layer is unknown or
             has no `target`, or the folder cannot be written to.
 
@@ -65,6 +76,9 @@ class MonitorCallback(Configurable):
         what: str = "max",
         on_epoch: bool = True,
         on_batch: bool = False,
+        *,
+        bound: bool = False,
+        samples: Any = None,
     ):
         super().__init__()
         check_choice("target", target, ("kernel", "wbar"))
@@ -83,12 +97,16 @@ class MonitorCallback(Configurable):
         self.what = what
         self.on_epoch = flag("on_epoch", on_epoch)
         self.on_batch = flag("on_batch", on_batch)
+        self.bound = flag("bound", bound)
+        self._samples = samples if isinstance(samples, tuple) else (samples,)
         self._writer: Any = None
         self._batches = 0
 
     def on_train_begin(self, logs=None):
         """Checks the layers and opens the event file."""
         tf = tensorflow_for("`MonitorCallback` writes its files with")
+        if self._samples[0] is not None:
+            matplotlib_for("`MonitorCallback` draws certified accuracies with")
         known = [layer.name for layer in self.model.layers]
         for name in self.monitored_layers:
             if name not in known:
@@ -117,9 +135,11 @@ class MonitorCallback(Configurable):
         self._batches += 1
 
     def on_epoch_end(self, epoch, logs=None):
-        """Logs, unless asked to on batches."""
+        """Logs, the singular values unless asked to on batches."""
         if self.on_epoch and not self.on_batch:
             self._log(epoch)
+        if self.bound or self._samples[0] is not None:
+            self._log_proofs(epoch)
 
     def on_train_end(self, logs=None):
         """Closes the event file."""
@@ -130,13 +150,28 @@ class MonitorCallback(Configurable):
             for name in self.monitored_layers:
                 values = _singular_values(getattr(self.model.get_layer(name), self.target))
                 if self.what == "max":
-                    _write_scalar(f"{name}/{self.target}_sigma_max", values[0], step)
+                    write_scalar(f"{name}/{self.target}_sigma_max", values[0], step)
                 else:
-                    _write_histogram(f"{name}/{self.target}_sigma", values, step)
+                    write_histogram(f"{name}/{self.target}_sigma", values, step)
+        self._writer.flush()
+
+    def _log_proofs(self, step: int) -> None:
+        # not before: who watches singular values alone does without what this imports
+        from deel_lip_tf.bounds import lipschitz_bound
+        from deel_lip_tf.certificates import certify
+
+        with self._writer.as_default():
+            if self._samples[0] is None:
+                write_scalar("lipschitz_bound", lipschitz_bound(self.model).value, step)
+            else:
+                certificates = certify(self.model, *self._samples)
+                write_scalar("lipschitz_bound", certificates.bound, step)
+                write_scalar("mean_certified_radius", certificates.radius.mean(), step)
+                write_figure("certified_accuracy", _figure_of(certificates), step)
         self._writer.flush()
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
+        """Returns the constructor's arguments, without the samples."""
         return {
             "monitored_layers": self.monitored_layers,
             "logdir": self.logdir,
@@ -144,28 +179,18 @@ class MonitorCallback(Configurable):
             "what": self.what,
             "on_epoch": self.on_epoch,
             "on_batch": self.on_batch,
+            "bound": self.bound,
         }
 
 
-def _metadata(plugin: str) -> Any:
-    # `tf.summary.scalar` needs TensorBoard installed; the records it writes carry just this label
-    import tensorflow as tf
+def _figure_of(certificates: Any) -> Any:
+    """The share of samples that are certified, over the radius."""
+    from matplotlib.figure import Figure
 
-    metadata = tf.compat.v1.SummaryMetadata()
-    metadata.plugin_data.plugin_name = plugin
-    return metadata
-
-
-def _write_scalar(tag: str, value: float, step: int) -> None:
-    import tensorflow as tf
-
-    tf.summary.write(tag, tf.constant(value, "float32"), step, metadata=_metadata("scalars"))
-
-
-def _write_histogram(tag: str, values: np.ndarray, step: int) -> None:
-    import tensorflow as tf
-
-    counts, edges = np.histogram(values, bins=30)
-    # TensorBoard's form of a histogram: one row (left edge, right edge, count) per bin
-    rows = np.stack([edges[:-1], edges[1:], counts.astype("float64")], axis=1)
-    tf.summary.write(tag, tf.constant(rows), step, metadata=_metadata("histograms"))
+    radii = np.linspace(0.0, 1.05 * max(certificates.radius.max(), 1e-3), 200)
+    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(radii, certificates.certified_accuracy(radii))
+    axes.set(xlabel="L2 radius", ylabel="certified accuracy", xlim=(0, radii[-1]), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    return figure
