@@ -157,6 +157,11 @@ class Read:
     low: np.ndarray
     high: np.ndarray
 
+    def of(self, neurons: np.ndarray, low: np.ndarray, high: np.ndarray) -> "Read":
+        """What some neurons read, with bounds (values,) of all, on one box."""
+        form = Form(self.form.terms[:, :, neurons], self.form.radius[:, neurons])
+        return Read(form, low[None, neurons], high[None, neurons])
+
     @cached_property
     def is_open(self) -> np.ndarray:
         """(n, neurons) whether it may be of either sign."""
@@ -188,11 +193,12 @@ class Relaxation:
         self.forms: list[Form] = []
         self.lines: list[Lines] = []
 
-    def append(self, layer: Layer) -> None:
-        """Bounds a layer, and relaxes its neurons."""
-        start = sum(map(len, self.layers))
-        known = None if self._known is None else self._known[:, start : start + len(layer)]
-        read = self.read(layer, known)
+    def append(self, layer: Layer, read: Read | None = None) -> None:
+        """Bounds a layer, unless it is known what it reads, and relaxes its neurons."""
+        if read is None:
+            start = sum(map(len, self.layers))
+            known = None if self._known is None else self._known[:, start : start + len(layer)]
+            read = self.read(layer, known)
         chord, gap = _chord(layer, read)
         self.layers.append(layer)
         self.reads.append(read)

@@ -20,13 +20,14 @@ from deel_lip_tf.verify.search.inputs.network import Network, Undecided, is_sear
 from deel_lip_tf.verify.search.inputs.points import Points, Run, descended
 from deel_lip_tf.verify.search.inputs.record import Record
 from deel_lip_tf.verify.search.inputs.refutation import Rows, contracted, multipliers
+from deel_lip_tf.verify.search.signs.chain import Chain
+from deel_lip_tf.verify.search.signs.decide import Signs
 from deel_lip_tf.verify.specification.fit import check_fits
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
 __all__ = ["Verdict", "decide_program"]
 
-_FREE = 24  # inputs that are split; of more, only whole boxes are bounded
-_BRIEFLY = 0.1  # of the time, for that
+_FREE = 24  # inputs that are split; where more are free, the signs of neurons are
 _FIRST_BATCH, _BATCH = 16, 1024  # boxes of one round, the first and the most
 _ROUND_SECONDS = 0.25  # a round takes about that long, so that the clock is seen
 _OPEN, _BYTES = 2**18, 2**27  # of boxes; of more, those that lack least come first, and grow fewer
@@ -212,15 +213,34 @@ class _Work:
             groups.setdefault(claim.lower.tobytes() + claim.upper.tobytes(), []).append(claim)
         is_left = False
         for number, claims in enumerate(groups.values()):
-            seconds = self.left() / (len(groups) - number)
-            if np.count_nonzero(claims[0].lower < claims[0].upper) > _FREE:
-                seconds = min(seconds, _BRIEFLY * self.seconds)
-            end = time.monotonic() + seconds
-            status = _Group(self, claims, end).run()
+            end = time.monotonic() + self.left() / (len(groups) - number)
+            is_of_many = np.count_nonzero(claims[0].lower < claims[0].upper) > _FREE
+            if is_of_many and self.record is None:  # signs of neurons are not recorded
+                status = self._by_signs(claims, end)
+            else:
+                status = _Group(self, claims, end).run()
             if status == "sat":
                 return status
             is_left |= status != "unsat"
         return "unknown" if is_left else "unsat"
+
+    def _by_signs(self, claims: Sequence[Conjunction], end: float) -> str:
+        """The status of conjunctions of the same box, by the signs of neurons."""
+        lower, upper = claims[0].lower, claims[0].upper
+        free = np.flatnonzero(lower < upper)
+        chain = Chain(Boxes(lower[None, free], upper[None, free]), self.program.roundoff)
+        network = Network(self.program, lower, upper, end, chain)
+        search = Signs(network, chain, claims, end, self._descend)
+        status = search.run()
+        self.bounded += search.bounded
+        return status
+
+    def _descend(self, claim: Conjunction, x: np.ndarray) -> bool:
+        """Whether one of some points is a witness, or one where a brief descent from them ends."""
+        if self.try_points(claim, x):
+            return True
+        path = descended(self.program, x, (claim.lower, claim.upper), claim, _BRIEF)
+        return self.try_points(claim, path)
 
 
 class _Group:

@@ -21,6 +21,8 @@ from deel_lip_tf._rounding import TINY
 from deel_lip_tf.semantics.ir.arrays import NUMPY
 from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Program
 from deel_lip_tf.verify.search.inputs.bounds import Boxes, Layer, Relaxation
+from deel_lip_tf.verify.search.signs.chain import Chain
+from deel_lip_tf.verify.search.signs.tightening import tightened
 
 __all__ = ["Network", "Undecided", "is_searchable", "left_slope"]
 
@@ -74,6 +76,8 @@ class Network:
         lower: (inputs,) finite numbers.
         upper: (inputs,).
         end: of the time for making it, of the monotonic clock.
+        chain: without a layer, of the box of the free inputs, or None. The neurons are appended to
+            it, within intervals that optimized slopes make tighter.
 
     Attributes:
         lower: as given.
@@ -88,13 +92,18 @@ class Network:
     """
 
     def __init__(
-        self, program: Program, lower: np.ndarray, upper: np.ndarray, end: float = math.inf
+        self,
+        program: Program,
+        lower: np.ndarray,
+        upper: np.ndarray,
+        end: float = math.inf,
+        chain: Chain | None = None,
     ):
         self.lower, self.upper, self.roundoff = lower, upper, program.roundoff
         self.free = np.flatnonzero(lower < upper)
         self.layers: list[Layer] = []
         self.places: list[tuple[int, np.ndarray]] = []
-        self._end = end
+        self._end, self._chain = end, chain
         whole = Boxes(lower[None, self.free], upper[None, self.free])
         relaxation = Relaxation(whole, self.roundoff)
         last = {parent: i for i, node in enumerate(program.nodes) for parent in node.parents}
@@ -192,6 +201,8 @@ class Network:
         layer = self._layer(parent.sources, flat, parent.error.ravel())
         read = relaxation.read(layer)
         low, high = read.low[0], read.high[0]
+        if self._chain is not None:
+            low, high = tightened(self._chain, self._chain.rows(layer), low, high, self._end)
         neurons = np.flatnonzero((low < 0) & (high > 0) & (slopes != 1.0))
         linear = np.where(low >= 0, 1.0, slopes)
         linear[neurons] = 0.0
@@ -200,7 +211,9 @@ class Network:
         if len(neurons):
             own = layer.of(neurons, slopes[neurons], low[neurons], high[neurons])
             self.layers.append(own)
-            relaxation.append(own)
+            relaxation.append(own, read.of(neurons, low, high))
+            if self._chain is not None:
+                self._chain.append(own, low[neurons], high[neurons])
             new = np.zeros((len(neurons), flat.shape[1]))
             new[np.arange(len(neurons)), neurons] = 1.0
             sources, terms = (*sources, len(self.layers) - 1), np.concatenate([terms, new])

@@ -1,0 +1,1 @@
+"""Branching on the signs of neurons, for networks of many inputs, in NumPy alone."""

@@ -1,0 +1,244 @@
+"""Linear functions of neurons, bounded from below on parts of one box where some signs are known.
+
+A row of coefficients goes from the output back to the inputs (CROWN). On the way `relu(z)` lies
+between `alpha z`, for any alpha in [0, 1], and the chord of its interval; where the sign of z is
+split it is z or 0, and then `beta |z|` may be subtracted, for any `beta >= 0`. The bound that
+arrives is concave in all alphas of one layer, and in all betas. Its gradient is made of values that
+go forward: at the point of the box where the bound is smallest, each neuron takes the line that its
+row took.
+
+All values before a layer, inputs in units of the box and neurons, lie in one vector, so that a
+layer is one product of matrices for all parts. The same passes are made in float32, to climb, and
+in float64 with what it rounds: that is a proof, whatever the climb found (alpha-CROWN, Xu et al.
+2021, arXiv:2011.13824; beta-CROWN, Wang et al. 2021, arXiv:2103.06624).
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deel_lip_tf._rounding import TINY
+from deel_lip_tf.verify.search.inputs.bounds import Boxes, Layer
+
+__all__ = ["Chain", "Known", "Lines", "Rows", "lines_of"]
+
+_ULPS = 2.0**-50  # more than a few roundings of float64, relatively
+
+
+class Rows(NamedTuple):
+    """Functions of values, `matrix @ values + constant` up to `error`.
+
+    Attributes:
+        matrix: (rows, values) of those before them.
+        constant: (rows,).
+        error: (rows,).
+    """
+
+    matrix: np.ndarray
+    constant: np.ndarray
+    error: np.ndarray
+
+
+class Known(NamedTuple):
+    """What is known of neurons on n parts.
+
+    Attributes:
+        low: (n, neurons) what they do not read less than.
+        high: (n, neurons).
+        splits: (n, neurons) 1 where only what they read from 0 on is of the part, -1 up to 0.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    splits: np.ndarray
+
+    def of(self, index: np.ndarray) -> "Known":
+        """Some of the parts."""
+        return Known(*(part[index] for part in self))
+
+    @property
+    def signs(self) -> np.ndarray:
+        """(n, neurons) 1, -1, or 0 where both are possible."""
+        read = (self.low >= 0).astype(np.int8) - ((self.high <= 0) & (self.low < 0))
+        return np.where(self.splits != 0, self.splits, read)
+
+
+class Lines(NamedTuple):
+    """Two lines around each relu on n parts, `below z <= relu(z) <= above z + over`; n may be 1.
+
+    Attributes:
+        below: (n, neurons).
+        above: (n, neurons).
+        over: (n, neurons).
+        added: (n, neurons) coefficients of z that may be added to a row: z times them is not
+            positive.
+    """
+
+    below: np.ndarray
+    above: np.ndarray
+    over: np.ndarray
+    added: np.ndarray
+
+
+class _Part(NamedTuple):
+    """A layer: where its neurons stand among all values and among all neurons, and its numbers."""
+
+    values: slice
+    neurons: slice
+    matrix: np.ndarray
+    bias: np.ndarray
+    slopes: np.ndarray
+
+    def bent(self, row: np.ndarray) -> np.ndarray:
+        """Rows of relus: a neuron is `slope z + (1 - slope) relu(z)`."""
+        return row * (1 - self.slopes) if self.slopes.any() else row
+
+
+class Chain:
+    """The neurons of a network on a box; grows by one layer at a time.
+
+    Args:
+        box: of the free inputs, one.
+        roundoff: relative error of any sum of products.
+
+    Attributes:
+        inputs: how many.
+        low: (neurons,) what they do not read less than.
+        high: (neurons,).
+        slopes: (neurons,) on the left of 0, float32.
+    """
+
+    def __init__(self, box: Boxes, roundoff: float):
+        self.inputs, self.roundoff = box.lower.shape[1], roundoff
+        self.low = self.high = np.zeros(0)
+        self.slopes = np.zeros(0, np.float32)
+        self._middle, self._half_width = box.middle[0], box.half_width[0]
+        self._parts: dict[Any, list[_Part]] = {np.float32: [], np.float64: []}
+        self._errors: list[tuple[np.ndarray, np.ndarray]] = []
+
+    @property
+    def neurons(self) -> int:
+        """Of all layers so far."""
+        return len(self.low)
+
+    def append(self, layer: Layer, low: np.ndarray, high: np.ndarray) -> None:
+        """Adds a layer whose neurons read what lies between `low` and `high`."""
+        begin, count = self.neurons, len(layer)
+        values = slice(self.inputs + begin, self.inputs + begin + count)
+        rows, slopes = self.rows(layer), layer.slopes
+        for dtype, parts in self._parts.items():
+            numbers = (part.astype(dtype) for part in (rows.matrix, rows.constant, slopes))
+            parts.append(_Part(values, slice(begin, begin + count), *numbers))
+        # Of a row of what the neurons read, and of one of the neurons.
+        error = rows.error + 8.0 * self.roundoff * (layer.added + np.maximum(-low, high))
+        self._errors.append((error, 3.0 * layer.steepest * error))
+        self.low, self.high = np.append(self.low, low), np.append(self.high, high)
+        self.slopes = np.append(self.slopes, slopes.astype(np.float32))
+
+    def rows(self, layer: Layer) -> Rows:
+        """What a layer reads, of all values so far."""
+        matrix, constant = np.zeros((len(layer), self.inputs + self.neurons)), layer.bias
+        starts = [part.values for part in self._parts[np.float64]]
+        for source, weights in layer.weights.items():
+            if source < 0:
+                matrix[:, : self.inputs] = weights * self._half_width
+                constant = constant + weights @ self._middle
+            else:
+                matrix[:, starts[source]] = weights
+        return Rows(matrix, constant, layer.slack + 4.0 * self.roundoff * layer.added)
+
+    def backward(self, start: np.ndarray, constant: np.ndarray, lines: Lines) -> np.ndarray:
+        """(n,) bounds of rows (n, values) + (n,); the rows are turned into all coefficients."""
+        for part in self._parts[start.dtype.type][::-1]:
+            z, added = _read(start[:, part.values], part, lines)
+            constant = constant + added + z @ part.bias
+            start[:, : part.values.start] += z @ part.matrix
+        return constant - np.abs(start[:, : self.inputs]).sum(axis=1)
+
+    def forward(self, rows: np.ndarray, lines: Lines) -> tuple[np.ndarray, np.ndarray]:
+        """What neurons read (n, neurons), and all values (n, values), where a bound is reached.
+
+        Args:
+            rows: as `backward` leaves them.
+            lines: as they were.
+        """
+        values, reads = np.zeros_like(rows), np.zeros_like(rows[:, self.inputs :])
+        values[:, : self.inputs] = -np.sign(rows[:, : self.inputs])
+        for part in self._parts[rows.dtype.type]:
+            z = values[:, : part.values.start] @ part.matrix.T + part.bias
+            below, above, over, _ = (line[:, part.neurons] for line in lines)
+            taken = np.where(part.bent(rows[:, part.values]) >= 0, below * z, above * z + over)
+            values[:, part.values] = part.slopes * z + part.bent(taken)
+            reads[:, part.neurons] = z
+        return reads, values
+
+    def proven(self, rows: Rows, shares: np.ndarray, lines: Lines) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) numbers that sums of rows do not fall below, and where they are smallest.
+
+        Args:
+            rows: m of them.
+            shares: (n, m) how much of each a sum takes.
+            lines: in float64.
+
+        Returns:
+            The numbers, -inf where nothing is known, and (n, inputs) `e`.
+        """
+        shares, absolute = shares.astype(np.float64), np.abs(shares).astype(np.float64)
+        start = shares @ rows.matrix
+        constant = shares @ rows.constant - absolute @ rows.error
+        for part, (own, of_neuron) in zip(
+            reversed(self._parts[np.float64]), reversed(self._errors), strict=True
+        ):
+            row = start[:, part.values]
+            z, added = _read(row, part, lines)
+            constant += added + z @ part.bias - TINY
+            constant -= np.abs(row) @ of_neuron + np.abs(lines.added[:, part.neurons]) @ own
+            start[:, : part.values.start] += z @ part.matrix
+        coefficients = start[:, : self.inputs]
+        spread = np.abs(coefficients).sum(axis=1)
+        constant -= self.roundoff * (spread + np.abs(constant)) + TINY
+        bounds = constant - spread - _ULPS * (spread + np.abs(constant))
+        return np.where(np.isfinite(bounds), bounds, -np.inf), -np.sign(coefficients)
+
+    @property
+    def layers(self) -> int:
+        """How many."""
+        return len(self._errors)
+
+    def neurons_of(self, layer: int) -> slice:
+        """Where its neurons stand among all."""
+        return self._parts[np.float64][layer].neurons
+
+    def reads(self, layer: int, neurons: np.ndarray) -> Rows:
+        """What some neurons of a layer read, of all values."""
+        part = self._parts[np.float64][layer]
+        missing = self.inputs + self.neurons - part.matrix.shape[1]
+        matrix = np.pad(part.matrix[neurons], ((0, 0), (0, missing)))
+        return Rows(matrix, part.bias[neurons], self._errors[layer][0][neurons])
+
+    def point(self, e: np.ndarray) -> np.ndarray:
+        """(n, inputs) free inputs, of their values in units of the box."""
+        return self._middle + self._half_width * e
+
+
+def lines_of(known: Known, alphas: np.ndarray, betas: np.ndarray, dtype: type) -> Lines:
+    """The lines with slopes alphas (n, neurons), and the multipliers betas of the splits."""
+    low, high, splits = known
+    signs, width = known.signs, high - low
+    chord = np.clip(high / width, 0.0, 1.0)
+    over = np.maximum(-chord * low, (1.0 - chord) * high) + _ULPS * width
+    is_open, right = signs == 0, (signs > 0).astype(dtype)
+    below = np.where(is_open, alphas.astype(dtype), right)
+    above = np.where(is_open, chord.astype(dtype), right)
+    over = np.where(is_open, over.astype(dtype), dtype(0.0))
+    return Lines(below, above, over, -betas.astype(dtype) * splits)
+
+
+def _read(row: np.ndarray, part: _Part, lines: Lines) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of what neurons read that lie below rows of the neurons, and constants (n,)."""
+    below, above, over, added = (line[:, part.neurons] for line in lines)
+    bent = part.bent(row)
+    positive = np.maximum(bent, 0)
+    negative = bent - positive
+    z = row - bent + positive * below + negative * above + added
+    return z, np.einsum("nw,nw->n", negative, over)

@@ -1,0 +1,182 @@
+"""Conjunctions of one box, decided by the signs of neurons.
+
+A part is a box on which some neurons are of one sign each. What bounds refute is done; of another
+part the intervals of the neurons that cost most are made tighter, and it becomes two, at the neuron
+that gains most. The points where bounds are smallest are tried as counterexamples.
+"""
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from deel_lip_tf.verify.search.inputs.network import Network
+from deel_lip_tf.verify.search.signs.ascent import Ascent, Numbers, ascended
+from deel_lip_tf.verify.search.signs.branching import branching_neurons, costs_of
+from deel_lip_tf.verify.search.signs.chain import Chain, Known, lines_of
+from deel_lip_tf.verify.search.signs.tightening import first_alphas, sharpened
+from deel_lip_tf.verify.specification.property import Conjunction
+
+__all__ = ["Signs"]
+
+_FIRST_STEPS, _STEPS, _LAST_STEPS = 40, 12, 400  # of whole boxes, of parts, where no sign is open
+_FIRST_BATCH, _BATCH = 16, 512  # parts of one round, the first and the most
+_ROUND_SECONDS = 1.0  # a round takes about that long
+_BYTES = 2**29  # of parts that are kept
+_TRIED = 8  # points of one round
+_MARGIN = 1e-5  # relative to a sum of rows: what float32 misses
+
+
+class _Part(NamedTuple):
+    """A part of the box of a conjunction."""
+
+    lowest: float
+    claim: int
+    alphas: np.ndarray
+    betas: np.ndarray
+    shares: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    splits: np.ndarray
+
+
+class Signs:
+    """The parts that are open.
+
+    Args:
+        network: on the box of the conjunctions.
+        chain: its neurons.
+        claims: the conjunctions.
+        end: of the time, of the monotonic clock.
+        is_witness: whether one of points (n, inputs), of a conjunction, satisfies it.
+
+    Attributes:
+        bounded: how many parts were bounded.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        chain: Chain,
+        claims: Sequence[Conjunction],
+        end: float,
+        is_witness: Callable[[Conjunction, np.ndarray], bool],
+    ):
+        self._network, self._chain, self._claims = network, chain, claims
+        self._end, self._is_witness = end, is_witness
+        weights = np.concatenate([claim.weights for claim in claims])
+        offsets = np.concatenate([claim.offsets for claim in claims])
+        self._rows = self._chain.rows(network.rows(weights, offsets))
+        counts = [len(claim.weights) for claim in claims]
+        self._owner = np.repeat(np.arange(len(claims)), counts)
+        self._goal = _MARGIN * float(np.abs(self._rows.constant).max(initial=0.0))
+        # Without a row every input is a counterexample.
+        self._is_strict = [bool(len(c.weights) and c.is_strict.all()) for c in claims]
+        self._order = itertools.count()
+        self._open: list[tuple[float, int, _Part]] = []
+        self._is_left = False
+        self.bounded = 0
+
+    def run(self) -> str:
+        """The status."""
+        if self._round(self._whole(), _FIRST_STEPS):
+            return "sat"
+        most, batch = _BYTES // (25 * self._chain.neurons + 2**10), _FIRST_BATCH
+        while self._open and time.monotonic() < self._end and len(self._open) < most:
+            begin = time.monotonic()
+            if self._branch(batch):
+                return "sat"
+            pace = _ROUND_SECONDS / max(time.monotonic() - begin, 1e-9)
+            batch = int(np.clip(batch * min(pace, 2.0), 2, _BATCH))
+        return "unknown" if self._open or self._is_left else "unsat"
+
+    def _whole(self) -> list[_Part]:
+        """The box, for each conjunction."""
+        low, high = self._chain.low, self._chain.high
+        alphas, splits = first_alphas(low, high), np.zeros(len(low), np.int8)
+        parts = []
+        for number in range(len(self._claims)):
+            shares = (self._owner == number).astype(np.float32)
+            shares /= max(shares.sum(), 1.0)
+            numbers = alphas, np.zeros_like(alphas), shares
+            parts.append(_Part(-np.inf, number, *numbers, low, high, splits))
+        return parts
+
+    def _branch(self, batch: int) -> bool:
+        """Takes the parts of the lowest bounds, and bounds their halves."""
+        count = min(max(batch // 2, 1), len(self._open))
+        parts = [heapq.heappop(self._open)[-1] for _ in range(count)]
+        neurons = branching_neurons(self._chain, self._rows, *_stacked(parts))
+        halves, last = [], []
+        for part, neuron in zip(parts, neurons, strict=True):
+            if neuron < 0:
+                last.append(part)
+                continue
+            for side in (1, -1):
+                splits = part.splits.copy()
+                splits[neuron] = side
+                halves.append(part._replace(splits=splits))
+        if last:
+            self._is_left |= bool(self._bounded(last, _LAST_STEPS)[0])
+        return self._round(halves, _STEPS)
+
+    def _round(self, parts: list[_Part], steps: int) -> bool:
+        """Keeps what is not refuted; whether a counterexample was found."""
+        parts = self._sharper(self._bounded(parts, steps)[0])
+        parts, places = self._bounded(parts, steps)
+        for part in parts:
+            heapq.heappush(self._open, (part.lowest, next(self._order), part))
+        lowest = np.argsort([part.lowest for part in parts], kind="stable")[:_TRIED]
+        return self._is_found([parts[i].claim for i in lowest], places[lowest])
+
+    def _bounded(self, parts: list[_Part], steps: int) -> tuple[list[_Part], np.ndarray]:
+        """Those of parts that are not refuted, and (n, inputs) where their bounds are reached."""
+        if not parts:
+            return [], np.zeros((0, self._chain.inputs))
+        self.bounded += len(parts)
+        numbers, known = _stacked(parts)
+        free = self._own(parts)
+        has_sums = bool((free.sum(axis=1) > 1).any())
+        options = {"end": self._end, "goal": self._goal, "free": free if has_sums else None}
+        ascent = Ascent(self._chain, self._rows, steps, **options)
+        numbers = ascended(ascent, numbers, known)
+        lines = lines_of(known, numbers.alphas, numbers.betas, np.float64)
+        bounds, places = self._chain.proven(self._rows, numbers.shares, lines)
+        is_strict = np.array([self._is_strict[part.claim] for part in parts])
+        left = np.flatnonzero(~((bounds > 0) | (is_strict & (bounds >= 0))))
+        kept = []
+        for i, part in zip(left, (parts[i] for i in left), strict=True):
+            own = (array[i].copy() for array in numbers.arrays)
+            kept.append(_Part(max(part.lowest, float(bounds[i])), part.claim, *own, *part[-3:]))
+        return kept, places[left]
+
+    def _sharper(self, parts: list[_Part]) -> list[_Part]:
+        """The parts with tighter intervals, without those where no conjunction holds."""
+        if not parts:
+            return []
+        numbers, known = _stacked(parts)
+        costs = costs_of(self._chain, self._rows, numbers, known)
+        known = sharpened(self._chain, known, costs, self._rows, self._own(parts), self._end)
+        possible = np.flatnonzero((known.low <= known.high).all(axis=1))
+        return [parts[i]._replace(low=known.low[i], high=known.high[i]) for i in possible]
+
+    def _own(self, parts: list[_Part]) -> np.ndarray:
+        """(n, rows) which rows are of the conjunction of a part."""
+        return self._owner == np.array([part.claim for part in parts])[:, None]
+
+    def _is_found(self, claims: list[int], places: np.ndarray) -> bool:
+        """Whether a counterexample is among `places` (n, inputs) in units of the box."""
+        x = np.repeat(self._network.lower[None], len(claims), axis=0)
+        x[:, self._network.free] = self._chain.point(places)
+        which = np.asarray(claims, np.intp)
+        return any(
+            self._is_witness(self._claims[claim], x[which == claim]) for claim in np.unique(which)
+        )
+
+
+def _stacked(parts: list[_Part]) -> tuple[Numbers, Known]:
+    arrays = [np.stack([part[i] for part in parts]) for i in range(2, 8)]
+    return Numbers(*arrays[:3]), Known(*arrays[3:])
