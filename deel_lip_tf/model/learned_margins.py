@@ -79,6 +79,9 @@ class LossVariableModel(_LearnsLoss, Model):
 class LossVariableSequential(_LearnsLoss, Sequential):
     """A `Sequential` that learns the margins of its loss, see `LossVariableModel`.
 
+    `keras.models.clone_model` makes a `keras.Sequential` of it, which learns no margins;
+    `type(model).from_config(model.get_config())` is a copy of this class.
+
     Args:
         layers: layers in their order, a `keras.Input` among them where the input shape is known;
             `None`, the default, for none yet.

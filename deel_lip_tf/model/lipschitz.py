@@ -85,6 +85,10 @@ class Sequential(_LipschitzModel, LipschitzLayer, keras.Sequential):
     Layers of another kind are only checked: a warning names, once, each one that is not known to
     be 1-Lipschitz. For a proof see `bounds.lipschitz_bound`.
 
+    `keras.models.clone_model` makes a `keras.Sequential` of it, whatever its class: the layers keep
+    their constants, and `condense` and `vanilla_export` are gone. A copy of the same class, without
+    the weights, is `type(model).from_config(model.get_config())`.
+
     Args:
         layers: layers in their order, a `keras.Input` among them where the input shape is known;
             `None`, the default, for none yet (see `add`).

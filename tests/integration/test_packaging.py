@@ -8,9 +8,12 @@ import re
 import zipfile
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 import deel_lip_tf
+import deel_lip_tf as lip
 from deel_lip_tf import __main__ as command_line
 from tests._oracles.sources import SOURCE, WITHOUT_SOURCE
 
@@ -118,13 +121,22 @@ def test_the_table_of_features_names_what_is_there():
 @needs_source
 @pytest.mark.slow
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
-    [example] = code_blocks("python")
+    example, _ = code_blocks("python")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
     exec(compile(example, "README.md", "exec"), names)
     assert names["certificate"].certified_accuracy([0.1])[0] > 0.5
     assert (tmp_path / "digits_classifier" / "saved_model.pb").exists()
     assert "total" in capsys.readouterr().out
+
+
+@needs_source
+def test_the_example_of_a_regression_runs(capsys):
+    _, example = code_blocks("python")
+    names = {"keras": keras, "lip": lip}
+    exec(compile(example, "README.md", "exec"), names)
+    outputs = np.asarray(names["regressor"](names["inputs"][:4] + names["tolerance"]))
+    assert (names["proven"].lower <= outputs).all() and (outputs <= names["proven"].upper).all()
 
 
 @needs_source

@@ -363,6 +363,22 @@ def test_gradients_through_a_network_are_those_of_finite_differences(rng, tf):
         assert error <= GRADIENT * np.linalg.norm(expected), variable.path
 
 
+def test_clones_are_what_the_docstring_says():
+    """Keras makes its own `Sequential`, of layers of the same constants; other classes stay."""
+    parts = [lip.layers.SpectralDense(3, name="a"), lip.layers.SpectralDense(2, name="b")]
+    model = lip.Sequential([keras.Input((3,)), *parts], k_coef_lip=4.0)
+    clone = keras.models.clone_model(model)
+    assert type(clone) is keras.Sequential and not hasattr(clone, "condense")
+    assert [layer.k_coef_lip for layer in clone.layers] == [2.0, 2.0]
+    for kind in (lip.Sequential, lip.LossVariableSequential):
+        model = kind([keras.Input((3,)), lip.layers.SpectralDense(2)], k_coef_lip=4.0)
+        copy = type(model).from_config(model.get_config())
+        assert type(copy) is kind and copy.k_coef_lip == copy.layers[0].k_coef_lip == 4.0
+    inputs = keras.Input((3,))
+    model = lip.Model(inputs, lip.layers.SpectralDense(2)(inputs))
+    assert type(keras.models.clone_model(model)) is lip.Model
+
+
 def float64(model):
     """The same architecture, built under the float64 policy."""
     default = keras.config.dtype_policy()
