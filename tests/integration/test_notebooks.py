@@ -50,6 +50,10 @@ SMALL = {
         dict(epochs=2, hunted_minutes=0.01, attacked=12),
         ["0.999 of the certified radius:   0 of", "claims refuted: 0", "exit code 0", "1.1538"],
     ),
+    "8_deployment": (
+        dict(epochs=2),
+        ["SavedModel, served .* 100%", "LiteRT.* 100%", "ONNX .* 100%", "refused: "],
+    ),
 }
 
 every_notebook = pytest.mark.parametrize("name", NAMES)
