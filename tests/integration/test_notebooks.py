@@ -34,6 +34,10 @@ SMALL = {
         dict(STAND_IN, training_images=200, test_images=40, epochs=2, attack_steps=20),
         ["alpha = 49 here", "certificates broken: 0 of", "by hand"],
     ),
+    "4_learned_margins": (
+        dict(STAND_IN, training_images=200, test_images=40, epochs=2, settling_epochs=1),
+        ["largest distance to the prediction", "'hinge_margins'", "same margins: True"],
+    ),
     "5_wasserstein": (
         dict(samples=60, epochs=30),
         ["never above the exact distance: True", "proven constant (0.9|1.0)"],
@@ -45,6 +49,10 @@ SMALL = {
     "7_is_it_true": (
         dict(epochs=2, hunted_minutes=0.01, attacked=12),
         ["0.999 of the certified radius:   0 of", "claims refuted: 0", "exit code 0", "1.1538"],
+    ),
+    "8_deployment": (
+        dict(epochs=2),
+        ["SavedModel, served .* 100%", "LiteRT.* 100%", "ONNX .* 100%", "refused: "],
     ),
 }
 
