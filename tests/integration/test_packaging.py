@@ -72,6 +72,26 @@ def test_three_dependencies_at_run_time_and_the_extras():
     assert {"tensorflow-datasets", "importlib_resources"} <= set(extras["datasets"].split())
 
 
+@needs_source
+def test_the_first_lines_of_the_readme_are_the_metadata():
+    """What other projects show as badges, which would need a network to be true."""
+    metadata, options = setup_cfg()["metadata"], setup_cfg()["options"]
+    pythons = re.findall(r":: (3\.\d+)$", metadata["classifiers"], re.MULTILINE)
+    needed = dict(line.split(">=") for line in options["install_requires"].split())
+    assert options["python_requires"] == f">={pythons[0]}"
+    assert (
+        f"Python {pythons[0]} to {pythons[-1]} · Keras {needed['keras']} or later · TensorFlow "
+        f"{needed['tensorflow']} or later, or JAX · typed · {metadata['license']}"
+    ) in readme().splitlines()
+
+
+@needs_source
+def test_every_extra_is_in_the_readme():
+    table = readme().split("| extra | what it is for |")[1].split("\n\n")[0]
+    described = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row[:20])}
+    assert described == set(setup_cfg()["options.extras_require"])
+
+
 def test_the_package_is_typed():
     assert (PACKAGE / "py.typed").is_file()
 
