@@ -15,8 +15,7 @@ weights, which `reach` multiplies, those with slopes, that with `over <= reach`,
 what has come so far. With N the longest product and L layers, they are off by at most
 `(3 N + 3 L + 10) u` times `|rows| @ (|weights| @ reach + |bias|)`, added up over all layers. `unit`
 is more than that, and leaves enough for the rounding of these sizes themselves; `TINY` times
-`1 + sum(reach)` is more than what underflows. Where something overflows no bound is positive, since
-comparisons with what is not a number are false.
+`1 + sum(reach)` is more than what underflows. What overflows bounds nothing.
 """
 
 import itertools
@@ -91,8 +90,8 @@ class Bounds:
         weight, bias, size = self.layers[k].weight[own], self.layers[k].bias[own], self.base[k]
         rows, total = np.stack([weight, -weight], axis=1), np.stack([bias, -bias], axis=1)
         found = self.lowest(rows, total, size[box, own][:, None], box)
-        low[box, own] = np.fmax(low[box, own], found[:, 0])
-        high[box, own] = np.fmin(high[box, own], -found[:, 1])
+        low[box, own] = np.maximum(low[box, own], found[:, 0])
+        high[box, own] = np.minimum(high[box, own], -found[:, 1])
 
     def lowest(self, rows, total, size, box=slice(None), betas=None):
         """Lower bounds (b, m) of `rows @ values + total`.
@@ -123,7 +122,8 @@ class Bounds:
             rows = np.tensordot(rows, layer.weight, axes=1)
         total = total + np.einsum("bmw,bw->bm", rows, self.middle[box])
         total = total - np.einsum("bmw,bw->bm", np.abs(rows), self.half[box])
-        return total - self.unit * size - TINY * tiny[:, None]
+        total = total - self.unit * size - TINY * tiny[:, None]
+        return np.where(np.isfinite(total), total, -np.inf)
 
 
 def _lines(low, high, slopes):

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import zlib
 from pathlib import Path
 from zipfile import BadZipFile
@@ -80,22 +81,17 @@ class _Proof:
         if (layers[0].weight.shape[1], len(layers[-1].bias)) != (inputs, outputs):
             raise Rejected("the network has other inputs or outputs than the property")
         self.layers, self.inputs = layers, inputs
-        self.neurons = sum(len(layer.bias) for layer in layers if layer.is_relu)
+        self.neurons = neurons = sum(len(layer.bias) for layer in layers if layer.is_relu)
         count, rows = given["offsets"].shape
         nodes, leaves = given["axis"].size, np.count_nonzero(given["axis"] == LEAF)
-        shapes: dict = {
-            "lower": (count, inputs),
-            "upper": (count, inputs),
-            "offsets": (count, rows),
-        }
-        shapes |= {"weights": (count, rows, outputs), "multipliers": (leaves, rows)}
-        shapes |= {"slopes": (leaves, self.neurons), "betas": (leaves, self.neurons)}
-        shapes |= {"axis": (nodes,), "at": (nodes,)}
-        self.array = {name: given[name].astype(np.float64) for name in shapes}
+        sizes: dict = {"lower": (count, inputs), "upper": (count, inputs), "offsets": (count, rows)}
+        sizes |= {"weights": (count, rows, outputs), "axis": (nodes,), "slopes": (leaves, neurons)}
+        sizes |= {"at": (nodes,), "multipliers": (leaves, rows), "betas": (leaves, neurons)}
+        self.array = {name: given[name].astype(np.float64) for name in sizes}
         for name, found in self.array.items():
             least, most = RANGES.get(name, (-MOST, MOST))
-            is_right = ((least <= found) & (found <= most)) | (np.isnan(found) & (name == "slopes"))
-            if found.shape != shapes[name] or not is_right.all():
+            is_right = (least <= found) & (found <= most) | np.isnan(found) & (name == "slopes")
+            if found.shape != sizes[name] or not is_right.all():
                 raise Rejected(f"the array {name!r} has another shape, or numbers out of range")
 
     def checked(self, alternatives: list[list[Row]]) -> tuple[int, int]:
@@ -103,7 +99,7 @@ class _Proof:
         at, lower, upper = (self.array[name] for name in ("at", "lower", "upper"))
         axis, count, reached = self.array["axis"].astype(int), len(lower), 0
         for number, rows in enumerate(alternatives):
-            box, order = box_of(rows), sorted(range(count), key=lambda i: i != number)
+            box, order = box_of(rows), itertools.chain(range(number, count), range(count))
             if box and not any(self._refutes(theorem, rows, *box) for theorem in order):
                 raise Rejected(f"the proof says nothing of alternative {number} of the property")
         nodes = [np.arange(count), lower, upper, np.zeros((count, self.neurons), np.int8)]
@@ -144,14 +140,27 @@ class _Proof:
 
     def _refute(self, leaves: Nodes, number: np.ndarray) -> None:
         """Confirms that a sum of rows is positive on each leaf: then they are not all at most 0."""
-        for part in (slice(i, i + BATCH) for i in range(0, len(number), BATCH)):
-            theorem, lower, upper, signs = (one[part] for one in leaves)
-            own, shares = number[part], self.array["multipliers"][number[part]]
-            bounds = Bounds(self.layers, lower, upper, signs, self.array["slopes"][own])
-            weights, offsets = self.array["weights"][theorem], self.array["offsets"][theorem]
-            sizes = np.abs(offsets) + (np.abs(weights) @ bounds.reach[-1][..., None])[..., 0] + TINY
-            rows, total = shares[:, None] @ weights, (shares * offsets).sum(axis=1)[:, None]
-            size = (1 + shares.shape[1]) * (shares * sizes).sum(axis=1)[:, None]
-            lowest = bounds.lowest(rows, total, size, betas=self.array["betas"][own])
-            if not ((lowest[:, 0] > 0) | bounds.is_empty).all():
-                raise Rejected("a leaf is not refuted")
+        theorem, *boxes = leaves
+        rows = (self.array[name][theorem] for name in ("weights", "offsets"))
+        shown = (self.array[name][number] for name in ("multipliers", "slopes", "betas"))
+        if not (lowest_sums(self.layers, *boxes, *rows, *shown) > 0).all():
+            raise Rejected("a leaf is not refuted")
+
+
+def lowest_sums(layers: list[Layer], *given: np.ndarray) -> np.ndarray:
+    """Lower bounds (n,) of sums of rows on n leaves, infinite where no input has the signs.
+
+    Args:
+        layers: of the network.
+        given: `lower`, `upper`, `signs`, `weights`, `offsets`, `multipliers`, `slopes`, `betas`.
+    """
+    parts = ([one[i : i + BATCH] for one in given] for i in range(0, len(given[0]), BATCH))
+    return np.concatenate([np.zeros(0), *(_lowest_sums(layers, *part) for part in parts)])
+
+
+def _lowest_sums(layers, lower, upper, signs, weights, offsets, multipliers, slopes, betas):
+    bounds = Bounds(layers, lower, upper, signs, slopes)
+    sizes = np.abs(offsets) + (np.abs(weights) @ bounds.reach[-1][..., None])[..., 0] + TINY
+    rows, total = multipliers[:, None] @ weights, (multipliers * offsets).sum(axis=1)[:, None]
+    size = (1 + offsets.shape[1]) * (multipliers * sizes).sum(axis=1)[:, None]
+    return np.where(bounds.is_empty, np.inf, bounds.lowest(rows, total, size, betas=betas)[:, 0])

@@ -1,6 +1,7 @@
 """Questions of ONNX files, answered without Keras: what is small need not load a framework."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +13,10 @@ from deel_lip_tf.formats.onnx.running import OnnxRun
 from deel_lip_tf.semantics.ir.evaluation import evaluated, rounding_errors
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.search.inputs.decide import Verdict, decide_program
-from deel_lip_tf.verify.search.inputs.record import Record
 from deel_lip_tf.verify.specification.property import Property
+
+if TYPE_CHECKING:
+    from deel_lip_tf.verify.search.inputs.record import Record
 
 __all__ = ["decide_file"]
 
@@ -26,7 +29,7 @@ def decide_file(
     property: Property,
     seconds: float,
     is_nearest: bool = False,
-    recorded: list[Record] | None = None,
+    recorded: "list[Record] | None" = None,
 ) -> Verdict | None:
     """Decides whether an input of a network in an ONNX file satisfies a property.
 
@@ -56,7 +59,10 @@ def decide_file(
     seconds = seconds if free <= _FEW else _SHARE * seconds
     options = {"run": run, "dtype": run.dtype, "is_nearest": is_nearest}
     if recorded is not None:
-        options["record"] = Record(program, property)
+        from deel_lip_tf.checking.proof import content, read_network
+        from deel_lip_tf.verify.search.inputs.record import Record
+
+        options["record"] = Record(program, property, read_network(content(path)))
         recorded.append(options["record"])
     return decide_program(program, property, seconds=seconds, **options)
 

@@ -167,6 +167,11 @@ def test_what_needs_no_keras_imports_none(statement):
     assert run_python(code).strip() == "set()"
 
 
+def test_searching_needs_no_onnx():
+    code = "import sys; sys.modules['onnx'] = None; import deel_lip_tf.verify.search.inputs.decide"
+    assert run_python(code + ", deel_lip_tf.verify.files; print('done')").strip() == "done"
+
+
 IN_ANY_ORDER = (
     "import deel_lip_tf, keras",
     "from deel_lip_tf.layers.dense import SpectralDense; import keras",

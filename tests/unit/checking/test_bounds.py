@@ -143,6 +143,16 @@ def test_what_overflows_is_not_bounded(number, rng):
         assert not (lowest(found, layers)[:, 0] > 0).any() and not found.is_empty.any()
 
 
+@pytest.mark.parametrize("total", [np.inf, -np.inf, np.nan])
+def test_a_sum_that_overflows_is_no_bound(total, rng):
+    """Infinity may be all that is left of numbers whose sum is negative."""
+    layers, (lower, upper) = chain((3, 5, 2), rng), boxes(rng)
+    rows = np.ones((len(lower), 1, 2))
+    found = bounded(layers, lower, upper)
+    ones = np.ones((len(lower), 1))
+    assert (found.lowest(rows, total * ones, ones) == -np.inf).all()
+
+
 def test_signs_hold_for_the_inputs_that_have_them(rng):
     """Bounds with one sign fixed hold where it is so; a box without such inputs is empty."""
     layers = chain((3, 6, 6, 2), rng)

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,12 +18,14 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.search.inputs.bounds import Boxes, Relaxation, relaxed
 from deel_lip_tf.verify.search.inputs.network import Network, Undecided, is_searchable
 from deel_lip_tf.verify.search.inputs.points import Points, Run, descended
-from deel_lip_tf.verify.search.inputs.record import Record
 from deel_lip_tf.verify.search.inputs.refutation import Rows, contracted, multipliers
 from deel_lip_tf.verify.search.signs.chain import Chain
 from deel_lip_tf.verify.search.signs.decide import Signs
 from deel_lip_tf.verify.specification.fit import check_fits
 from deel_lip_tf.verify.specification.property import Conjunction, Property
+
+if TYPE_CHECKING:
+    from deel_lip_tf.verify.search.inputs.record import Record  # which needs the package `onnx`
 
 __all__ = ["Verdict", "decide_program"]
 
@@ -72,7 +74,7 @@ def decide_program(
     dtype: type = np.float32,
     is_nearest: bool = False,
     seed: int = 0,
-    record: Record | None = None,
+    record: "Record | None" = None,
 ) -> Verdict:
     """Decides whether an input of a program satisfies a property, by splitting inputs.
 
@@ -90,8 +92,8 @@ def decide_program(
             box, as in the verification competitions; their outputs satisfy the inequalities
             exactly. `Verdict.distance` says how far they are from the box.
         seed: of the points that are tried first.
-        record: of the boxes and what refutes them, to be filled. It may take a few boxes more: each
-            is refuted by itself, and whole.
+        record: of the boxes and what refutes them, to be filled. It may take more boxes: each is
+            refuted by itself, and by the checker as well.
 
     Raises:
         ValueError: other numbers of inputs or outputs, or a property of probabilities that is not
@@ -146,7 +148,7 @@ class _Work:
         property: Property,
         points: Points,
         seconds: float,
-        record: Record | None,
+        record: "Record | None",
     ):
         self.start = time.monotonic()
         self.program, self.points, self.seconds = program, points, seconds
@@ -323,22 +325,30 @@ class _Group:
 
     def _closed(
         self,
-        record: Record,
+        record: "Record",
         parts: _Open,
         relaxation: Relaxation,
         rows: Rows,
         weights: np.ndarray,
     ) -> np.ndarray:
-        """The boxes that are left when those are recorded of which one sum of rows is positive."""
+        """The boxes that are left when those are recorded where a sum of rows is positive."""
         margin = _MARGIN * self._rows.added.max()
-        closed, best = rows.lowest.max(axis=1) > margin, rows.lowest.argmax(axis=1)
-        alone = np.eye(weights.shape[1] + 1)[best][:, :-1]
+        best = rows.lowest.argmax(axis=1)
+        closed = np.flatnonzero(rows.lowest.max(axis=1) > margin)
+        alone = np.eye(weights.shape[1] + 1)[best, :-1]
         shares = np.where((best == weights.shape[1])[:, None], weights, alone)[closed]
-        places, lines = self._network.places, relaxation.lines
-        pairs = zip(places, lines, strict=True)
+        pairs = zip(self._network.places, relaxation.lines, strict=True)
         slopes = [(*place, line.below[closed]) for place, line in pairs]
-        record.close(parts.node[closed], shares, slopes)
-        return np.flatnonzero(~closed)
+        claims = [self._claims[i] for i in parts.claim[closed]]
+        boxes = [self._inputs(end[closed]) for end in (parts.lower, parts.upper)]
+        refuted = record.close(parts.node[closed], claims, boxes, shares, slopes, margin)
+        return np.setdiff1d(np.arange(len(best)), closed[refuted])
+
+    def _inputs(self, free: np.ndarray) -> np.ndarray:
+        """Points (n, inputs) of given values of the free inputs."""
+        x = np.repeat(self._network.lower[None], len(free), axis=0)
+        x[:, self._network.free] = free
+        return x
 
     def _starts(self, claim: np.ndarray) -> tuple[dict[int, np.ndarray], np.ndarray]:
         """Rows of conjunctions, (n, m, values) by source, and constants (n, m) below theirs."""
@@ -374,8 +384,7 @@ class _Group:
         From the most promising corners a descent goes on, through the whole box.
         """
         corner = np.where(slope > 0, boxes.lower, np.where(slope < 0, boxes.upper, boxes.middle))
-        x = np.repeat(self._network.lower[None], len(boxes), axis=0)
-        x[:, self._network.free] = corner
+        x = self._inputs(corner)
         for number in np.unique(claim):
             own, asked = np.flatnonzero(claim == number), self._claims[number]
             if self._work.try_points(asked, x[own]):

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from deel_lip_tf.checking.proof import LEAF, heading
+from deel_lip_tf.checking.network import Layer
+from deel_lip_tf.checking.proof import LEAF, heading, lowest_sums
 from deel_lip_tf.semantics.ir.program import Elementwise, Program
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
@@ -22,10 +23,12 @@ class Record:
     Args:
         program: what is searched.
         property: what is asked.
+        layers: the program, as the checker reads it.
     """
 
-    def __init__(self, program: Program, property: Property):
-        self._property, self._count, self._neurons = property, 0, 0
+    def __init__(self, program: Program, property: Property, layers: list[Layer]):
+        self._layers, self._theorems = layers, _theorems(property)
+        self._count = self._neurons = 0
         self._number = {id(claim): i for i, claim in enumerate(property.conjunctions)}
         self._roots = np.full(len(self._number), -1)
         self._first: dict[int, int] = {}  # of the neurons of each node, among those of the network
@@ -55,20 +58,41 @@ class Record:
         self._splits.append((nodes, axis, at, *np.split(halves, 2)))
         return halves
 
-    def close(self, nodes: np.ndarray, shares: np.ndarray, slopes: Slopes) -> None:
-        """Nodes that are refuted.
+    def close(
+        self,
+        nodes: np.ndarray,
+        claims: Sequence[Conjunction],
+        boxes: Sequence[np.ndarray],
+        shares: np.ndarray,
+        slopes: Slopes,
+        margin: float,
+    ) -> np.ndarray:
+        """Records those nodes that the checker refutes as well, with bounds of its own.
 
         Args:
             nodes: (n,).
+            claims: n conjunctions.
+            boxes: lower and upper ends, (n, inputs).
             shares: (n, rows) multipliers of the rows.
             slopes: by layer of a network, which node of the program it is of, which of its entries
                 are its neurons, and the (n, neurons) slopes of the lines below them.
+            margin: how far above 0 the sum of the rows must be.
+
+        Returns:
+            (n,) whether they are refuted.
         """
-        found = self._no_slopes(len(nodes))
+        below = np.full((len(nodes), self._neurons), np.nan, np.float16)
         for index, entries, own in slopes:
             if index in self._first:
-                found[:, self._first[index] + entries] = own
-        self._leaves.append((nodes, shares, found))
+                below[:, self._first[index] + entries] = own
+        theorem = [self._number[id(claim)] for claim in claims]
+        weights, offsets = (self._theorems[name][theorem] for name in ("weights", "offsets"))
+        shares = np.pad(shares, ((0, 0), (0, offsets.shape[1] - shares.shape[1])))
+        signs, betas = np.zeros(below.shape, np.int8), np.zeros(below.shape)
+        given = *boxes, signs, weights, offsets, shares, below, betas
+        is_closed = lowest_sums(self._layers, *given) > margin
+        self._leaves.append((nodes[is_closed], shares[is_closed], below[is_closed]))
+        return is_closed
 
     def _numbered(self, count: int) -> np.ndarray:
         self._count += count
@@ -97,36 +121,34 @@ class Record:
             levels.append(halves[:, levels[-1][axis[levels[-1]] != LEAF]].ravel())
         order = np.concatenate(levels)
         arrays: dict[str, Any] = {"heading": np.array(heading(network, property))}
-        arrays |= {"axis": axis[order], "at": at[order], **self._theorems()}
-        arrays |= self._certificates(order[axis[order] == LEAF], arrays["offsets"].shape[1])
+        arrays |= {"axis": axis[order], "at": at[order], **self._theorems}
+        arrays |= self._certificates(order[axis[order] == LEAF])
         with open(path, "wb") as file:  # `savez` would add ".npz" to a name
             np.savez_compressed(file, **arrays)
 
-    def _certificates(self, leaves: np.ndarray, rows: int) -> dict[str, np.ndarray]:
+    def _certificates(self, leaves: np.ndarray) -> dict[str, np.ndarray]:
         """What refutes some leaves, in their order."""
         place = np.zeros(self._count, np.int64)
-        multipliers, slopes = np.zeros((len(leaves), rows)), self._no_slopes(len(leaves))
         place[leaves] = np.arange(len(leaves))
+        multipliers = np.zeros((len(leaves), self._theorems["offsets"].shape[1]))
+        slopes = np.zeros((len(leaves), self._neurons), np.float16)
         for nodes, shares, below in self._leaves:
-            multipliers[place[nodes], : shares.shape[1]] = shares
-            slopes[place[nodes]] = below
-        betas = np.zeros(slopes.shape, np.float16)
-        return {"multipliers": multipliers, "slopes": slopes, "betas": betas}
+            multipliers[place[nodes]], slopes[place[nodes]] = shares, below
+        return {"multipliers": multipliers, "slopes": slopes, "betas": np.zeros_like(slopes)}
 
-    def _no_slopes(self, count: int) -> np.ndarray:
-        return np.full((count, self._neurons), np.nan, np.float16)
 
-    def _theorems(self) -> dict[str, np.ndarray]:
-        """The boxes of all conjunctions, and their rows: of each as many, the last one repeated."""
-        claims = self._property.conjunctions
-        rows = max([1, *(len(claim.weights) for claim in claims)])
-        weights = np.zeros((len(claims), rows, self._property.outputs))
-        offsets = np.full(weights.shape[:2], -1.0)
-        ends = np.zeros((2, len(claims), self._property.inputs))
-        for i, claim in enumerate(claims):
-            ends[:, i] = claim.lower, claim.upper
-            if len(claim.weights):
-                own = np.minimum(np.arange(rows), len(claim.weights) - 1)
-                weights[i], offsets[i] = claim.weights[own], claim.offsets[own]
-        lower, upper = ends
-        return {"lower": lower, "upper": upper, "weights": weights, "offsets": offsets}
+def _theorems(property: Property) -> dict[str, np.ndarray]:
+    """The boxes of all conjunctions, and their rows: of each as many, the last one repeated."""
+    claims = property.conjunctions
+    rows = max([1, *(len(claim.weights) for claim in claims)])
+    weights, offsets = (
+        np.zeros((len(claims), rows, property.outputs)),
+        np.zeros((len(claims), rows)),
+    )
+    ends = np.zeros((2, len(claims), property.inputs))
+    for i, claim in enumerate(claims):
+        ends[:, i] = claim.lower, claim.upper
+        if len(claim.weights):
+            own = np.minimum(np.arange(rows), len(claim.weights) - 1)
+            weights[i], offsets[i] = claim.weights[own], claim.offsets[own]
+    return {"lower": ends[0], "upper": ends[1], "weights": weights, "offsets": offsets}
