@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["decide_file"]
 
 _COMPARED = 8  # boxes in which the file is run
-_FEW, _SHARE = 24, 0.5  # free inputs; of more, the part of the time for what needs no framework
 
 
 def decide_file(
@@ -55,8 +54,6 @@ def decide_file(
     if (read := _read(path, property)) is None:
         return None
     program, run = read
-    free = max((int((c.lower < c.upper).sum()) for c in property.conjunctions), default=0)
-    seconds = seconds if free <= _FEW else _SHARE * seconds
     options = {"run": run, "dtype": run.dtype, "is_nearest": is_nearest}
     if recorded is not None:
         from deel_lip_tf.checking.proof import content, read_network

@@ -27,6 +27,7 @@ from deel_lip_tf.verify.search.signs.tightening import tightened
 __all__ = ["Network", "Undecided", "is_searchable", "left_slope"]
 
 _ENTRIES = 2**25  # of the largest array that is made
+_CHAIN = 2**24  # of all matrices of neurons whose signs are split
 _ULPS = 2.0**-50  # more than a few roundings of float64, relatively
 _INPUTS = -1  # the free inputs as a source
 
@@ -214,6 +215,8 @@ class Network:
             relaxation.append(own, read.of(neurons, low, high))
             if self._chain is not None:
                 self._chain.append(own, low[neurons], high[neurons])
+                if self._chain.neurons * (self._chain.neurons + self._chain.inputs) > _CHAIN:
+                    raise Undecided
             new = np.zeros((len(neurons), flat.shape[1]))
             new[np.arange(len(neurons)), neurons] = 1.0
             sources, terms = (*sources, len(self.layers) - 1), np.concatenate([terms, new])

@@ -22,7 +22,7 @@ from deel_lip_tf.verify.specification.property import Conjunction
 
 __all__ = ["Signs"]
 
-_FIRST_STEPS, _STEPS, _LAST_STEPS = 40, 12, 400  # of whole boxes, of parts, where no sign is open
+_FIRST_STEPS, _STEPS, _LAST_STEPS = 60, 30, 400  # of whole boxes, of parts, where no sign is open
 _FIRST_BATCH, _BATCH = 16, 512  # parts of one round, the first and the most
 _ROUND_SECONDS = 1.0  # a round takes about that long
 _BYTES = 2**29  # of parts that are kept
