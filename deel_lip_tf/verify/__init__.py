@@ -12,6 +12,10 @@ Lipschitz constants as well. `METHODS` lists the ways to a proof, from cheap to 
 - "crown": backward linear bounds of every layer and of the margins;
 - "alpha-crown": the same, with the slopes below ReLU and its like optimized for each margin.
 
+Other questions: `within` asks whether outputs stay in an interval, `monotone` whether they grow
+with a feature, `equivalent` whether two models return the same up to a tolerance; `gradients`
+bounds the derivatives that this rests on, and `deel_lip_tf.bounds.local_lipschitz` is their norm.
+
 `robustness` and `bounds` also know "branch-and-bound", which splits domains at the kinks of ReLU
 and its like until the time is up: given enough of it, it decides small networks completely.
 
@@ -37,6 +41,11 @@ if TYPE_CHECKING:
     from deel_lip_tf.verify.domain import Domain, ball, box
     from deel_lip_tf.verify.methods import METHODS
     from deel_lip_tf.verify.proofs import Robustness, prove, robustness
+    from deel_lip_tf.verify.properties.answer import Answer
+    from deel_lip_tf.verify.properties.equivalence import equivalent
+    from deel_lip_tf.verify.properties.gradients import gradients
+    from deel_lip_tf.verify.properties.monotonicity import monotone
+    from deel_lip_tf.verify.properties.ranges import within
     from deel_lip_tf.verify.queries import Bounds, bounds, certified_radius
     from deel_lip_tf.verify.search.attack import falsify
     from deel_lip_tf.verify.specification.vnnlib import counterexample, read_vnnlib
@@ -51,6 +60,11 @@ _found, __dir__ = found_when_asked_for(
         "deel_lip_tf.verify.domain": ("Domain", "ball", "box"),
         "deel_lip_tf.verify.methods": ("METHODS",),
         "deel_lip_tf.verify.proofs": ("Robustness", "prove", "robustness"),
+        "deel_lip_tf.verify.properties.answer": ("Answer",),
+        "deel_lip_tf.verify.properties.equivalence": ("equivalent",),
+        "deel_lip_tf.verify.properties.gradients": ("gradients",),
+        "deel_lip_tf.verify.properties.monotonicity": ("monotone",),
+        "deel_lip_tf.verify.properties.ranges": ("within",),
         "deel_lip_tf.verify.queries": ("Bounds", "bounds", "certified_radius"),
         "deel_lip_tf.verify.search.attack": ("falsify",),
         "deel_lip_tf.verify.specification.vnnlib": ("counterexample", "read_vnnlib"),
@@ -71,6 +85,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "METHODS",
+    "Answer",
     "Bounds",
     "Decision",
     "Domain",
@@ -82,13 +97,17 @@ __all__ = [
     "counterexample",
     "decide",
     "decomon",
+    "equivalent",
     "falsify",
     "figures",
     "from_onnx",
     "from_saved_model",
+    "gradients",
+    "monotone",
     "prove",
     "read_vnnlib",
     "robustness",
     "to_onnx",
     "to_vnnlib",
+    "within",
 ]

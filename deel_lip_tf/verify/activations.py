@@ -1,4 +1,7 @@
-"""The formulas of functions of one number that can be bounded between lines, in TensorFlow."""
+"""The formulas of functions of one number that can be bounded between lines, in TensorFlow.
+
+And their derivatives, in pieces on which these are monotone.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,8 +11,9 @@ import tensorflow as tf
 
 from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.verify.propagation.relaxations import Activation, solved
+from deel_lip_tf.verify.propagation.steepness import Derivative, Piece
 
-__all__ = ["FORMULAS", "activation_of"]
+__all__ = ["DERIVATIVES", "FORMULAS", "activation_of", "derivative_of"]
 
 _ROOT_OF_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
 # Constants of functions are those that TensorFlow computes with, float32 whatever the type of the
@@ -124,10 +128,14 @@ def _mish_derivative(x):
 
 # Between the zeros of the second derivative, sqrt(2) or roots found by bisection to all digits, a
 # derivative is monotone.
-_GELU = solved(_gelu_derivative, (-math.sqrt(2.0), math.sqrt(2.0)))
-_TANH_GELU = solved(_tanh_gelu_derivative, (-1.4185040087908283, 1.4185040087908283))
-_SILU = solved(_silu_derivative, (-2.3993572805154, 2.3993572805154))
-_MISH = solved(_mish_derivative, (-2.2563763963607928, 1.4905711794854283))
+_GELU_BENDS = (-math.sqrt(2.0), math.sqrt(2.0))
+_TANH_GELU_BENDS = (-1.4185040087908283, 1.4185040087908283)
+_SILU_BENDS = (-2.3993572805154, 2.3993572805154)
+_MISH_BENDS = (-2.2563763963607928, 1.4905711794854283)
+_GELU = solved(_gelu_derivative, _GELU_BENDS)
+_TANH_GELU = solved(_tanh_gelu_derivative, _TANH_GELU_BENDS)
+_SILU = solved(_silu_derivative, _SILU_BENDS)
+_MISH = solved(_mish_derivative, _MISH_BENDS)
 
 
 def _sigmoid_critical(slope, lower, upper):
@@ -232,3 +240,85 @@ FORMULAS: dict[str, Callable[..., Activation]] = {
     **{one.name: lambda one=one: one for one in _PLAIN},
 }
 """By the name of the function; each takes its arguments."""
+
+
+def derivative_of(function: Function) -> Derivative:
+    """The derivative of a function, in pieces."""
+    return DERIVATIVES[function.name](*function.arguments)
+
+
+def _steps(edges: tuple[float, ...], slopes: tuple, limits=(-math.inf, math.inf)) -> Derivative:
+    """Pieces between edges: slopes are numbers, arrays, or functions that are monotone there."""
+    ends = (-math.inf, *edges, math.inf)
+    pieces = zip(ends[:-1], ends[1:], slopes, strict=True)
+    return Derivative(tuple(Piece(*piece) for piece in pieces), limits)
+
+
+def _monotone(derivative: Callable, edges: tuple[float, ...], limits) -> Derivative:
+    """One formula, monotone between edges."""
+    return _steps(edges, (derivative,) * (len(edges) + 1), limits)
+
+
+def _relu_steps(negative_slope: float, ceiling: float) -> Derivative:
+    if ceiling == math.inf:
+        return _steps((0.0,), (negative_slope, 1.0))
+    return _steps((0.0, ceiling), (negative_slope, 1.0, 0.0))
+
+
+def _elu_steps(alpha: float, scale: float) -> Derivative:
+    def left(x):
+        return scale * alpha * tf.exp(x)
+
+    ends = (0.0, scale * alpha, scale)
+    return _steps((0.0,), (left, scale), (min(ends), max(ends)))
+
+
+def _squareplus_steps(b: float) -> Derivative:
+    if not b:
+        return _steps((0.0,), (0.0, 1.0))
+    return _monotone(lambda x: 0.5 + 0.5 * x / tf.sqrt(x * x + b), (), (0.0, 1.0))
+
+
+def _gelu_steps(approximate: bool) -> Derivative:
+    formula = _tanh_gelu_derivative if approximate else _gelu_derivative
+    edges = _TANH_GELU_BENDS if approximate else _GELU_BENDS
+    return _monotone(formula, edges, (-0.13, 1.13))
+
+
+def _sixth(x):
+    return tf.fill(tf.shape(x), tf.constant(1.0 / 6.0, tf.float64))
+
+
+def _sigmoid_derivative(x):
+    return tf.sigmoid(x) * tf.sigmoid(-x)
+
+
+_UNIT = (0.0, 1.0)
+_SMOOTH = {
+    "sigmoid": _monotone(_sigmoid_derivative, (0.0,), (0.0, 0.25)),
+    "tanh": _monotone(lambda x: 4.0 * _sigmoid_derivative(2.0 * x), (0.0,), _UNIT),
+    "softsign": _monotone(lambda x: 1.0 / (1.0 + tf.abs(x)) ** 2, (0.0,), _UNIT),
+    "softplus": _monotone(tf.sigmoid, (), _UNIT),
+    "exponential": _monotone(tf.exp, (), (0.0, math.inf)),
+    "silu": _monotone(_silu_derivative, _SILU_BENDS, (-0.1, 1.1)),
+    "mish": _monotone(_mish_derivative, _MISH_BENDS, (-0.12, 1.09)),
+    "log_sigmoid": _monotone(lambda x: tf.sigmoid(-x), (), _UNIT),
+    "tanh_shrink": _monotone(lambda x: tf.tanh(x) ** 2, (0.0,), _UNIT),
+    "sparse_plus": _steps((-1.0, 1.0), (0.0, lambda x: 0.5 * (x + 1.0), 1.0), _UNIT),
+    "hard_silu": _steps((-3.0, 3.0), (0.0, lambda x: (2.0 * x + 3.0) / 6.0, 1.0), (-0.5, 1.5)),
+    "hard_sigmoid": _steps((-3.0, 3.0), (0.0, _sixth, 0.0), _UNIT),
+    "sparse_sigmoid": _steps((-1.0, 1.0), (0.0, 0.5, 0.0)),
+}
+
+DERIVATIVES: dict[str, Callable[..., Derivative]] = {
+    "relu": _relu_steps,
+    "prelu": lambda slopes: _steps((0.0,), (slopes, 1.0)),
+    "clip": lambda low, high: _steps((low, high), (0.0, 1.0, 0.0)),
+    "soft_shrink": lambda threshold: _steps((-threshold, threshold), (1.0, 0.0, 1.0)),
+    "celu": lambda alpha: _steps((0.0,), (lambda x: tf.exp(x / alpha), 1.0), _UNIT),
+    "squareplus": _squareplus_steps,
+    "elu": _elu_steps,
+    "gelu": _gelu_steps,
+    **{name: lambda one=one: one for name, one in _SMOOTH.items()},
+}
+"""By the name of the function, as `FORMULAS`."""

@@ -15,7 +15,7 @@ from deel_lip_tf.verify.models import classified, margin_objectives, program_of
 from deel_lip_tf.verify.proofs import BRANCHING, stages_of
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
 
-__all__ = ["Bounds", "bounds", "certified_radius"]
+__all__ = ["Bounds", "bounds", "certified_radius", "objectives_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def bounds(
     check_time_limit(time_limit)
     check_domain(domain)
     program = program_of(model, domain.lower.shape[1:])
-    objectives = _objectives(program, outputs, len(domain))
+    objectives = objectives_of(program, outputs, len(domain))
     both = np.concatenate([objectives, -objectives], axis=1)
     whole = "crown" if method == BRANCHING else method
     found = lower_bounds(program, whole, domain, both)
@@ -112,7 +112,12 @@ def bounds(
     return Bounds(lower, upper, dict(zip(names, layers, strict=True)))
 
 
-def _objectives(program: Program, outputs: ArrayLike | None, samples: int) -> np.ndarray:
+def objectives_of(program: Program, outputs: ArrayLike | None, samples: int) -> np.ndarray:
+    """(n or 1, functions, entries) rows of coefficients: `outputs`, or the outputs themselves.
+
+    Raises:
+        ValueError: they do not fit.
+    """
     if outputs is None:
         return np.eye(program.outputs)[None]
     rows = np.asarray(outputs)

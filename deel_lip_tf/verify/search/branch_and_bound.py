@@ -57,7 +57,7 @@ def branch_and_bound(
     program: Program,
     domain: Domain,
     objectives: np.ndarray,
-    target: float | None = 0.0,
+    target: float | np.ndarray | None = 0.0,
     known: np.ndarray | None = None,
     time_limit: float | None = math.inf,
     max_subdomains: float = math.inf,
@@ -69,7 +69,7 @@ def branch_and_bound(
         domain: n of them.
         objectives: (n, m, outputs).
         target: bounds above it are good enough, and a sample ends where an objective reaches it;
-            `None` for the minimum itself, up to a relative 1e-7.
+            a number, or (n, m) numbers; `None` for the minimum itself, up to a relative 1e-7.
         known: (n, m) bounds that are known already.
         time_limit: seconds after which no further batch begins; `None` for one for each sample, at
             most 60, without those that tracing takes.
@@ -112,7 +112,8 @@ class _Search:
         self._is_fixed = target is not None
         known = np.full((count, self._each), -np.inf) if known is None else known
         self._known = self._whole = known.astype(np.float64).reshape(-1)
-        self._target = np.full(len(self._objectives), target if self._is_fixed else np.inf)
+        target = np.inf if target is None else target
+        self._target = np.array(np.broadcast_to(target, known.shape), np.float64).reshape(-1)
         self._closed = np.full(len(self._objectives), np.inf)  # smallest bound of closed subdomains
         self._open: list[list[tuple[float, int, _Subdomain]]] = [[] for _ in range(count)]
         self._deficit = np.zeros(count)

@@ -1,0 +1,1 @@
+"""Questions about functions, not labels: ranges, equivalence, monotonicity, steepness."""
