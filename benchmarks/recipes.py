@@ -100,7 +100,17 @@ def small_mnist() -> list:
             layers.SpectralConv2D(32, 4, strides=2), layers.SpectralConv2D(64, 4, strides=2)
         ),
         keras.layers.Flatten(),
-        *_with_sorting(layers.SpectralDense(256), layers.SpectralDense(256)),
+        *_with_sorting(layers.SpectralDense(128), layers.SpectralDense(128)),
+        layers.SpectralDense(10),
+    ]
+
+
+def dense_mnist() -> list:
+    """A rotation of the pixels and projections after it: nothing is lost that is not chosen."""
+    widths = (784, 512, 256)
+    return [
+        keras.layers.Flatten(),
+        *_with_sorting(*(layers.SpectralDense(width) for width in widths)),
         layers.SpectralDense(10),
     ]
 
@@ -126,9 +136,10 @@ def shifted_patches(width: int, depth: int) -> list:
     ]
 
 
-def shifted_digits() -> list:
-    """Up to two pixels."""
-    return [keras.layers.RandomTranslation(2 / 28, 2 / 28, fill_mode="constant")]
+def shifted_digits(pixels: int) -> list:
+    """Up to so many pixels of 28."""
+    share = pixels / 28
+    return [keras.layers.RandomTranslation(share, share, fill_mode="constant")]
 
 
 def flipped_and_shifted() -> list:
@@ -146,18 +157,19 @@ OPTIMIZERS = {
 }
 
 RECIPES = {
-    "mnist-tau1": Recipe(
+    "mnist-small-radii": Recipe(
         small_mnist,
-        lambda: lip.losses.TauSparseCategoricalCrossentropy(tau=1.0),
+        lambda: lip.losses.OffsetCrossentropy(offset=math.sqrt(2.0) * 0.9, temperature=0.25),
         MNIST_RADII,
-        epochs=20,
+        epochs=60,
+        augmentation=lambda: shifted_digits(2),
     ),
-    "mnist-offset": Recipe(
-        small_mnist,
-        lambda: lip.losses.OffsetCrossentropy(offset=math.sqrt(2.0) * 1.58, temperature=0.25),
+    "mnist-large-radii": Recipe(
+        dense_mnist,
+        lambda: lip.losses.OffsetCrossentropy(offset=math.sqrt(2.0) * 3.0, temperature=0.5),
         MNIST_RADII,
-        epochs=20,
-        augmentation=shifted_digits,
+        epochs=80,
+        augmentation=lambda: shifted_digits(1),
     ),
     "cifar10-patches": Recipe(
         lambda: shifted_patches(256, 6),

@@ -8,6 +8,7 @@ be changed afterwards, `figure.axes[0].set(title=...)`.
 Needs matplotlib (the extra `demo`), from the first call on.
 """
 
+from deel_lip_tf._lazy import public_names
 from deel_lip_tf.plots.accuracy import certified_accuracy, frontier, verified_share
 from deel_lip_tf.plots.functions import distributions, lipschitz_cone, plane
 from deel_lip_tf.plots.images import adversarials, images, saliency, statuses
@@ -30,3 +31,5 @@ __all__ = [
     "statuses",
     "verified_share",
 ]
+
+__dir__ = public_names(__name__)
