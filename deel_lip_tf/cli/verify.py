@@ -97,7 +97,10 @@ def _check_provable(options: argparse.Namespace) -> None:
     try:
         read(options.model, options.property)
     except (Rejected, *MALFORMED) as error:
-        raise BadInput(f"--proof: nothing would be shown, because {error}") from error
+        raise BadInput(
+            "--proof needs a MODEL and a PROPERTY that the checker reads: a chain of affine maps "
+            f"and ReLUs in ONNX, and VNN-LIB 1.0. It says: {error}"
+        ) from error
 
 
 def _write_proof(options: argparse.Namespace, recorded: "list[Record]") -> None:

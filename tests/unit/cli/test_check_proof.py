@@ -62,7 +62,7 @@ def test_other_answers_come_without_a_proof(folder, capsys, tmp_path, monkeypatc
 
 
 WRONG = {
-    "another format": (["text.txt", "unsat.vnnlib", "--proof", "p"], "nothing would be shown"),
+    "another format": (["text.txt", "unsat.vnnlib", "--proof", "p"], "that the checker reads"),
     "VNN-LIB 2.0": (["model.onnx", "new.vnnlib", "--proof", "p"], "of VNN-LIB 1.0"),
     "no folder": (["model.onnx", "unsat.vnnlib", "--proof", "no/p"], "there is no folder"),
     "no model": (["none.onnx", "unsat.vnnlib", "--proof", "p"], "MODEL: there is no file"),
