@@ -3,6 +3,8 @@
 Drawn without pyplot: no window, no global state. Needs matplotlib (the extra `demo`).
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -131,6 +131,13 @@ def test_every_public_object_says_what_its_arguments_are():
     assert undocumented + silent == []
 
 
+def test_signatures_can_be_read():
+    """`ArrayLike` is shown by its name, and not as the twelve types that it stands for."""
+    signatures = {name: str(inspect.signature(one)) for name, one in public_objects().items()}
+    assert "ArrayLike" in signatures["verify.robustness"]
+    assert [name for name, text in signatures.items() if "numpy._typing" in text] == []
+
+
 def test_fields_of_parametrizations_are_arguments_that_layers_explain():
     kinds = [one for one in public_objects().values() if inspect.isclass(one)]
     kinds = [kind for kind in kinds if issubclass(kind, ConstrainedKernel)]
