@@ -1,5 +1,7 @@
 """What a proven bound consists of, and how far it may be from the truth."""
 
+from __future__ import annotations
+
 import time
 from dataclasses import dataclass
 from typing import Any

@@ -5,6 +5,8 @@ true constant may be larger. `deel_lip_tf.bounds.lipschitz_bound` bounds it from
 together say how tight the bound is.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

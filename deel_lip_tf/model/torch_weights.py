@@ -1,5 +1,7 @@
 """Weights of PyTorch networks, deel-torchlip's above all, in Keras models of the same layers."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,5 +1,7 @@
 """The inputs a claim is about: a box, or a ball, with the data range cut out of it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +46,7 @@ class Domain:
     def __len__(self) -> int:
         return len(self.lower)
 
-    def __getitem__(self, index: Any) -> "Domain":
+    def __getitem__(self, index: Any) -> Domain:
         """The sets of some samples; an index of several, as of an array."""
         ends = self.lower[index], self.upper[index]
         return Domain(*ends, self.center[index], self.radius[index], self.norm)

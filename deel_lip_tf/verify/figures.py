@@ -3,6 +3,8 @@
 `deel_lip_tf.plots` draws them. Needs matplotlib (the extra `demo`).
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Whether a classifier keeps its label: the question, the answer, and who finds it."""
 
+from __future__ import annotations
+
 import math
 import time
 from dataclasses import dataclass

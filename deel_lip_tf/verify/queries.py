@@ -1,5 +1,7 @@
 """Bounds of outputs and of layers on a domain, and the largest radius that can be proven."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import keras

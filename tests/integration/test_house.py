@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import operator
 import re
 from pathlib import Path
 
@@ -130,6 +131,21 @@ def test_every_public_object_says_what_its_arguments_are():
         if has_arguments(one) and not re.search(r"^\s*(Args|Attributes):$", one.__doc__, re.M)
     ]
     assert undocumented + silent == []
+
+
+OF_ARRAYS = (
+    *("bounds.report", "model.load_torch_weights", "utils.evaluate_lip_const"),
+    *("verify.ball", "verify.bounds", "verify.box", "verify.certified_radius", "verify.falsify"),
+    *("verify.prove", "verify.robustness", "verify.to_vnnlib", "verify.decomon.get_adv_box"),
+    *("verify.figures.status_figure", "verify.figures.verified_curves"),
+)
+
+
+@pytest.mark.parametrize("name", OF_ARRAYS)
+def test_signatures_of_functions_of_arrays_can_be_read(name):
+    """`ArrayLike` is shown by its name, and not as the twelve types that it stands for."""
+    signature = str(inspect.signature(operator.attrgetter(name)(deel_lip_tf)))
+    assert "ArrayLike" in signature and "numpy._typing" not in signature
 
 
 def test_fields_of_parametrizations_are_arguments_that_layers_explain():

@@ -16,6 +16,7 @@ import deel_lip_tf
 import deel_lip_tf as lip
 from deel_lip_tf import __main__ as command_line
 from tests._oracles.sources import SOURCE, WITHOUT_SOURCE
+from tests._oracles.tolerances import SAME_FLOAT32
 
 PACKAGE = Path(deel_lip_tf.__file__).parent
 WHEEL = os.environ.get("DEEL_LIP_TF_WHEEL")
@@ -156,7 +157,10 @@ def test_the_example_of_a_regression_runs(capsys):
     names = {"keras": keras, "lip": lip}
     exec(compile(example, "README.md", "exec"), names)
     outputs = np.asarray(names["regressor"](names["inputs"][:4] + names["tolerance"]))
-    assert (names["proven"].lower <= outputs).all() and (outputs <= names["proven"].upper).all()
+    # the model rounds to float32, and a corner may be where the exact function is largest
+    rounding = SAME_FLOAT32["atol"]
+    assert (names["proven"].lower - rounding <= outputs).all()
+    assert (outputs <= names["proven"].upper + rounding).all()
 
 
 @needs_source

@@ -1,5 +1,7 @@
 """Answers about boxes of inputs."""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """Models as decomon converts them: a program of primitives, and methods by its names."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TypeAlias
 

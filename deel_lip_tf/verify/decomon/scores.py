@@ -1,5 +1,7 @@
 """Bounds of the outputs of a converted model over domains, whole or cut into parts."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

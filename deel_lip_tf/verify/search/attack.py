@@ -10,6 +10,8 @@ input type can hold, that lies in the domain in float64, and whose outputs, comp
 own call at inference, break the claim by more than the noise of their last digits.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -62,7 +64,7 @@ class Claims:
     def __len__(self) -> int:
         return len(self.sample)
 
-    def __getitem__(self, index: Any) -> "Claims":
+    def __getitem__(self, index: Any) -> Claims:
         return Claims(self.sample[index], self.weights[index], self.offsets[index])
 
     def values(self, outputs: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Writes the question of robustness in the VNN-LIB format, for other verifiers."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import replace
 from pathlib import Path
