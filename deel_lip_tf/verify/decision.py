@@ -27,7 +27,7 @@ from deel_lip_tf.verify.proofs import FALSIFIED, ROBUST, prove
 from deel_lip_tf.verify.search.attack import FLOATS, Claims, gradient_function, is_found, search
 from deel_lip_tf.verify.search.inputs.decide import Verdict, decide_program
 from deel_lip_tf.verify.search.witnesses import first_witness, plain_points
-from deel_lip_tf.verify.specification.fit import check_fits
+from deel_lip_tf.verify.specification.fit import check_fits, with_relations
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
 __all__ = ["Decision", "decide", "decide_further"]
@@ -131,7 +131,9 @@ def _decided(
         if found.status != "unknown" or found.is_final:
             own = None if found.witness is None else output_values(model, found.witness[None])[0]
             return Decision(found.status, found.witness, own, time.monotonic() - start)
-    work = _Work(model, program, property, seed, start, time_limit)
+    extended = with_relations(program, property)
+    searched = model if extended is program else _with_relations(model, property)
+    work = _Work(searched, extended, property, seed, start, time_limit)
     status, witness = work.run()
     outputs = None if witness is None else output_values(model, witness[None])[0]
     return Decision(status, witness, outputs, time.monotonic() - start)
@@ -147,6 +149,16 @@ def _by_inputs(model, program, property, seed: int, start: float, limit: float |
     dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
     options = {"dtype": np.dtype(dtype), "seed": seed, "run": partial(output_values, model)}
     return decide_program(program, property, seconds=max(seconds, 0.0), **options)
+
+
+def _with_relations(model: keras.Model, property: Property) -> keras.Model:
+    """The model that returns its outputs, flat, and behind them the relations of a property."""
+    x = model.inputs[0]
+    outputs = keras.ops.reshape(model.outputs[0], (-1, property.outputs))
+    flat = keras.ops.cast(keras.ops.reshape(x, (-1, property.inputs)), outputs.dtype)
+    relations = keras.ops.convert_to_tensor(property.relations.T, outputs.dtype)
+    both = [outputs, keras.ops.matmul(flat, relations)]
+    return keras.Model(x, keras.ops.concatenate(both, axis=1))
 
 
 def _runs_as_read(model, program: Program, property: Property) -> bool:

@@ -6,9 +6,10 @@ that something only grows rests on a bound that is exactly 0.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -49,11 +50,11 @@ def signed_parts(linear: LinearMap, shape: Shape) -> Parts:
     nothing is known of what it computes.
     """
     if type(linear) in _ARRAYS:
-        name = _ARRAYS[type(linear)]
+        name, like = _ARRAYS[type(linear)], cast(Any, linear)
         array = getattr(linear, name)
-        parts = (np.maximum(array, 0.0), np.maximum(-array, 0.0))
         positive, negative = (
-            [replace(linear, **{name: _usable(part)})] if part.any() else [] for part in parts
+            [replace(like, **{name: _usable(part)})] if part.any() else []
+            for part in (np.maximum(array, 0.0), np.maximum(-array, 0.0))
         )
         return positive, negative
     if isinstance(linear, Scale):
@@ -82,23 +83,27 @@ def _centered(linear: Centering, shape: Shape) -> Parts:
     )
     own, _ = _scaled(abs(linear.scale))
     first = next(i for i, matrix in enumerate(matrices) if matrix is not None)
-    scaled = [abs(linear.scale) * m if i == first else m for i, m in enumerate(matrices)]
+    scaled = [
+        m if m is None or i != first else abs(linear.scale) * m for i, m in enumerate(matrices)
+    ]
     means = [AxisProducts(tuple(scaled))]
     return (own, means) if linear.scale > 0 else (means, own)
 
 
 def _by_axes(linear: AxisProducts) -> Parts:
     """All products of parts of the matrices: negative where an odd number of factors is."""
-    axes = [i for i, matrix in enumerate(linear.matrices) if matrix is not None]
-    found: Parts = ([], [])
-    for signs in itertools.product((1.0, -1.0), repeat=len(axes)):
-        matrices = list(linear.matrices)
-        for axis, sign in zip(axes, signs, strict=True):
-            matrices[axis] = np.maximum(sign * linear.matrices[axis], 0.0)
-        if all(matrices[axis].any() for axis in axes):
-            usable = tuple(None if m is None else _usable(m) for m in matrices)
-            found[signs.count(-1.0) % 2].append(AxisProducts(usable))
-    return found
+    choices = [
+        [(1, None)] if m is None else [(sign, np.maximum(sign * m, 0.0)) for sign in (1, -1)]
+        for m in linear.matrices
+    ]
+    positive: list[LinearMap] = []
+    negative: list[LinearMap] = []
+    for choice in itertools.product(*choices):
+        if all(part is None or part.any() for _, part in choice):
+            usable = tuple(None if part is None else _usable(part) for _, part in choice)
+            is_positive = math.prod(sign for sign, _ in choice) > 0
+            (positive if is_positive else negative).append(AxisProducts(usable))
+    return positive, negative
 
 
 def is_same(first: Any, second: Any) -> bool:
@@ -127,7 +132,7 @@ def map_difference(first: LinearMap, second: LinearMap) -> LinearMap | None:
     name = _ARRAYS.get(type(first), "")
     if not name or type(first) is not type(second):
         return None
-    own, other = getattr(first, name), getattr(second, name)
-    if own.shape != other.shape or not is_same(first, replace(second, **{name: own})):
+    own, other, like = getattr(first, name), getattr(second, name), cast(Any, second)
+    if own.shape != other.shape or not is_same(first, replace(like, **{name: own})):
         return None
-    return replace(second, **{name: other - own})
+    return replace(like, **{name: other - own})

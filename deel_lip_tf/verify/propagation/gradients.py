@@ -19,11 +19,12 @@ a bound that is 0 in exact arithmetic is 0 here.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf.semantics.ir.primitives import LinearMap, Shape, Sum
+from deel_lip_tf.semantics.ir.primitives import LinearMap, Scale, Shape, Sum
 from deel_lip_tf.semantics.ir.primitives.products import unbroadcast
 from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Program
 from deel_lip_tf.semantics.ir.signs import SMALLEST, Parts, is_same, map_difference, signed_parts
@@ -217,6 +218,11 @@ class _Term:
         return np.sum(parts, axis=0) if parts else np.zeros((len(rows), *self.shape))
 
 
+def _affine(program: Program, index: int) -> Affine:
+    """A node that is known to be affine."""
+    return cast(Affine, program.nodes[index])
+
+
 def _maps(node: Affine) -> Sequence[LinearMap]:
     """What an affine node does to each of the nodes that it reads; itself where it moves them."""
     return node.map.terms if isinstance(node.map, Sum) else [node.map]
@@ -225,13 +231,15 @@ def _maps(node: Affine) -> Sequence[LinearMap]:
 @once
 def _terms(program: Program, index: int, less: Program | None) -> list[_Term]:
     """What an affine node does to each of the nodes that it reads, less what another one does."""
-    node = program.nodes[index]
+    node = _affine(program, index)
     maps, shapes = _maps(node), program.shapes(node.parents)
     pairs = list(zip(maps, shapes, strict=True))
     results = [tuple(one.shape([shape])) for one, shape in pairs]
     if less is not None:
-        both = zip(_maps(less.nodes[index]), maps, strict=True)
-        pairs = list(zip((map_difference(*pair) for pair in both), shapes, strict=True))
+        both = zip(_maps(_affine(less, index)), maps, strict=True)
+        # There is a difference of programs that are alike.
+        moved = (map_difference(*pair) or Scale(0.0) for pair in both)
+        pairs = list(zip(moved, shapes, strict=True))
     return [
         _Term(signed_parts(one, shape), shape, result)
         for (one, shape), result in zip(pairs, results, strict=True)
@@ -243,7 +251,7 @@ def _by_terms(program: Program, index: int, ends: Ends, less: Program | None = N
 
     The sums of a few parts are within the slack of a sum of as many terms as the largest node has.
     """
-    node, rows = program.nodes[index], ends[0].shape[:2]
+    node, rows = _affine(program, index), ends[0].shape[:2]
     shapes = program.shapes(node.parents)
     flat = [end.reshape(-1, *node.shape) for end in ends]
     if node.map.is_exact:
@@ -270,8 +278,10 @@ def _own_difference(
     first: Program, second: Program, index: int, ends: Ends, intervals: Sequence[Ends]
 ) -> list[Ends]:
     """What a node adds to a difference of outputs: (n, rows) each, to be added up."""
-    node, other = second.nodes[index], first.nodes[index]
-    if not isinstance(node, Affine) or node.map.is_exact or node.interval is not None:
+    if not isinstance(second.nodes[index], Affine):
+        return []
+    node, other = _affine(second, index), _affine(first, index)
+    if node.map.is_exact or node.interval is not None:
         return []
     parts = _by_terms(second, index, ends, less=first)
     added = [

@@ -84,8 +84,8 @@ def equivalent(
         return values[0] - values[1]
 
     program = program_of(model)
-    programs = [program_of(one, shape) for one in pair]
-    bounds = partial(_bounds, *programs) if are_alike(*programs) else None
+    own, other = (program_of(one, shape) for one in pair)
+    bounds = partial(_bounds, own, other) if are_alike(own, other) else None
     allowed = tolerances(tolerance, outputs)
     allowed = allowed.reshape(len(domain), program.outputs)
     claims = LinearClaims(model, program, run, domain, -allowed, allowed, bounds)

@@ -23,7 +23,13 @@ from deel_lip_tf.verify.search.attack import FLOATS, Claims, is_found, search
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
 from deel_lip_tf.verify.search.inputs.decide import decide_program
 from deel_lip_tf.verify.search.inputs.network import is_searchable
-from deel_lip_tf.verify.specification.property import Inequality, Linear, Property, property_of
+from deel_lip_tf.verify.specification.property import (
+    Formula,
+    Inequality,
+    Linear,
+    Property,
+    property_of,
+)
 
 __all__ = ["LinearClaims", "STAGES", "answered", "search_seconds"]
 
@@ -97,10 +103,11 @@ class LinearClaims:
 
     def broken(self, index: int) -> Property:
         """What a counterexample of a claim satisfies."""
-        domain, formulas = self.domain[[index]], []
+        domain = self.domain[[index]]
+        formulas: list[Formula] = []
         for name, sign, ends in (("X", -1, domain.lower), ("X", 1, domain.upper)):
             formulas += [_bound(name, i, sign, end) for i, end in enumerate(ends.ravel())]
-        outside = [
+        outside: list[Formula] = [
             _bound("Y", k, sign, end, is_strict=True)
             for sign, ends in ((1, self.low[index]), (-1, self.high[index]))
             for k, end in enumerate(ends)

@@ -209,7 +209,7 @@ class _Work:
         )
         left = None if math.isinf(self._left()) else max(self._left(), 0.0)
         twice = _twice(self._model, place)
-        points = search(twice, box(*wide, center), claims, time_limit=left)
+        points = search(twice, box(wide[0], wide[1], center), claims, time_limit=left)
         for i in np.flatnonzero(is_found(points)):
             if self.answer.status[which[sample[i]]] == UNKNOWN:
                 pair = np.stack([points[i, :-1]] * 2)

@@ -55,16 +55,19 @@ def split(
         order = np.argsort((bounds - target).min(axis=1), kind="stable")
         chosen, rest = order[:size], order[size:]
         size = min(2 * size, _BATCH)
-        halves = _halved(*(part[chosen] for part in boxes), weight, whole)
+        halves = _halved(boxes[0][chosen], boxes[1][chosen], weight, whole)
         if halves is None:
             break  # as small as float64 goes
         parents = np.tile(bounds[chosen], (2, 1))
-        parts = box(*(half.reshape(-1, *shape) for half in halves))
+        parts = box(halves[0].reshape(-1, *shape), halves[1].reshape(-1, *shape))
         found = np.maximum(lower(parts), parents)
         is_done = (found >= target).all(axis=1)
         closed = np.minimum(closed, found[is_done].min(axis=0, initial=np.inf))
-        pairs = zip(boxes, halves, strict=True)
-        boxes = tuple(np.concatenate([part[rest], half[~is_done]]) for part, half in pairs)
+        low, high = (
+            np.concatenate([part[rest], half[~is_done]])
+            for part, half in zip(boxes, halves, strict=True)
+        )
+        boxes = low, high
         bounds = np.concatenate([bounds[rest], found[~is_done]])
         if not is_done.all() and refuted(parts[~is_done]):
             break

@@ -2,12 +2,15 @@
 
 A property describes the counterexamples: it is a disjunction of conjunctions, each of a box of
 inputs and linear inequalities of outputs. The network is safe where no input satisfies any.
+
+An inequality of several inputs, or of inputs and outputs, is one of outputs, too: of the network
+that also returns this linear function of its inputs, a relation.
 """
 
 import itertools
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeAlias
 
@@ -75,7 +78,8 @@ class Conjunction:
     Attributes:
         lower: (inputs,) float64, rounded outward.
         upper: (inputs,) float64, rounded outward.
-        weights: (rows, outputs) float64, exact; `weights @ y + offsets <= 0` row by row.
+        weights: (rows, outputs) float64, exact; `weights @ y + offsets <= 0` row by row. Where the
+            property has relations, y has their values at its end.
         offsets: (rows,) float64, rounded downward: the inequality grows no harder to satisfy.
         is_strict: (rows,) whether the inequality excludes 0.
         inequalities: the same, and those of the inputs, exactly; without those in `shared`.
@@ -107,11 +111,13 @@ class Property:
         inputs: number of input variables.
         outputs: number of output variables.
         conjunctions: whose boxes are not empty.
+        relations: (m, inputs) float64, exact: coefficients of linear functions of the inputs.
     """
 
     inputs: int
     outputs: int
     conjunctions: tuple[Conjunction, ...]
+    relations: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 Box = tuple[np.ndarray, np.ndarray]
@@ -158,18 +164,20 @@ def property_of(formula: Formula, inputs: int, outputs: int) -> Property:
         outputs: number of output variables.
 
     Raises:
-        ValueError: an input without bounds, an inequality of several inputs or of inputs and
-            outputs, coefficients of too many digits.
+        ValueError: an input without bounds, or coefficients of too many digits.
     """
     common, alternatives = conjunctions(formula)
-    shared = _parts(common, outputs)
+    relations = _Relations(inputs, outputs)
+    for inequality in itertools.chain(common, *alternatives):
+        relations.add(inequality)
+    shared = _parts(common, relations)
     if shared is None:
         return Property(inputs, outputs, ())
     bounds = _tightened(({}, {}), shared.about_inputs)
     boxes: dict[tuple, Box | None] = {}
     found = []
     for alternative in alternatives:
-        own = _parts(alternative, outputs)
+        own = _parts(alternative, relations)
         if own is None:
             continue
         # A box of many inputs is shared by many conjunctions.
@@ -182,7 +190,58 @@ def property_of(formula: Formula, inputs: int, outputs: int) -> Property:
             )
             exactly = tuple(alternative), tuple(common)
             found.append(Conjunction(*box, weights, offsets, strict, *exactly))
-    return Property(inputs, outputs, tuple(found))
+    return Property(inputs, outputs, tuple(found), relations.matrix)
+
+
+class _Relations:
+    """Linear functions of inputs that inequalities have, each once for both of its signs.
+
+    Args:
+        inputs: number of input variables.
+        outputs: number of output variables.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        self._inputs, self._outputs = inputs, outputs
+        self._found: dict[tuple, int] = {}
+
+    @property
+    def columns(self) -> int:
+        """Number of outputs and of relations."""
+        return self._outputs + len(self._found)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(m, inputs)."""
+        return np.array(list(self._found), np.float64).reshape(-1, self._inputs)
+
+    def add(self, inequality: Inequality) -> None:
+        """Takes an inequality, if it is one of inputs and of more than one variable."""
+        terms = inequality.linear.terms
+        if len(terms) > 1 and any(letter == "X" for letter, _ in terms):
+            key, _ = self._key(self._row(inequality)[0])
+            self._found.setdefault(key, len(self._found))
+
+    def set_row(self, weights: np.ndarray, inequality: Inequality) -> float:
+        """Sets the coefficients (outputs and relations) of an inequality; returns its offset."""
+        if all(letter == "Y" for letter, _ in inequality.linear.terms):
+            return _set_row(weights, inequality)
+        row, offset = self._row(inequality)
+        key, sign = self._key(row)
+        weights[: self._outputs] = row[: self._outputs]
+        weights[self._outputs + self._found[key]] = sign
+        return offset
+
+    def _row(self, inequality: Inequality) -> tuple[np.ndarray, float]:
+        """Coefficients of the outputs and of the inputs, and the offset."""
+        row = np.zeros(self._outputs + self._inputs)
+        return row, _set_row(row, inequality, self._outputs)
+
+    def _key(self, row: np.ndarray) -> tuple[tuple, float]:
+        """The coefficients of the inputs with the first one positive, and the sign that it had."""
+        own = row[self._outputs :]
+        sign = 1.0 if own[np.flatnonzero(own)[0]] > 0 else -1.0
+        return tuple((sign * own + 0.0).tolist()), sign
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,24 +252,22 @@ class _Parts:
     rows: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def _parts(inequalities: list[Inequality], outputs: int) -> _Parts | None:
+def _parts(inequalities: list[Inequality], relations: _Relations) -> _Parts | None:
     """The inequalities by what they are about, or `None` where one holds nowhere."""
     about_inputs: list[Inequality] = []
     about_outputs: list[Inequality] = []
     for inequality in inequalities:
-        letters = {letter for letter, _ in inequality.linear.terms}
-        if letters == {"X", "Y"}:
-            raise ValueError(
-                "An inequality must be about inputs or about outputs. Received one that mixes "
-                f"them: {_text(inequality)}."
-            )
-        if letters:
-            (about_outputs if letters == {"Y"} else about_inputs).append(inequality)
+        variables = list(inequality.linear.terms)
+        if len(variables) == 1 and variables[0][0] == "X":
+            about_inputs.append(inequality)
+        elif variables:
+            about_outputs.append(inequality)
         elif not inequality.holds({}):
             return None
-    weights, offsets = np.zeros((len(about_outputs), outputs)), np.zeros(len(about_outputs))
+    weights = np.zeros((len(about_outputs), relations.columns))
+    offsets = np.zeros(len(about_outputs))
     for row, inequality in enumerate(about_outputs):
-        offsets[row] = _set_row(weights[row], inequality)
+        offsets[row] = relations.set_row(weights[row], inequality)
     strict = np.array([inequality.is_strict for inequality in about_outputs], np.bool_)
     return _Parts(about_inputs, (weights, offsets, strict))
 
@@ -224,13 +281,7 @@ def _tightened(bounds: _Bounds, inequalities: list[Inequality]) -> _Bounds:
         return bounds
     lower, upper = (dict(ends) for ends in bounds)
     for inequality in inequalities:
-        terms = inequality.linear.terms
-        if len(terms) != 1:
-            raise ValueError(
-                "Inputs must be bounded one by one. Received an inequality of several inputs: "
-                f"{_text(inequality)}."
-            )
-        (((_, index), coefficient),) = terms.items()
+        (((_, index), coefficient),) = inequality.linear.terms.items()
         bound = -inequality.linear.constant if coefficient > 0 else inequality.linear.constant
         if abs(coefficient) != 1:
             bound /= abs(coefficient)
@@ -261,10 +312,10 @@ def _box(bounds: _Bounds, inputs: int) -> Box | None:
     return ends[0], ends[1]
 
 
-def _set_row(weights: np.ndarray, inequality: Inequality) -> float:
+def _set_row(weights: np.ndarray, inequality: Inequality, outputs: int = 0) -> float:
     """Sets weights that are exact in float64, and returns the offset that belongs to them.
 
-    Both are multiplied by a positive number if needed.
+    Those of inputs come behind the outputs. Both are multiplied by a positive number if needed.
     """
     linear = inequality.linear
     if not all(map(_is_exact, linear.terms.values())):
@@ -276,7 +327,7 @@ def _set_row(weights: np.ndarray, inequality: Inequality) -> float:
                 "that are written, must be a float64 number itself, so that a proof about it is "
                 f"exact. Received: {_text(inequality)}. Write one coefficient for each output."
             )
-        weights[index] = float(coefficient)
+        weights[index if letter == "Y" else outputs + index] = float(coefficient)
     return rounded(linear.constant, -1)
 
 

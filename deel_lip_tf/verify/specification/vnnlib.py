@@ -26,7 +26,9 @@ def read_vnnlib(path: str | Path) -> Property:
 
     Variables are `X_0 ...` and `Y_0 ...` (in version 2.0 the entries of one input and one output
     tensor), the entries of the model's input and output in their own order. Assertions are made of
-    `and`, `or`, `<=`, `>=`, `<`, `>`, `=`, and of linear terms of `+`, `-`, `*`.
+    `and`, `or`, `<=`, `>=`, `<`, `>`, `=`, and of linear terms of `+`, `-`, `*`. Every input has a
+    lower and an upper bound; besides, several inputs may be compared with each other, as in
+    `(<= X_0 (+ X_1 0.5))`, and with outputs.
 
     Args:
         path: a file (`.vnnlib`, or `.vnnlib.gz`) of version 1.0 or, with the package `vnnlib`,
@@ -38,7 +40,7 @@ def read_vnnlib(path: str | Path) -> Property:
     Raises:
         OSError: the file cannot be read.
         ImportError: a file of version 2.0 without the package `vnnlib`.
-        ValueError: the file is no such property, or one whose inputs are not bounded one by one.
+        ValueError: the file is no such property, or an input has no bounds.
 
     Example:
         >>> import pathlib, tempfile

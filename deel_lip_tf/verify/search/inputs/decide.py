@@ -21,7 +21,7 @@ from deel_lip_tf.verify.search.inputs.points import Points, Run, descended
 from deel_lip_tf.verify.search.inputs.refutation import Rows, contracted, multipliers
 from deel_lip_tf.verify.search.signs.chain import Chain
 from deel_lip_tf.verify.search.signs.decide import Signs
-from deel_lip_tf.verify.specification.fit import check_fits
+from deel_lip_tf.verify.specification.fit import check_fits, with_relations
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def decide_program(
             about their order.
     """
     check_fits(program, property)
+    program = with_relations(program, property)
     points = Points(program, run, dtype, is_nearest)
     work = _Work(program, property, points, seconds, record)
     if not is_searchable(program):
@@ -154,6 +155,7 @@ class _Work:
         self.program, self.points, self.seconds = program, points, seconds
         self.record = record
         self.claims, self.bounded = property.conjunctions, 0
+        self._outputs = property.outputs
         self.found: tuple[Conjunction, np.ndarray, np.ndarray] | None = None
         self.has_inputs = any(points.ends(claim) is not None for claim in self.claims)
         self.is_final = False
@@ -167,6 +169,7 @@ class _Work:
         seconds, witness, outputs, distance = time.monotonic() - self.start, None, None, 0.0
         if self.found is not None:
             claim, witness, outputs = self.found
+            outputs = outputs[: self._outputs]  # without relations
             outside = np.maximum(claim.lower - witness.ravel(), witness.ravel() - claim.upper)
             distance = float(outside.max(initial=0.0))
         found = witness, outputs, self.bounded, seconds

@@ -30,10 +30,10 @@ def test_tolerances_above_and_below_what_a_grid_reaches(name, kind):
     first, domain = MODELS[name](), DOMAINS[kind]()
     second = perturbed(first, 1e-2)
     largest = difference(first, second, domain)
-    wide = verify.equivalent(first, second, domain, 8.0 * largest[:, None], time_limit=60)
+    wide = verify.equivalent(first, second, domain, 8.0 * largest[:, None], time_limit=600)
     assert (wide.status == "proven").all(), wide
     assert (wide.margin >= 0).all() and (wide.margin <= 8.0 * largest).all()
-    narrow = verify.equivalent(first, second, domain, 0.5 * largest[:, None], time_limit=60)
+    narrow = verify.equivalent(first, second, domain, 0.5 * largest[:, None], time_limit=600)
     assert (narrow.status == "falsified").all(), narrow
     assert domain.contains(narrow.witness).all()
     x = narrow.witness.astype(np.float32)
@@ -83,7 +83,7 @@ def test_models_of_other_structure():
     halves = [np.tile(kernel, 2), np.tile(bias, 2), 0.5 * np.tile(first.get_weights()[2], (2, 1))]
     second.set_weights([*halves, *first.get_weights()[3:]])
     domain = verify.box([[0.0, 0.0]], [[0.25, 0.25]])
-    answer = verify.equivalent(first, second, domain, 0.25, time_limit=60)
+    answer = verify.equivalent(first, second, domain, 0.25, time_limit=600)
     assert answer.status == "proven", answer
     refuted = verify.equivalent(first, perturbed(second, 0.1), domain, 1e-3)
     assert refuted.status == "falsified"

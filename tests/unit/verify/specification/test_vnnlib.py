@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 from deel_lip_tf.verify import ball, decision
-from deel_lip_tf.verify.decision import decide
+from deel_lip_tf.verify.decision import decide, decide_further
 from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.search import witnesses
@@ -134,8 +134,7 @@ def test_empty_boxes_and_contradictions_are_left_out(tmp_path):
 
 WRONG = {
     "no bound": (f"{DECLARED}(assert (<= X_0 1))(assert (<= Y_0 0))", "upper bound. Without: X_0"),
-    "mixed": (f"{DECLARED}{BOX}(assert (<= X_0 Y_0))", "mixes"),
-    "two inputs": (f"{DECLARED}{BOX}(assert (<= X_0 X_1))", "one by one"),
+    "relation alone": (f"{DECLARED}(assert (<= X_0 X_1))", "upper bound. Without: X_0, X_1"),
     "undeclared": (f"{DECLARED}{BOX}(assert (<= Y_2 0))", "'Y_2'"),
     "open": (f"{DECLARED}{BOX}(assert (<= Y_0 0)", "without its '\\)'"),
     "closed": (f"{DECLARED}{BOX})(assert (<= Y_0 0))", "without its '\\('"),
@@ -292,6 +291,61 @@ def test_answers_near_the_optimum(seed, tmp_path):
     outputs = model.predict(below.witness[None], verbose=0)[0]
     np.testing.assert_array_equal(outputs, below.outputs)
     assert outputs[0] >= largest - 1e-4
+
+
+RELATIONS = {
+    "of two inputs": ("(<= X_0 (+ X_1 -0.25))", lambda x, y: x[:, 0] <= x[:, 1] - 0.25),
+    "with coefficients": (
+        "(<= (+ (* 0.1 X_0) (* 0.3 X_1)) 0.05)",
+        lambda x, y: 0.1 * x[:, 0] + 0.3 * x[:, 1] <= 0.05,
+    ),
+    "of an input and an output": ("(<= (+ X_0 Y_1) 0)", lambda x, y: x[:, 0] + y[:, 1] <= 0),
+}
+
+
+@pytest.mark.parametrize(
+    ("decided_by", "below"), [(decide, 1e-2), (decide_further, 0.1)], ids=["arrays", "graphs"]
+)
+@pytest.mark.parametrize("name", RELATIONS)
+def test_relations_between_inputs(name, decided_by, below, tmp_path):
+    """The largest value where the relation holds decides, not that of the box."""
+    model, (text, holds) = small_net(1), RELATIONS[name]
+    line = np.linspace(-1, 1, 401)
+    x = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2).astype("float32")
+    y = model.predict(x, batch_size=100000, verbose=0).astype(np.float64)
+    inside = holds(x.astype(np.float64), y)
+    largest = y[inside, 0].max()
+    assert 0.1 < inside.mean() < 0.9
+    ask = f"{DECLARED}{BOX}(assert {text})(assert (>= Y_0 {{}}))"
+    found = decided_by(model, parsed(tmp_path, ask.format(largest - below)), time_limit=600)
+    above = decided_by(model, parsed(tmp_path, ask.format(largest + 0.1)), time_limit=600)
+    assert (found.status, above.status) == ("sat", "unsat")
+    assert found.outputs.shape == (2,)
+    assert holds(found.witness[None].astype(np.float64), found.outputs[None].astype(np.float64))
+    assert found.outputs[0] >= largest - below
+
+
+def test_relations_are_read_exactly(tmp_path):
+    """Each linear function once, whatever its sign; coefficients that float64 does not hold."""
+    text = f"{DECLARED}{BOX}(assert (or (<= X_0 X_1) (and (<= X_1 X_0) (<= (* 2 X_0) 1 X_1))))"
+    read = parsed(tmp_path, text)
+    assert read.relations.tolist() == [[1.0, -1.0]]
+    assert [c.weights[:, 2:].ravel().tolist() for c in read.conjunctions] == [[1.0], [-1.0]]
+    assert read.conjunctions[1].upper.tolist() == [0.5, 1.0]
+    for first, expected in ((0.1, True), (np.nextafter(0.1, 1.0), False)):
+        assert read.conjunctions[0].holds(np.array([first, 0.1]), np.zeros(2)) == expected
+    with pytest.raises(ValueError, match="coefficient of X_0, added up exactly"):
+        parsed(tmp_path, f"{DECLARED}{BOX}(assert (<= (+ (* 2.25 X_0) (* 0.123456 X_0)) X_1))")
+
+
+@pytest.mark.parametrize(("distance", "status"), [(2.0, "sat"), (2.001, "unsat")])
+def test_a_relation_alone(distance, status, tmp_path):
+    """Two corners of the box are 2 apart, and no other points are."""
+    text = f"{DECLARED}{BOX}(assert (>= X_0 (+ X_1 {distance})))"
+    decision = decide(small_net(), parsed(tmp_path, text), time_limit=30)
+    assert decision.status == status
+    if status == "sat":
+        assert decision.witness.tolist() == [1.0, -1.0]
 
 
 def test_a_search_comes_before_the_tightest_bounds(tmp_path, monkeypatch):
