@@ -140,7 +140,8 @@ class _Climb:
         if self._splits.any():
             betas = betas + self._scale * self._moved(step, 1, -self._splits * reads)
         if self._free is not None:
-            shares = self._shared(step, values @ self._matrix.T + self._constant)
+            slope = np.where(self._free, values @ self._matrix.T + self._constant, 0)
+            shares = self._shared(self._free, self._moved(step, 2, slope))
         self._now = Numbers(np.clip(alphas, 0, 1), np.maximum(betas, 0), shares)
 
     def _moved(self, step: int, number: int, slope: np.ndarray) -> np.ndarray:
@@ -152,12 +153,11 @@ class _Climb:
         rate = _RATES[number] * (1 - each) ** step / (1 - _MOMENTUM ** (step + 1))
         return np.float32(rate) * mean / length
 
-    def _shared(self, step: int, values: np.ndarray) -> np.ndarray:
+    def _shared(self, free: np.ndarray, moved: np.ndarray) -> np.ndarray:
         now = self._now.shares
-        moved = self._moved(step, 2, np.where(self._free, values, 0))
         if not self._ascent.is_mean:
             moved *= self._scale / (np.abs(self._matrix).max(axis=1) + np.float32(1e-30))
-        shares = np.where(self._free, np.maximum(now + moved, 0), now)
+        shares = np.where(free, np.maximum(now + moved, 0), now)
         if self._ascent.is_mean:
             total = shares.sum(axis=1, keepdims=True)
             shares = np.where(total > 0, shares / np.maximum(total, 1e-30), now)

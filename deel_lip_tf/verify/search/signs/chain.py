@@ -227,7 +227,8 @@ def lines_of(known: Known, alphas: np.ndarray, betas: np.ndarray, dtype: type) -
     signs, width = known.signs, high - low
     chord = np.clip(high / width, 0.0, 1.0)
     over = np.maximum(-chord * low, (1.0 - chord) * high) + _ULPS * width
-    is_open, right = signs == 0, (signs > 0).astype(dtype)
+    is_open = signs == 0
+    right: np.ndarray = (signs > 0).astype(dtype)
     below = np.where(is_open, alphas.astype(dtype), right)
     above = np.where(is_open, chord.astype(dtype), right)
     over = np.where(is_open, over.astype(dtype), dtype(0.0))

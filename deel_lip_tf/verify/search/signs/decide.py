@@ -138,10 +138,9 @@ class Signs:
             return [], np.zeros((0, self._chain.inputs))
         self.bounded += len(parts)
         numbers, known = _stacked(parts)
-        free = self._own(parts)
-        has_sums = bool((free.sum(axis=1) > 1).any())
-        options = {"end": self._end, "goal": self._goal, "free": free if has_sums else None}
-        ascent = Ascent(self._chain, self._rows, steps, **options)
+        own = self._own(parts)
+        free = own if (own.sum(axis=1) > 1).any() else None
+        ascent = Ascent(self._chain, self._rows, steps, free, end=self._end, goal=self._goal)
         numbers = ascended(ascent, numbers, known)
         lines = lines_of(known, numbers.alphas, numbers.betas, np.float64)
         bounds, places = self._chain.proven(self._rows, numbers.shares, lines)
@@ -149,8 +148,9 @@ class Signs:
         left = np.flatnonzero(~((bounds > 0) | (is_strict & (bounds >= 0))))
         kept = []
         for i, part in zip(left, (parts[i] for i in left), strict=True):
-            own = (array[i].copy() for array in numbers.arrays)
-            kept.append(_Part(max(part.lowest, float(bounds[i])), part.claim, *own, *part[-3:]))
+            alphas, betas, shares = (array[i].copy() for array in numbers.arrays)
+            lowest = max(part.lowest, float(bounds[i]))
+            kept.append(part._replace(lowest=lowest, alphas=alphas, betas=betas, shares=shares))
         return kept, places[left]
 
     def _sharper(self, parts: list[_Part]) -> list[_Part]:
