@@ -9,6 +9,8 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parent.parent
 GUIDES = {"recipes.md": "Recipes"}
 """Guides that are listed where they are."""
+WIDE = {"migrating.md"}
+"""Pages of wide tables."""
 ROOMS = {"plots": "Every picture that the library draws, by matplotlib: `lip.plots`."}
 """Rooms that have a page of the reference where they are, and how it begins."""
 
@@ -35,6 +37,13 @@ def on_files(files, config):
         text = f"# {room.capitalize()}\n\n{ROOMS[room]}\n\n::: deel_lip_tf.{room}\n"
         files.append(File.generated(config, f"reference/{room}.md", content=text))
     return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Gives wide tables the place of the table of contents, which these pages begin with."""
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["toc"]
+    return markdown
 
 
 def rooms():

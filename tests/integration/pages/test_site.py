@@ -26,6 +26,7 @@ PAGES = {
 ELSEWHERE = {"migrating.md", "recipes.md", "verification.md"}
 # Those that train a network on scikit-learn's digits.
 ON_DIGITS = {"getting-started.md", "losses.md"}
+NEEDS = {**dict.fromkeys(ON_DIGITS, "sklearn"), "deployment.md": "onnx"}
 MESSAGES = "troubleshooting.md"
 
 
@@ -41,8 +42,8 @@ def with_code():
 
 @pytest.mark.parametrize("name", with_code())
 def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
-    if name in ON_DIGITS:
-        pytest.importorskip("sklearn", reason="needs the demo extra")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason="needs the extra `test`")
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     for block in blocks(PAGES[name]):
