@@ -23,7 +23,7 @@ PAGES = {
     for path in sorted((SOURCE / "docs").rglob("*.md"))
 }
 # Pages that have tests of their own.
-ELSEWHERE = {"migrating.md", "recipes.md", "verification.md"}
+ELSEWHERE = {"choosing.md", "migrating.md", "recipes.md", "verification.md"}
 # Those that train a network on scikit-learn's digits.
 ON_DIGITS = {"getting-started.md", "losses.md"}
 NEEDS = {**dict.fromkeys(ON_DIGITS, "sklearn"), "deployment.md": "onnx"}
@@ -100,9 +100,11 @@ def title(entry):
 # --- navigation, commands, reference --------------------------------------------------------------
 
 
-def test_every_page_is_in_the_navigation():
+def test_the_navigation_names_pages_that_exist():
+    """`docs/hooks.py` adds those that it does not name."""
     listed = re.findall(r"[\w/-]+\.md", CONFIGURATION.split("\nnav:")[1].split("\n\n")[0])
-    assert sorted(listed) == sorted({*PAGES} - {"recipes.md"})
+    assert len(listed) == len(set(listed)) > 20
+    assert [name for name in listed if name not in PAGES] == []
 
 
 def test_every_command_that_is_shown_exists(capsys):
@@ -118,8 +120,9 @@ def test_every_command_that_is_shown_exists(capsys):
 
 def made_where_they_are():
     """The rooms whose pages `docs/hooks.py` makes."""
-    (line,) = re.findall(r"^ROOMS = \{.*\}$", (SOURCE / "docs" / "hooks.py").read_text(), re.M)
-    return ast.literal_eval(line.removeprefix("ROOMS = "))
+    tree = ast.parse((SOURCE / "docs" / "hooks.py").read_text(encoding="utf-8"))
+    named = {ast.unparse(n.targets[0]): n.value for n in tree.body if isinstance(n, ast.Assign)}
+    return ast.literal_eval(named["ROOMS"])
 
 
 def test_the_reference_has_every_room():
