@@ -1,5 +1,7 @@
 """Lipschitz constants near samples, from gradients that `deel_lip_tf.verify` bounds."""
 
+from __future__ import annotations
+
 import importlib
 
 import keras

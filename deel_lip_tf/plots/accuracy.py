@@ -1,5 +1,7 @@
 """Shares of samples over radii, and runs beside each other."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

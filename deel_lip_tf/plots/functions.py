@@ -1,5 +1,7 @@
 """Functions of one and of two variables, and the distributions they tell apart."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

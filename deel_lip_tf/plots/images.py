@@ -1,5 +1,7 @@
 """Rows of images with what they are, what they were taken for, and what is proven of them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Numbers over epochs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -137,7 +137,11 @@ OF_ARRAYS = (
     *("bounds.report", "model.load_torch_weights", "utils.evaluate_lip_const"),
     *("verify.ball", "verify.bounds", "verify.box", "verify.certified_radius", "verify.falsify"),
     *("verify.prove", "verify.robustness", "verify.to_vnnlib", "verify.decomon.get_adv_box"),
-    *("verify.figures.status_figure", "verify.figures.verified_curves"),
+    *("verify.figures.status_figure", "verify.figures.verified_curves", "bounds.local_lipschitz"),
+    *("plots.adversarials", "plots.certified_accuracy", "plots.curves", "plots.distributions"),
+    *("plots.images", "plots.lipschitz_cone", "plots.margins", "plots.plane", "plots.saliency"),
+    *("plots.statuses", "plots.verified_share"),
+    *("verify.equivalent", "verify.gradients", "verify.within"),
 )
 
 

@@ -1,5 +1,7 @@
 """Whether two networks compute the same, up to a tolerance: one program of both."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import keras

@@ -1,5 +1,7 @@
 """How steep a function is on a domain: bounds of its gradient, and a local Lipschitz constant."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 

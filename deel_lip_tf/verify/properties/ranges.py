@@ -1,5 +1,7 @@
 """Whether outputs stay in an interval: the tolerance of a regression."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 
