@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         regularizers,
         utils,
         verify,
+        zoo,
     )
     from deel_lip_tf.bounds import lipschitz_bound
     from deel_lip_tf.certificates import certify
@@ -74,6 +75,7 @@ __all__ = [
     "utils",
     "vanillaModel",
     "verify",
+    "zoo",
 ]
 
 _SOURCES = {

@@ -12,6 +12,7 @@ WIDE = {"migrating.md"}
 ROOMS = {
     "optimizers": "Optimizers that know of the constraint: `lip.optimizers`.",
     "plots": "Every picture that the library draws, by matplotlib: `lip.plots`.",
+    "zoo": "Small trained networks, with what is proven of them: `lip.zoo`.",
 }
 """Rooms that have a page of the reference where they are, and how it begins."""
 

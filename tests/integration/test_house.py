@@ -94,7 +94,7 @@ ROOMS = (
     *("activations", "bounds", "callbacks", "certificate_metrics", "certificates"),
     *("compute_layer_sv", "constraints", "initializers", "layers", "losses", "metrics", "model"),
     *("normalizers", "optimizers", "plots", "regularizers", "utils", "verify"),
-    *("verify.decomon", "verify.figures"),
+    *("verify.decomon", "verify.figures", "zoo"),
 )
 
 

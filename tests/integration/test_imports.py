@@ -54,6 +54,7 @@ ALLOWED = {
     "utils": {"estimates", "losses"},
     "checking": set(),
     "verify": PROOFS | {"bounds", "certificates", "checking", "formats", "plots"},
+    "zoo": set(),
     "cli": set(),
     "cli.arguments": set(),
     "cli.quiet": set(),
@@ -260,7 +261,7 @@ def test_what_is_lazy_is_listed():
 ROOM_NAMES = (
     *("activations", "bounds", "callbacks", "certificate_metrics", "certificates"),
     *("compute_layer_sv", "constraints", "initializers", "layers", "losses", "metrics", "model"),
-    *("normalizers", "optimizers", "plots", "regularizers", "utils", "verify"),
+    *("normalizers", "optimizers", "plots", "regularizers", "utils", "verify", "zoo"),
 )
 OF_METRICS = {"Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"}
 ALSO_SHOWN = {"losses": OF_METRICS}

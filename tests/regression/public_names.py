@@ -28,6 +28,7 @@ ROOMS = (
     "utils",
     "verify",
     "verify.decomon",
+    "zoo",
 )
 # Methods that layers of users define or call, by the rules of deel-lip.
 FOR_SUBCLASSES = ("_compute_lip_coef", "_get_coef", "_init_lip_coef")
