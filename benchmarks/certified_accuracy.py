@@ -9,7 +9,7 @@ folder: the accuracy, the proven certified accuracy at each radius, the seconds 
 machine. A run that was stopped goes on from its last epoch when the same command is given again.
 `--certify` only certifies what an earlier run wrote, e.g. here what was trained on another machine.
 
-Without a recipe it prints the table of all results in the folder.
+Without a recipe it prints the table of all results in the folder; `--figure FILE` draws them, too.
 
 The file holds `x_train`, `y_train`, `x_test` and `y_test`; or, for images that are stored as JPEG,
 `jpeg_train`, `offsets_train`, `y_train`, and the same for `test`. CIFAR-10 stored so has lost some
@@ -40,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("certified_accuracy"))
     parser.add_argument("--backend", choices=("tensorflow", "jax", "torch"))
+    parser.add_argument("--figure", type=Path, help="of all results in the folder")
     parser.add_argument("--certify", action="store_true", help="do not train")
     options = parser.parse_args()
     if options.recipe and options.data is None:
@@ -98,6 +99,8 @@ def main() -> None:
     print(training.HEADER)
     for result in results:
         print(training.row(result))
+    if options.figure:
+        training.figure(results, options.figure)
 
 
 if __name__ == "__main__":

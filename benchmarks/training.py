@@ -1,5 +1,6 @@
 """Training and certifying a recipe of `certified_accuracy.py`."""
 
+import fractions
 import json
 import sys
 import time
@@ -96,3 +97,26 @@ def row(result: dict) -> str:
         f"{result['backend']}, "
         f"{result['machine']}"
     )
+
+
+def figure(results: list[dict], path: Path) -> None:
+    """Proven certified accuracy against radius, with the minutes: a panel for each data set."""
+    from matplotlib.figure import Figure
+
+    names = sorted({one["data"] for one in results})
+    drawn = Figure(figsize=(5.5 * len(names), 4.5), layout="constrained")
+    for ax, data in zip(drawn.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for one in sorted(results, key=lambda one: one["cpu_seconds"]):
+            if one["data"] != data:
+                continue
+            radii = [0.0, *(float(fractions.Fraction(text)) for text in one["certified"])]
+            shares = [100 * share for share in (one["clean"], *one["certified"].values())]
+            minutes = f"{one['cpu_seconds'] / 60:.1f} CPU-minutes"
+            line = "o-" if one["optimizer"] == "StiefelMuon" else "s--"
+            label = f"{one['recipe']}, {one['optimizer']}, {minutes}"
+            ax.plot(radii, shares, line, label=label)
+        ax.set(title=data, xlabel="L2 radius, pixels from 0 to 1", ylim=(0, 100), xlim=(0, None))
+        ax.set_ylabel("proven certified accuracy, %")
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8, loc="lower left" if "mnist" in data else "upper right")
+    drawn.savefig(path, dpi=110)
