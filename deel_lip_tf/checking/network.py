@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from onnx import helper, load_from_string, numpy_helper
+from onnx import TensorProto, helper, load_from_string, numpy_helper
 
 # Attributes that are read, or do not matter, and those that must be what they are by default.
 FREE = {"Dropout": {"ratio"}, "Flatten": {"axis"}, "Gemm": {"transB"}}
@@ -25,6 +25,8 @@ class Layer(NamedTuple):
 def read_network(data: bytes) -> list[Layer]:
     """The layers of an ONNX file, with its numbers as they are stored."""
     model = load_from_string(data)
+    if any(one.data_location == TensorProto.EXTERNAL for one in model.graph.initializer):
+        raise Rejected("the network must hold its numbers itself, not name other files")
     constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
     (given,) = (one for one in model.graph.input if one.name not in constants)
     sizes = [dim.dim_value for dim in given.type.tensor_type.shape.dim]

@@ -6,6 +6,7 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="needs the verify extra")
 
 from onnx import helper, numpy_helper  # noqa: E402
+from onnx.external_data_helper import set_external_data  # noqa: E402
 
 from deel_lip_tf.checking.network import Rejected, read_network  # noqa: E402
 from deel_lip_tf.checking.proof import MALFORMED, read  # noqa: E402
@@ -130,6 +131,12 @@ def altered(change):
     return model.SerializeToString()
 
 
+def elsewhere(tensor):
+    """The numbers are in a file beside the model, as `external_data` says; one lies here, too."""
+    set_external_data(tensor, "numbers.bin")
+    tensor.ClearField("raw_data")
+
+
 CHANGES = {
     "an old version": lambda m: setattr(m.opset_import[0], "version", 6),
     "no version": lambda m: m.opset_import.pop(),
@@ -137,11 +144,14 @@ CHANGES = {
     "two inputs": lambda m: m.graph.input.append(helper.make_tensor_value_info("z", 1, [1, 6])),
     "an operator of its own": lambda m: m.functions.add(name="Gemm", domain=""),
     "integers": lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 7),
+    "numbers of another file": lambda m: elsewhere(m.graph.initializer[0]),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_models_that_say_something_else(name, tmp_path):
+def test_models_that_say_something_else(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "numbers.bin").write_bytes(np.zeros((6, 4), np.float32).tobytes())
     assert len(read_network(altered(lambda model: None))) == 1
     (tmp_path / "question.vnnlib").write_text(question(6, 4))
     (tmp_path / "model.onnx").write_bytes(altered(CHANGES[name]))

@@ -321,7 +321,9 @@ class Relaxation:
         constant -= 2.0 * self.roundoff * np.einsum("bkf,bf->bk", np.abs(own), largest)
         coefficients = own * half_width[:, None]
         spread = np.abs(coefficients).sum(axis=2)
-        constant -= self.roundoff * (spread + np.abs(constant)) + TINY
+        # A coefficient that underflows is lost, however large what it multiplies is.
+        reach = 1.0 + largest.sum(axis=1) + sum(layer.reach.sum() for layer in self.layers)
+        constant -= self.roundoff * (spread + np.abs(constant)) + TINY * reach[:, None]
         return constant - spread, (coefficients, constant)
 
 
@@ -336,7 +338,7 @@ def _relaxed(
         added += np.einsum("bkw,bw->bk", positive, lines.under[boxes])
     # Of the coefficients and constants of this step, and of those of the affine map before it.
     error = layer.steepest * (layer.slack + 4.0 * roundoff * layer.added)
-    added -= (positive - negative) @ error + TINY
+    added -= (positive - negative) @ error
     positive *= lines.below[boxes][:, None]
     negative *= lines.above[boxes][:, None]
     positive += negative

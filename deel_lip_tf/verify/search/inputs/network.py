@@ -128,9 +128,8 @@ class Network:
         flat[0] += offsets
         absolute = np.abs(weights)
         added = absolute @ size.ravel() + np.abs(offsets)
-        slack = (
-            absolute @ error.ravel() * (1.0 + self.roundoff) + 2.0 * self.roundoff * added + TINY
-        )
+        slack = absolute @ error.ravel() * (1.0 + self.roundoff) + 2.0 * self.roundoff * added
+        slack = slack + self._lost(sources)
         return self._layer(sources, flat, slack)
 
     def _reach(self, source: int) -> np.ndarray:
@@ -138,6 +137,10 @@ class Network:
         if source != _INPUTS:
             return self.layers[source].reach
         return np.maximum(np.abs(self.lower), np.abs(self.upper))[self.free]
+
+    def _lost(self, sources: tuple[int, ...]) -> float:
+        """More than all coefficients that underflow, times the values of the sources."""
+        return TINY * (1.0 + sum(float(self._reach(source).sum()) for source in sources))
 
     def _sized(self, sources: tuple[int, ...], terms: np.ndarray, error: np.ndarray) -> _Columns:
         if time.monotonic() > self._end:
@@ -163,7 +166,7 @@ class Network:
         terms = node.map.apply(NUMPY, [self._aligned(parent, sources) for parent in parents])
         rounding = 0.0 if node.is_exact else 2.0 * self.roundoff
         errors = [parent.error + rounding * parent.size for parent in parents]
-        error = node.map.absolute(NUMPY, errors) * (1.0 + rounding) + TINY
+        error = node.map.absolute(NUMPY, errors) * (1.0 + rounding) + self._lost(sources)
         if node.bias is not None:
             terms = np.concatenate([terms[:1] + node.bias, terms[1:]])
             error = error + 2.0 * self.roundoff * np.abs(node.bias)
@@ -209,6 +212,7 @@ class Network:
         linear[neurons] = 0.0
         sources, terms = parent.sources, flat * linear
         error = np.abs(linear) * (parent.error.ravel() + _ULPS * parent.size.ravel())
+        error = error + self._lost(sources)
         if len(neurons):
             own = layer.of(neurons, slopes[neurons], low[neurons], high[neurons])
             self.layers.append(own)

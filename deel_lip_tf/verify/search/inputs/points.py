@@ -53,8 +53,9 @@ def descended(
         values = evaluated(program, x.reshape(-1, *program.input_shape))
         outputs = values[program.output].reshape(len(x), -1)
         rows = outputs @ claim.weights.T + claim.offsets
-        is_lower = rows.max(axis=1) < lowest
-        lowest = np.where(is_lower, rows.max(axis=1), lowest)
+        largest = rows.max(axis=1, initial=-np.inf)
+        is_lower = largest < lowest
+        lowest = np.where(is_lower, largest, lowest)
         best = np.where(is_lower[:, None], x, best)
         if step == steps or (lowest < 0).any():
             break

@@ -115,6 +115,8 @@ class Chain:
         self._middle, self._half_width = box.middle[0], box.half_width[0]
         self._parts: dict[Any, list[_Part]] = {np.float32: [], np.float64: []}
         self._errors: list[tuple[np.ndarray, np.ndarray]] = []
+        # A coefficient that underflows is lost, however large what it multiplies is.
+        self._lost = TINY * (1.0 + self.inputs)
 
     @property
     def neurons(self) -> int:
@@ -132,6 +134,7 @@ class Chain:
         # Of a row of what the neurons read, and of one of the neurons.
         error = rows.error + 8.0 * self.roundoff * (layer.added + np.maximum(-low, high))
         self._errors.append((error, 3.0 * layer.steepest * error))
+        self._lost += TINY * layer.reach.sum()
         self.low, self.high = np.append(self.low, low), np.append(self.high, high)
         self.slopes = np.append(self.slopes, slopes.astype(np.float32))
 
@@ -191,12 +194,12 @@ class Chain:
         ):
             row = start[:, part.values]
             z, added = _read(row, part, lines)
-            constant += added + z @ part.bias - TINY
+            constant += added + z @ part.bias
             constant -= np.abs(row) @ of_neuron + np.abs(lines.added[:, part.neurons]) @ own
             start[:, : part.values.start] += z @ part.matrix
         coefficients = start[:, : self.inputs]
         spread = np.abs(coefficients).sum(axis=1)
-        constant -= self.roundoff * (spread + np.abs(constant)) + TINY
+        constant -= self.roundoff * (spread + np.abs(constant)) + self._lost
         bounds = constant - spread - _ULPS * (spread + np.abs(constant))
         return np.where(np.isfinite(bounds), bounds, -np.inf), -np.sign(coefficients)
 

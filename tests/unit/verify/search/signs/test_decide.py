@@ -3,6 +3,7 @@
 import ast
 import functools
 import itertools
+import math
 import time
 from fractions import Fraction
 from operator import mul
@@ -199,6 +200,27 @@ def exact(program, x, weights):
         if depth < len(layers) - 1:
             values = [max(v, Fraction(0)) for v in values]
     return values, sizes
+
+
+UNDERFLOW = {"double": [1e200, *[1e-170] * 2], "float": [1e38] * 8 + [1e-38] * 9}
+
+
+@pytest.mark.parametrize("inputs", (1, 30))
+@pytest.mark.parametrize("scales", UNDERFLOW.values(), ids=UNDERFLOW)
+@pytest.mark.parametrize("free", (0, 24), ids=["signs", "inputs"])
+def test_coefficients_that_underflow(scales, inputs, free, denied, monkeypatch):
+    """`relu(x - 0.1)` times factors whose product is a number, though that of the last is none."""
+    monkeypatch.setattr(decide, "_FREE", free)
+    program = networks.dense((inputs, *[1] * len(scales)))
+    for depth, scale in enumerate(scales):
+        node = program.nodes[1 + 2 * depth]
+        kernel = scale * np.eye(len(node.map.matrix), 1)
+        object.__setattr__(node.map, "matrix", kernel)
+        object.__setattr__(node, "bias", np.array([-0.1 * scale * (depth == 0)]))
+    value = math.prod(map(Fraction, scales)) * (1 - Fraction(0.1))
+    box = [-1.0] * inputs, [1.0] * inputs
+    claim = conjunction(*box, [[-1.0]], [float(value / 2)])
+    assert answered(program, claim, seconds=0.2).status == "unknown"
 
 
 def test_each_conjunction_is_closed_by_itself():
