@@ -231,14 +231,18 @@ def dequantized_kernel(layer: keras.layers.Dense) -> np.ndarray:
 
     Keras divides the result of a product with integers by a scale for each output, which is the
     product with their quotients, here rounded to float64. Int4 weights in groups it multiplies out
-    itself, in the type that it computes in, and so is the kernel.
+    itself, in the type that it computes in, and so is the kernel. Scales are read in that type.
     """
+
+    def read(variable: Any) -> np.ndarray:
+        return np.asarray(ops.convert_to_numpy(ops.cast(variable, layer.compute_dtype)))
+
     stored = layer.kernel if layer.quantization_mode == "int4" else layer._kernel
     integers = np.asarray(ops.convert_to_numpy(stored)).astype(np.float64)
-    scale = np.asarray(ops.convert_to_numpy(layer.kernel_scale))
+    scale = read(layer.kernel_scale)
     if (getattr(layer, "_int4_block_size", None) or -1) <= 0:
         return integers / scale.astype(np.float64)
-    groups = np.asarray(ops.convert_to_numpy(layer.g_idx)).astype(int)
+    groups = read(layer.g_idx).astype(int)
     zero = np.asarray(ops.convert_to_numpy(layer.kernel_zero)).astype(np.float64)
     kernel = (integers - zero[groups]).astype(scale.dtype) * scale[groups]
     kernel = ops.convert_to_numpy(ops.cast(kernel, layer.compute_dtype))

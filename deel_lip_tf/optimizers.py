@@ -118,11 +118,13 @@ class StiefelMuon(keras.optimizers.Optimizer):
         self.assign_sub(variable, rate * scales * direction)
 
     def _adam_step(self, gradient, variable, rate, mean, square) -> None:
-        step = ops.cast(self.iterations + 1, variable.dtype)
+        # bfloat16 rounds .999 to 1, and 0 / 0 would be what is left
+        step = ops.cast(self.iterations + 1, keras.backend.result_type(variable.dtype, "float32"))
+        shares = [ops.cast(1 - b**step, variable.dtype) for b in (self.beta_1, self.beta_2)]
         self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
         self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
-        corrected = mean / (1 - self.beta_1**step)
-        root = ops.sqrt(square / (1 - self.beta_2**step))
+        corrected = mean / shares[0]
+        root = ops.sqrt(square / shares[1])
         self.assign_sub(variable, rate * corrected / (root + self.epsilon))
 
     def get_config(self) -> dict:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ import numpy as np
 
 from deel_lip_tf._rounding import product_up
 from deel_lip_tf._validation.backends import tensorflow_for
-from deel_lip_tf._validation.models import check_one_to_one
+from deel_lip_tf._validation.models import check_instance, check_one_to_one
 from deel_lip_tf._validation.scalars import POSITIVE, number
 from deel_lip_tf.bounds.propagation import lipschitz_bound
 from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
@@ -30,6 +31,7 @@ _NAME = "certificate.json"
 # largest output. Weights that are rounded to float16 move it by 1e-4, and to int8 by 1e-2.
 _SAME = 1e-5
 _SAMPLES = 8  # points at which a file is compared with the model
+_SCALES = (1, 1e2, 1e4, 1e6)  # and how large they may be
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,17 @@ class ExportCertificate:
         """Makes sure that this certificate is about a model.
 
         Args:
-            model: the model that is to be used; it may have been saved and loaded since.
+            model: the model that is to be used; it may have been saved and loaded since. A plain
+                copy of it is another one: give that to `export_certificate` to check that.
 
         Returns:
             This certificate.
 
         Raises:
+            TypeError: `model` is not a Keras model.
             ValueError: the model has another architecture or other weights.
         """
+        check_instance("model", model, keras.Model, "a Keras model")
         if model_fingerprint(model) != self.model_fingerprint:
             raise ValueError(
                 f"`model` is not the model of this certificate: {model.name!r} has another "
@@ -294,25 +299,62 @@ def _compare(model: keras.Model, path: Path, runner: Callable[[Path], Callable])
     Raises:
         ValueError: their outputs at random inputs differ, or it takes other inputs.
     """
-    x = _samples(model)
-    own = keras.ops.convert_to_numpy(model(keras.ops.convert_to_tensor(x), training=False))
-    run = runner(path)
-    try:
-        served = np.stack([np.asarray(run(x[i : i + 1]))[0] for i in range(len(x))])
+    for x, own in _points(model):
+        served = _served(path, runner, x)
         difference = np.abs(served - own).max() if served.shape == own.shape else np.inf
+        if not difference <= _SAME * np.abs(own).max():
+            raise ValueError(
+                f"`path` must be an export of the model as it is. Received: {str(path)!r}, whose "
+                f"outputs differ by up to {difference:.3g} from those of {model.name!r}, of up to "
+                f"{np.abs(own).max():.3g}. Export the model again. Where weights are rounded, "
+                "certify the model with the rounded weights; where inputs of layers are rounded "
+                "too, as by int8 LiteRT, no certificate covers the program."
+            )
+
+
+def _served(path: Path, runner: Callable[[Path], Callable], x: np.ndarray) -> np.ndarray:
+    """What a file computes.
+
+    Raises:
+        ValueError: it cannot be read, or takes other inputs.
+        ImportError: what runs it is not installed.
+    """
+    try:
+        run = runner(path)
+        return np.stack([np.asarray(run(x[i : i + 1]))[0] for i in range(len(x))])
+    except ImportError:
+        raise
     except Exception as error:  # each runtime has its own
         raise ValueError(
             f"`path` must be an export of the model. Received: {str(path)!r}, which cannot be run "
-            f"on inputs of shape {x.shape[1:]}: {str(error).splitlines()[0]}"
+            f"on inputs of shape {x.shape[1:]}: {(str(error).splitlines() or [repr(error)])[0]}"
         ) from error
-    if not difference <= _SAME * np.abs(own).max():
-        raise ValueError(
-            f"`path` must be an export of the model as it is. Received: {str(path)!r}, whose "
-            f"outputs differ by up to {difference:.3g} from those of {model.name!r}, of up to "
-            f"{np.abs(own).max():.3g}. Export the model again. Where weights are rounded, certify "
-            "the model with the rounded weights; where inputs of layers are rounded too, as by "
-            "int8 LiteRT, no certificate covers the program."
-        )
+
+
+def _points(model: keras.Model) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Inputs and what the model makes of them, once so large that weights count, not biases.
+
+    Beside outputs that hardly depend on the input, another kernel would look like rounding.
+    """
+    x = _samples(model)
+    is_real = keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype))
+    with np.errstate(over="ignore"):
+        scaled = [x * np.asarray(scale, x.dtype) for scale in (_SCALES if is_real else [1])]
+    points = [(one, _outputs(model, one)) for one in scaled]
+    return [points[0], max(points, key=lambda point: _variation(point[1]))]
+
+
+def _outputs(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(model(keras.ops.convert_to_tensor(x), training=False))
+
+
+def _variation(outputs: np.ndarray) -> float:
+    """How much outputs differ over how large they are: at most .5, which is enough."""
+    outputs = np.asarray(outputs, np.float64)
+    largest = np.abs(outputs).max()
+    if not 0 < largest < np.inf:
+        return 0.0
+    return min(np.abs(outputs - outputs.mean(axis=0)).max() / largest, 0.5)
 
 
 def _samples(model: keras.Model) -> np.ndarray:
@@ -342,9 +384,20 @@ def _keras_file(path: Path) -> Callable:
 
 
 def _onnx_file(path: Path) -> Callable:
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_model
     from onnx.reference import ReferenceEvaluator
 
-    evaluator = ReferenceEvaluator(str(path))
+    network = onnx.load_model_from_string(path.read_bytes())
+    try:
+        with tempfile.TemporaryDirectory() as empty:
+            load_external_data_for_model(network, empty)
+    except onnx.checker.ValidationError as error:
+        raise ValueError(
+            "its weights lie in another file, which could be replaced; `onnx.save(onnx.load(path), "
+            "path)` puts them into this one"
+        ) from error
+    evaluator = ReferenceEvaluator(network)
     return lambda x: evaluator.run(None, {evaluator.input_names[0]: x})[0]
 
 

@@ -114,3 +114,13 @@ def test_what_is_proven_of_a_layer_does_not_depend_on_the_steps():
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         StiefelMuon(**arguments)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_what_has_no_gradient_stays_and_what_has_one_moves_in_every_type(dtype):
+    """The bias of a unit that is never active, say."""
+    variable = keras.Variable(np.ones(2), dtype=dtype)
+    optimizer = lip.optimizers.StiefelMuon(0.5, adam_ratio=1.0)
+    optimizer.apply([keras.ops.convert_to_tensor([0.0, 1.0], dtype)], [variable])
+    found = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+    np.testing.assert_allclose(found, [1.0, 0.5], rtol=1e-2)

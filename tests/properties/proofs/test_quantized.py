@@ -101,6 +101,29 @@ def test_a_scale_that_is_changed_changes_the_bound():
     assert lip.lipschitz_bound(model).value == pytest.approx(3 * before, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", WEIGHTS_ALONE)
+def test_scales_count_as_the_layer_reads_them(name):
+    """In bfloat16, which has no number between 1 and 1 + 2^-7."""
+    layer = keras.layers.Dense(1, use_bias=False, dtype="mixed_bfloat16")
+    model = quantized(keras.Sequential([keras.Input((1,)), layer]), name)
+    is_divided = len(layer.kernel_scale.shape) == 1
+    layer.kernel_scale.assign(keras.ops.full_like(layer.kernel_scale, 1 + 2**-8 * 0.99))
+    layer.kernel_scale.assign(layer.kernel_scale + (0 if is_divided else 2**-8 * 0.02))
+    attained = abs(float(model(np.ones((1, 1)))[0, 0]))
+    assert attained > 0
+    assert lip.lipschitz_bound(model).value == pytest.approx(attained, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", WEIGHTS_ALONE)
+def test_low_rank_kernels_beside_integers_are_refused_by_name(name):
+    layer = keras.layers.Dense(4, use_bias=False)
+    model = quantized(keras.Sequential([keras.Input((4,)), layer]), name)
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(np.full((2, 4), 100.0))
+    with pytest.raises(UnsupportedLayerError, match="LoRA weights are not merged"):
+        lip.lipschitz_bound(model)
+
+
 def test_the_exported_network_is_quantized_and_proven_again(tmp_path):
     model = lip.Sequential([keras.Input((8,)), lip.layers.SpectralDense(8), lip.layers.MaxMin()])
     model.add(lip.layers.SpectralDense(4))

@@ -73,6 +73,47 @@ def test_an_export_of_another_model_gets_none(write, tmp_path):
         load(path)
 
 
+@pytest.mark.parametrize("bias", [1e2, 1e5])
+@pytest.mark.parametrize("change", [lambda kernel: 1.05 * kernel, np.float16])
+def test_another_kernel_does_not_hide_beside_a_bias(bias, change, tmp_path):
+    model = lip.Sequential([keras.Input((6,)), keras.layers.Rescaling(1 / 255)])
+    model.add(lip.layers.SpectralDense(3, bias_initializer=keras.initializers.Constant(bias)))
+    plain = model.vanilla_export()
+    plain.save(tmp_path / "same.keras")
+    export_certificate(model, tmp_path / "same.keras")
+    kernel = plain.layers[-1].kernel
+    kernel.assign(np.asarray(change(np.asarray(kernel)), np.float32))
+    plain.save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="Export the model again"):
+        export_certificate(model, tmp_path / "other.keras")
+
+
+def test_weights_in_a_file_beside_the_onnx_file_are_refused(tmp_path):
+    """They could be replaced, and the hash would still be that of the graph."""
+    onnx = pytest.importorskip("onnx", reason="needs the verify extra")
+    model = network()
+    whole = onnx.load(as_onnx(model, tmp_path))
+    path = tmp_path / "parts.onnx"
+    onnx.save(whole, path, save_as_external_data=True, location="weights", size_threshold=0)
+    with pytest.raises(ValueError, match="weights lie in another file.*onnx.save"):
+        export_certificate(model, path)
+    onnx.save(onnx.load(path), path)
+    written = export_certificate(model, path)
+    assert load(path) == written
+
+
+@pytest.mark.parametrize("name", ["a.keras", "a.onnx", "a.tflite", "a/saved_model.pb"])
+def test_what_cannot_be_read_is_refused(name, tmp_path):
+    if not ON_TENSORFLOW and not name.endswith(".keras"):
+        pytest.skip("is read by TensorFlow, or by onnx")
+    if name.endswith(".onnx"):
+        pytest.importorskip("onnx", reason="needs the verify extra")
+    (tmp_path / "a").mkdir()
+    (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="which cannot be run"):
+        export_certificate(network(), tmp_path / name.removesuffix("/saved_model.pb"))
+
+
 @every_kind
 def test_another_export_in_its_place_is_refused(write, tmp_path):
     model = network()
@@ -106,6 +147,8 @@ def test_the_model_of_a_certificate_is_checked(tmp_path):
     model.layers[0].bias.assign(np.full(4, 1e-3))
     with pytest.raises(ValueError, match="not the model of this certificate"):
         certificate.check(model)
+    with pytest.raises(TypeError, match="`model` must be a Keras model"):
+        certificate.check(path)
 
 
 def rewritten(change):
