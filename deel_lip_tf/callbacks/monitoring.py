@@ -157,6 +157,7 @@ class MonitorCallback(Configurable):
 
     def _log_proofs(self, step: int) -> None:
         # not before: who watches singular values alone does without what this imports
+        from deel_lip_tf import plots
         from deel_lip_tf.bounds import lipschitz_bound
         from deel_lip_tf.certificates import certify
 
@@ -167,7 +168,7 @@ class MonitorCallback(Configurable):
                 certificates = certify(self.model, *self._samples)
                 write_scalar("lipschitz_bound", certificates.bound, step)
                 write_scalar("mean_certified_radius", certificates.radius.mean(), step)
-                write_figure("certified_accuracy", _figure_of(certificates), step)
+                write_figure("certified_accuracy", plots.certified_accuracy(certificates), step)
         self._writer.flush()
 
     def get_config(self) -> dict[str, Any]:
@@ -181,16 +182,3 @@ class MonitorCallback(Configurable):
             "on_batch": self.on_batch,
             "bound": self.bound,
         }
-
-
-def _figure_of(certificates: Any) -> Any:
-    """The share of samples that are certified, over the radius."""
-    from matplotlib.figure import Figure
-
-    radii = np.linspace(0.0, 1.05 * max(certificates.radius.max(), 1e-3), 200)
-    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(radii, certificates.certified_accuracy(radii))
-    axes.set(xlabel="L2 radius", ylabel="certified accuracy", xlim=(0, radii[-1]), ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
-    return figure

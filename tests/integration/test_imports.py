@@ -38,7 +38,7 @@ ALLOWED = {
     "regularizers": {"normalizers"},
     "losses": set(),
     "metrics": {"losses"},
-    "callbacks": {"bounds", "certificates"},
+    "callbacks": {"bounds", "certificates", "plots"},
     "optimizers": {"layers", "normalizers"},
     "layers": {"normalizers", "constraints", "initializers", "regularizers", "_keras"},
     "semantics": LAYERS | {"errors", "_keras", "_rounding"},

@@ -7,7 +7,16 @@ import keras
 import numpy as np
 
 import deel_lip_tf as lip
-from deel_lip_tf import callbacks, constraints, initializers, layers, losses, metrics, regularizers
+from deel_lip_tf import (
+    callbacks,
+    constraints,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    optimizers,
+    regularizers,
+)
 from deel_lip_tf.normalizers import (
     AOC,
     AOL,
@@ -346,6 +355,7 @@ def objects() -> list:
         metrics.Certificate_Multiclass(name="radius"),
         metrics.Certificate_Binary(name="radius"),
         metrics.CertifiedRobustAccuracy(radius=0.3, name="certified"),
+        optimizers.StiefelMuon(0.1, 0.9, 0.2, 0.8, 0.99, 1e-6, clipnorm=2.0),
         callbacks.CondenseCallback(on_epoch=False, on_batch=True),
         callbacks.MonitorCallback(["a", "b"], "logs", "wbar", "all", False, True),
         callbacks.LossParamScheduler("alpha", [10.0, 2.0], [0, 20], 3),

@@ -281,13 +281,11 @@ def _own_difference(
     if not isinstance(second.nodes[index], Affine):
         return []
     node, other = _affine(second, index), _affine(first, index)
-    if node.map.is_exact or node.interval is not None:
-        return []
-    parts = _by_terms(second, index, ends, less=first)
-    added = [
-        _dot(second, part, intervals[parent])
-        for parent, part in zip(node.parents, parts, strict=True)
-    ]
+    added = []
+    if not node.map.is_exact and node.interval is None:  # else the maps are the same
+        parts = _by_terms(second, index, ends, less=first)
+        pairs = zip(node.parents, parts, strict=True)
+        added = [_dot(second, part, intervals[parent]) for parent, part in pairs]
     biases = [0.0 if one.bias is None else one.bias for one in (other, node)]
     moved = np.broadcast_to(biases[1] - biases[0], (1, *node.shape))
     return [*added, _dot(second, ends, _outward(moved, moved))]

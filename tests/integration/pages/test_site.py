@@ -27,6 +27,7 @@ ELSEWHERE = {"choosing.md", "migrating.md", "recipes.md", "verification.md"}
 # Those that train a network on scikit-learn's digits.
 ON_DIGITS = {"getting-started.md", "losses.md"}
 NEEDS = {**dict.fromkeys(ON_DIGITS, "sklearn"), "deployment.md": "onnx"}
+TAKE_LONG = {*ON_DIGITS, "deployment.md"}
 MESSAGES = "troubleshooting.md"
 
 
@@ -37,7 +38,7 @@ def blocks(text, language="python"):
 def with_code():
     names = [name for name in PAGES if blocks(PAGES[name]) and name not in {*ELSEWHERE, MESSAGES}]
     slow = pytest.mark.slow
-    return [pytest.param(name, marks=slow if name in ON_DIGITS else ()) for name in names]
+    return [pytest.param(name, marks=slow if name in TAKE_LONG else ()) for name in names]
 
 
 @pytest.mark.parametrize("name", with_code())

@@ -1,5 +1,7 @@
 """Two models of nearly one function: proofs against grids, counterexamples replayed."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -144,3 +146,43 @@ def test_lipschitz_layers_keep_their_own_kernels():
     second.set_weights([3.0 * w for w in first.get_weights()])
     answer = verify.equivalent(first, second, DOMAINS["linf"](), 1e-3)
     assert (answer.status == "proven").all()
+
+
+def normalized():
+    return keras.Sequential(
+        [
+            keras.Input((3,)),
+            layers.Rescaling(0.5, 0.25),
+            layers.Dense(4),
+            layers.BatchNormalization(),
+            layers.Dense(2),
+        ]
+    )
+
+
+@pytest.mark.parametrize("changed", range(8))
+def test_a_change_of_any_weight_is_seen(changed):
+    """Also of a mean, which only shifts: the map itself stays what it was."""
+    rng = np.random.default_rng(0)
+    first, second = normalized(), normalized()
+    weights = [rng.normal(size=w.shape) for w in first.get_weights()]
+    weights[5] = abs(weights[5]) + 0.5  # a variance
+    first.set_weights(weights)
+    weights[changed] = weights[changed] + 0.1
+    second.set_weights(weights)
+    domain = verify.box(-np.ones((1, 3)), np.ones((1, 3)))
+    corners = np.array(list(itertools.product((-1.0, 1.0), repeat=3)), "float32")
+    largest = abs(np.asarray(first(corners)) - np.asarray(second(corners))).max()
+    assert largest > 1e-3
+    answer = verify.equivalent(first, second, domain, 0.9 * largest, time_limit=5)
+    assert (answer.status != "proven").all(), answer
+
+
+def test_a_change_of_an_offset_is_seen():
+    models = []
+    for offset in (0.25, 0.35):
+        stack = [keras.Input((3,)), layers.Rescaling(1.0, offset), layers.ReLU()]
+        models.append(keras.Sequential(stack))
+    domain = verify.box(np.zeros((1, 3)), np.ones((1, 3)))
+    assert verify.equivalent(*models, domain, 0.09).status == ["falsified"]
+    assert verify.equivalent(*models, domain, 0.11).status == ["proven"]

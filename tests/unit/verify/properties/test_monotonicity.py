@@ -43,9 +43,12 @@ def test_weights_that_are_not_negative(activation):
     assert verify.monotone(model, 0, domain, increasing=False).status == "falsified"
 
 
+SORTING = pytest.param(sorting, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("feature", [0, 1])
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("make", [network, lambda seed: network("tanh", seed=seed), sorting])
+@pytest.mark.parametrize("make", [network, lambda seed: network("tanh", seed=seed), SORTING])
 def test_answers_agree_with_a_grid(make, seed, feature, monkeypatch):
     monkeypatch.setattr(splitting, "_OPEN", 64)  # the clock decides nothing
     model, decided = make(seed=seed), 0
