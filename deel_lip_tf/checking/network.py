@@ -40,8 +40,8 @@ def read_network(data: bytes) -> list[Layer]:
             if key not in FREE.get(node.op_type, ()) and FIXED.get(key) != value:
                 raise Rejected(f"an attribute of {node.op_type} is not known: {key}={value}")
         others = [constants[one].astype(np.float64) for one in node.input if one != name]
-        is_first = node.input[0] == name or node.op_type == "Add"
-        if len(others) != len(node.input) - 1 or not is_first or node.domain:
+        is_later = node.input[0] != name and node.op_type != "Add"
+        if len(others) != len(node.input) - 1 or is_later or node.domain:
             raise Rejected(f"the network is no chain at the operator {node.op_type}")
         name, x = node.output[0], _extended(layers, x, node.op_type, others, options)
     if [name] != [one.name for one in model.graph.output] or not x.size:
@@ -58,14 +58,12 @@ def _extended(layers: list[Layer], x: np.ndarray, kind: str, constants: list, op
     if kind == "Flatten":
         return x.reshape(np.prod(x.shape[: options.get("axis", 1)], dtype=int), -1)
     if kind in ("MatMul", "Gemm") and first.ndim == 2 and x.shape[-1] == x.size == weight.shape[1]:
-        bias = np.broadcast_to(others[0] if others else 0.0, (1, len(weight)))[0]
-        layers.append(Layer(weight, bias))
+        layers.append(Layer(weight, np.broadcast_to((*others, 0.0)[0], (1, len(weight)))[0]))
         return x @ weight.T
     if kind not in ("Relu", "Add", "Sub") or (x + first).size != x.size:
         raise Rejected(f"this use of the operator {kind} is not known")
-    bias = x + first if kind == "Add" else x - first
+    y = x + first if kind == "Add" else x - first
     if not layers or layers[-1].is_relu or (kind != "Relu" and layers[-1].bias.any()):
         layers.append(Layer(np.eye(x.size), np.zeros(x.size)))
-    weight, before, _ = layers.pop()
-    layers.append(Layer(weight, before if kind == "Relu" else bias.ravel(), kind == "Relu"))
-    return np.zeros_like(bias)
+    layers[-1] = layers[-1]._replace(**{"is_relu": True} if kind == "Relu" else {"bias": y.ravel()})
+    return np.zeros_like(y)
