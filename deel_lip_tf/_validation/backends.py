@@ -1,4 +1,4 @@
-"""What is TensorFlow's alone says so when it is asked for."""
+"""What needs a library that may be missing says so when it is asked for."""
 
 import importlib
 from types import ModuleType
@@ -15,14 +15,8 @@ def tensorflow_for(what: str) -> ModuleType:
     Raises:
         ImportError: it is not installed.
     """
-    try:
-        return importlib.import_module("tensorflow")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{what} TensorFlow, which is not installed: `pip install tensorflow`. Keras can go on "
-            "training on another backend.",
-            name="tensorflow",
-        ) from error
+    way_out = "`pip install tensorflow`. Keras can go on training on another backend."
+    return _imported(what, "tensorflow", "TensorFlow", way_out)
 
 
 def matplotlib_for(what: str) -> ModuleType:
@@ -34,11 +28,13 @@ def matplotlib_for(what: str) -> ModuleType:
     Raises:
         ImportError: it is not installed.
     """
+    way_out = "`pip install matplotlib`, or the extra `demo`."
+    return _imported(what, "matplotlib", "matplotlib", way_out)
+
+
+def _imported(what: str, module: str, name: str, way_out: str) -> ModuleType:
     try:
-        return importlib.import_module("matplotlib")
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{what} matplotlib, which is not installed: `pip install matplotlib`, or the extra "
-            "`demo`.",
-            name="matplotlib",
-        ) from error
+        message = f"{what} {name}, which is not installed: {way_out}"
+        raise ImportError(message, name=module) from error
