@@ -16,7 +16,7 @@ import numpy as np
 from deel_lip_tf._rounding import product_up
 from deel_lip_tf._validation.backends import tensorflow_for
 from deel_lip_tf._validation.models import check_instance, check_one_to_one
-from deel_lip_tf._validation.scalars import POSITIVE, number
+from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, check_choice, number
 from deel_lip_tf.bounds.propagation import lipschitz_bound
 from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
@@ -281,10 +281,12 @@ def _read(path: Path) -> ExportCertificate:
 
 def _certificate(content: dict) -> ExportCertificate:
     layers = [LayerBound(**layer) for layer in content["layers"]]
+    check_choice("norm", content["norm"], ("l2",))
+    check_choice("semantics", content["semantics"], tuple(MEANINGS))
     return ExportCertificate(
-        LipschitzBound(content["bound"], layers, content["norm"]),
+        LipschitzBound(number("bound", content["bound"], NOT_NEGATIVE), layers, content["norm"]),
         content["semantics"],
-        content["input_scale"],
+        number("input_scale", content["input_scale"], POSITIVE),
         content["model_sha256"],
         content["export_sha256"],
     )

@@ -1,5 +1,6 @@
 """A certificate is beside the export it is about, and beside no other."""
 
+import hashlib
 import json
 
 import keras
@@ -160,7 +161,24 @@ def rewritten(change):
     return apply
 
 
+def signed(**values):
+    """Values that no certificate has, with the hash that belongs to them."""
+
+    def change(content):
+        content.pop("certificate_sha256")
+        content.update(values)
+        text = json.dumps(content, sort_keys=True)
+        content["certificate_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+
+    return rewritten(change)
+
+
 CHANGED = {
+    "a negative bound": signed(bound=-1.0),
+    "no number for a bound": signed(bound=float("nan")),
+    "another semantics": signed(semantics="float8"),
+    "another norm": signed(norm="l7"),
+    "no scale": signed(input_scale=None),
     "a smaller bound": rewritten(lambda content: content.update(bound=0.1)),
     "a smaller layer": rewritten(lambda content: content["layers"][0].update(value=0.1)),
     "another export": rewritten(lambda content: content.update(export_sha256="0" * 64)),
