@@ -10,7 +10,6 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deel_lip_tf._tables import html_table
 from deel_lip_tf._validation.scalars import check_choice, check_time_limit
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify import guard
@@ -18,20 +17,21 @@ from deel_lip_tf.verify.domain import Domain, ball, check_domain
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
 from deel_lip_tf.verify.models import classified, margin_objectives, output_values, predicted_labels
 from deel_lip_tf.verify.propagation import lipschitz
+from deel_lip_tf.verify.properties.answer import FALSIFIED, UNKNOWN, Answers
 from deel_lip_tf.verify.search import attack
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
 
 __all__ = ["BRANCHING", "FALSIFIED", "ROBUST", "UNKNOWN", "Robustness", "prove", "robustness"]
 __all__ += ["stages_of"]
 
-ROBUST, FALSIFIED, UNKNOWN = "robust", "falsified", "unknown"
+ROBUST = "robust"
 
 ATTACK, BRANCHING, WHOLE = "attack", "branch-and-bound", "alpha-crown"
 _AUTO = ("crown-ibp", "crown", ATTACK, BRANCHING)
 
 
 @dataclass(frozen=True, eq=False)
-class Robustness:
+class Robustness(Answers):
     """Answers for n samples.
 
     Attributes:
@@ -56,42 +56,8 @@ class Robustness:
         [1]
     """
 
-    status: np.ndarray
-    margin: np.ndarray
-    witness: np.ndarray
-    method: np.ndarray
-    seconds: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.status)
-
-    def count(self, status: str) -> int:
-        """Number of samples of a status."""
-        return int((self.status == status).sum())
-
-    def summary(self) -> str:
-        """A table: how many samples of each status, by which method."""
-        lines = [f"{s:<10} {count:>6}  {found}".rstrip() for s, count, found in self._rows()]
-        return "\n".join([self._about(), *lines])
-
-    def _about(self) -> str:
-        return f"{len(self)} samples in {self.seconds.max(initial=0.0):.2f} s"
-
-    def _rows(self) -> list[tuple[str, int, str]]:
-        rows = []
-        for status in (ROBUST, FALSIFIED, UNKNOWN):
-            names, counts = np.unique(self.method[self.status == status], return_counts=True)
-            found = ", ".join(f"{n} {c}" for n, c in zip(names, counts, strict=True) if n)
-            rows.append((status, self.count(status), found))
-        return rows
-
-    def __str__(self) -> str:
-        return self.summary()
-
-    def _repr_html_(self) -> str:
-        rows = [(status, str(count), found) for status, count, found in self._rows()]
-        head = ("status", "samples", "decided by")
-        return html_table([head, *rows], right=(1,), caption=self._about())
+    statuses = (ROBUST, FALSIFIED, UNKNOWN)
+    questions = "samples"
 
 
 def robustness(

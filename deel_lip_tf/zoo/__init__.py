@@ -25,7 +25,7 @@ def names() -> tuple[str, ...]:
     """The names of the networks, in alphabetical order.
 
     Example:
-        >>> deel_lip_tf.zoo.names()
+        >>> lip.zoo.names()
         ('cifar10', 'mnist')
     """
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.keras")))
@@ -54,7 +54,7 @@ def load(name: str) -> keras.Model:
         ValueError: `name` is none of `names()`.
 
     Example:
-        >>> model = deel_lip_tf.zoo.load("mnist")
+        >>> model = lip.zoo.load("mnist")
         >>> model.input_shape
         (None, 28, 28, 1)
     """
@@ -76,7 +76,7 @@ def card(name: str) -> dict[str, Any]:
         ValueError: `name` is none of `names()`.
 
     Example:
-        >>> deel_lip_tf.zoo.card("mnist")["certified"]["1.58"] > 0.3
+        >>> lip.zoo.card("mnist")["certified"]["1.58"] > 0.3
         True
     """
     return json.loads(_path(name, ".json").read_text())

@@ -1,16 +1,72 @@
 """Answers to questions that are not about labels."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-__all__ = ["FALSIFIED", "PROVEN", "UNKNOWN", "Answer"]
+from deel_lip_tf._tables import html_table
+
+__all__ = ["FALSIFIED", "PROVEN", "UNKNOWN", "Answer", "Answers"]
 
 PROVEN, FALSIFIED, UNKNOWN = "proven", "falsified", "unknown"
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Answers:
+    """What answers to n questions of one kind have in common; those of a kind say what they mean.
+
+    Attributes:
+        status: (n,) names.
+        margin: (n,) float64.
+        witness: (n, ...), NaN where there is none.
+        method: (n,) what decided, "" where nothing did.
+        seconds: (n,).
+    """
+
+    statuses: ClassVar[tuple[str, ...]]
+    questions: ClassVar[str]
+
+    status: np.ndarray
+    margin: np.ndarray
+    witness: np.ndarray
+    method: np.ndarray
+    seconds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def count(self, status: str) -> int:
+        """How many have a status."""
+        return int((self.status == status).sum())
+
+    def summary(self) -> str:
+        """A table: how many have each status, by which method."""
+        lines = [f"{s:<10} {count:>6}  {found}".rstrip() for s, count, found in self._rows()]
+        return "\n".join([self._about(), *lines])
+
+    def _about(self) -> str:
+        return f"{len(self)} {self.questions} in {self.seconds.max(initial=0.0):.2f} s"
+
+    def _rows(self) -> list[tuple[str, int, str]]:
+        rows = []
+        for status in self.statuses:
+            names, counts = np.unique(self.method[self.status == status], return_counts=True)
+            found = ", ".join(f"{n} {c}" for n, c in zip(names, counts, strict=True) if n)
+            rows.append((status, self.count(status), found))
+        return rows
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        rows = [(status, str(count), found) for status, count, found in self._rows()]
+        head = ("status", self.questions, "decided by")
+        return html_table([head, *rows], right=(1,), caption=self._about())
+
+
+@dataclass(frozen=True, eq=False)
+class Answer(Answers):
     """Answers for n domains.
 
     Attributes:
@@ -37,27 +93,5 @@ class Answer:
         ['falsified'] True
     """
 
-    status: np.ndarray
-    margin: np.ndarray
-    witness: np.ndarray
-    method: np.ndarray
-    seconds: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.status)
-
-    def count(self, status: str) -> int:
-        """Number of domains of a status."""
-        return int((self.status == status).sum())
-
-    def summary(self) -> str:
-        """A table: how many domains of each status, by which method."""
-        lines = [f"{len(self)} domains in {self.seconds.max(initial=0.0):.2f} s"]
-        for status in (PROVEN, FALSIFIED, UNKNOWN):
-            names, counts = np.unique(self.method[self.status == status], return_counts=True)
-            found = ", ".join(f"{n} {c}" for n, c in zip(names, counts, strict=True) if n)
-            lines.append(f"{status:<10} {self.count(status):>6}  {found}".rstrip())
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.summary()
+    statuses = (PROVEN, FALSIFIED, UNKNOWN)
+    questions = "domains"
