@@ -11,7 +11,7 @@ subtracted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +27,14 @@ from deel_lip_tf.verify.propagation.coefficients import (
     is_windowed,
 )
 from deel_lip_tf.verify.propagation.concretize import DomainTensors, concretize
-from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, interval, step
+from deel_lip_tf.verify.propagation.interval import (
+    INFINITY,
+    Interval,
+    intersect,
+    interval,
+    lost,
+    step,
+)
 from deel_lip_tf.verify.propagation.relaxations import Lines, lines, norm_lines
 from deel_lip_tf.verify.tensorflow import bias_of
 
@@ -87,7 +94,7 @@ def backward(
             continue
         node = program.nodes[index]
         if isinstance(node, Affine):
-            parts, added = _through(program, node, coefficients, intervals[index])
+            parts, added = _through(program, index, coefficients, intervals)
         elif index in all_lines:
             read = intervals[node.parents[0]]
             parts, added = _relaxed(program, coefficients, all_lines[index], read)
@@ -101,11 +108,14 @@ def backward(
 
 
 def _through(
-    program: Program, node: Affine, coefficients: Coefficients, own: Interval
+    program: Program, index: int, coefficients: Coefficients, intervals: Sequence[Interval]
 ) -> tuple[Sequence[Coefficients], tf.Tensor]:
-    constant = tf.zeros([1, 1], tf.float64)
+    node, constant = cast(Affine, program.nodes[index]), tf.zeros([1, 1], tf.float64)
     if not node.is_exact:
-        constant -= program.roundoff * coefficients.absolute_dot(own.magnitude)
+        own = intervals[index].magnitude
+        constant -= program.roundoff * coefficients.absolute_dot(own)
+        read = [intervals[parent].magnitude for parent in node.parents]
+        constant -= _lost(coefficients, own, lost(*read))
     if node.bias is not None:
         constant += coefficients.dot(bias_of(node))
     return coefficients.through(node, program.shapes(node.parents)), constant
@@ -121,7 +131,17 @@ def _relaxed(
     if len(magnitude.shape) != len(farthest.shape):
         magnitude = tf.reduce_sum(magnitude, axis=-1)
     rounding = program.roundoff * coefficients.absolute_dot(magnitude + farthest)
+    read = parent.magnitude
+    if len(read.shape) != len(farthest.shape):
+        read = tf.reduce_sum(read, axis=-1)
+    rounding += _lost(coefficients, read + farthest, lost(read))
     return [part], constant - rounding
+
+
+def _lost(coefficients: Coefficients, added: tf.Tensor, most: tf.Tensor) -> tf.Tensor:
+    """What may have underflowed of rows: nothing where all that they add up is 0."""
+    is_some = tf.cast(added > 0.0, tf.float64)
+    return tf.where(coefficients.absolute_dot(is_some) > 0.0, most, 0.0)
 
 
 def lower_bound(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf._rounding import TINY
 from deel_lip_tf.verify.propagation.coefficients import Coefficients, Dense
 from deel_lip_tf.verify.propagation.interval import Interval
 
@@ -52,11 +53,19 @@ def concretize(coefficients: Coefficients, domain: DomainTensors, roundoff: floa
     half_width = tf.maximum(domain.upper - middle, middle - domain.lower) * _ROUND
     largest = tf.maximum(tf.abs(domain.lower), tf.abs(domain.upper))
     in_box = coefficients.dot(middle) - coefficients.absolute_dot(half_width + roundoff * largest)
+    in_box -= _underflow(coefficients, largest)
     if domain.norm is None:
         return in_box
     spread = domain.radius[:, None] * coefficients.dual_norm(domain.norm) * (_ROUND + roundoff)
     rounding = roundoff * coefficients.absolute_dot(tf.abs(domain.center))
+    rounding += _underflow(coefficients, tf.ones_like(domain.center))
     return tf.maximum(in_box, coefficients.dot(domain.center) - spread - rounding)
+
+
+def _underflow(coefficients: Coefficients, largest: tf.Tensor) -> tf.Tensor:
+    """More than what underflows in products with values: nothing where all of them are 0."""
+    is_some = tf.cast(largest > 0.0, tf.float64)
+    return TINY * tf.cast(coefficients.absolute_dot(is_some) > 0.0, tf.float64)
 
 
 def concretize_exactly(coefficients: Dense, domain: DomainTensors, roundoff: float) -> tf.Tensor:
@@ -84,6 +93,7 @@ def concretize_exactly(coefficients: Dense, domain: DomainTensors, roundoff: flo
     steep, radius = tf.abs(values), domain.radius[:, None]
     fall = (_fall_l2 if domain.norm == "l2" else _fall_l1)(steep, limit, radius)
     rounding = roundoff * coefficients.absolute_dot(tf.abs(domain.center))
+    rounding += _underflow(coefficients, tf.ones_like(domain.center))
     exact = coefficients.dot(domain.center) - fall * (_ROUND + 4.0 * roundoff) - rounding
     return tf.maximum(exact, concretize(coefficients, domain, roundoff))
 

@@ -18,7 +18,15 @@ from deel_lip_tf.semantics.ir.program import Affine, Node, Norm, Program
 from deel_lip_tf.verify.propagation.backward import backward, relax
 from deel_lip_tf.verify.propagation.coefficients import Dense
 from deel_lip_tf.verify.propagation.concretize import DomainTensors, concretize, concretize_exactly
-from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, interval, step
+from deel_lip_tf.verify.propagation.interval import (
+    INFINITY,
+    Interval,
+    floored,
+    intersect,
+    interval,
+    lost,
+    step,
+)
 from deel_lip_tf.verify.propagation.relaxations import Lines
 from deel_lip_tf.verify.tensorflow import absolute, bias_of, linear
 
@@ -79,7 +87,9 @@ def forward_lower_bound(
         part -= tf.matmul(tf.abs(values), flat[1], transpose_b=True)
         centers.append(part)
         constant += dense.dot(bounds.offset) - dense.absolute_dot(bounds.slack)
-        roundings.append(program.roundoff * dense.absolute_dot(_magnitude(bounds, domain)))
+        magnitude = _magnitude(bounds, domain)
+        roundings.append(program.roundoff * dense.absolute_dot(magnitude))
+        roundings.append(_lost(dense.absolute_dot(tf.ones_like(magnitude)), domain))
     batch = tf.shape(domain.lower)[0]
     values = tf.reshape(reduce(add, centers), [batch, -1, *program.input_shape])
     total = concretize_exactly(Dense(values, program.input_shape), domain, program.roundoff)
@@ -118,10 +128,18 @@ def _affine(
     radius = along_entries(partial(absolute, node), [p.radius for p in parents])
     offset = linear(node, [p.offset for p in parents])
     slack = absolute(node, [p.slack for p in parents])
-    added = absolute(node, [_magnitude(p, domain) for p in parents])
+    added = absolute(node, [floored(_magnitude(p, domain)) for p in parents])
     if node.bias is not None:
         offset, added = offset + bias_of(node), added + tf.abs(bias_of(node))
-    return LinearBounds(center, radius, offset, slack + 2.0 * program.roundoff * added)
+    slack = slack + 2.0 * program.roundoff * added + _lost(added, domain)
+    return LinearBounds(center, radius, offset, slack)
+
+
+def _lost(added: tf.Tensor, domain: DomainTensors) -> tf.Tensor:
+    """What may have underflowed of functions of the input: nothing of those that are 0."""
+    most = lost(tf.maximum(tf.abs(domain.lower), tf.abs(domain.upper)))
+    most = tf.reshape(most, [-1, *[1] * (len(added.shape) - 1)])
+    return tf.where(added > 0.0, most, 0.0)
 
 
 def _relaxed(
@@ -136,11 +154,12 @@ def _relaxed(
         0.5 * (high[1] - low[1]),
     )
     steepest = tf.maximum(tf.abs(lines.lower_slope), tf.abs(lines.upper_slope))
-    rounding = steepest * _magnitude(bounds, domain)
+    rounding = steepest * floored(_magnitude(bounds, domain))
     if isinstance(node, Norm):
         rounding = tf.reduce_sum(rounding, axis=-1)
     farthest = tf.maximum(tf.abs(lines.lower_offset), tf.abs(lines.upper_offset))
-    rounding = 4.0 * program.roundoff * (rounding + farthest)
+    rounding = rounding + farthest
+    rounding = 4.0 * program.roundoff * rounding + _lost(rounding, domain)
     return result._replace(slack=result.slack + rounding)
 
 

@@ -2,7 +2,8 @@
 
 The bounds hold for exact arithmetic on the stored weights: each step is rounded outward by an
 a-priori bound, `roundoff * (|A| max(|l|, |u|) + |b|)`. What overflows, or is not a number, counts
-as unbounded.
+as unbounded; what underflows is counted by a least number in place of every sum that is not 0, or
+by `lost`.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf._rounding import TINY
 from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Program
 from deel_lip_tf.verify.activations import activation_of
 from deel_lip_tf.verify.propagation.relaxations import image, norm_image
@@ -18,7 +20,11 @@ from deel_lip_tf.verify.tensorflow import TENSORFLOW, absolute, bias_of, linear
 
 INFINITY = np.float64(np.inf)
 
-__all__ = ["INFINITY", "Interval", "intersect", "interval", "propagate", "step"]
+__all__ = ["INFINITY", "Interval", "floored", "intersect", "interval", "lost", "propagate", "step"]
+
+# Products of weights, and of the first number, are not 0; the relative error of the second one is
+# more than what underflows in a sum.
+_SMALLEST_VALUE, _SMALLEST_SUM = 1e-30, 1e-250
 
 
 class Interval(NamedTuple):
@@ -48,6 +54,19 @@ def intersect(first: Interval, lower: tf.Tensor, upper: tf.Tensor) -> Interval:
     # Both are sound up to nothing at all, so that they can only miss each other where the domain
     # is a point and both are rounded to the same number.
     return Interval(tf.minimum(lower, upper), tf.maximum(lower, upper), first.magnitude)
+
+
+def floored(magnitude: tf.Tensor, least: float = _SMALLEST_VALUE) -> tf.Tensor:
+    """Magnitudes, of those that are not 0 at least a number: 0 is exact."""
+    return tf.where(magnitude > 0.0, tf.maximum(magnitude, least), 0.0)
+
+
+def lost(*magnitudes: tf.Tensor) -> tf.Tensor:
+    """(batch, 1): more than all coefficients that underflow, times the values of nodes."""
+    total = tf.constant([[1.0]], tf.float64)
+    for one in magnitudes:
+        total += tf.reduce_sum(tf.reshape(one, [tf.shape(one)[0], -1]), axis=1, keepdims=True)
+    return TINY * total
 
 
 def propagate(
@@ -92,8 +111,10 @@ def _affine(node: Affine, parents: Sequence[Interval], roundoff: float) -> Inter
     middle = linear(node, [0.5 * p.lower + 0.5 * p.upper for p in parents])
     half_width = absolute(node, [0.5 * p.upper - 0.5 * p.lower for p in parents])
     # The sum of absolute values of all terms: of the middle, the half width and their rounding.
-    added = absolute(node, [tf.maximum(tf.abs(p.lower), tf.abs(p.upper)) for p in parents])
+    largest = [floored(tf.maximum(tf.abs(p.lower), tf.abs(p.upper))) for p in parents]
+    added = absolute(node, largest)
     if node.bias is not None:
         middle, added = middle + bias_of(node), added + tf.abs(bias_of(node))
+    added = floored(added, _SMALLEST_SUM)
     half_width = half_width + roundoff * added
     return interval(middle - half_width, middle + half_width)._replace(magnitude=added)

@@ -9,6 +9,10 @@ import pytest
 from keras import layers
 
 from deel_lip_tf import verify
+from deel_lip_tf.semantics.ir.elementwise import relu
+from deel_lip_tf.semantics.ir.primitives import MatMul
+from deel_lip_tf.semantics.ir.program import Builder, Program
+from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.propagation import alpha_beta
 from deel_lip_tf.verify.search import branch_and_bound
 from tests._oracles import oracles
@@ -291,3 +295,46 @@ def smallest(a, domain):
             low, high = (middle, high) if fits else (low, middle)
         moved = np.minimum(limit, low * np.abs(a))
     return a @ center - np.abs(a) @ moved
+
+
+SCALES = {
+    "large, then small": [1e38] * 8 + [1e-38] * 9,
+    "small, then large": [1e-38] * 9 + [1e38] * 8,
+    "one large, then small": [1e200, 1e-170, 1e-170],
+    "small, then one large": [1e-170, 1e-170, 1e200],
+}
+
+
+def scaled(scales):
+    """A program of one input that multiplies `relu(x - .1)`, and the exact product."""
+    builder, index, product = Builder((1,)), 0, Fraction(1)
+    for depth, scale in enumerate(scales):
+        matrix = scale * np.eye(1 if depth == 0 else 2, 2 if depth < len(scales) - 1 else 1)
+        bias = -0.1 * scale * np.ones(2) if depth == 0 else np.zeros(matrix.shape[1])
+        index = builder.affine(index, MatMul(matrix), bias)
+        if depth < len(scales) - 1:
+            index = builder.function(index, relu())
+        product *= Fraction(scale)
+    return Program(tuple(builder.nodes), index, ()), product
+
+
+@pytest.mark.parametrize("method", verify.METHODS)
+@pytest.mark.parametrize("name", SCALES)
+def test_products_of_weights_that_underflow_are_counted(name, method):
+    program, product = scaled(SCALES[name])
+    # At 1 all neurons are on: .9 times the product, up to the rounding of the bias.
+    reached = -product * (1 - Fraction(0.1) * (1 + Fraction(1, 2**50)))
+    domain = verify.box([[-1.0]], [[1.0]])
+    ((found,),) = lower_bounds(program, method, domain, np.array([[[-1.0]]]))
+    assert found == -np.inf or Fraction(float(found)) <= reached
+
+
+def test_what_is_0_stays_exactly_0():
+    """A dead branch costs no bound: nothing is added to what has no coefficients."""
+    builder = Builder((2,))
+    index = builder.affine(0, MatMul(np.zeros((2, 3))), np.zeros(3))
+    index = builder.affine(builder.function(index, relu()), MatMul(np.ones((3, 1))), np.zeros(1))
+    program = Program(tuple(builder.nodes), index, ())
+    domain = verify.box([[-1.0, 0.0]], [[1.0, 2.0]])
+    for method in ("ibp", "crown-ibp", "crown"):
+        assert lower_bounds(program, method, domain, np.array([[[1.0]]])) == 0.0
