@@ -90,7 +90,11 @@ class Report:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        return plots.layer_bounds(self)
+        return self.plot()
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """`figure`, into `ax` where it is given."""
+        return plots.layer_bounds(self, ax=ax)
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("layer", "type", "bound", "seconds", "method")]

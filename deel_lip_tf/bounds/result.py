@@ -1,7 +1,9 @@
 """What a proof of a Lipschitz constant returns."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from deel_lip_tf import plots
 from deel_lip_tf._tables import at_most, html_table, text_table
 
 __all__ = ["LayerBound", "LipschitzBound"]
@@ -57,6 +59,14 @@ class LipschitzBound:
     value: float
     per_layer: list[LayerBound]
     norm: str = "l2"
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """The picture of `plots.layer_bounds`: one bar for each layer, on a logarithmic scale.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return plots.layer_bounds(self, ax=ax)
 
     @property
     def _claim(self) -> str:

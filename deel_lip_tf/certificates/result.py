@@ -10,7 +10,9 @@ from typing import IO, Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
+from deel_lip_tf import plots
 from deel_lip_tf._tables import at_most, html_table
 from deel_lip_tf.certificates.fingerprints import content_fingerprint, model_fingerprint
 from deel_lip_tf.certificates.samples import Samples
@@ -142,6 +144,19 @@ class Certificates:
 
     def _repr_html_(self) -> str:
         return html_table(self._rows(_RADII), right=(0, 1), caption="; ".join(self._about()))
+
+    def plot(self, attacks: Any = None, radii: ArrayLike | None = None, *, ax: Any = None) -> Any:
+        """The picture of `plots.certified_accuracy`: the certified share against the radius.
+
+        Args:
+            attacks: distances of what an attack found, as there.
+            radii: where the curve is computed.
+            ax: axes to draw into; by default those of a new figure.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return plots.certified_accuracy(self, attacks, radii, ax=ax)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes everything into one file, in NumPy's `.npz` format; replaces an older one.

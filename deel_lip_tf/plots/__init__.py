@@ -9,7 +9,7 @@ Needs matplotlib (the extra `demo`), from the first call on.
 """
 
 from deel_lip_tf._lazy import public_names
-from deel_lip_tf.plots.accuracy import certified_accuracy, frontier, verified_share
+from deel_lip_tf.plots.accuracy import certified_accuracy, decisions, frontier, verified_share
 from deel_lip_tf.plots.functions import distributions, lipschitz_cone, plane
 from deel_lip_tf.plots.images import adversarials, images, saliency, statuses
 from deel_lip_tf.plots.layers import layer_bounds, singular_values
@@ -19,6 +19,7 @@ __all__ = [
     "adversarials",
     "certified_accuracy",
     "curves",
+    "decisions",
     "distributions",
     "frontier",
     "images",

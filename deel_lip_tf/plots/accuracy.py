@@ -207,3 +207,41 @@ def verified_share(
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")  # where nothing can be proven
     return figure_of(axes)
+
+
+def decisions(answers: Any, *, ax: Any = None) -> Any:
+    """How many questions have each answer, and what decided them.
+
+    Args:
+        answers: what `verify.robustness` and its like return: `status` (n,), `method` (n,), and
+            the `statuses` that there are.
+        ax: axes to draw into; by default those of a new figure.
+
+    Returns:
+        The matplotlib figure: a bar for each status, in parts by method, with its count.
+
+    Raises:
+        ImportError: without the package `matplotlib`.
+
+    Example:
+        >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
+        >>> model = keras.Sequential([keras.Input((2,)), dense])
+        >>> answer = lip.verify.robustness(model, np.array([[0.9, 0.1], [0.6, 0.5]]), [0, 0], eps=0.2)
+        >>> [text.get_text() for text in answer.plot().axes[0].texts]  # proven, refuted, neither
+        ['1', '1', '0']
+    """
+    statuses = list(answers.statuses)
+    axes = axes_for(ax, 6.5, 1.0 + 0.5 * len(statuses))
+    left = np.zeros(len(statuses))
+    for index, method in enumerate(np.unique(answers.method)):
+        is_method = answers.method == method
+        counts = np.array([np.sum(is_method & (answers.status == s)) for s in statuses])
+        style = {"color": f"C{index}", "hatch": ("", "//", "..", "xx")[index % 4]}
+        axes.barh(statuses, counts, left=left, alpha=0.7, label=method or "nothing", **style)
+        left += counts
+    for row, total in enumerate(left):
+        axes.text(total, row, f"{total:.0f}", va="center")
+    axes.set(xlabel=answers.questions, xlim=(0, 1.1 * max(left.max(), 1)))
+    axes.invert_yaxis()
+    axes.legend(title="decided by", loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure_of(axes)

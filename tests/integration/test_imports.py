@@ -45,7 +45,7 @@ ALLOWED = {
     "formats": LAYERS | {"semantics", "_keras"},
     "model": PROOFS - {"model"},
     "bounds": PROOFS | {"plots"},
-    "certificates": PROOFS | {"bounds"},
+    "certificates": PROOFS | {"bounds", "plots"},
     "metrics.certified": {"certificates", "losses", "metrics"},
     "certificate_metrics": {"metrics.certified"},
     "activations": {"layers"},

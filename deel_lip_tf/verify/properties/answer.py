@@ -1,10 +1,11 @@
 """Answers to questions that are not about labels."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from deel_lip_tf import plots
 from deel_lip_tf._tables import html_table
 
 __all__ = ["FALSIFIED", "PROVEN", "UNKNOWN", "Answer", "Answers"]
@@ -44,6 +45,14 @@ class Answers:
         """A table: how many have each status, by which method."""
         lines = [f"{s:<10} {count:>6}  {found}".rstrip() for s, count, found in self._rows()]
         return "\n".join([self._about(), *lines])
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """The picture of `plots.decisions`: how many have each status, by method.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return plots.decisions(self, ax=ax)
 
     def _about(self) -> str:
         return f"{len(self)} {self.questions} in {self.seconds.max(initial=0.0):.2f} s"

@@ -2,10 +2,13 @@
 
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
-from deel_lip_tf import plots
+from deel_lip_tf import plots, verify
+from deel_lip_tf.bounds import lipschitz_bound, report
+from deel_lip_tf.certificates import certify
 
 pytest.importorskip("matplotlib", reason="needs the demo extra")
 
@@ -115,3 +118,40 @@ def test_axes_that_are_given_are_drawn_into():
 def test_what_cannot_be_drawn_is_told(call, error, reason):
     with pytest.raises(error, match=reason):
         call()
+
+
+def test_decisions_are_counted_by_status_and_method():
+    answers = SimpleNamespace(
+        statuses=("robust", "falsified", "unknown"),
+        questions="samples",
+        status=np.array(["robust", "robust", "unknown", "robust"]),
+        method=np.array(["crown", "ibp", "", "crown"]),
+    )
+    axes = plots.decisions(answers).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["3", "0", "1"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == list(answers.statuses)
+    widths = {bars.get_label(): [bar.get_width() for bar in bars] for bars in axes.containers}
+    assert widths == {"nothing": [0, 0, 1], "crown": [2, 0, 0], "ibp": [1, 0, 0]}
+    assert axes.get_xlabel() == "samples"
+    ends = {bars.get_label(): bars[0].get_x() for bars in axes.containers}
+    assert ends == {"nothing": 0, "crown": 0, "ibp": 2}  # beside each other, not over
+    low, high = axes.get_ylim()
+    assert low > high  # the first status is at the top
+
+
+def test_what_is_proven_draws_itself():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="head")])
+    x = np.array([[0.9, 0.1], [0.2, 0.4]])
+    certificates = certify(model, x)
+    bound = lipschitz_bound(model)
+    answers = verify.robustness(model, x, certificates.label, eps=1e-3)
+    into = Figure().subplots(1, 3)
+    drawn = [one.plot(ax=ax) for one, ax in zip((bound, certificates, answers), into, strict=True)]
+    assert all(figure is into[0].figure for figure in drawn)
+    assert [patch.get_width() for patch in into[0].patches] == [bound.per_layer[0].value]
+    where, share_drawn = into[1].lines[0].get_xydata().T
+    np.testing.assert_array_equal(share_drawn, certificates.certified_accuracy(where))
+    assert [text.get_text() for text in into[2].texts] == [
+        str(answers.count(status)) for status in answers.statuses
+    ]
+    assert report(model).plot().axes[0].patches
