@@ -3,15 +3,15 @@
     python benchmarks/layers_compared.py CIFAR10.npz [--epochs 6] [--images 10000] [--seed 0]
         [--only NAME ...] [--out layers_compared.json] [--figure FILE]
 
-After the protocol of "1-Lipschitz Layers Compared" (Prach, Brau, Buttazzo, Lampert, CVPR 2024), in a
-size for two cores: the same network, loss, epochs and schedule, and of two learning rates the better
-one for each. A layer keeps the channels; between the three scales pixels become channels, of which
-the first half is kept. The head is an orthogonal dense layer in all rows.
+After the protocol of "1-Lipschitz Layers Compared" (Prach, Brau, Buttazzo, Lampert, CVPR 2024), in
+a size for two cores: the same network, loss, epochs and schedule, and of two learning rates the
+better one for each. A layer keeps the channels; between the three scales pixels become channels, of
+which the first half is kept. The head is an orthogonal dense layer in all rows.
 
-Printed are the certified accuracy at 36/255, which is proven on all test images, the CPU-seconds of
-training, and two constants: the proven one, and the largest quotient that was found at images, from
-below. What lies between is what a row gives away, or what was not found. Rows that are done are kept
-in the file, so that a run that was stopped goes on.
+Printed are the certified accuracy, which is proven on all test images, the CPU-seconds of training,
+and two constants: the proven one, and the largest quotient that was found near images, from below.
+What lies between is what a row gives away, or what was not found. Rows that are done are kept in
+the file, so that a run that was stopped goes on.
 """
 
 import argparse
@@ -57,9 +57,7 @@ ROWS = {
     "BRO": sorted_pairs(layers.SpectralConv2D, parametrization=normalizers.BRO()),
     "AOL": sorted_pairs(layers.AOLConv2D),
     "Frobenius": sorted_pairs(layers.FrobeniusConv2D),
-    "OperatorNorm": sorted_pairs(
-        layers.SpectralConv2D, parametrization=normalizers.OperatorNorm()
-    ),
+    "OperatorNorm": sorted_pairs(layers.SpectralConv2D, parametrization=normalizers.OperatorNorm()),
     "LiRes": sorted_pairs(layers.LiResConv2D),
     "SLL": lambda width: [layers.SLLConv2D(SIZE)],
     "CPL": lambda width: [layers.CPLConv2D(SIZE)],
@@ -114,8 +112,9 @@ def measured(name: str, descent: type, rate: float, data: Images, options) -> di
 def line(name: str, best: dict) -> str:
     """A row, as under the header of `main`."""
     shares = "".join(f"{100 * share:>8.1f}" for share in best["certified"].values())
+    suffix = f", {best['optimizer']}"
     return (
-        f"{name:<26}{best['optimizer']:<12}{best['rate']:>6g}{best['weights']:>9}"
+        f"{name.removesuffix(suffix):<26}{best['optimizer']:<12}{best['rate']:>6g}{best['weights']:>9}"
         f"{best['cpu_seconds']:>7.0f}{100 * best['clean']:>7.1f}{shares}"
         f"{60 * 100 * best['certified'][AT] / best['cpu_seconds']:>9.1f}"
         f"{best['proven']:>9.5f}{best['found']:>8.3f}{best['found'] / best['proven']:>7.3f}"
