@@ -7,6 +7,7 @@ from keras import ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import Rule, flag, number
+from deel_lip_tf.distribute import replicas
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.layers.centering import Shifted
 from deel_lip_tf.normalizers import check_lipschitz_factor
@@ -17,9 +18,10 @@ from deel_lip_tf.normalizers.parametrization import at_least_float32
 class BatchCentering(Shifted):
     """`y = k_coef_lip * (x - mean) + bias`, with the mean of each channel.
 
-    In training the mean is that of the batch, at inference the moving mean of the batches seen: a
-    constant, so that the layer is `k_coef_lip`-Lipschitz sample by sample. In training it is an
-    orthogonal projection of the whole batch. A frozen layer (`trainable=False`) is always at
+    In training the mean is that of the batch (of the global one under a `tf.distribute` strategy),
+    at inference the moving mean of the batches seen: a constant, so that the layer is
+    `k_coef_lip`-Lipschitz sample by sample. In training it is an orthogonal projection of the
+    whole batch. A frozen layer (`trainable=False`) is always at
     inference, as Keras's batch normalization is.
 
     Args:
@@ -73,18 +75,18 @@ class BatchCentering(Shifted):
         """The centered input; `training=True` takes the mean of the batch, and remembers it."""
         if not (training and self.trainable):
             return self._affine(inputs, self.moving_mean, self.k_coef_lip)
-        mean, _ = self._batch_moments(inputs)
-        self._remember(inputs, (self.moving_mean, mean))
+        mean, _, size = self._batch_moments(inputs, with_variance=False)
+        self._remember(size, (self.moving_mean, mean))
         return self._affine(inputs, mean, self.k_coef_lip)
 
-    def _batch_moments(self, inputs):
+    def _batch_moments(self, inputs, with_variance: bool):
         rank = len(inputs.shape)
         axes = tuple(axis for axis in range(rank) if axis != self._channel_axis(rank))
-        return ops.moments(at_least_float32(inputs), axes=axes)
+        return replicas.moments(at_least_float32(inputs), axes, with_variance)
 
-    def _remember(self, inputs, *statistics: tuple) -> None:
-        # An empty batch, as of one replica among several, has no statistics.
-        is_empty = ops.equal(ops.size(inputs), 0)
+    def _remember(self, size, *statistics: tuple) -> None:
+        # An empty batch has no statistics.
+        is_empty = ops.equal(size, 0)
         self.batches.assign_add(ops.where(is_empty, 0.0, 1.0))
         batches = ops.maximum(ops.convert_to_tensor(self.batches), 1.0)
         rate = ops.maximum(1 - self.momentum, 1 / batches)
@@ -217,10 +219,10 @@ class BatchLipNorm(BatchCentering):
         """The normalized input; `training=True` takes, and remembers, those of the batch."""
         mean, variance = self.moving_mean, ops.convert_to_tensor(self.moving_variance)
         if training and self.trainable:
-            mean, variance = self._batch_moments(inputs)
-            count = ops.cast(ops.size(inputs) // variance.shape[0], variance.dtype)
+            mean, variance, size = self._batch_moments(inputs, with_variance=True)
+            count = ops.cast(size // variance.shape[0], variance.dtype)
             variance = variance * count / ops.maximum(count - 1, 1)
-            self._remember(inputs, (self.moving_mean, mean), (self.moving_variance, variance))
+            self._remember(size, (self.moving_mean, mean), (self.moving_variance, variance))
         factor = self.k_coef_lip * self._factor(variance)
         return self._affine(inputs, mean if self.centering else None, factor)
 

@@ -11,10 +11,14 @@ from keras import ops
 from deel_lip_tf._validation.arrays import numeric
 from deel_lip_tf._validation.scalars import flag
 from deel_lip_tf._validation.signatures import described
+from deel_lip_tf.distribute import replicas
 from deel_lip_tf.losses.parameters import parameter
 
 # Keras multiplies the values of the samples by their weights, and does not tell the loss.
 _sample_weight = contextvars.ContextVar("sample_weight", default=None)
+
+# Reductions of Keras that divide, by the number of rows or the sum of their weights.
+_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
 def plain(variable: Any) -> float:
@@ -40,6 +44,11 @@ class ParametricLoss(keras.losses.Loss):
     there they are the weights of the samples within the mean of their class, so that a weight that
     a class has as a whole leaves the term as it is. With `multi_gpu` the labels carry the counts
     of the unweighted batch, and a warning says so.
+
+    Under a `tf.distribute` strategy, the value and the gradient are those of one device on the
+    global batch, whatever rows and classes a replica has: counts of classes and sizes of batches
+    are summed over the replicas. Each returns the same share of the value, which is what Keras's
+    losses do on average.
 
     Args:
         name: name of the loss, as Keras reports it.
@@ -108,9 +117,24 @@ class ParametricLoss(keras.losses.Loss):
         numeric("y_pred", y_pred)
         token = _sample_weight.set(sample_weight)
         try:
-            return super().__call__(y_true, y_pred, sample_weight)
+            loss = super().__call__(y_true, y_pred, sample_weight)
         finally:
             _sample_weight.reset(token)
+        if replicas.count() == 1 or self.reduction not in _MEANS:
+            return loss
+        return self._of_global_batch(loss, y_pred, sample_weight)
+
+    def _of_global_batch(self, loss, y_pred, sample_weight):
+        """What replicas add up to the mean over all rows, from the means over their own.
+
+        Keras divides the mean over the rows of a replica by the number of replicas, which is right
+        only where all have as many; a replica without any rows has a mean of no entries.
+        """
+        size = ops.cast(ops.shape(y_pred)[0], self.dtype)
+        if self.reduction == "mean_with_sample_weight" and sample_weight is not None:
+            size = ops.sum(ops.convert_to_tensor(sample_weight, dtype=self.dtype))
+        share = ops.divide_no_nan(size, replicas.summed(size))
+        return replicas.joint(ops.sum(loss) * replicas.count() * share)
 
     def _weights(self):
         """`(B,)` weights by which Keras will multiply the values of this call; `None` if all alike.
@@ -134,7 +158,8 @@ class ParametricLoss(keras.losses.Loss):
         if self.reduction == "mean_with_sample_weight":
             # the mean divides by the sum of the weights, and not by the size of the batch
             batch = ops.cast(ops.shape(weights)[0], weights.dtype)
-            weights = ops.divide_no_nan(weights * batch, ops.sum(weights))
+            batch, total = replicas.summed([batch, ops.sum(weights)])
+            weights = ops.divide_no_nan(weights * batch, total)
         return weights
 
     def get_non_trainable_variables(self) -> list[keras.Variable]:

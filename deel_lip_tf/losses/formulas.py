@@ -19,6 +19,7 @@ from typing import Any
 from keras import ops
 
 from deel_lip_tf._validation.scalars import Rule, number
+from deel_lip_tf.distribute import replicas
 from deel_lip_tf.losses.crossentropy_formulas import (  # noqa: F401 - part of this interface
     emma,
     gloro,
@@ -174,6 +175,7 @@ def multiclass_hinge_auto(
     margins = ops.cast(margins, scores.dtype)
     own = ops.sum(true * margins, axis=-1, keepdims=True)
     present = ops.max(true, axis=0, initial=0)  # of an empty batch: none
+    present = replicas.somewhere(present)
     mean = ops.divide_no_nan(ops.sum(present * margins), ops.sum(present))
     return multiclass_hinge(true, scores, own, soft_hinge_tau) - alpha_margin * mean
 

@@ -8,6 +8,7 @@ from keras import ops
 
 from deel_lip_tf._validation.arrays import check_no_nan, numeric
 from deel_lip_tf._validation.labels import check_not_swapped, class_mask
+from deel_lip_tf.distribute import replicas
 
 __all__ = [
     "aligned",
@@ -84,10 +85,12 @@ def positives(labels: Tensor) -> Tensor:
 def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
     """Weights each label by the class counts of the whole batch, for losses with `multi_gpu=True`.
 
-    `B (S / n_c - (1 - S) / (B - n_c))` with `n_c` the number of positives of class `c` among the
-    `B` rows. A replica that sees a part of the batch then only averages `f * weights`, and the sum
-    over replicas is the Kantorovich-Rubinstein difference of the global batch. Apply it to each
-    global batch, e.g. by `dataset.batch(B).map(lambda x, y: (x, process_labels(y)))`.
+    The losses count the classes of the global batch by themselves; this does it once, in the
+    pipeline of the data, for a training loop of another engine. `B (S / n_c - (1 - S) / (B - n_c))`
+    with `n_c` the number of positives of class `c` among the `B` rows. A replica that sees a part
+    of the batch then only averages `f * weights`, and the sum over replicas is the
+    Kantorovich-Rubinstein difference of the global batch. Apply it to each global batch, e.g. by
+    `dataset.batch(B).map(lambda x, y: (x, process_labels(y)))`.
 
     Args:
         labels: `(B,)` or `(B, C)`; positives are `> 0`; integers and booleans are accepted.
@@ -121,12 +124,17 @@ def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
 
 
 def balanced(positive: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-    """`B (S / n_c - (1 - S) / (B - n_c))`, with sums of weights for the counts."""
+    """`B (S / n_c - (1 - S) / (B - n_c))`, with sums of weights for the counts.
+
+    `B` and the counts are those of the global batch, where replicas share it.
+    """
     negative = 1 - positive
     weights = 1 if sample_weight is None else ops.reshape(sample_weight, (-1, 1))
     batch = ops.cast(ops.shape(positive)[0], positive.dtype)
-    toward = ops.divide_no_nan(positive, ops.sum(weights * positive, axis=0))
-    away = ops.divide_no_nan(negative, ops.sum(weights * negative, axis=0))
+    counts = [ops.sum(weights * positive, axis=0), ops.sum(weights * negative, axis=0)]
+    batch, positives, negatives = replicas.summed([batch, *counts])
+    toward = ops.divide_no_nan(positive, positives)
+    away = ops.divide_no_nan(negative, negatives)
     return batch * (toward - away)
 
 

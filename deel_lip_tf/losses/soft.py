@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
+from deel_lip_tf.distribute import replicas
 from deel_lip_tf.losses import formulas
 from deel_lip_tf.losses.base import ParametricLoss
 
@@ -103,10 +104,11 @@ class MulticlassSoftHKR(ParametricLoss):
         self._is_updated = True
         sizes = ops.abs(ops.cast(ops.stop_gradient(y_pred), self.dtype))
         count = ops.cast(ops.size(sizes), self.dtype)
-        step = ops.divide_no_nan(ops.sum(sizes), count) - self.running_mean
+        total, count = replicas.summed([ops.sum(sizes), count])
+        step = ops.divide_no_nan(total, count) - self.running_mean
         # an empty batch, as of one replica among several, tells nothing
         rate = ops.where(count > 0, 1 - ops.convert_to_tensor(self.alpha_mean), 0.0)
-        self.running_mean.assign(self.running_mean + rate * step)
+        replicas.assign(self.running_mean, self.running_mean + rate * step)
 
     def reset_state(self) -> None:
         """Sets the running mean back to `min_margin`."""

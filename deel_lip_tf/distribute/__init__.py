@@ -1,0 +1,1 @@
+"""Training on several devices, with TensorFlow's own engine, `tf.distribute`."""
