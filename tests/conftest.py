@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Two test processes on two cores: more threads for small matrices only wait for each other.
@@ -38,6 +39,18 @@ collect_ignore_glob = (
         "unit/verify/*",
     ]
 )
+
+
+_SLOW = Path(__file__).with_name("slow.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks what `slow.txt` lists: single cases that take long, of tests whose others do not."""
+    listed = set(_SLOW)
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

@@ -49,6 +49,27 @@ def test_a_public_name_is_not(line):
     assert not INTERNALS.search(line)
 
 
+# --- slow cases ---------------------------------------------------------------------------------
+
+TESTS = Path(__file__).parents[1]
+LISTED = [
+    line
+    for line in (TESTS / "slow.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+]
+
+
+def test_slow_cases_are_cases_of_tests_that_there_are():
+    """A test that was renamed would come back into the fast run unseen."""
+    gone = []
+    for line in LISTED:
+        file, name = line.split("::")[:2]
+        path = TESTS.parent / file
+        source = path.read_text(encoding="utf-8") if path.is_file() else ""
+        gone += [] if f"def {name.split('[')[0]}(" in source else [line]
+    assert gone == [] and len(set(LISTED)) == len(LISTED)
+
+
 # --- folders ------------------------------------------------------------------------------------
 
 # Modules of a folder, besides `__init__` and those that only give a second name to what stands
