@@ -226,7 +226,8 @@ def decisions(answers: Any, *, ax: Any = None) -> Any:
     Example:
         >>> dense = keras.layers.Dense(2, kernel_initializer="identity")
         >>> model = keras.Sequential([keras.Input((2,)), dense])
-        >>> answer = lip.verify.robustness(model, np.array([[0.9, 0.1], [0.6, 0.5]]), [0, 0], eps=0.2)
+        >>> x = np.array([[0.9, 0.1], [0.6, 0.5]])
+        >>> answer = lip.verify.robustness(model, x, [0, 0], eps=0.2)
         >>> [text.get_text() for text in answer.plot().axes[0].texts]  # proven, refuted, neither
         ['1', '1', '0']
     """
