@@ -59,8 +59,8 @@ class SafeBackup(Configurable):
         >>> folder = tempfile.mkdtemp()
         >>> def trained(epochs):
         ...     keras.utils.set_random_seed(0)
-        ...     model = lip.Sequential([keras.Input((2,)), lip.layers.SpectralDense(1)])
-        ...     model.compile("adam", lip.losses.HKR(alpha=10.0))
+        ...     model = lip.Sequential([keras.Input((2,)), lip.layers.FrobeniusDense(1)])
+        ...     model.compile("adam", lip.losses.HKR(alpha=10.0), run_eagerly=True)
         ...     backup = lip.callbacks.SafeBackup(folder, delete_checkpoint=epochs == 3)
         ...     x, y = np.eye(2), np.array([[0.0], [1.0]])
         ...     history = model.fit(x, y, epochs=epochs, callbacks=[backup], verbose=0)

@@ -34,7 +34,7 @@ class ExplainNaN(Configurable):
     no batches, and looks at weights alone.
 
     Example:
-        >>> model = lip.Sequential([keras.Input((2,)), lip.layers.SpectralDense(1)])
+        >>> model = lip.Sequential([keras.Input((2,)), lip.layers.FrobeniusDense(1)])
         >>> model.compile("sgd", "mse", run_eagerly=True)
         >>> explain = lip.callbacks.ExplainNaN()
         >>> x, y = np.eye(2), np.array([[0.0], [np.nan]])

@@ -47,7 +47,7 @@ def about(model: keras.Model) -> dict[str, Any]:
     layers = [one for one in flat_layers(model) if not isinstance(one, keras.Model)]
     digest = hashlib.sha256()
     for layer in layers:
-        digest.update(json.dumps(_configured(layer), sort_keys=True, default=str).encode())
+        digest.update(json.dumps(_configured(layer), sort_keys=True, default=_type_of).encode())
     return {
         "layers": [type(layer).__name__ for layer in layers],
         "arguments of layers": digest.hexdigest(),
@@ -71,10 +71,14 @@ def _configured(layer: keras.layers.Layer) -> Any:
         return None
 
 
+def _type_of(value: Any) -> str:
+    return type(value).__name__
+
+
 def _nameless(config: Any) -> Any:
-    """A configuration without names of layers, which count up in a process, and without states."""
+    """A configuration without names of layers, which count up, and seeds, which may be drawn."""
     if isinstance(config, dict):
-        kept = (key for key in config if key not in ("name", "trainable"))
+        kept = (key for key in config if key not in ("name", "seed", "trainable"))
         return {key: _nameless(config[key]) for key in kept}
     return [_nameless(one) for one in config] if isinstance(config, list | tuple) else config
 

@@ -129,8 +129,8 @@ def _dense():
     import deel_lip_tf as lip
 
     x, y = _data((5,), 3)
-    hidden = lip.layers.SpectralDense(4, activation=lip.layers.GroupSort2())
-    layers = [hidden, keras.layers.Dropout(0.5), lip.layers.SpectralDense(3)]
+    hidden = lip.layers.FrobeniusDense(4, activation=lip.layers.GroupSort2())
+    layers = [hidden, keras.layers.Dropout(0.5), lip.layers.FrobeniusDense(3)]
     model = lip.Sequential([keras.Input((5,)), *layers])
     loss = lip.losses.TauSparseCategoricalCrossentropy(tau=3.0)
     model.compile("adam", loss, metrics=["accuracy"], run_eagerly=True)
@@ -189,8 +189,8 @@ def _half():
 
     keras.config.set_dtype_policy("mixed_float16")
     x, y = _data((5,), 3)
-    layers = [lip.layers.SpectralDense(4), keras.layers.GaussianNoise(0.1)]
-    layers += [lip.layers.SpectralDense(3, dtype="float32")]
+    layers = [lip.layers.FrobeniusDense(4), keras.layers.GaussianNoise(0.1)]
+    layers += [lip.layers.FrobeniusDense(3, dtype="float32")]
     model = lip.Sequential([keras.Input((5,)), *layers])
     model.compile("adam", lip.losses.TauCategoricalCrossentropy(tau=3.0), run_eagerly=True)
     return model, x, np.eye(3)[y]
