@@ -12,9 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops, tree
-from keras.src.backend.common import dtypes
+from keras.src.backend.common import dtypes, global_state
 from keras.src.ops import core
 from keras.src.ops.node import Node
+from keras.src.random import seed_generator
 
 __all__ = [
     "cast",
@@ -26,6 +27,7 @@ __all__ = [
     "forgotten_functions",
     "frozen",
     "functional_of",
+    "global_seed",
     "is_autocast",
     "is_inside_xla",
     "is_of_keras",
@@ -33,6 +35,7 @@ __all__ = [
     "operation_name",
     "replaced_method",
     "rounds_inputs",
+    "set_initial_epoch",
     "sorted_nodes",
 ]
 
@@ -139,6 +142,23 @@ def flat_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def cast(dtype: str) -> keras.Operation:
     """The operation of `keras.ops.cast`, that belongs to no graph."""
     return core.Cast(dtype)
+
+
+def global_seed(is_made: bool = False) -> Any:
+    """The state that random numbers without a seed come from, or None while nobody drew one.
+
+    Args:
+        is_made: whether to make it where there is none.
+    """
+    if is_made:
+        return seed_generator.global_seed_generator().state
+    made = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+    return None if made is None else made.state
+
+
+def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
+    """The epoch that a `fit` begins with which has begun; None for what it was told."""
+    model._initial_epoch = epoch
 
 
 # --- TensorFlow, which is imported where it is asked for ------------------------------------------

@@ -9,7 +9,7 @@ from keras import ops
 
 from deel_lip_tf._validation.shapes import way_to_shape
 
-__all__ = ["check_no_nan", "numeric", "samples_of", "weight_per_sample"]
+__all__ = ["check_finite", "numeric", "samples_of", "weight_per_sample"]
 
 
 def numeric(name: str, value: Any) -> Any:
@@ -32,13 +32,13 @@ def numeric(name: str, value: Any) -> Any:
     return value
 
 
-def check_no_nan(name: str, labels: Any) -> None:
+def check_finite(name: str, labels: Any) -> None:
     """Refuses labels that are not numbers, where their values can be seen.
 
-    Those of a step that is being traced cannot: there a NaN label makes the loss NaN.
+    Those of a step that is being traced cannot: there such a label makes the loss NaN.
 
     Raises:
-        ValueError: one of them is NaN.
+        ValueError: one of them is NaN or infinite.
     """
     if keras.backend.backend() == "tensorflow" and hasattr(labels, "numpy"):
         labels = labels.numpy()
@@ -46,11 +46,13 @@ def check_no_nan(name: str, labels: Any) -> None:
         return
     values = np.asarray(labels)
     # types that NumPy has not got, such as bfloat16, have no kind of a float
-    if values.dtype.kind in "biuO" or not (is_nan := np.isnan(values.astype("float64"))).any():
+    if values.dtype.kind in "biuO" or np.isfinite(values := values.astype("float64")).all():
         return
+    is_nan = np.isnan(values)
+    kind, found = ("NaN", is_nan) if is_nan.any() else ("infinite numbers", np.isinf(values))
     raise ValueError(
-        f"`{name}` must not hold NaN: leave out the samples without a label. Received: "
-        f"{is_nan.sum()} NaN of {values.size}, the first one in row {np.argwhere(is_nan)[0][0]}."
+        f"`{name}` must not hold {kind}: leave out the samples without a label. Received: "
+        f"{found.sum()} {kind} of {values.size}, the first one in row {np.argwhere(found)[0][0]}."
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from deel_lip_tf._files.writing import whole_file
 from deel_lip_tf._rounding import product_up
 from deel_lip_tf._validation.backends import tensorflow_for
 from deel_lip_tf._validation.models import check_instance, check_one_to_one
@@ -20,7 +21,7 @@ from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, check_choice
 from deel_lip_tf.bounds.propagation import lipschitz_bound
 from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
-from deel_lip_tf.certificates.result import MEANINGS, whole_file
+from deel_lip_tf.certificates.result import MEANINGS
 
 __all__ = ["ExportCertificate", "export_certificate", "load"]
 
@@ -127,6 +128,7 @@ def export_certificate(
         ValueError: there is no export at `path`, or none of this model; a layer has no bound;
             `input_scale` is not positive.
         ImportError: what runs the file is not installed.
+        OSError: the certificate cannot be written, as on a full disk; an older one is kept.
 
     Example:
         >>> import json, os, tempfile

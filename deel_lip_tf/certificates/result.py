@@ -1,23 +1,23 @@
 """What `certify` returns: radii with their meaning, on a page and in a file."""
 
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
 from deel_lip_tf import plots
+from deel_lip_tf._files.reading import opened_arrays
+from deel_lip_tf._files.writing import whole_file
 from deel_lip_tf._tables import at_most, html_table
 from deel_lip_tf.certificates.fingerprints import content_fingerprint, model_fingerprint
 from deel_lip_tf.certificates.samples import Samples
 
-__all__ = ["MEANINGS", "Certificates", "whole_file"]
+__all__ = ["MEANINGS", "Certificates"]
 
 MEANINGS = {
     "real": "the exact function of the stored weights",
@@ -164,6 +164,7 @@ class Certificates:
         The file appears complete or not at all.
 
         Raises:
+            OSError: the file cannot be written, as on a full disk; an older one is kept.
             ValueError: if `path` is a folder, or its folder does not exist.
         """
         path = Path(path)
@@ -201,24 +202,11 @@ class Certificates:
                 f"which is {'a folder' if path.is_dir() else 'not there'}."
             )
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                content = {name: archive[name] for name in archive.files}
+            with opened_arrays(path) as archive:
+                content = dict(archive)
         except Exception as error:  # NumPy, zipfile and zlib each have their own
             raise _not_certificates(path, f"cannot be read as an .npz file: {error}") from error
         return cls(**_fields(content, path))
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write into, which takes the place of an older one once everything is written."""
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.replace(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise
 
 
 def _fields(content: dict[str, np.ndarray], path: Path) -> dict:

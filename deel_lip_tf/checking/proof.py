@@ -2,9 +2,9 @@
 
 import gzip
 import hashlib
-import itertools
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,7 +19,7 @@ LEAF = -1  # in place of what is split
 MOST = np.finfo(np.float64).max
 RANGES = {"multipliers": (0.0, MOST), "betas": (0.0, MOST), "slopes": (0.0, 1.0)}
 BATCH = 32  # leaves that are bounded together: those of a cache
-_ARCHIVE = BadZipFile, DecodeError, EOFError, MemoryError, RuntimeError, zlib.error
+_ARCHIVE = BadZipFile, DecodeError, EOFError, MemoryError, RuntimeError, TokenError, zlib.error
 MALFORMED = ArithmeticError, AttributeError, LookupError, TypeError, ValueError, *_ARCHIVE
 
 # The theorem (n,) of each node, its box, `lower` and `upper` (n, inputs), `signs` (n, neurons):
@@ -99,7 +99,7 @@ class _Proof:
         at, lower, upper = (self.array[name] for name in ("at", "lower", "upper"))
         axis, count, reached = self.array["axis"].astype(int), len(lower), 0
         for number, rows in enumerate(alternatives):
-            box, order = box_of(rows), itertools.chain(range(number, count), range(count))
+            box, order = box_of(rows), [*range(number, count), *range(count)]
             if box and not any(self._refutes(theorem, rows, *box) for theorem in order):
                 raise Rejected(f"the proof says nothing of alternative {number} of the property")
         nodes = [np.arange(count), lower, upper, np.zeros((count, self.neurons), np.int8)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 PROGRAM = "python -m deel_lip_tf"
-SUCCESS, FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+SUCCESS, FAILURE, BAD_INPUT, NOT_WRITTEN, INTERRUPTED = 0, 1, 2, 74, 130
 
 LARGEST_SEED = 2**32 - 1
 MODULES_OF_EXTRA = {

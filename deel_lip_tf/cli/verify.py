@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deel_lip_tf._files.writing import NotWritten
 from deel_lip_tf.cli.arguments import BadInput, positive_number, require_tensorflow
 from deel_lip_tf.cli.quiet import load_backend_quietly
 
@@ -28,7 +29,8 @@ def add_parser(commands) -> None:
         description="Decides whether an input satisfies a VNN-LIB property of a network. Prints "
         "`unsat` where it is proven that none does, `sat` and such an input with its outputs where "
         "one was found, `unknown` otherwise. Keras must run on TensorFlow, its default.",
-        epilog="Exit codes: 0 unsat; 10 sat; 20 unknown; 2 bad input; 130 stopped by Ctrl-C.",
+        epilog="Exit codes: 0 unsat; 10 sat; 20 unknown; 2 bad input; 74 the answer or the "
+        "proof cannot be written; 130 stopped by Ctrl-C.",
         allow_abbrev=False,
     )
     verify.add_argument(
@@ -73,6 +75,8 @@ def _run(options: argparse.Namespace) -> int:
         decision = _decided(options, _property(options.property), recorded)
         if recorded is not None and decision.status == "unsat":
             _write_proof(options, recorded)
+    except NotWritten:
+        raise
     except (ValueError, TypeError, OSError) as error:
         raise BadInput(str(error)) from error
     except ImportError as error:

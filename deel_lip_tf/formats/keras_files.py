@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 
+from deel_lip_tf._files.reading import check_archive
 from deel_lip_tf.formats.keras2_files import load_h5
 
 __all__ = ["NotLoaded", "from_keras"]
@@ -24,7 +25,8 @@ def from_keras(path: str | Path) -> keras.Model:
     """
     try:
         if Path(path).suffix.lower() == ".keras":
+            check_archive(path)
             return keras.models.load_model(path, compile=False)
         return load_h5(path)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        raise NotLoaded(str(error)) from error
+    except Exception as error:  # Keras, h5py, zipfile and TensorFlow each have their own
+        raise NotLoaded(str(error) or type(error).__name__) from error

@@ -29,6 +29,15 @@ def plain(variable: Any) -> float:
     return float(str(np.asarray(keras.ops.convert_to_numpy(variable))[()]))
 
 
+def warn_of_file(name: str, what: str, fault: str) -> None:
+    """Warns of a file without what a loss has learned, or with what it cannot have."""
+    warnings.warn(
+        f"The file {fault} {what} of the loss {name!r}. Load a file of the compiled model as "
+        "`save` or `save_weights` wrote it while it was trained, or train further.",
+        stacklevel=3,
+    )
+
+
 class ParametricLoss(keras.losses.Loss):
     """Base of the losses: numeric parameters become variables, and the config plain floats.
 
@@ -110,8 +119,8 @@ class ParametricLoss(keras.losses.Loss):
 
         Raises:
             TypeError: labels or scores that are not numbers.
-            ValueError: shapes that do not fit, as each loss says; NaN labels, where their values
-                can be seen. In a traced step they make the loss NaN.
+            ValueError: shapes that do not fit, as each loss says; NaN and infinite labels, where
+                their values can be seen. In a traced step they make the loss NaN.
         """
         numeric("y_true", y_true)
         numeric("y_pred", y_pred)

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import ops
 
-from deel_lip_tf._validation.arrays import check_no_nan, numeric
+from deel_lip_tf._validation.arrays import check_finite, numeric
 from deel_lip_tf.losses.labels import (
     aligned,
     floating,
@@ -58,12 +58,13 @@ def tau_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, tau: flo
             f"y_pred.shape={tuple(scores.shape)}."
         )
     several_classes(scores, "`TauBinaryCrossentropy`")
-    check_no_nan("y_true", labels)
+    check_finite("y_true", labels)
     flat = ops.reshape(labels, (-1,))
     indices = ops.cast(flat, "int32")
     if may_be_nan(labels):
-        indices = ops.where(ops.isnan(flat), 0, indices)
-        scores = ops.where(ops.isnan(flat)[:, None], ops.full_like(scores, math.nan), scores)
+        is_finite = ops.isfinite(flat)
+        indices = ops.where(is_finite, indices, 0)
+        scores = ops.where(is_finite[:, None], scores, ops.full_like(scores, math.nan))
     losses = ops.sparse_categorical_crossentropy(indices, tau * scores, from_logits=True)
     return losses / tau
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from deel_lip_tf._validation.arrays import check_no_nan, numeric
+from deel_lip_tf._validation.arrays import check_finite, numeric
 from deel_lip_tf._validation.labels import check_not_swapped, class_mask
 from deel_lip_tf.distribute import replicas
 
@@ -38,15 +38,15 @@ def floating(x: Tensor) -> Tensor:
 def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Returns labels and scores as two `(B, C)` tensors of one floating dtype.
 
-    The scores of a row with a NaN label are NaN.
+    The scores of a row with a label that is NaN or infinite are NaN.
 
     Raises:
         TypeError: if one of them does not consist of numbers.
         ValueError: if the shapes differ (nothing is broadcast), or have more than two axes; if a
-            label is NaN and its value can be seen.
+            label is NaN or infinite and its value can be seen.
     """
     scores = floating(numeric("y_pred", y_pred))
-    check_no_nan("y_true", numeric("y_true", y_true))
+    check_finite("y_true", numeric("y_true", y_true))
     check_not_swapped(y_true, y_pred)
     labels = ops.cast(ops.convert_to_tensor(y_true), scores.dtype)
     shapes = f"y_true.shape={tuple(labels.shape)}, y_pred.shape={tuple(scores.shape)}"
@@ -67,8 +67,8 @@ def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         # sizes known only at run time: the reshape fails there instead of broadcasting a column
         labels = ops.reshape(labels, ops.shape(scores))
     if may_be_nan(y_true):
-        is_nan = ops.any(ops.isnan(labels), axis=-1, keepdims=True)
-        scores = ops.where(is_nan, ops.full_like(scores, math.nan), scores)
+        is_finite = ops.all(ops.isfinite(labels), axis=-1, keepdims=True)
+        scores = ops.where(is_finite, scores, ops.full_like(scores, math.nan))
     return labels, scores
 
 
@@ -101,7 +101,7 @@ def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
 
     Raises:
         TypeError: if the labels are not numbers.
-        ValueError: if they have another number of axes.
+        ValueError: if they have another number of axes, or are NaN or infinite.
 
     Example:
         >>> labels, scores = np.array([1.0, 1.0, 0.0]), np.array([3.0, 1.0, -1.0])
@@ -111,7 +111,7 @@ def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
         >>> float(np.mean(scores * weights)), float(lip.losses.KR()(labels, scores))
         (3.0, 3.0)
     """
-    check_no_nan("labels", numeric("labels", labels))
+    check_finite("labels", numeric("labels", labels))
     labels = floating(labels)
     positive = positives(labels)
     is_known = getattr(positive.shape, "rank", 0) is not None
@@ -120,7 +120,7 @@ def process_labels_for_multi_gpu(labels: Tensor) -> Tensor:
             "`labels` must have shape (batch,) or (batch, classes). Received: labels.shape="
             f"{tuple(positive.shape)}."
         )
-    return ops.where(ops.isnan(labels), labels, balanced(positive))
+    return ops.where(ops.isfinite(labels), balanced(positive), ops.full_like(labels, math.nan))
 
 
 def balanced(positive: Tensor, sample_weight: Tensor | None = None) -> Tensor:
@@ -182,7 +182,7 @@ def one_class_each(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
         several_classes(scores, "`TauBinaryCrossentropy`")
         return true_class(rows), scores
     several_classes(scores, "`TauBinaryCrossentropy`")
-    check_no_nan("y_true", labels)
+    check_finite("y_true", labels)
     mask = class_mask(ops.reshape(labels, (-1, 1)), ops.shape(scores)[1])
     rows, scores = aligned(mask, scores)
     true = rows > 0

@@ -9,7 +9,7 @@ from keras import ops
 from deel_lip_tf._registration import register
 from deel_lip_tf.distribute import replicas
 from deel_lip_tf.losses import formulas
-from deel_lip_tf.losses.base import ParametricLoss
+from deel_lip_tf.losses.base import ParametricLoss, warn_of_file
 
 
 @register
@@ -134,6 +134,14 @@ class MulticlassSoftHKR(ParametricLoss):
         store["running_mean"] = self.running_mean
 
     def load_own_variables(self, store) -> None:
-        """Reads the running mean; a file without one leaves it as it is."""
-        if "running_mean" in store.keys():  # noqa: SIM118 - a store is not a dictionary
-            self.running_mean.assign(store["running_mean"])
+        """Reads the running mean; a file without one leaves it as it is, with a warning.
+
+        Another warns of a mean that is none of sizes: negative, infinite or NaN.
+        """
+        if "running_mean" not in store.keys():  # noqa: SIM118 - a store is not a dictionary
+            warn_of_file(self.name, "running mean", "has no")
+            return
+        self.running_mean.assign(store["running_mean"])
+        value = float(ops.convert_to_numpy(self.running_mean))
+        if not 0 <= value < float("inf"):
+            warn_of_file(self.name, f"running mean {value}", "has, out of its range, the")

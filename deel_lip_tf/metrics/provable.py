@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._registration import register
-from deel_lip_tf._validation.arrays import check_no_nan, numeric, weight_per_sample
+from deel_lip_tf._validation.arrays import check_finite, numeric, weight_per_sample
 from deel_lip_tf._validation.labels import class_mask
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, flag, number
 from deel_lip_tf.losses import formulas
@@ -26,7 +26,7 @@ def _true_class(y_true: Any, y_pred: Any) -> Any:
     Nowhere, where the labels name no class, or the largest entry of a row is not positive.
     """
     labels = ops.convert_to_tensor(numeric("y_true", y_true))
-    check_no_nan("y_true", labels)
+    check_finite("y_true", labels)
     scores = ops.convert_to_tensor(numeric("y_pred", y_pred))
     if len(scores.shape) != 2 or scores.shape[-1] == 1:
         raise ValueError(

@@ -17,14 +17,15 @@ import deel_lip_tf as lip
 
 PACKAGE = Path(deel_lip_tf.__file__).parent
 
-# Each room with the rooms it may import, besides itself, and besides `_lazy`, `_registration`,
-# `_tables` and `_validation`, which everybody may. Each command is a room, and so are the metrics
-# that prove.
+# Each room with the rooms it may import, besides itself, and besides `_files`, `_lazy`,
+# `_registration`, `_tables` and `_validation`, which everybody may. Each command is a room, and so
+# are the metrics that prove.
 LAYERS = {"normalizers", "constraints", "initializers", "regularizers", "layers"}
 PROOFS = LAYERS | {"model", "semantics", "errors", "_keras", "_rounding"}
 COMMAND = {"cli.arguments", "cli.quiet"}
 ALLOWED = {
     "_registration": set(),
+    "_files": set(),
     "_lazy": set(),
     "_tables": set(),
     "_validation": set(),
@@ -39,7 +40,7 @@ ALLOWED = {
     "distribute": set(),
     "losses": {"distribute"},
     "metrics": {"losses"},
-    "callbacks": {"bounds", "certificates", "plots"},
+    "callbacks": {"_keras", "bounds", "certificates", "plots"},
     "optimizers": {"layers", "normalizers"},
     "layers": {
         *("normalizers", "constraints", "initializers", "regularizers"),
@@ -100,7 +101,7 @@ def forbidden(room, source):
     return (
         rooms_imported(source)
         - ALLOWED[room]
-        - {room, "_lazy", "_registration", "_tables", "_validation", "__version__"}
+        - {room, "_files", "_lazy", "_registration", "_tables", "_validation", "__version__"}
     )
 
 

@@ -360,4 +360,6 @@ def objects() -> list:
         callbacks.MonitorCallback(["a", "b"], "logs", "wbar", "all", False, True),
         callbacks.LossParamScheduler("alpha", [10.0, 2.0], [0, 20], 3),
         callbacks.LossParamLog("alpha", 5),
+        callbacks.SafeBackup("backups", 7, False, False),
+        callbacks.ExplainNaN(),
     ]

@@ -16,7 +16,7 @@ def add_parser(commands: Any) -> None:
         "Lipschitz constant, the promises of its layers, its certified radii. Keras must run on "
         "TensorFlow, its default.",
         epilog="Exit codes: 0 nothing was refuted; 1 a claim is false, and a file in --out shows "
-        "it; 2 bad input; 130 stopped by Ctrl-C.",
+        "it; 2 bad input; 74 the file cannot be written; 130 stopped by Ctrl-C.",
         allow_abbrev=False,
     )
     hunt.add_argument("model", metavar="MODEL.keras", help="a saved classifier that returns logits")

@@ -8,6 +8,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from deel_lip_tf._files.reading import check_archive
+from deel_lip_tf._files.writing import whole_file
 from deel_lip_tf.cli.arguments import (
     FAILURE,
     SUCCESS,
@@ -142,7 +144,8 @@ def hunt(
 def save(finding: Finding, file: Path, model: str, seed: int) -> Path:
     """Writes a finding with all that is needed to see it again."""
     content = {name: getattr(finding, name) for name in Finding.__dataclass_fields__}
-    np.savez(file, **content, model=model, seed=seed)
+    with whole_file(file) as unfinished:
+        np.savez(unfinished, **content, model=model, seed=seed)
     return file
 
 
@@ -168,6 +171,7 @@ def _loaded(path: str) -> keras.Model:
     if not Path(path).is_file():
         raise BadInput(f"there is no file {path!r}: give one that `model.save` wrote")
     try:
+        check_archive(path)
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # zipfile, h5py and Keras each have their own
         raise BadInput(f"cannot load {path!r} as a Keras model: {error}") from error

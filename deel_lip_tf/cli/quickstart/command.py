@@ -16,8 +16,8 @@ def add_parser(commands) -> None:
         "constant, certifies its answers, attacks them, and exports it. Keras must run on "
         "TensorFlow, its default.",
         epilog="Exit codes: 0 well; 1 a certificate was broken, or the exported model differs; "
-        "2 bad input, nothing was trained; 130 stopped by Ctrl-C (during training, the report "
-        "on what there is is made all the same).",
+        "2 bad input, nothing was trained; 74 a file cannot be written; 130 stopped by Ctrl-C "
+        "(during training, the report on what there is is made all the same).",
         allow_abbrev=False,
     )
     quickstart.add_argument(

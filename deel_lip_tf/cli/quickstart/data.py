@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deel_lip_tf._files.reading import opened_arrays
 from deel_lip_tf.cli.arguments import BadInput, require_extra
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -177,8 +178,8 @@ def from_tensorflow_datasets(name: str) -> Dataset:
 
 def _from_file(path: Path) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            _require_keys(str(path), archive.files)
+        with opened_arrays(path) as archive:
+            _require_keys(str(path), list(archive))
             arrays = {key: archive[key] for key in KEYS}
     except BadInput:
         raise

@@ -1,9 +1,12 @@
 """The SavedModel: written, loaded again, and compared with the model it came from."""
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from deel_lip_tf._files.writing import whole_folder
 
 # Two graphs of the same float32 arithmetic, of another order of additions at most.
 RELATIVE_TOLERANCE = 1e-4
@@ -44,7 +47,11 @@ def export_and_compare(model, exported, folder: Path, x: np.ndarray) -> Comparis
     """
     import tensorflow as tf
 
-    exported.export(folder, verbose=False)
+    with whole_folder(folder) as unfinished:
+        try:
+            exported.export(unfinished, verbose=False)
+        except tf.errors.OpError as error:  # a full disk has no error of its own in TensorFlow
+            raise OSError(errno.EIO, error.message) from error
     reloaded = tf.saved_model.load(folder)
     batches = np.array_split(x, -(-len(x) // 256))
     ours = np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])

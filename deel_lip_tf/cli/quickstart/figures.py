@@ -1,10 +1,12 @@
 """The two figures of the main job."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deel_lip_tf import plots
+from deel_lip_tf._files.writing import whole_file
 from deel_lip_tf.cli.quickstart.report import Attacked
 
 ROWS = 6
@@ -28,7 +30,7 @@ def draw_certificates(attacked: Attacked, path: Path) -> None:
         title=f"Robust accuracy on {attacked.images} test images",
         xlabel="L2 radius (pixels from 0 to 1)",
     )
-    figure.savefig(path, dpi=120)
+    _write(figure, path)
 
 
 def draw_adversarials(attacked: Attacked, path: Path) -> None:
@@ -44,4 +46,9 @@ def draw_adversarials(attacked: Attacked, path: Path) -> None:
         None if nearest is None or nearest.label is None else nearest.label[rows],
         attacked.radius[rows],
     )
-    figure.savefig(path, dpi=120)
+    _write(figure, path)
+
+
+def _write(figure: Any, path: Path) -> None:
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=120)

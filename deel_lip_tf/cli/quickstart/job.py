@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deel_lip_tf._files.writing import whole_file
 from deel_lip_tf.cli.arguments import (
     FAILURE,
     INTERRUPTED,
@@ -48,7 +49,8 @@ def run(source: str, epochs: int, loss: str, out: str, seed: int) -> int:
     results = _examine(model, dataset, folder, seed, settings)
 
     text = report.page(results)
-    (folder / "report.txt").write_text(text + "\n", encoding="utf-8")
+    with whole_file(folder / "report.txt") as file:
+        file.write(f"{text}\n".encode())
     print(f"\n{text}")
     if results.attacked.broken or not results.comparison.equal:
         return FAILURE

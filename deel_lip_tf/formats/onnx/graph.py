@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deel_lip_tf.formats.compression import content_of
+from deel_lip_tf._files.reading import content_of
 from deel_lip_tf.formats.graph import Graph, Node, UnsupportedOperatorError, raise_for_unknown
 from deel_lip_tf.formats.onnx.folding import folded, is_foldable
 

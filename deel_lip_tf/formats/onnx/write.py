@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 
+from deel_lip_tf._files.writing import whole_file
 from deel_lip_tf.formats.onnx.writing.emitter import Emitter, OnnxTensor
 from deel_lip_tf.formats.onnx.writing.functions import write_function
 from deel_lip_tf.formats.onnx.writing.maps import write_affine
@@ -41,6 +42,7 @@ def to_onnx(model: keras.Model, path: str | Path, drop_softmax: bool = False) ->
 
     Raises:
         ImportError: without the package `onnx`.
+        OSError: the file cannot be written, as on a full disk; an older one is kept.
         ValueError: a model of another kind, or layers that cannot be written: all are named. For
             those, `model.export(path, format="onnx")` of Keras may do, with the package `tf2onnx`.
 
@@ -65,7 +67,9 @@ def to_onnx(model: keras.Model, path: str | Path, drop_softmax: bool = False) ->
         axis = {} if dropped == "sigmoid" else {"axis": -1}
         output = emitter.apply(_ENDS[dropped], output, **axis)
     emitter.node("Identity", [output.name], output="Y")
-    onnx.save(emitter.file(program.input_shape, output.shape), str(path))
+    form = onnx.serialization.registry.get_format_from_file_extension(Path(path).suffix)
+    with whole_file(path) as file:
+        onnx.save(emitter.file(program.input_shape, output.shape), file, format=form or "protobuf")
 
 
 def _check(model) -> None:

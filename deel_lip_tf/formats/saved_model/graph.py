@@ -118,7 +118,7 @@ def _loaded(path: str | Path):
         raise ValueError(f"`path` must be the folder of a SavedModel. Received: {str(path)!r}.")
     try:
         return tf.saved_model.load(str(path))
-    except (OSError, ValueError, RuntimeError, KeyError, tf.errors.OpError) as error:
+    except Exception as error:  # TensorFlow, protobuf and its readers each have their own
         reason = " ".join(str(error).split())
         raise ValueError(f"{str(path)!r} is not a SavedModel: {reason}") from error
 

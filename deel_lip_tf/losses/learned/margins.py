@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.losses.base import ParametricLoss, plain
+from deel_lip_tf.losses.base import ParametricLoss, plain, warn_of_file
 from deel_lip_tf.losses.tracing import outside_of_graphs
 
 
@@ -116,8 +116,16 @@ class LearnedMargins(ParametricLoss):
             store["hinge_margins"] = self._margins
 
     def load_own_variables(self, store) -> None:
-        """Reads the margins; a file without any leaves them as they are."""
-        if "hinge_margins" in store.keys():  # noqa: SIM118 - a store is not a dictionary
-            values = store["hinge_margins"]
-            self.build(values.shape[0])
-            self._margins.assign(values)
+        """Reads the margins; a file without any leaves them as they are, with a warning.
+
+        Another warns of margins that are out of their range, to which the next step brings them.
+        """
+        if "hinge_margins" not in store.keys():  # noqa: SIM118 - a store is not a dictionary
+            if self._margins is not None:
+                warn_of_file(self.name, "learned margins", "has no")
+            return
+        values = np.asarray(store["hinge_margins"])
+        self.build(values.shape[0])
+        self._margins.assign(values)
+        if not np.array_equal(ops.convert_to_numpy(self._clipped(values)), values):
+            warn_of_file(self.name, f"margins {values}", "has, out of their range, the")

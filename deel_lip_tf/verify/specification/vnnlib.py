@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deel_lip_tf.formats.compression import content_of
+from deel_lip_tf._files.reading import content_of
 from deel_lip_tf.verify.specification.parsing import parsed, without_collections
 from deel_lip_tf.verify.specification.property import Property, property_of
 

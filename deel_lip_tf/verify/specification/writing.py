@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deel_lip_tf._files.writing import whole_file
 from deel_lip_tf._validation.models import check_one_to_one
 from deel_lip_tf._validation.shapes import check_classifier_shape
 from deel_lip_tf.semantics.ends import threshold
@@ -95,7 +96,8 @@ def to_vnnlib(
     domain = _writable(ball(sample, eps, norm, clip))
     write = {"1.0": _first_text, "2.0": _second_text}[version]
     rivals = _rivals(model, int(label))
-    Path(path).write_text(write(domain, classes, rivals), encoding="utf-8")
+    with whole_file(path) as file:
+        file.write(write(domain, classes, rivals).encode())
 
 
 def _writable(domain: Domain) -> Domain:

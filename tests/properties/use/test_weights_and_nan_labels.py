@@ -113,9 +113,15 @@ def test_a_nan_label_is_refused_or_seen(make, rng, tf):
     for labels in (y, y.astype("float32"), tf.constant(y)):
         with pytest.raises(ValueError, match="`y_true` must not hold NaN.*row 4"):
             loss(labels, f)
-    assert np.isnan(tf.function(loss)(tf.constant(y), tf.constant(f)))
+    traced = tf.function(loss)
+    assert np.isnan(traced(tf.constant(y), tf.constant(f)))
+    for value in (np.inf, -np.inf):
+        y[4, ...] = value
+        with pytest.raises(ValueError, match="`y_true` must not hold infinite numbers.*row 4"):
+            loss(y, f)
+        assert np.isnan(traced(tf.constant(y), tf.constant(f)))
     y[4, ...] = 1
-    assert np.isfinite(tf.function(loss)(tf.constant(y), tf.constant(f)))
+    assert np.isfinite(traced(tf.constant(y), tf.constant(f)))
 
 
 @pytest.mark.parametrize("column", range(3))

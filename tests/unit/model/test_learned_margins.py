@@ -259,6 +259,7 @@ def test_training_resumes_bit_for_bit_from_a_file(kind, tmp_path):
         assert (ours.numpy() == theirs.numpy()).all()
 
 
+@pytest.mark.filterwarnings("ignore:The file has no learned margins:UserWarning")
 def test_weights_files_hold_the_margins_and_those_without_leave_them(tmp_path):
     model = network("sequential")
     model.save_weights(tmp_path / "without.weights.h5")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from deel_lip_tf._files.writing import whole_file
 from deel_lip_tf.checking.network import Layer
 from deel_lip_tf.checking.proof import LEAF, heading, lowest_sums
 from deel_lip_tf.semantics.ir.program import Elementwise, Program
@@ -123,7 +124,7 @@ class Record:
         arrays: dict[str, Any] = {"heading": np.array(heading(network, property))}
         arrays |= {"axis": axis[order], "at": at[order], **self._theorems}
         arrays |= self._certificates(order[axis[order] == LEAF])
-        with open(path, "wb") as file:  # `savez` would add ".npz" to a name
+        with whole_file(path) as file:
             np.savez_compressed(file, **arrays)
 
     def _certificates(self, leaves: np.ndarray) -> dict[str, np.ndarray]:
