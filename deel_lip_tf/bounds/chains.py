@@ -47,7 +47,7 @@ from deel_lip_tf.semantics.state import kernel_of
 
 __all__ = ["Chain", "Matrix", "chain_norm_bound", "find_chains"]
 
-_FLOPS = 1e10  # what a chain may cost with a budget of 1: about a second on two cores
+_FLOPS = 4e10  # what a chain may cost with a budget of 1: a second or two on one core
 _LARGEST = 2**25  # entries of K
 _DENSE_ORDER = 128  # beyond it the guess of an eigenvalue is one of a Krylov space
 
@@ -261,17 +261,20 @@ class _Guess:
 def _factors(matrices: Sequence[np.ndarray]) -> _Guess | None:
     """Factors for which the bound of the theorem is small, and `||K||` nearly 1; None of zeros.
 
-    With `X_0 = I` and `l_i` the half of the reciprocal of the largest eigenvalue of
+    With `X_0 = I` and `l_i` twice the reciprocal of the largest eigenvalue of
     `W_i X_(i-1)**-1 W_i'`, the next X is `l_i I - l_i**2 W_i X_(i-1)**-1 W_i' / 4`: here all of it
     in multiples of `l_i`, so that nothing overflows.
     """
     factors, inner = list[float](), np.zeros((0, 0))
     for index, matrix in enumerate(matrices):
         is_first, is_last = index == 0, index == len(matrices) - 1
-        if is_first:
-            inner = matrix @ matrix.T
-        else:
-            inner = matrix @ np.linalg.solve(2.0 * np.eye(len(inner)) - inner, matrix.T)
+        image = matrix.T
+        if not is_first:
+            try:
+                image = np.linalg.solve(2.0 * np.eye(len(inner)) - inner, image)
+            except np.linalg.LinAlgError:
+                return None
+        inner = matrix @ image
         largest = _largest(inner, is_last)
         if not 0.0 < largest < math.inf:
             return None
@@ -282,10 +285,17 @@ def _factors(matrices: Sequence[np.ndarray]) -> _Guess | None:
 
 
 def _largest(matrix: np.ndarray, is_last: bool) -> float:
-    """The largest eigenvalue, or nearly: the guesses before the last count to second order."""
-    if is_last or len(matrix) <= _DENSE_ORDER:
-        return float(largest_eigenvalues(matrix[None])[0])
-    return float(max(krylov_estimates(matrix[None])[0], np.diagonal(matrix).max()))
+    """The largest eigenvalue, or nearly: what is guessed before the last counts to second order.
+
+    0 where there is none to divide by.
+    """
+    scale = float(np.diagonal(matrix).max())
+    if not 0.0 < scale < math.inf:
+        return 0.0
+    scaled = (matrix / scale)[None]
+    is_small = is_last or len(matrix) <= _DENSE_ORDER
+    found = largest_eigenvalues(scaled) if is_small else krylov_estimates(scaled)
+    return scale * max(float(found[0]), 1.0)
 
 
 def _alternating(blocks: Sequence[np.ndarray]) -> np.ndarray:

@@ -66,9 +66,10 @@ class ChainBound:
     @property
     def method(self) -> str:
         """How the constant of these layers was proved in the end."""
-        if not self.is_smaller:
+        share = f"{min(self.value / self.product, 1.0):.3g}"
+        if share == "1":
             return "no smaller together than one by one"
-        return f"together by one matrix, {self.value / self.product:.3g} of the product"
+        return f"together by one matrix, {share} of the product"
 
     def row(self) -> tuple[str, str, str, str]:
         """Name, type, bound and method, as text."""

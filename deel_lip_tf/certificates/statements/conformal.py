@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from deel_lip_tf._rounding import UP
 from deel_lip_tf._validation.labels import true_classes
 from deel_lip_tf._validation.scalars import check_choice
+from deel_lip_tf.certificates.fingerprints import model_fingerprint
 from deel_lip_tf.certificates.proofs import Proof, bounded, output_constants, prove
 from deel_lip_tf.certificates.radii import predicted
 from deel_lip_tf.certificates.statements.evaluation import checked_radius, outputs_with_errors
@@ -31,6 +32,7 @@ class ConformalSets:
             for `alpha`, so that every set holds all labels.
         score: "logit" or "margin".
         constants: (classes,) proven Lipschitz constants of the scores.
+        model_fingerprint: SHA-256 of the model that was calibrated.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -47,6 +49,7 @@ class ConformalSets:
     threshold: float
     score: str
     constants: np.ndarray
+    model_fingerprint: str
 
     def predict(self, x: Any, radius: float = 0.0, batch_size: int = 256) -> np.ndarray:
         """The sets of labels of samples.
@@ -63,8 +66,15 @@ class ConformalSets:
             (n, classes) booleans.
 
         Raises:
-            ValueError: an argument does not fit.
+            ValueError: an argument does not fit, or the model has other weights than when it was
+                calibrated.
         """
+        if model_fingerprint(self.model) != self.model_fingerprint:
+            raise ValueError(
+                "`model` must be what it was when it was calibrated. Received: "
+                f"{self.model.name!r} with other weights or another architecture. Call "
+                "`conformal_sets` again."
+            )
         moved = checked_radius(radius)
         if moved.ndim:
             raise ValueError(f"`radius` must be one number. Received: shape {moved.shape}.")
@@ -140,7 +150,8 @@ def conformal_sets(
     largest = np.sort(np.where(np.isnan(largest), np.inf, largest))
     rank = math.ceil((len(largest) + 1) * (1.0 - alpha))
     threshold = float(largest[rank - 1]) if rank <= len(largest) else math.inf
-    return ConformalSets(model, alpha, threshold, score, _constants(proof, score))
+    constants, fingerprint = _constants(proof, score), model_fingerprint(model)
+    return ConformalSets(model, alpha, threshold, score, constants, fingerprint)
 
 
 def _scores(logits: np.ndarray, score: str) -> np.ndarray:

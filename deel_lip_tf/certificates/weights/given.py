@@ -113,8 +113,12 @@ def read_changes(graph: Graph, given: Any) -> list[WeightChange]:
                 "`weights_within` must name layers with a kernel and a bias alone. Received: "
                 f"{', '.join(unknown)}. Known: {', '.join(own)}."
             )
-        changes = {id(own[name]): _change(own[name], value) for name, value in given.items()}
-        return list(changes.values())
+        if len({id(own[name]) for name in given}) < len(given):
+            raise ValueError(
+                "`weights_within` must name each layer once: one that is shared has several names. "
+                f"Received: {', '.join(given)}."
+            )
+        return [_change(own[name], value) for name, value in given.items()]
     others = [name for name, layer in named.items() if name not in own and _has_weights(layer)]
     if others:
         raise ValueError(
@@ -136,21 +140,13 @@ def _has_one_kernel(operation: Any) -> bool:
         return False
     activation = getattr(operation, "activation", None)
     inside = activation.weights if isinstance(activation, layers.Layer) else ()
-    kernels = ("depthwise_kernel", "pointwise_kernel")
-    return (
-        hasattr(operation, "kernel")
-        and not inside
-        and not any(map(operation.__dict__.get, kernels))
-    )
+    return hasattr(operation, "kernel") and not inside and known.potential(operation, None) is None
 
 
 def _change(layer: layers.Layer, given: Any) -> WeightChange:
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping) and not np.ndim(given):
         given = {"kernel": given, "bias": given}
-        is_number = np.ndim(given["kernel"]) == 0
-    else:
-        is_number = True
-    if not is_number or not set(given) <= {"kernel", "bias", "norm"}:
+    if not isinstance(given, Mapping) or not set(given) <= {"kernel", "bias", "norm"}:
         raise ValueError(f"{_FORMS}Received: {given!r} for {layer.name!r}.")
     bias = getattr(layer, "bias", None)
     shapes = {"kernel": kernel_of(layer).shape, "norm": ()}

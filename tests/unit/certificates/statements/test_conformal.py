@@ -103,3 +103,12 @@ def test_models_and_radii_that_do_not_fit(problem):
         sets.predict(x[:2], [0.1, 0.2])
     with pytest.raises(ValueError, match="`radius` must be finite"):
         sets.predict(x[:2], -0.1)
+
+
+def test_a_model_that_was_changed_is_refused():
+    model = lip.Sequential([keras.Input((2,)), lip.layers.SpectralDense(2)])
+    x = np.random.default_rng(0).standard_normal((20, 2))
+    sets = conformal_sets(model, x, np.arange(20) % 2)
+    model.layers[0].bias.assign([1.0, 0.0])
+    with pytest.raises(ValueError, match="when it was calibrated"):
+        sets.predict(x)

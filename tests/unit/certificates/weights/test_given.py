@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+import deel_lip_tf as lip
 from deel_lip_tf.certificates import certify
 
 
@@ -77,3 +78,21 @@ def test_a_shared_layer_is_changed_at_each_call():
     once, twice = keras.Model(x, shared(x)), keras.Model(x, shared(shared(x)))
     found = [certify(m, X, weights_within={"shared": 0.1}).output_change for m in (once, twice)]
     assert (found[1] > 2 * found[0]).all()
+    inner = keras.Sequential([keras.Input((3,)), shared], name="inner")
+    nested = keras.Model(x, shared(inner(x)))
+    by_name = certify(nested, X, weights_within={"inner/shared": 0.1}).output_change
+    assert by_name == pytest.approx(found[1])
+    with pytest.raises(ValueError, match="must name each layer once"):
+        certify(nested, X, weights_within={"inner/shared": 0.1, "shared": 0.1})
+
+
+def test_potentials_and_layers_of_two_kernels_are_no_single_kernel():
+    potential = lip.layers.SLLDense(3, name="potential")
+    model = keras.Sequential([keras.Input((3,)), potential, layers.Dense(2, name="head")])
+    with pytest.raises(ValueError, match="potential. Known: head"):
+        certify(model, X, weights_within={"potential": 0.1})
+    separable = layers.SeparableConv1D(2, 2, name="separable")
+    stack = [layers.Reshape((3, 1)), separable, layers.Flatten(), layers.Dense(2, name="head")]
+    model = keras.Sequential([keras.Input((3,)), *stack])
+    with pytest.raises(ValueError, match="must name the layers"):
+        certify(model, X, weights_within=0.1)
