@@ -3,7 +3,7 @@
 Constants travel from the inputs to the outputs. A layer multiplies; a sum adds; a concatenation,
 a maximum or several outputs take the p-norm. A layer that is called twice counts twice. Branches
 that begin at different inputs, or at different slices of one tensor, are known to vary apart: their
-joint constant is smaller.
+joint constant is smaller. Dense layers one after the other are bounded as a whole, too (`chains`).
 """
 
 import math
@@ -15,10 +15,11 @@ import numpy as np
 from keras import layers
 
 from deel_lip_tf._rounding import product_up
+from deel_lip_tf.bounds.chains import Chain, find_chains
 from deel_lip_tf.bounds.layers import layer_bound
 from deel_lip_tf.bounds.merges import merge_of
 from deel_lip_tf.bounds.patterns import Pattern, find_patterns
-from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
+from deel_lip_tf.bounds.result import ChainBound, LayerBound, LipschitzBound
 from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.graph import UNREADABLE, Call, Graph, Value, graph_of, is_readable
 from deel_lip_tf.semantics.norms import L2, Norm, standardize_norm
@@ -54,9 +55,10 @@ def lipschitz_bound(
             and several outputs are fine.
         norm: "l2", "linf" or "l1", of inputs and outputs alike. For "linf" and "l1" kernels are
             bounded by their sums of absolute values, which is exact.
-        budget: how much work each convolution may cost in "l2", in place of a time: it is counted
-            in operations, so that the result can be reproduced. With 1 the largest layers take
-            some seconds on two cores; a tenth is ten times as fast, and somewhat looser.
+        budget: how much work each convolution, and each run of dense layers that is bounded as a
+            whole, may cost in "l2", in place of a time: it is counted in operations, so that the
+            result can be reproduced. With 1 the largest layers take some seconds on two cores; a
+            tenth is ten times as fast, and somewhat looser.
 
     Returns:
         The bound, with one entry for each call of a layer.
@@ -90,7 +92,8 @@ def lipschitz_bound(
     else:
         value = propagation.layer(layer_or_model, _build_shape(layer_or_model), 1.0, "")
     propagation.unsupported.raise_if_any()
-    return LipschitzBound(value=float(value), per_layer=propagation.entries, norm=norm)
+    chains = tuple(propagation.chains)
+    return LipschitzBound(float(value), propagation.entries, norm, chains)
 
 
 def _checked_budget(budget: float) -> float:
@@ -140,16 +143,18 @@ class LipschitzPropagation:
 
     Attributes:
         entries: one for each call of a layer, in order.
+        chains: what was bounded as a whole besides.
         layer_bounds: `(bound, method)` by `(id(layer), input shape)`.
         constants: of the values of the graphs that were walked, with respect to their input.
 
     Args:
         norm: of inputs and outputs.
-        budget: work for each convolution.
+        budget: work for each convolution, and for each chain.
     """
 
     def __init__(self, norm: Norm = L2, budget: float = 1.0):
         self.entries: list[LayerBound] = []
+        self.chains: list[ChainBound] = []
         self.layer_bounds: dict[tuple, tuple[float, str]] = {}
         self.constants: dict[Value, float] = {}
         self.unsupported = UnsupportedParts(_NO_BOUND)
@@ -224,6 +229,7 @@ class LipschitzPropagation:
         values = dict(zip(graph.inputs, self._apart(len(graph.inputs)), strict=True))
         patterns = find_patterns(graph.calls)
         hidden = _hidden(graph, patterns)
+        chains = find_chains(graph.calls, self._budget) if self._norm == L2 else {}
         for call in graph.calls:
             if call in hidden:
                 continue
@@ -231,9 +237,24 @@ class LipschitzPropagation:
                 results = [self._pattern(call, patterns[call], values)]
             else:
                 results = self._call(call, [values[x] for x in call.inputs])
+            if call in chains:
+                results = [self._chain(chains[call], values[chains[call].source], results[0])]
             values.update(zip(call.outputs, results, strict=True))
         self.constants.update((value, known.constant) for value, known in values.items())
         return [values[value] for value in graph.outputs]
+
+    def _chain(self, chain: Chain, source: _Known, one_by_one: _Known) -> _Known:
+        """The smaller constant: of a chain as a whole, or of its layers one by one."""
+        if not 0.0 < one_by_one.constant < math.inf:
+            return one_by_one
+        start = time.perf_counter()
+        each = [self._layer_bound(call.operation, call.inputs[0].shape)[0] for call in chain.calls]
+        value, product = chain.bound(), product_up(*each)
+        if value < math.inf:
+            seconds = time.perf_counter() - start
+            self.chains.append(ChainBound(chain.names, value, product, seconds))
+        whole = self._times(source, value)
+        return whole if whole.constant < one_by_one.constant else one_by_one
 
     def _pattern(self, call: Call, pattern: Pattern, values: dict) -> _Known:
         start = time.perf_counter()

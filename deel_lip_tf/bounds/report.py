@@ -28,7 +28,8 @@ class Report:
 
     Attributes:
         bound: the proven bound with its entries, in the L2 norm.
-        product: of the bounds of all entries; it differs from the bound where branches meet.
+        product: of the bounds of all entries; it differs from the bound where branches meet, and
+            where layers were bounded together.
         jacobian: largest norm of the Jacobian that was found, a lower estimate; None where it was
             not searched for.
         attack: largest quotient `||f(x) - f(y)|| / ||x - y||` found by gradient ascent, a lower
@@ -41,7 +42,7 @@ class Report:
         >>> report.jacobian <= report.bound.value, report.attack <= report.bound.value
         (True, True)
         >>> sorted(report.as_dict())
-        ['attack', 'bound', 'jacobian', 'layers', 'norm', 'product', 'seconds', 'slack']
+        ['attack', 'bound', 'chains', 'jacobian', 'layers', 'norm', 'product', 'seconds', 'slack']
     """
 
     bound: LipschitzBound
@@ -73,6 +74,15 @@ class Report:
             }
             for entry in self.bound.per_layer
         ]
+        chains = [
+            {
+                "layers": list(chain.names),
+                "bound": float(chain.value),
+                "product": float(chain.product),
+                "seconds": float(chain.seconds),
+            }
+            for chain in self.bound.chains
+        ]
         return {
             "norm": self.bound.norm,
             "bound": float(self.bound.value),
@@ -82,6 +92,7 @@ class Report:
             "slack": self.slack,
             "seconds": float(self.seconds),
             "layers": layers,
+            "chains": chains,
         }
 
     def figure(self) -> Any:
@@ -101,6 +112,9 @@ class Report:
         for entry in self.bound.per_layer:
             numbers = at_most(entry.value), f"{entry.seconds:.3f}"
             rows.append((entry.name, entry.layer_type, *numbers, entry.method))
+        for chain in self.bound.chains:
+            name, kind, value, method = chain.row()
+            rows.append((name, kind, value, f"{chain.seconds:.3f}", method))
         return rows
 
     def __str__(self) -> str:

@@ -1,6 +1,7 @@
 """The entry: certified radii of a classifier's predictions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -16,6 +17,9 @@ from deel_lip_tf.certificates.proofs import Proof, prove
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii, predicted
 from deel_lip_tf.certificates.result import MEANINGS, Certificates
 from deel_lip_tf.certificates.samples import Samples
+from deel_lip_tf.certificates.weights.analysis import ChangedWeightsAnalysis
+from deel_lip_tf.certificates.weights.given import read_changes
+from deel_lip_tf.semantics.graph import graph_of
 
 __all__ = ["certify"]
 
@@ -27,6 +31,7 @@ def certify(
     batch_size: int = 256,
     semantics: str = "real",
     local: bool = False,
+    weights_within: float | Mapping[str, Any] | None = None,
 ) -> Certificates:
     """Certifies the predictions of a classifier against L2 perturbations.
 
@@ -74,13 +79,23 @@ def certify(
             activations with straight pieces) whose input cannot change sign are linear: see
             `certificates.local`. Never smaller, and proven too. It costs as much as five gradients
             of every gap that matters, and gains nothing on networks that sort.
+        weights_within: how far the weights may be away from the stored ones, `None` for not at all:
+            the certificates are then about all models whose weights are so near, after fine-tuning
+            or in steps of quantization, and about their exact functions. A number is the most by
+            which any entry of any kernel and bias may be off. A mapping from names of layers, as
+            `lipschitz_bound` prints them, says which may be off at all, and by how much: such a
+            number, or a mapping of "kernel" and "bias" to numbers or arrays, entry by entry, and of
+            "norm" to the largest operator norm of the change of the kernel. The kernel of a
+            constrained layer is its effective one, which `vanilla_export` keeps. See
+            `certificates.weights.analysis`. Not with `semantics="float32"`.
 
     Returns:
         The certificates.
 
     Raises:
         TypeError: if `model` is not a Keras model.
-        ValueError: if a layer has no bound, or with `semantics="float32"` no rounding rule (all are
+        ValueError: if `weights_within` names no layer, or has another form; if a layer has no
+            bound, or with `semantics="float32"` no rounding rule (all are
             named), or shapes, labels or the last activation do not fit.
 
     Example:
@@ -100,36 +115,59 @@ def certify(
     samples = Samples(model, x, y)
     check_count("batch_size", batch_size)
     guard = Guard(model, proof.propagation)
-    certify_batch = _certifier(proof, guard, semantics, local)
+    check_choice("semantics", semantics, MEANINGS)
+    exact = _analysis(proof, semantics, weights_within)
+    certify_batch = _certifier(proof, guard, exact, local)
     batches = [certify_batch(batch) for batch in samples.batches(batch_size)]
-    label, radius, margin = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    (label, radius, margin), change = _joined(batches)
     radius = np.where(guard.confirmed(), radius, 0.0)
     true, is_signed = samples.labels()
     correct = None if true is None else label == true
     radius = radius if correct is None else np.where(correct, radius, 0.0)
     label = 2 * label - 1 if is_signed else label
     fingerprints = model_fingerprint(model), samples.fingerprint()
-    return Certificates(label, radius, margin, proof.bound, correct, semantics, *fingerprints)
+    certificates = Certificates(
+        label, radius, margin, proof.bound, correct, semantics, *fingerprints
+    )
+    if not isinstance(exact, ChangedWeightsAnalysis):
+        return certificates
+    return replace(certificates, weights_within=str(exact), output_change=change)
+
+
+def _analysis(proof: Proof, semantics: str, weights_within: Any) -> Float64Evaluator:
+    """What evaluates the model, and says how far that may be from what is certified."""
+    if weights_within is None:
+        kind = Float32ErrorAnalysis if semantics == "float32" else Float64Evaluator
+        return kind(proof.model, proof.propagation)
+    if semantics != "real":
+        raise ValueError(
+            "`weights_within` is about the exact functions of the weights. Received: "
+            f"semantics={semantics!r}. Leave it out, or certify the changed model by itself."
+        )
+    changes = read_changes(graph_of(proof.model), weights_within)
+    return ChangedWeightsAnalysis(proof.model, proof.propagation, changes)
+
+
+def _joined(batches: list[tuple[Radii, np.ndarray]]) -> tuple[list[np.ndarray], np.ndarray]:
+    radii, errors = zip(*batches, strict=True)
+    return [np.concatenate(parts) for parts in zip(*radii, strict=True)], np.concatenate(errors)
 
 
 def _certifier(
-    proof: Proof, guard: Guard, semantics: str, is_local: bool
-) -> Callable[[np.ndarray], Radii]:
-    """The function from a batch of samples to their radii, and to what the guard compares."""
-    check_choice("semantics", semantics, MEANINGS)
-    kind = Float32ErrorAnalysis if semantics == "float32" else Float64Evaluator
-    exact = kind(proof.model, proof.propagation)
+    proof: Proof, guard: Guard, exact: Float64Evaluator, is_local: bool
+) -> Callable[[np.ndarray], tuple[Radii, np.ndarray]]:
+    """The function from a batch to its radii and the errors of its logits, which the guard sees."""
     local = LocalBounds(proof.model, proof.propagation, exact) if is_local else None
 
-    def certify_batch(batch: np.ndarray) -> Radii:
+    def certify_batch(batch: np.ndarray) -> tuple[Radii, np.ndarray]:
         evaluated, allowed = _evaluated(exact, batch)
         guard.compare(batch, evaluated.logits, allowed)
         label = predicted(evaluated.logits)
         divisors = proof.divisors[label] if len(proof.divisors) > 1 else proof.divisors[label * 0]
         if local is None:
-            return certified_radii(evaluated, label, divisors)
+            return certified_radii(evaluated, label, divisors), evaluated.errors
         local.observe()
-        return widened(evaluated, label, divisors, local)
+        return widened(evaluated, label, divisors, local), evaluated.errors
 
     return certify_batch
 
@@ -140,5 +178,7 @@ def _evaluated(exact: Float64Evaluator, batch: np.ndarray) -> tuple[Evaluated, n
         evaluated = exact.execute(batch)
         return evaluated, evaluated.errors
     value = exact.evaluate_model(batch)
+    if isinstance(exact, ChangedWeightsAnalysis):
+        return exact.executed(value), value.error + value.deviation
     evaluated = Evaluated(value.numbers, value.error, 0.0, np.full(len(batch), np.inf))
     return evaluated, value.error + value.deviation

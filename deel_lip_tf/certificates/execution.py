@@ -11,7 +11,7 @@ the norms measured at the sample instead of bounded by products of norms.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -19,14 +19,16 @@ import numpy as np
 
 from deel_lip_tf._rounding import UP
 from deel_lip_tf.bounds.evaluation.model import Evaluation, Float64Evaluator, WithError
+from deel_lip_tf.bounds.patterns import Pattern
 from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates.radii import Evaluated
 from deel_lip_tf.certificates.roundings import check_operation, rounding_of
 from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.graph import Call, Graph
+from deel_lip_tf.semantics.norms import L2
 from deel_lip_tf.semantics.rounding import FLUSHED, UNIT, Rounding
 
-__all__ = ["Float32ErrorAnalysis"]
+__all__ = ["DeviationAnalysis", "Float32ErrorAnalysis", "WithDeviation"]
 
 _NO_RULE = (
     '`semantics="float32"` has no rounding rule for: {}. Build the model in float32 from other '
@@ -42,39 +44,42 @@ class WithDeviation(WithError):
     growth: float
 
 
-class Float32ErrorAnalysis(Float64Evaluator):
-    """A bounded model evaluated in float64, with the deviation of its execution in float32.
+class DeviationAnalysis(Float64Evaluator):
+    """A bounded model evaluated in float64, with the deviation of a program that adds to it.
 
-    Raises:
-        UnsupportedLayerError: a layer or an operation has no float32 rule; all are named.
+    A subclass says what a call adds, by `added`.
     """
 
     def __init__(self, model: keras.Model, propagation: LipschitzPropagation):
         super().__init__(model, propagation)
-        self._float32_roundings: dict[tuple[Call, int], Rounding] = {}
         self._reach = np.array(np.inf)
-        _check_operations(self.graph)
 
     def execute(self, x: np.ndarray) -> Evaluated:
         """Logits of a batch (n, ...) of float64, and how far the program may be from them.
 
         `reach` is the distance up to which no number of the program can overflow.
         """
-        self._reach = np.full(len(x), np.inf)
-        value = self.evaluate_model(x)
+        return self.executed(self.evaluate_model(x))
+
+    def executed(self, value: Any) -> Evaluated:
+        """The same of a batch that has been evaluated."""
         errors = (value.error + value.at_sample) * UP
         return Evaluated(value.numbers, errors, value.growth, self._reach)
 
+    def added(self, evaluation: Evaluation, values: list) -> Rounding:
+        """What one call adds, given its inputs."""
+        raise NotImplementedError
+
     def start(self, tensor: Any) -> WithDeviation:
-        """The program rounds its input to float32."""
+        """The program reads the sample itself."""
+        self._reach = np.full(len(tensor), np.inf)
         value = super().start(tensor)
-        at_sample = UNIT * value.norm + FLUSHED * math.sqrt(math.prod(tensor.shape[1:]))
-        return WithDeviation(**vars(value), at_sample=at_sample, growth=UNIT)
+        return WithDeviation(**vars(value), at_sample=np.zeros(len(tensor)), growth=0.0)
 
     def call(self, call: Call, values: list[WithDeviation]) -> list[WithDeviation]:
         """The outputs of one call."""
         evaluation = self.evaluate(call, values)
-        rounding = self._float32_rounding(evaluation, values)
+        rounding = self.added(evaluation, values)
         # What the program reads: exact values, their float64 error, and its own deviation.
         read = sum(v.norm + v.error + v.at_sample for v in values) * UP
         read_growth = sum(value.constant + value.growth for value in values) * UP
@@ -90,7 +95,35 @@ class Float32ErrorAnalysis(Float64Evaluator):
         added = {"at_sample": at_sample * UP, "growth": growth * UP}
         return [WithDeviation(**vars(output), **added) for output in evaluation.outputs]
 
-    def _float32_rounding(self, evaluation: Evaluation, values: list[WithDeviation]) -> Rounding:
+    def _end_of_pattern(
+        self, call: Call, values: list, pattern: Pattern, source: Any
+    ) -> WithDeviation:
+        output = super()._end_of_pattern(call, values, pattern, source)
+        constant, _ = pattern.bound(L2, 1.0)
+        moved = constant * source.at_sample * UP
+        return WithDeviation(**vars(output), at_sample=moved, growth=constant * source.growth * UP)
+
+
+class Float32ErrorAnalysis(DeviationAnalysis):
+    """A bounded model evaluated in float64, with the deviation of its execution in float32.
+
+    Raises:
+        UnsupportedLayerError: a layer or an operation has no float32 rule; all are named.
+    """
+
+    def __init__(self, model: keras.Model, propagation: LipschitzPropagation):
+        super().__init__(model, propagation)
+        self._float32_roundings: dict[tuple[Call, int], Rounding] = {}
+        _check_operations(self.graph)
+
+    def start(self, tensor: Any) -> WithDeviation:
+        """The program rounds its input to float32."""
+        value = super().start(tensor)
+        at_sample = UNIT * value.norm + FLUSHED * math.sqrt(math.prod(tensor.shape[1:]))
+        return replace(value, at_sample=at_sample, growth=UNIT)
+
+    def added(self, evaluation: Evaluation, values: list[WithDeviation]) -> Rounding:
+        """What rounding adds to one call."""
         call, inputs = evaluation.call, tuple(values[0].tensor.shape[1:])
         key = call, math.prod(inputs)
         if key not in self._float32_roundings:

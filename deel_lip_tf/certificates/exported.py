@@ -19,7 +19,7 @@ from deel_lip_tf._validation.backends import tensorflow_for
 from deel_lip_tf._validation.models import check_instance, check_one_to_one
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, check_choice, number
 from deel_lip_tf.bounds.propagation import lipschitz_bound
-from deel_lip_tf.bounds.result import LayerBound, LipschitzBound
+from deel_lip_tf.bounds.result import ChainBound, LayerBound, LipschitzBound
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
 from deel_lip_tf.certificates.result import MEANINGS
 
@@ -245,13 +245,14 @@ def _content(certificate: ExportCertificate) -> dict:
         "semantics": certificate.semantics,
         "input_scale": certificate.input_scale,
         "layers": [_proven_of(layer) for layer in bound.per_layer],
+        **({"chains": [_proven_of(chain) for chain in bound.chains]} if bound.chains else {}),
         "model_sha256": certificate.model_fingerprint,
         "export_sha256": certificate.export_hash,
     }
     return content | {"certificate_sha256": _content_hash(content)}
 
 
-def _proven_of(layer: LayerBound) -> dict:
+def _proven_of(layer: LayerBound | ChainBound) -> dict:
     return {name: value for name, value in asdict(layer).items() if name != "seconds"}
 
 
@@ -283,10 +284,16 @@ def _read(path: Path) -> ExportCertificate:
 
 def _certificate(content: dict) -> ExportCertificate:
     layers = [LayerBound(**layer) for layer in content["layers"]]
+    chains = [
+        ChainBound(**{**chain, "names": tuple(chain["names"])})
+        for chain in content.get("chains", ())
+    ]
     check_choice("norm", content["norm"], ("l2",))
     check_choice("semantics", content["semantics"], tuple(MEANINGS))
     return ExportCertificate(
-        LipschitzBound(number("bound", content["bound"], NOT_NEGATIVE), layers, content["norm"]),
+        LipschitzBound(
+            number("bound", content["bound"], NOT_NEGATIVE), layers, content["norm"], tuple(chains)
+        ),
         content["semantics"],
         number("input_scale", content["input_scale"], POSITIVE),
         content["model_sha256"],

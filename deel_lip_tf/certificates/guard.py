@@ -7,7 +7,7 @@ else than what is written, and nothing is certified. No theory of what may go wr
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -31,10 +31,16 @@ class Guard:
     Args:
         model: the classifier.
         propagation: the pass that bounded it.
+        answers: what of the outputs (n, ...) has to be the same besides.
     """
 
-    def __init__(self, model: keras.Model, propagation: LipschitzPropagation):
-        self._model, self._propagation = model, propagation
+    def __init__(
+        self,
+        model: keras.Model,
+        propagation: LipschitzPropagation,
+        answers: Callable[[np.ndarray], np.ndarray] = predicted,
+    ):
+        self._model, self._propagation, self._answers = model, propagation, answers
         self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._confirmed: list[np.ndarray] = []
         self._different: list[np.ndarray] = []
@@ -45,7 +51,7 @@ class Guard:
 
         Args:
             x: (n, ...) samples.
-            logits: (n, classes) of the exact function.
+            logits: (n, ...) outputs of the exact function.
             allowed: (n,) how far those of the model may be from them.
         """
         self._waiting.append((x, logits, allowed))
@@ -78,11 +84,14 @@ class Guard:
             self._confirmed.append(np.ones(len(x), bool))
             return
         with np.errstate(invalid="ignore", over="ignore"):
-            distance = np.nan_to_num(np.linalg.norm(own - logits, axis=1), nan=np.inf)
+            change = (own - logits).reshape(len(x), -1)
+            distance = np.nan_to_num(np.linalg.norm(change, axis=1), nan=np.inf)
             agrees = distance <= allowed
-        self._confirmed.append(agrees & (predicted(own) == predicted(logits)))
+            same = self._answers(own) == self._answers(logits)
+        self._confirmed.append(agrees & same.reshape(len(x), -1).all(axis=1))
         # What overflows in float64 is certified by nobody.
-        differs = ~agrees & np.isfinite(allowed) & np.isfinite(logits).all(axis=1)
+        is_finite = np.isfinite(logits.reshape(len(x), -1)).all(axis=1)
+        differs = ~agrees & np.isfinite(allowed) & is_finite
         if differs.any():
             self._different.append(x[differs])
             self._largest = max(self._largest, float(distance[differs].max()))
@@ -113,7 +122,7 @@ def warn_of_difference(where: str, call: str | None, consequence: str) -> None:
 
 
 def _outputs(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    """(n, classes) outputs of a model at inference in its own arithmetic, as float64."""
+    """(n, ...) outputs of a model at inference in its own arithmetic, as float64."""
     dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
     with np.errstate(over="ignore"):
         outputs = model(keras.ops.convert_to_tensor(x, dtype=dtype), training=False)

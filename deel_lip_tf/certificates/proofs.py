@@ -5,13 +5,15 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from deel_lip_tf._rounding import gamma, norm_up, product_up, sqrt_up
+from deel_lip_tf._rounding import gamma, norm_up, product_up, sqrt_up, sum_up
+from deel_lip_tf.bounds.chains import find_chains
 from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.semantics.ends import final_call, final_function
-from deel_lip_tf.semantics.graph import Graph, graph_of, is_readable
+from deel_lip_tf.semantics.graph import Call, Graph, graph_of, is_readable
 from deel_lip_tf.semantics.state import kernel_of
 
-__all__ = ["Proof", "margin_lipschitz_constants", "prove"]
+__all__ = ["Proof", "bounded", "check_logits", "margin_lipschitz_constants"]
+__all__ += ["output_constants", "prove"]
 
 _PROBABILITIES = ("softmax", "sigmoid", "log_softmax", "log_sigmoid", "hard_sigmoid", "sparsemax")
 
@@ -38,7 +40,9 @@ def margin_lipschitz_constants(model: keras.Model) -> np.ndarray:
 
     With logits f, a linear head of columns `w_j` over a K-Lipschitz backbone and L the constant of
     the whole model, `f_i - f_j` is `min(K ||w_i - w_j||, sqrt(2) L)`-Lipschitz. Without a linear
-    head only the second constant counts. A single logit is `min(K ||w||, L)`-Lipschitz.
+    head only the second constant counts. A single logit is `min(K ||w||, L)`-Lipschitz. A head that
+    ends a run of dense layers with rising activations between them is bounded together with these,
+    too (`bounds.chains`), which is often less.
 
     Args:
         model: a built Sequential or functional model, with one input and an output of shape
@@ -72,6 +76,17 @@ def prove(model: keras.Model) -> Proof:
     Raises:
         TypeError, ValueError: as `certify`, for the model.
     """
+    graph, propagation, bound = bounded(model)
+    count = _checked_classes(graph)
+    return Proof(model, propagation, bound, _divisors(graph, propagation, bound, count))
+
+
+def bounded(model: keras.Model) -> tuple[Graph, LipschitzPropagation, float]:
+    """The graph of a model, the pass that bounded it, and the constant of its first output.
+
+    Raises:
+        TypeError, ValueError: as `certify`, for the model.
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
     propagation = LipschitzPropagation()
@@ -81,9 +96,21 @@ def prove(model: keras.Model) -> Proof:
     graph = graph_of(model)
     constants = propagation.graph(graph)
     propagation.unsupported.raise_if_any()
-    count = _checked_classes(graph)
-    divisors = _divisors(graph, propagation, constants[0], count)
-    return Proof(model, propagation, constants[0], divisors)
+    return graph, propagation, constants[0]
+
+
+def output_constants(graph: Graph, propagation: LipschitzPropagation, bound: float) -> np.ndarray:
+    """How fast each entry of the first output may change: (outputs,), or a number for all.
+
+    With a linear head of columns `w_j` over a K-Lipschitz backbone and L the constant of the whole
+    model, the least of `K ||w_j||` and L, and of what the theorem of `bounds.chains` says.
+    """
+    constants = np.array(bound)
+    for columns, constant, slack in _linear_forms(graph, propagation):
+        norms = [norm_up(np.abs(column)) * (1.0 + gamma(8)) for column in columns.T]
+        each = [product_up(constant, sum_up([norm, slack])) for norm in norms]
+        constants = np.fmin(constants, each)  # what overflowed is NaN, and proves nothing
+    return constants
 
 
 def _checked_classes(graph: Graph) -> int:
@@ -96,6 +123,16 @@ def _checked_classes(graph: Graph) -> int:
             f"{len(graph.inputs)} inputs and outputs of shapes {shapes}. Certify a model of one "
             "output at a time, by `keras.Model(model.inputs, model.outputs[0])`."
         )
+    check_logits(graph)
+    return count
+
+
+def check_logits(graph: Graph) -> None:
+    """Refuses a model that ends with probabilities.
+
+    Raises:
+        ValueError: it does.
+    """
     last = final_call(graph)
     if last is not None and (name := final_function(last.operation)) in _PROBABILITIES:
         raise ValueError(
@@ -103,7 +140,6 @@ def _checked_classes(graph: Graph) -> int:
             f"{last.operation.name!r}. Leave it out (`activation=None`, and `from_logits=True` in "
             "the loss)."
         )
-    return count
 
 
 def _divisors(
@@ -111,26 +147,43 @@ def _divisors(
 ) -> np.ndarray:
     joint = bound if count == 1 else product_up(sqrt_up(2.0), bound)
     divisors = np.full((count, count), joint)
-    if (head := _linear_head(graph, propagation)) is None:
-        return divisors
-    layer, backbone = head
-    kernel = kernel_of(layer)
-    for top in range(count):
-        differences = kernel if count == 1 else kernel[:, top, None] - kernel
-        # One rounding for each difference, and those of a sum of squares and of its root.
-        norms = [norm_up(np.abs(column)) * (1.0 + gamma(8)) for column in differences.T]
-        pairwise = [product_up(backbone, norm) for norm in norms]
-        divisors[top] = np.minimum(divisors[top], pairwise)
+    for form in _linear_forms(graph, propagation):
+        divisors = np.fmin(divisors, _pairwise(*form))  # NaN, from an overflow, proves nothing
     return divisors
 
 
-def _linear_head(
+def _linear_forms(
     graph: Graph, propagation: LipschitzPropagation
-) -> tuple[keras.layers.Dense, float] | None:
-    """`(layer, constant of its input)` where a dense layer without activation makes the logits."""
+) -> list[tuple[np.ndarray, float, float]]:
+    """`(V, K, slack)`: combinations c of outputs are `K (||V c|| + slack ||c||)`-Lipschitz."""
+    if (head := _linear_head(graph)) is None:
+        return []
+    forms = [(kernel_of(head.operation), propagation.constants[head.inputs[0]], 0.0)]
+    chain = find_chains(graph.calls).get(head)
+    if chain is not None and (found := chain.rows()) is not None:
+        columns, constant, slack = found
+        constant = product_up(propagation.constants[chain.source], constant)
+        forms.append((columns, constant, slack))
+    return forms
+
+
+def _pairwise(columns: np.ndarray, constant: float, slack: float = 0.0) -> np.ndarray:
+    """`constant (||v_i - v_j|| + sqrt(2) slack)` of columns; of one `constant (||v|| + slack)`."""
+    count = columns.shape[1]
+    slack = slack if count == 1 else product_up(sqrt_up(2.0), slack)
+    found = np.empty((count, count))
+    for top in range(count):
+        differences = columns if count == 1 else columns[:, top, None] - columns
+        # One rounding for each difference, and those of a sum of squares and of its root.
+        norms = [norm_up(np.abs(column)) * (1.0 + gamma(8)) for column in differences.T]
+        found[top] = [product_up(constant, sum_up([norm, slack])) for norm in norms]
+    return found
+
+
+def _linear_head(graph: Graph) -> Call | None:
+    """The call of the dense layer without activation that makes the logits, if one does."""
     call = final_call(graph)
     if call is None or not isinstance(call.operation, keras.layers.Dense):
         return None
-    layer, before = call.operation, call.inputs[0]
-    is_linear = layer.activation in (None, keras.activations.linear)
-    return (layer, propagation.constants[before]) if is_linear and len(before.shape) == 2 else None
+    is_linear = call.operation.activation in (None, keras.activations.linear)
+    return call if is_linear and len(call.inputs[0].shape) == 2 else None

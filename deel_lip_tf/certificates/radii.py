@@ -6,7 +6,7 @@ import numpy as np
 
 from deel_lip_tf._rounding import gamma, sqrt_up
 
-__all__ = ["Evaluated", "Radii", "certified_radii", "predicted"]
+__all__ = ["Evaluated", "Radii", "certified_radii", "downward", "gap_radii", "predicted"]
 
 
 class Evaluated(NamedTuple):
@@ -58,7 +58,20 @@ def certified_radii(evaluated: Evaluated, label: np.ndarray, divisors: np.ndarra
         margin = np.abs(logits[:, 0])
         with np.errstate(all="ignore"):
             radius = (margin - errors) / (divisors[:, 0] + growth)
-        return Radii(label, _downward(np.minimum(radius, reach), logits, errors), margin)
+        return Radii(label, downward(np.minimum(radius, reach), logits, errors), margin)
+    gaps, ratios = gap_radii(evaluated, label, divisors)
+    radius = np.minimum(ratios.min(axis=1), reach)
+    return Radii(label, downward(radius, logits, errors), gaps.min(axis=1))
+
+
+def gap_radii(
+    evaluated: Evaluated, label: np.ndarray, divisors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n, classes) gaps of the logit of `label` to each other, and how far from 0 each one stays.
+
+    Both are infinite for the label itself. Arguments as `certified_radii`, of several logits.
+    """
+    logits, errors, growth, _ = evaluated
     own = np.arange(len(logits)), label
     with np.errstate(all="ignore"):
         gaps = logits[own][:, None] - logits
@@ -67,11 +80,10 @@ def certified_radii(evaluated: Evaluated, label: np.ndarray, divisors: np.ndarra
         ratios = safe / (divisors + sqrt_up(2.0) * growth)
         ratios = np.where((gaps > 0) & np.isfinite(gaps), ratios, 0.0)
     gaps[own] = ratios[own] = np.inf
-    radius = np.minimum(ratios.min(axis=1), reach)
-    return Radii(label, _downward(radius, logits, errors), gaps.min(axis=1))
+    return gaps, ratios
 
 
-def _downward(radius: np.ndarray, logits: np.ndarray, errors: np.ndarray) -> np.ndarray:
+def downward(radius: np.ndarray, logits: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Radii rounded towards 0; 0 for those that are negative or come from non-finite numbers."""
     valid = np.isfinite(logits).all(axis=1) & np.isfinite(errors) & (radius > 0)
     return np.where(valid, np.nextafter(radius * (1.0 - gamma(8)), 0.0), 0.0)

@@ -27,7 +27,8 @@ MEANINGS = {
 
 _RADII = (0.0, 36 / 255, 72 / 255, 108 / 255, 0.25, 0.5, 1.0)
 _ARRAYS = ("label", "radius", "margin")
-_FINGERPRINTS = ("model_fingerprint", "data_fingerprint")
+_OPTIONAL = ("correct", "output_change")
+_TEXTS = ("model_fingerprint", "data_fingerprint", "weights_within")
 _FORMAT = "deel_lip_tf certificates 1"
 _LARGEST_BATCH = 1024
 
@@ -48,6 +49,10 @@ class Certificates:
         model_fingerprint: SHA-256 of the model that was certified, or None where it is not known.
         data_fingerprint: SHA-256 of the samples, or None where it is not known. `check` compares
             both.
+        weights_within: of which models the radii hold besides, layer by layer, where
+            `certify(weights_within=...)` was asked for them; None for the model alone.
+        output_change: (n,) float64, the largest Euclidean distance at each sample from the outputs
+            of the model to those of any of these models; None without `weights_within`.
 
     Example:
         >>> import os, tempfile
@@ -69,6 +74,8 @@ class Certificates:
     semantics: str = "real"
     model_fingerprint: str | None = None
     data_fingerprint: str | None = None
+    weights_within: str | None = None
+    output_change: np.ndarray | None = None
 
     def check(self, model: keras.Model, x: Any) -> "Certificates":
         """Makes sure that these certificates are about a model and samples.
@@ -129,10 +136,13 @@ class Certificates:
 
     def _about(self) -> list[str]:
         bound = at_most(self.bound)
-        return [
+        lines = [
             f"{len(self.label)} samples, Lipschitz constant at most {bound}",
             f"radii hold for {MEANINGS[self.semantics]} (semantics={self.semantics!r})",
         ]
+        if self.weights_within is not None:
+            lines.append(f"and of all weights within: {self.weights_within}")
+        return lines
 
     def _rows(self, radii: Sequence[float]) -> list[tuple[str, str]]:
         name = "certified share" if self.correct is None else "certified accuracy"
@@ -177,7 +187,7 @@ class Certificates:
             )
         content = {name: getattr(self, name) for name in _ARRAYS}
         content |= {"bound": self.bound, "semantics": self.semantics, "format": _FORMAT}
-        optional = {name: getattr(self, name) for name in ("correct", *_FINGERPRINTS)}
+        optional = {name: getattr(self, name) for name in (*_OPTIONAL, *_TEXTS)}
         content |= {name: value for name, value in optional.items() if value is not None}
         content["content_fingerprint"] = content_fingerprint(content)
         with whole_file(path) as file:
@@ -216,7 +226,7 @@ def _fields(content: dict[str, np.ndarray], path: Path) -> dict:
     if found != _FORMAT or not wanted <= set(content):
         missing = ", ".join(sorted(wanted - set(content))) or "nothing"
         raise _not_certificates(path, f"holds {found!r} and lacks {missing}")
-    arrays = {name: content[name] for name in (*_ARRAYS, "correct") if name in content}
+    arrays = {name: content[name] for name in (*_ARRAYS, *_OPTIONAL) if name in content}
     shape, semantics = content["label"].shape, str(content["semantics"])
     if len(shape) != 1 or any(array.shape != shape for array in arrays.values()):
         raise _not_certificates(path, "holds arrays of different lengths")
@@ -228,11 +238,13 @@ def _fields(content: dict[str, np.ndarray], path: Path) -> dict:
     known = content.get("content_fingerprint")
     if known is not None and str(known) != content_fingerprint(rest):
         raise _not_certificates(path, "was changed after it was saved")
-    fingerprints = {name: str(content[name]) for name in _FINGERPRINTS if name in content}
-    return {**arrays, **fingerprints, "bound": float(content["bound"]), "semantics": semantics}
+    texts = {name: str(content[name]) for name in _TEXTS if name in content}
+    return {**arrays, **texts, "bound": float(content["bound"]), "semantics": semantics}
 
 
-def _fault(bound: Any, label: Any, radius: Any, margin: Any, correct: Any = None) -> str | None:
+def _fault(
+    bound: Any, label: Any, radius: Any, margin: Any, correct: Any = None, output_change: Any = None
+) -> str | None:
     """What no certificates have, or None. A margin is NaN where two logits are infinite."""
     if bound.shape or bound.dtype.kind != "f" or not 0 <= bound < np.inf:
         return f"has the bound {bound!r}"
@@ -245,6 +257,10 @@ def _fault(bound: Any, label: Any, radius: Any, margin: Any, correct: Any = None
         return f"holds the radius {radius[~(radius >= 0)][0]}"
     if (margin < 0).any() or not (margin[radius > 0] > 0).all():
         return "holds margins that are negative, or do not allow for their radii"
+    if output_change is not None and not (
+        output_change.dtype.kind == "f" and (output_change >= 0).all()
+    ):
+        return "holds changes of outputs that are no distances"
     if correct is None:
         return None
     if correct.dtype.kind != "b" or (radius[~correct] > 0).any():

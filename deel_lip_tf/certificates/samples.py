@@ -11,7 +11,7 @@ from deel_lip_tf._validation.labels import is_signed, true_classes
 from deel_lip_tf.certificates.fingerprints import SamplesFingerprint
 from deel_lip_tf.semantics.integers import is_within, of_dtype
 
-__all__ = ["Samples"]
+__all__ = ["Samples", "checked_samples"]
 
 
 class Samples:
@@ -53,7 +53,7 @@ class Samples:
             raise ValueError("`x` must hold samples. Received: a data set without batches.")
 
     def _checked(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        samples = _checked_samples(self._model, x)
+        samples = checked_samples(self._model, x)
         if y is None:
             return samples, None
         true_classes(y, len(samples), self._classes)
@@ -78,7 +78,7 @@ class Samples:
         return self._fingerprint.text()
 
 
-def _checked_samples(model: keras.Model, x: Any) -> np.ndarray:
+def checked_samples(model: keras.Model, x: Any) -> np.ndarray:
     """The samples as float64, once the model takes them as they are.
 
     Raises:

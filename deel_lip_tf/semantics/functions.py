@@ -22,8 +22,8 @@ from deel_lip_tf.semantics.rounding import CallShapes, Rounding, exact, few, smo
 from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
 
 __all__ = ["FUNCTIONS", "ActivationFunction", "PiecewiseLinear", "activation_constant"]
-__all__ += ["activation_rounding", "float32_function", "function_of", "pieces_of"]
-__all__ += ["proven_slope", "unknown_activation"]
+__all__ += ["activation_rounding", "float32_function", "function_of", "never_falls"]
+__all__ += ["pieces_of", "proven_slope", "unknown_activation"]
 
 
 @dataclass(frozen=True)
@@ -61,45 +61,56 @@ class ActivationFunction:
         function: the formula, of a function of single entries that has a linear relaxation.
         rounding: what float32 adds to it.
         pieces: its graph, if that is made of straight pieces.
+        never_falls: whether it is a function of single entries that never decreases.
     """
 
     slope: float | None
     function: Function | None = None
     rounding: Callable[[CallShapes], Rounding] = smooth
     pieces: PiecewiseLinear | None = None
+    never_falls: bool = False
 
 
 _RELU = PiecewiseLinear((0.0,), (0.0, 1.0))
 
 FUNCTIONS: dict[Callable, ActivationFunction] = {
-    activations.linear: ActivationFunction(1.0, None, exact),
-    activations.relu: ActivationFunction(1.0, elementwise.relu(), exact, _RELU),
+    activations.linear: ActivationFunction(1.0, None, exact, never_falls=True),
+    activations.relu: ActivationFunction(1.0, elementwise.relu(), exact, _RELU, True),
     activations.relu6: ActivationFunction(
         1.0,
         elementwise.relu(max_value=6.0),
         exact,
         PiecewiseLinear((0.0, 6.0), (0.0, 1.0, 0.0)),
+        True,
     ),
     activations.hard_tanh: ActivationFunction(
-        1.0, elementwise.clip(-1.0, 1.0), exact, PiecewiseLinear((-1.0, 1.0), (0.0, 1.0, 0.0))
+        1.0,
+        elementwise.clip(-1.0, 1.0),
+        exact,
+        PiecewiseLinear((-1.0, 1.0), (0.0, 1.0, 0.0)),
+        True,
     ),
     activations.leaky_relu: ActivationFunction(
-        1.0, elementwise.relu(0.2), few, PiecewiseLinear((0.0,), (0.2, 1.0))
+        1.0, elementwise.relu(0.2), few, PiecewiseLinear((0.0,), (0.2, 1.0)), True
     ),
-    activations.elu: ActivationFunction(1.0, elementwise.elu()),
-    activations.celu: ActivationFunction(1.0, elementwise.celu()),
-    activations.selu: ActivationFunction(1.7580993409, elementwise.selu()),
-    activations.softplus: ActivationFunction(1.0, Function("softplus")),
-    activations.softsign: ActivationFunction(1.0, Function("softsign")),
-    activations.soft_shrink: ActivationFunction(1.0, elementwise.soft_shrink()),
-    activations.sparse_plus: ActivationFunction(1.0, Function("sparse_plus")),
-    activations.squareplus: ActivationFunction(1.0, elementwise.squareplus()),
-    activations.sigmoid: ActivationFunction(0.25, Function("sigmoid")),
-    activations.sparse_sigmoid: ActivationFunction(0.5, Function("sparse_sigmoid")),
-    activations.hard_sigmoid: ActivationFunction(0.16666666667, Function("hard_sigmoid")),
-    activations.log_sigmoid: ActivationFunction(1.0, Function("log_sigmoid")),
-    activations.tanh: ActivationFunction(1.0, Function("tanh")),
-    activations.tanh_shrink: ActivationFunction(1.0, Function("tanh_shrink")),
+    activations.elu: ActivationFunction(1.0, elementwise.elu(), never_falls=True),
+    activations.celu: ActivationFunction(1.0, elementwise.celu(), never_falls=True),
+    activations.selu: ActivationFunction(1.7580993409, elementwise.selu(), never_falls=True),
+    activations.softplus: ActivationFunction(1.0, Function("softplus"), never_falls=True),
+    activations.softsign: ActivationFunction(1.0, Function("softsign"), never_falls=True),
+    activations.soft_shrink: ActivationFunction(1.0, elementwise.soft_shrink(), never_falls=True),
+    activations.sparse_plus: ActivationFunction(1.0, Function("sparse_plus"), never_falls=True),
+    activations.squareplus: ActivationFunction(1.0, elementwise.squareplus(), never_falls=True),
+    activations.sigmoid: ActivationFunction(0.25, Function("sigmoid"), never_falls=True),
+    activations.sparse_sigmoid: ActivationFunction(
+        0.5, Function("sparse_sigmoid"), never_falls=True
+    ),
+    activations.hard_sigmoid: ActivationFunction(
+        0.16666666667, Function("hard_sigmoid"), never_falls=True
+    ),
+    activations.log_sigmoid: ActivationFunction(1.0, Function("log_sigmoid"), never_falls=True),
+    activations.tanh: ActivationFunction(1.0, Function("tanh"), never_falls=True),
+    activations.tanh_shrink: ActivationFunction(1.0, Function("tanh_shrink"), never_falls=True),
     activations.silu: ActivationFunction(1.0998393202, Function("silu")),
     activations.hard_silu: ActivationFunction(1.5, Function("hard_silu")),
     activations.gelu: ActivationFunction(1.1289041452, elementwise.gelu()),
@@ -186,6 +197,15 @@ def unknown_activation(activation: Any) -> str:
     """Why an activation has no constant."""
     name = getattr(activation, "__name__", type(activation).__name__)
     return f"its activation {name!r} has no known Lipschitz constant"
+
+
+def never_falls(activation: Any) -> bool:
+    """Whether an activation, a function or a layer, acts on single entries and never decreases."""
+    if isinstance(activation, keras.layers.Layer):
+        known = rule_for(activation)
+        return known is not None and known.never_falls(activation)
+    row = function_of(activation)
+    return row is not None and row.never_falls
 
 
 def pieces_of(activation: Any) -> PiecewiseLinear | None:

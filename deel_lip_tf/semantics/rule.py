@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
+import numpy as np
 
 from deel_lip_tf._keras import operation_name
 from deel_lip_tf.errors import UnsupportedLayerError
@@ -132,6 +133,11 @@ class Rule:
     def pieces(self, layer: keras.layers.Layer) -> "PiecewiseLinear | None":
         """An activation layer as a function of straight pieces, if it is one."""
         return None
+
+    def never_falls(self, layer: keras.layers.Layer) -> bool:
+        """Whether a layer is a function of single entries, each of which never decreases."""
+        pieces = self.pieces(layer)
+        return pieces is not None and all(np.min(slope) >= 0.0 for slope in pieces.slopes)
 
     def lower(self, lowering: "Lowering", layer: keras.layers.Layer, inputs: list[int]) -> int:
         """Appends the primitives that a layer consists of, before its own `activation`.

@@ -162,7 +162,8 @@ OF_ARRAYS = (
     *("plots.adversarials", "plots.certified_accuracy", "plots.curves", "plots.distributions"),
     *("plots.images", "plots.lipschitz_cone", "plots.margins", "plots.plane", "plots.saliency"),
     *("plots.statuses", "plots.verified_share"),
-    *("verify.equivalent", "verify.gradients", "verify.within"),
+    *("verify.equivalent", "verify.gradients", "verify.within", "certificates.conformal_sets"),
+    *("certificates.certify_regression", "certificates.certify_segmentation"),
 )
 
 

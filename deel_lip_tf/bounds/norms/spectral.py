@@ -18,6 +18,7 @@ __all__ = [
     "krylov_estimates",
     "largest_eigenvalues",
     "prove_at_most",
+    "scaled_up",
     "spectral_norm_bound",
     "subspace_estimates",
 ]
@@ -29,11 +30,13 @@ _DENSE_ORDER = 1024
 _SINGLE_ORDER = 48
 
 
-def spectral_norm_bound(matrix: np.ndarray) -> float:
+def spectral_norm_bound(matrix: np.ndarray, guess: float | None = None) -> float:
     """Returns a proven upper bound on the largest singular value of a matrix.
 
     Args:
         matrix: (rows, columns), real, any finite values; it is taken as exact.
+        guess: what the norm may be. One that is right saves the search for it; one that is wrong
+            costs time alone.
 
     Returns:
         A float64 not below the exact norm, and above it by less than 1e-9 of it up to an order of
@@ -54,11 +57,13 @@ def spectral_norm_bound(matrix: np.ndarray) -> float:
     scaled = np.ldexp(matrix, -exponent)
     if scaled.shape[0] < scaled.shape[1]:
         scaled = scaled.T
-    bound = sqrt_up(_largest_eigenvalue_bound(gram(scaled)) + gram_error(scaled))
-    return _scaled_up(math.nextafter(bound + TINY, math.inf), exponent)
+    square = None if guess is None else math.ldexp(guess, -exponent) ** 2
+    bound = sqrt_up(_largest_eigenvalue_bound(gram(scaled), square) + gram_error(scaled))
+    return scaled_up(math.nextafter(bound + TINY, math.inf), exponent)
 
 
-def _scaled_up(value: float, exponent: int) -> float:
+def scaled_up(value: float, exponent: int) -> float:
+    """`2**exponent` times a number that is not negative, not below the exact one."""
     try:
         scaled = math.ldexp(value, exponent)
     except OverflowError:
@@ -93,14 +98,18 @@ def gram_error(matrix: np.ndarray) -> float:
     return 1.01 * gamma(matrix.shape[0] + 2) * min(frobenius, schur) + TINY
 
 
-def _largest_eigenvalue_bound(matrix: np.ndarray) -> float:
+def _largest_eigenvalue_bound(matrix: np.ndarray, guess: float | None = None) -> float:
     """Bounds the largest eigenvalue of a symmetric positive semidefinite (n, n) matrix."""
-    guess = float(largest_eigenvalues(matrix[None])[0])
+    is_given = guess is not None
+    if guess is None:
+        guess = float(largest_eigenvalues(matrix[None])[0])
     for excess in (1e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-4, 1e-2):
         shift = np.array([guess * (1.0 + excess)])
         bound = _proved_bounds(matrix[None], shift)
         if bound is not None:
             return float(bound[0])
+    if is_given:
+        return _largest_eigenvalue_bound(matrix)
     # The trace of a positive semidefinite matrix bounds its eigenvalues: never reached in tests.
     return 1.01 * float(np.trace(matrix).real)
 

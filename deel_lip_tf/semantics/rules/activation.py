@@ -12,6 +12,7 @@ from deel_lip_tf.semantics.functions import (
     PiecewiseLinear,
     activation_constant,
     activation_rounding,
+    never_falls,
     pieces_of,
     unknown_activation,
 )
@@ -42,6 +43,9 @@ class Activation(Rule):
 
     def pieces(self, layer):
         return pieces_of(layer.activation)
+
+    def never_falls(self, layer):
+        return never_falls(layer.activation)
 
     def keeps_size(self, layer, axis, rank):
         return True
@@ -168,6 +172,9 @@ class ELU(Rule):
 
     def lipschitz(self, layer, input_shape, norm):
         return _steepest(layer, layer.alpha)
+
+    def never_falls(self, layer):
+        return layer.alpha >= 0.0
 
     def rounding(self, layer, shapes):
         return smooth(shapes)

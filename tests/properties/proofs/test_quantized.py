@@ -58,7 +58,9 @@ def test_the_bound_is_that_of_the_weights_as_they_are_now(name):
     norms = [np.linalg.norm(matrix, 2) for matrix in linear_parts(model)]
     found = [entry.value for entry in bound.per_layer if entry.layer_type == "Dense"]
     np.testing.assert_allclose(found, norms, rtol=1e-5)
-    assert bound.value != before and bound.value == pytest.approx(np.prod(norms), rel=1e-5)
+    [chain] = bound.chains
+    assert chain.product == pytest.approx(np.prod(norms), rel=1e-5)
+    assert before != bound.value == chain.value < chain.product
 
 
 @pytest.mark.parametrize("name", WEIGHTS_ALONE)

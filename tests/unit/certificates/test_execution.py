@@ -293,7 +293,9 @@ def test_float32_radii_are_below_the_exact_ones(rng):
     real, float32 = certify(model, x), certify(model, x, semantics="float32")
     assert (real.label == float32.label).all()
     assert (float32.radius <= real.radius).all()
-    assert (float32.radius > 0.9 * real.radius - 1e-3).all()
+    # What float32 may lose is counted with the product of all constants: the share of the bound.
+    product = np.prod([layer.value for layer in lip.lipschitz_bound(model).per_layer])
+    assert (float32.radius > 0.9 * real.radius - 1e-3 * product / real.bound).all()
     assert "executed in float32" in str(float32) and "exact function" in str(real)
 
 

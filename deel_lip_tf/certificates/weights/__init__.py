@@ -1,0 +1,1 @@
+"""Certificates of all models whose weights are near those of one: `certify(weights_within=...)`."""
