@@ -114,7 +114,7 @@ def test_no_folder_grows_beyond_a_glance():
 ROOMS = (
     *("activations", "bounds", "callbacks", "certificate_metrics", "certificates"),
     *("compute_layer_sv", "constraints", "initializers", "layers", "losses", "metrics", "model"),
-    *("normalizers", "optimizers", "plots", "regularizers", "utils", "verify"),
+    *("normalizers", "optimizers", "plots", "regularizers", "training", "utils", "verify"),
     *("verify.decomon", "verify.figures", "zoo"),
 )
 

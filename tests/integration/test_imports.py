@@ -58,6 +58,7 @@ ALLOWED = {
     "estimates": PROOFS | {"bounds", "losses"},
     "utils": {"estimates", "losses"},
     "checking": set(),
+    "training": {"semantics", "errors"},
     "verify": PROOFS | {"bounds", "certificates", "checking", "formats", "plots"},
     "zoo": set(),
     "cli": set(),
@@ -266,7 +267,7 @@ def test_what_is_lazy_is_listed():
 ROOM_NAMES = (
     *("activations", "bounds", "callbacks", "certificate_metrics", "certificates"),
     *("compute_layer_sv", "constraints", "initializers", "layers", "losses", "metrics", "model"),
-    *("normalizers", "optimizers", "plots", "regularizers", "utils", "verify", "zoo"),
+    *("normalizers", "optimizers", "plots", "regularizers", "training", "utils", "verify", "zoo"),
 )
 OF_METRICS = {"Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"}
 ALSO_SHOWN = {"losses": OF_METRICS}

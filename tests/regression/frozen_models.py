@@ -16,6 +16,7 @@ from deel_lip_tf import (
     metrics,
     optimizers,
     regularizers,
+    training,
 )
 from deel_lip_tf.normalizers import (
     AOC,
@@ -327,6 +328,11 @@ OF_PLAIN_LAYERS = {
 }
 
 
+def plain_network() -> keras.Model:
+    """What is trained with bounds."""
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "relu", name="dense")])
+
+
 @cache
 def objects() -> list:
     """Objects of every registered class but models, with arguments that are no defaults."""
@@ -343,6 +349,7 @@ def objects() -> list:
     made += [AOC(), BCOP(), BRO(), Cayley(), LiRes(depth=4), SLL()]
     return made + [
         initializers.CenteredInitializer("identity"),
+        initializers.IBPInitializer(seed=3),
         initializers.ResidualInitializer(seed=3),
         losses.HKR(alpha=math.inf, multi_gpu=True, reduction="sum", name="mine"),
         regularizers.LorthRegularizer((3, 3, 2, 4), 2, 0.5, conv_transpose=True),
@@ -355,6 +362,10 @@ def objects() -> list:
         metrics.Certificate_Multiclass(name="radius"),
         metrics.Certificate_Binary(name="radius"),
         metrics.CertifiedRobustAccuracy(radius=0.3, name="certified"),
+        training.Ramp(1.0, 0.5, 100, begin=20),
+        training.CertifiedModel(
+            plain_network(), 0.1, training.Ramp(0.0, 1.0, 100), 0.3, 0.2, 2, (0.0, 1.0), name="c"
+        ),
         optimizers.StiefelMuon(0.1, 0.9, 0.2, 0.8, 0.99, 1e-6, clipnorm=2.0),
         callbacks.CondenseCallback(on_epoch=False, on_batch=True),
         callbacks.MonitorCallback(["a", "b"], "logs", "wbar", "all", False, True),

@@ -25,6 +25,7 @@ ROOMS = (
     "normalizers",
     "optimizers",
     "regularizers",
+    "training",
     "utils",
     "verify",
     "verify.decomon",

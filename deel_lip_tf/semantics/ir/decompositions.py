@@ -6,6 +6,7 @@ as an interval rule of the output.
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from deel_lip_tf.semantics.ir.intervals import (
     PositiveParts,
     Sorted,
 )
+from deel_lip_tf.semantics.ir.parameters import Coefficients
 from deel_lip_tf.semantics.ir.primitives import (
     Blocks,
     Conv,
@@ -174,23 +176,25 @@ def folded(builder: Builder, index: int, rays: np.ndarray, pieces: np.ndarray) -
     return extreme_of(builder, [builder.affine(minima, Blocks(part)) for part in parts], 1.0)
 
 
-def grouped(kernel: np.ndarray, groups: int) -> np.ndarray:
+def grouped(kernel: Any, groups: int) -> Any:
     """A kernel (*size, inputs of a group, outputs) as (*size, groups, inputs, outputs of a group).
 
     The outputs are split into consecutive groups, each of which sees its share of the inputs.
     """
     shares = groups, kernel.shape[-1] // groups
-    return np.moveaxis(kernel.reshape(*kernel.shape[:-1], *shares), -2, -3)
+    rank = len(kernel.shape)
+    axes = (*range(rank - 2), rank - 1, rank - 2, rank)
+    return kernel.reshape(*kernel.shape[:-1], *shares).transpose(axes)
 
 
 def convolved(
     builder: Builder,
     index: int,
-    kernel: np.ndarray,
+    kernel: Any,
     strides: tuple[int, ...],
     dilation: tuple[int, ...],
     pads: tuple[Pair, ...],
-    bias: np.ndarray | None = None,
+    bias: Coefficients | None = None,
 ) -> int:
     """The convolution of an image with its channels last, over zeros; the kernel as `grouped`."""
     conv = Conv(kernel, strides, dilation, pads, builder.shape(index)[:-1])
@@ -200,20 +204,18 @@ def convolved(
 def standardized(
     builder: Builder,
     index: int,
-    mean: np.ndarray,
-    scale: np.ndarray,
-    shift: np.ndarray | None = None,
+    mean: Coefficients,
+    scale: Coefficients,
+    shift: Coefficients | None = None,
 ) -> int:
     """`(x - mean) * scale + shift`: a batch normalization, whose scale is `standardizing`."""
     return builder.scaled(builder.scaled(index, None, -mean), scale, shift)
 
 
-def standardizing(
-    variance: np.ndarray, epsilon: float, factor: np.ndarray | float = 1.0
-) -> np.ndarray:
+def standardizing(variance: Any, epsilon: float, factor: Any = 1.0, xp: ModuleType = np) -> Any:
     """`factor / sqrt(variance + epsilon)`, infinite or no number where that is."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return factor / np.sqrt(variance + epsilon)
+        return factor / xp.sqrt(variance + epsilon)
 
 
 def pooling_windows(

@@ -13,6 +13,7 @@ from deel_lip_tf.semantics.graph import Call as GraphCall
 from deel_lip_tf.semantics.graph import Value, graph_of, is_readable
 from deel_lip_tf.semantics.ir.primitives import Pick
 from deel_lip_tf.semantics.ir.program import Builder, Call, Program
+from deel_lip_tf.semantics.ir.sources import NUMBERS, Source
 from deel_lip_tf.semantics.rule import Rule, rule_for
 
 __all__ = ["Lowering", "lower_model"]
@@ -30,6 +31,7 @@ def lower_model(
     input_shape: tuple[int, ...] | None = None,
     sentence: str = CANNOT_BE_VERIFIED,
     keeps_softmax: bool = False,
+    source: Source = NUMBERS,
 ) -> Program:
     """Lowers a model to a program that computes the same function in float64.
 
@@ -44,6 +46,7 @@ def lower_model(
         input_shape: shape of one sample, where the model leaves sizes open.
         sentence: what is said of layers without a rule, with their names in place of `{}`.
         keeps_softmax: whether a softmax that is not the end is a node, which has no relaxation.
+        source: where the weights come from; what reads them when the program is run, to train.
 
     Raises:
         TypeError: `model` is not a Keras model.
@@ -66,7 +69,7 @@ def lower_model(
             f"The input of `model` must have known sizes. Received: {shape}. Build it on an "
             "`Input` of the shape of your samples."
         )
-    lowering = Lowering(model, shape, sentence, keeps_softmax)
+    lowering = Lowering(model, shape, sentence, keeps_softmax, source)
     output = lowering.run()
     lowering.unsupported.raise_if_any()
     builder = lowering.builder
@@ -87,8 +90,14 @@ class Lowering:
     """Passes over a model: collects nodes, calls, and everything without a rule."""
 
     def __init__(
-        self, model: keras.Model, shape: tuple[int, ...], sentence: str, keeps_softmax: bool
+        self,
+        model: keras.Model,
+        shape: tuple[int, ...],
+        sentence: str,
+        keeps_softmax: bool,
+        source: Source,
     ):
+        self.source = source
         self.builder = Builder(shape)
         self.calls: list[Call] = []
         self.dropped: str | None = None

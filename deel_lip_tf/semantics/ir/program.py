@@ -8,7 +8,7 @@ list, which is in the order of computation. Tensors have the shape (batch, *shap
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +17,7 @@ from deel_lip_tf._rounding import gamma
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.semantics.ir.intervals import IntervalRule
+from deel_lip_tf.semantics.ir.parameters import Coefficients, Parameter, as_coefficients
 from deel_lip_tf.semantics.ir.primitives import Diagonal, LinearMap, Scale, Shape
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Affine:
     parents: tuple[int, ...]
     shape: Shape
     map: LinearMap
-    bias: np.ndarray | None = None
+    bias: Coefficients | None = None
     interval: IntervalRule | None = None
 
     @property
@@ -179,19 +180,21 @@ class Builder:
         self,
         parents: int | Sequence[int],
         linear: LinearMap,
-        bias: np.ndarray | None = None,
+        bias: Coefficients | None = None,
         interval: IntervalRule | None = None,
     ) -> int:
         """Appends an affine map; `bias` broadcasts against its outputs (batch, *shape)."""
         parents = (parents,) if isinstance(parents, int) else tuple(parents)
         shape = tuple(linear.shape([self.shape(parent) for parent in parents]))
         if bias is not None:
-            bias = np.asarray(bias, np.float64)
-            bias = bias.reshape((1,) * (len(shape) + 1 - bias.ndim) + bias.shape)
+            bias = as_coefficients(bias, len(shape) + 1)
         return self._append(Affine(parents, shape, linear, bias, interval))
 
     def scaled(
-        self, parent: int, scale: ArrayLike | None = None, shift: ArrayLike | None = None
+        self,
+        parent: int,
+        scale: ArrayLike | Parameter | None = None,
+        shift: ArrayLike | Parameter | None = None,
     ) -> int:
         """Appends `x * scale + shift`; both broadcast against (batch, *shape).
 
@@ -204,8 +207,8 @@ class Builder:
             raise UnsupportedLayerError("its constants broadcast its input")
         linear: LinearMap = Scale()
         if scale is not None:
-            linear = Diagonal(np.broadcast_to(np.asarray(scale, np.float64), shape))
-        bias = None if shift is None else np.broadcast_to(shift, shape)
+            linear = Diagonal(_broadcast(scale, shape))
+        bias = None if shift is None else _broadcast(shift, shape)
         return self.affine(parent, linear, bias)
 
     def function(self, parent: int, function: Function) -> int:
@@ -232,6 +235,12 @@ class Builder:
             raise UnsupportedLayerError("nothing is left of its input")
         self.nodes.append(node)
         return len(self.nodes) - 1
+
+
+def _broadcast(values: Any, shape: Shape) -> Coefficients:
+    """An array of a shape; a parameter stays small, and is broadcast where it is used."""
+    found = as_coefficients(values, len(shape))
+    return found if isinstance(found, Parameter) else np.broadcast_to(found, shape)
 
 
 def ancestors(program: Program, index: int) -> set[int]:

@@ -13,8 +13,10 @@ from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
 from deel_lip_tf.semantics.ir.decompositions import channels_last, convolved, grouped, last_if_first
+from deel_lip_tf.semantics.ir.parameters import Coefficients
 from deel_lip_tf.semantics.ir.primitives import Adjoint, Conv, Gather, MatMul
 from deel_lip_tf.semantics.ir.program import Builder
+from deel_lip_tf.semantics.ir.sources import NUMBERS, Source
 from deel_lip_tf.semantics.operators import (
     Convolution,
     Copies,
@@ -26,7 +28,7 @@ from deel_lip_tf.semantics.operators import (
 )
 from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
-from deel_lip_tf.semantics.state import bias_of, check_built, kernel_of
+from deel_lip_tf.semantics.state import check_built, kernel_of
 from deel_lip_tf.semantics.sums import check_bias
 
 __all__ = ["Depthwise", "Direct", "Padded", "Separable", "Transposed", "keeps_windows"]
@@ -41,7 +43,7 @@ class _Sliding(Rule, ABC):
         return [_convolution(layer, self.kernel(layer), input_shape)]
 
     @abstractmethod
-    def kernel(self, layer) -> np.ndarray:
+    def kernel(self, layer, source: Source = NUMBERS) -> Any:
         """The kernel (*size, groups, inputs, outputs) of the convolution."""
 
     def keeps_size(self, layer, axis, rank):
@@ -52,10 +54,11 @@ class _Sliding(Rule, ABC):
         index = only(inputs)
         shape = (None, *lowering.builder.shape(index))
         check_bias(layer, layer.compute_output_shape(shape))
-        return self.slid(lowering.builder, layer, index, bias_of(layer))
+        return self.slid(lowering, layer, index, lowering.source.bias(layer))
 
-    def slid(self, builder: Builder, layer, index: int, bias: np.ndarray | None) -> int:
+    def slid(self, lowering, layer, index: int, bias: Coefficients | None) -> int:
         """Appends the padding and the convolution of a node; its channels stay where they are."""
+        builder: Builder = lowering.builder
         index = channels_last(builder, index, layer)
         rank = len(layer.kernel_size)
         pads = self.pads(layer, builder.shape(index)[:-1])
@@ -63,7 +66,8 @@ class _Sliding(Rule, ABC):
             index = builder.affine(index, _border(builder.shape(index)[:-1], pads, layer.padding))
             pads = ((0, 0),) * rank
         strides, dilation = _tuple(layer.strides, rank), _tuple(layer.dilation_rate, rank)
-        index = convolved(builder, index, self.kernel(layer), strides, dilation, pads, bias)
+        kernel = self.kernel(layer, lowering.source)
+        index = convolved(builder, index, kernel, strides, dilation, pads, bias)
         return last_if_first(builder, index, layer)
 
     def pads(self, layer, sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
@@ -81,8 +85,8 @@ class Direct(_Sliding):
 
     gradient: Gradient = "kernel"
 
-    def kernel(self, layer):
-        return grouped(kernel_of(layer), layer.groups)
+    def kernel(self, layer, source=NUMBERS):
+        return grouped(source.kernel(layer), layer.groups)
 
 
 @rule(PadConv2D)
@@ -118,8 +122,8 @@ class Padded(Direct):
 class Transposed(_Sliding):
     """`activation(K^T x + bias)`, the adjoint of a convolution K, in whose layout the kernel is."""
 
-    def kernel(self, layer):
-        return np.expand_dims(kernel_of(layer), -3)
+    def kernel(self, layer, source=NUMBERS):
+        return grouped(source.kernel(layer), 1)
 
     def operators(self, layer, input_shape):
         whole = replace(_convolution(layer, self.kernel(layer), input_shape), transposed=True)
@@ -140,11 +144,12 @@ class Transposed(_Sliding):
         is_same = layer.padding == "same" and set(np.ravel(layer.strides)) == {1}
         return is_plain and is_same and is_beside_features(layer, axis, rank)
 
-    def slid(self, builder, layer, index, bias):
+    def slid(self, lowering, layer, index, bias):
+        builder = lowering.builder
         if any(rate != 1 for rate in np.ravel(layer.dilation_rate)):
             raise UnsupportedLayerError("a dilated transposed convolution has no rule")
         rank = len(layer.kernel_size)
-        strides, kernel = _tuple(layer.strides, rank), self.kernel(layer)
+        strides, kernel = _tuple(layer.strides, rank), self.kernel(layer, lowering.source)
         # It is the adjoint of a convolution of an image of these sizes.
         sizes = image_sizes(layer, layer.compute_output_shape((1, *builder.shape(index))))
         index = channels_last(builder, index, layer)
@@ -167,23 +172,22 @@ class Transposed(_Sliding):
 class Depthwise(_Sliding):
     """A convolution of each channel by itself."""
 
-    def kernel(self, layer):
-        # (*size, channels, multiplier): each channel is a group of one input.
-        return np.expand_dims(kernel_of(layer), -2)
+    def kernel(self, layer, source=NUMBERS):
+        return _each_channel(source.kernel(layer))
 
-    def slid(self, builder, layer, index, bias):
+    def slid(self, lowering, layer, index, bias):
         if len(set(np.ravel(layer.strides))) > 1:
             reason = "TensorFlow cannot run it: its strides differ from each other"
             raise UnsupportedLayerError(reason)
-        return super().slid(builder, layer, index, bias)
+        return super().slid(lowering, layer, index, bias)
 
 
 @rule(layers.SeparableConv1D, layers.SeparableConv2D)
 class Separable(_Sliding):
     """A convolution of each channel by itself, and a matrix at every pixel."""
 
-    def kernel(self, layer):
-        return np.expand_dims(kernel_of(layer, "depthwise_kernel"), -2)
+    def kernel(self, layer, source=NUMBERS):
+        return _each_channel(source.kernel(layer, "depthwise_kernel"))
 
     def operators(self, layer, input_shape):
         pointwise = kernel_of(layer, "pointwise_kernel")
@@ -197,11 +201,17 @@ class Separable(_Sliding):
         composed = np.einsum("...cm,cmf->...cf", depthwise, mixing)
         return _convolution(layer, np.expand_dims(composed, -3), input_shape)
 
-    def slid(self, builder, layer, index, bias):
-        index = channels_last(builder, super().slid(builder, layer, index, None), layer)
-        pointwise = kernel_of(layer, "pointwise_kernel")
+    def slid(self, lowering, layer, index, bias):
+        builder = lowering.builder
+        index = channels_last(builder, super().slid(lowering, layer, index, None), layer)
+        pointwise = lowering.source.kernel(layer, "pointwise_kernel")
         index = builder.affine(index, MatMul(pointwise.reshape(pointwise.shape[-2:])), bias)
         return last_if_first(builder, index, layer)
+
+
+def _each_channel(kernel: Any) -> Any:
+    """A kernel (*size, channels, multiplier): each channel is a group of one input."""
+    return kernel.reshape(*kernel.shape[:-1], 1, kernel.shape[-1])
 
 
 def _border(sizes: tuple[int, ...], pads: tuple[tuple[int, int], ...], padding: str) -> Gather:

@@ -10,7 +10,7 @@ from deel_lip_tf.semantics.ir.primitives import Einsum, MatMul
 from deel_lip_tf.semantics.operators import Matrices, Operator, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
-from deel_lip_tf.semantics.state import bias_of, check_built, kernel_of
+from deel_lip_tf.semantics.state import check_built, kernel_of
 from deel_lip_tf.semantics.sums import check_bias
 
 __all__ = ["Dense", "EinsumDense"]
@@ -31,7 +31,10 @@ class Dense(Rule):
 
     def lower(self, lowering, layer, inputs):
         check_built(layer)
-        return lowering.builder.affine(only(inputs), MatMul(kernel_of(layer)), bias_of(layer))
+        source = lowering.source
+        return lowering.builder.affine(
+            only(inputs), MatMul(source.kernel(layer)), source.bias(layer)
+        )
 
 
 @rule(layers.EinsumDense)
@@ -57,9 +60,9 @@ class EinsumDense(Rule):
             self.operators(layer, (None, *lowering.builder.shape(index)))
         except ValueError as error:
             raise UnsupportedLayerError(str(error)) from error
-        linear = Einsum(layer.equation, kernel_of(layer))
+        linear = Einsum(layer.equation, lowering.source.kernel(layer))
         check_bias(layer, (None, *linear.shape([lowering.builder.shape(index)])))
-        return lowering.builder.affine(index, linear, bias_of(layer))
+        return lowering.builder.affine(index, linear, lowering.source.bias(layer))
 
 
 def _contraction(layer: layers.EinsumDense, input_shape: Shape) -> list[Operator]:

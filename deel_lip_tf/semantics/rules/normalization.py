@@ -13,6 +13,7 @@ from deel_lip_tf._rounding import UP_FEW, argument_rounding, sqrt_outward
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.ir.decompositions import standardized, standardizing
 from deel_lip_tf.semantics.ir.primitives import Centering, Scale
+from deel_lip_tf.semantics.ir.sources import NUMBERS, Source
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Shape
 from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
@@ -116,16 +117,23 @@ class BatchNormalization(Scaling):
     def keeps_size(self, layer, axis, rank):
         return is_beside_features(layer, axis, rank)
 
-    def _scale(self, layer) -> np.ndarray:
-        factor = as_float64(layer.gamma) if layer.scale else 1.0
-        return standardizing(as_float64(layer.moving_variance), layer.epsilon, factor)
+    def _scale(self, layer, source: Source = NUMBERS) -> Any:
+        def scale(read, xp):
+            factor = read(layer.gamma) if layer.scale else 1.0
+            return standardizing(read(layer.moving_variance), layer.epsilon, factor, xp)
+
+        return source.computed(layer, scale)
 
     def lower(self, lowering, layer, inputs):
         builder, index = lowering.builder, only(inputs)
         rank = len(builder.shape(index)) + 1
         axis = (layer.axis if isinstance(layer.axis, int) else layer.axis[0]) % rank
-        mean, scale = as_float64(layer.moving_mean), self._scale(layer)
-        shift = _along(as_float64(layer.beta), axis, rank) if layer.center else None
+        source = lowering.source
+        mean = source.computed(layer, lambda read, xp: read(layer.moving_mean))
+        scale, shift = self._scale(layer, source), None
+        if layer.center:
+            beta = source.computed(layer, lambda read, xp: read(layer.beta))
+            shift = _along(beta, axis, rank)
         along = _along(mean, axis, rank), _along(scale, axis, rank)
         return standardized(builder, index, *along, shift)
 
@@ -213,7 +221,7 @@ def _on_channels(lowering, layer: layers.Layer, index: int, vector: np.ndarray) 
     return _along(vector, rank - 1 if layer.data_format == "channels_last" else 1, rank)
 
 
-def _along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
+def _along(vector: Any, axis: int, rank: int) -> Any:
     """A vector as an array of so many axes, along one of them."""
     return vector.reshape(tuple(-1 if i == axis else 1 for i in range(rank)))
 

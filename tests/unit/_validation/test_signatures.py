@@ -96,6 +96,7 @@ def test_a_layer_itself_is_called_as_a_layer():
             "SpectralInitializer(k_coef_lip=2.0, depthwise=True)",
         ),
         (initializers.CenteredInitializer(), "CenteredInitializer()"),
+        (initializers.IBPInitializer(seed=3), "IBPInitializer(seed=3)"),
         (initializers.ResidualInitializer(seed=3), "ResidualInitializer(seed=3)"),
         (constraints.WeightClipConstraint(c=1.0), "WeightClipConstraint(c=1.0)"),
         (constraints.SpectralConstraint(), "SpectralConstraint()"),

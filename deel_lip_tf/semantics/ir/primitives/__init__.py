@@ -2,8 +2,9 @@
 
 A linear map knows three things about itself: how it is applied, how its matrix of absolute values
 is, and its adjoint. It says so in terms of `Arrays`, the operations that an interpreter has: one in
-NumPy (`arrays.py`), one in TensorFlow (`verify/tensorflow.py`), another one is one file. Tensors
-have the shape (batch, *shape); coefficients are float64.
+NumPy (`arrays.py`), one in TensorFlow (`verify/tensorflow.py`), one in `keras.ops`
+(`training/arrays.py`), another one is one file. Tensors have the shape (batch, *shape);
+coefficients are float64, or a `Parameter` that reads variables (`parameters.py`).
 """
 
 from deel_lip_tf.semantics.ir.primitives.base import Arrays, LinearMap, Shape, Tensor

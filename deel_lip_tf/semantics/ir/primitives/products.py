@@ -183,10 +183,9 @@ class Einsum(Unary):
         return tensor, kernel, result
 
     def _shape(self, shape: Shape) -> Shape:
-        zeros = np.zeros((1, *shape))
-        return np.einsum(
-            ",".join(self._terms[:2]) + "->" + self._terms[2], zeros, self.kernel
-        ).shape[1:]
+        tensor, kernel, result = self._terms
+        operands = np.zeros((1, *shape)), np.zeros(self.kernel.shape)
+        return np.einsum(f"{tensor},{kernel}->{result}", *operands).shape[1:]
 
     def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return arrays.einsum(self._equation, x, arrays.coefficients(self.kernel))
