@@ -10,7 +10,8 @@ Lipschitz constants as well. `METHODS` lists the ways to a proof, from cheap to 
 - "crown-ibp": backward linear bounds of the margins over intervals from "ibp";
 - "forward": linear functions of the input, carried forward;
 - "crown": backward linear bounds of every layer and of the margins;
-- "alpha-crown": the same, with the slopes below ReLU and its like optimized for each margin.
+- "sdp-crown": on L2 balls, the same with balls of what ReLUs read, by proven constants;
+- "alpha-crown": as "crown", with the slopes below ReLU and its like optimized for each margin.
 
 Other questions: `within` asks whether outputs stay in an interval, `monotone` whether they grow
 with a feature, `equivalent` whether two models return the same up to a tolerance; `gradients`

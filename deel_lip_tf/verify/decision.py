@@ -21,7 +21,7 @@ from deel_lip_tf._validation.scalars import check_time_limit, whole_number
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.guard import confirmed
-from deel_lip_tf.verify.methods import METHODS, lower_bounds
+from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.models import output_values, program_of
 from deel_lip_tf.verify.proofs import FALSIFIED, ROBUST, prove
 from deel_lip_tf.verify.search.attack import FLOATS, Claims, gradient_function, is_found, search
@@ -32,7 +32,7 @@ from deel_lip_tf.verify.specification.property import Conjunction, Property
 
 __all__ = ["Decision", "decide", "decide_further"]
 
-_CHEAP, *_TIGHTER = tuple(METHODS)[list(METHODS).index("crown") :]
+_CHEAP, _TIGHT = "crown", "alpha-crown"
 _BATCH = 128  # boxes halved together
 _COMPARED = 64  # boxes in which the model is compared with its program
 _BRIEF = 8  # steps of the search in each of them
@@ -202,10 +202,9 @@ class _Work:
         return "unknown" if self._which or self._left_over else "unsat", None
 
     def _bound_tightly(self) -> None:
-        """Drops what the methods that are left refute."""
-        for method in _TIGHTER:
-            if time.monotonic() < self._end:
-                self._refute(method)
+        """Drops what optimized slopes refute."""
+        if time.monotonic() < self._end:
+            self._refute(_TIGHT)
 
     def _ask_for_label(self) -> np.ndarray | None:
         """Hands what is left, if it is that one box keeps a label, to `prove`."""

@@ -25,6 +25,7 @@ from deel_lip_tf.verify.propagation.backward import (
     lower_bound,
     refine,
 )
+from deel_lip_tf.verify.propagation.balls import BALLS_ENTRIES
 from deel_lip_tf.verify.propagation.coefficients import Dense
 from deel_lip_tf.verify.propagation.concretize import DomainTensors, concretize_exactly
 from deel_lip_tf.verify.propagation.forward import forward, forward_lower_bound
@@ -89,22 +90,27 @@ def _ibp(
 def _crown(
     program: Program, problem: Problem, relaxation: Relaxation, objectives: Dense
 ) -> tf.Tensor:
-    intervals, lines = relaxation
-    bound = backward(program, {program.output: objectives}, lines, intervals)
+    intervals, lines, balls = relaxation
+    bound = backward(program, {program.output: objectives}, lines, intervals, balls)
     coefficients = bound.coefficients[0].dense()
     total = bound.constant + concretize_exactly(coefficients, problem.domain, program.roundoff)
     return tf.where(tf.math.is_nan(total), -INFINITY, total)
 
 
-def _relaxation(program: Program, problem: Problem, backward_through: bool) -> Relaxation:
-    tighten = None
+def _relaxation(
+    program: Program, problem: Problem, backward_through: bool, in_balls: bool = False
+) -> Relaxation:
+    tighten, ball_of = None, None
     if lipschitz.has_small_constants(program):
         tighten = lipschitz.tightening(program, problem.center, problem.radius)
-    return refine(program, problem.domain, tighten, backward_through)
+    if in_balls:
+        ball_of = lipschitz.ball_of(program, problem.center, problem.radius)
+    return refine(program, problem.domain, tighten, backward_through, ball_of)
 
 
 _relaxed_by_intervals = partial(_relaxation, backward_through=False)
 _relaxed_backward = partial(_relaxation, backward_through=True)
+_relaxed_in_balls = partial(_relaxation, backward_through=True, in_balls=True)
 
 
 def _forward_known(program: Program, problem: Problem) -> Known:
@@ -175,7 +181,8 @@ METHODS: dict[str, Method] = {
     "crown-ibp": Method(_relaxed_by_intervals, _crown, _first_of, _objective_entries),
     "forward": Method(_forward_known, _forward, _first_of, _forward_entries),
     "crown": Method(_relaxed_backward, _crown, _first_of, _crown_entries),
-    "alpha-crown": Method(_relaxed_backward, _crown, _first_of, _alpha_entries, True),
+    "sdp-crown": Method(_relaxed_in_balls, _crown, _first_of, _crown_entries),
+    "alpha-crown": Method(_relaxed_in_balls, _crown, _first_of, _alpha_entries, True),
 }
 """By name, from cheap to tight. A tighter method is a row after these."""
 
@@ -197,7 +204,7 @@ def lower_bounds(
     objectives = np.broadcast_to(objectives, (len(domain), *objectives.shape[1:])).astype(
         np.float64
     )
-    parts = batches(program, method, len(domain))
+    parts = batches(program, method, domain)
     return np.concatenate(
         [_bounded(program, method, domain[part], objectives[part]) for part in parts]
     )
@@ -209,7 +216,7 @@ def _bounded(program: Program, method: str, domain: Domain, objectives: np.ndarr
     found = function(*tensors, tf.constant(objectives), *tf.nest.flatten(known)).numpy()
     if METHODS[method].is_optimized and splittable_nodes(program):
         # On a ball the optimization sees a coarser minimum than the one that counts.
-        options = tensors[:4], known[0], objectives, alpha_beta.STEPS
+        options = _state(tensors, known), objectives, alpha_beta.STEPS
         found = np.maximum(found, subdomains.optimized(program, domain.ball_norm, *options))
     return found
 
@@ -219,7 +226,7 @@ def interval_bounds(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Bounds `(lower, upper)` (n, *shape) of some nodes on each domain."""
     found = []
-    for part in batches(program, method, len(domain)):
+    for part in batches(program, method, domain):
         known = _known_of(program, method, domain[part])
         problem = _problem(_tensors(domain[part]), domain.ball_norm)
         intervals = METHODS[method].intervals(program, problem, known)
@@ -231,18 +238,32 @@ def interval_bounds(
 
 
 def domains_and_intervals(program: Program, domain: Domain) -> list[tf.Tensor]:
-    """Domains (lower, upper, center, radius) and the intervals of all nodes by "crown"; flat."""
+    """What `subdomains.solver` knows of domains, by "sdp-crown"."""
     found = []
-    for part in batches(program, "crown", len(domain)):
-        intervals, _ = _known_of(program, "crown", domain[part])
-        found.append([*_tensors(domain[part])[:4], *tf.nest.flatten(intervals)])
+    for part in batches(program, "sdp-crown", domain):
+        relaxation = _known_of(program, "sdp-crown", domain[part])
+        found.append(_state(_tensors(domain[part]), relaxation))
     return [tf.concat(parts, axis=0) for parts in zip(*found, strict=True)]
 
 
-def batches(program: Program, method: str, samples: int) -> list[slice]:
-    """Slices of samples that fit into memory together."""
-    size = max(1, _ENTRIES // METHODS[method].entries(program))
-    return [slice(start, start + size) for start in range(0, samples, size)]
+def batches(program: Program, method: str, domain: Domain) -> list[slice]:
+    """Slices of domains that fit into memory together."""
+    entries = METHODS[method].entries(program)
+    if _known_by(METHODS[method], domain.ball_norm) is _relaxed_in_balls:
+        entries *= BALLS_ENTRIES
+    size = max(1, _ENTRIES // entries)
+    return [slice(start, start + size) for start in range(0, len(domain), size)]
+
+
+def _known_by(method: Method, norm: str | None) -> Callable:
+    """What finds what a method knows; balls are of use in L2 alone."""
+    is_useless = method.known is _relaxed_in_balls and norm != "l2"
+    return _relaxed_backward if is_useless else method.known
+
+
+def _state(tensors: Sequence[tf.Tensor], relaxation: Relaxation) -> list[tf.Tensor]:
+    """Domains (lower, upper, center, radius), intervals of all nodes, balls of ReLUs; flat."""
+    return [*tensors[:4], *tf.nest.flatten((relaxation.intervals, relaxation.balls))]
 
 
 def _tensors(domain: Domain) -> list[tf.Tensor]:
@@ -262,19 +283,24 @@ def _shapes(program: Program) -> list[tuple]:
 
 def _known_of(program: Program, method: str, domain: Domain) -> Known:
     """What a method knows of the nodes on each domain, as tensors."""
-    return _known_graph(program, METHODS[method].known, domain.ball_norm)(*_tensors(domain))
+    norm = domain.ball_norm
+    return _known_graph(program, _known_by(METHODS[method], norm), norm)(*_tensors(domain))
 
 
 @once
 def _known_graph(program: Program, known: Callable, norm: str | None) -> Callable:
+    # Measured before a function is traced.
+    if known is _relaxed_in_balls:
+        lipschitz.node_constants(program)
     if known is _at_center or lipschitz.has_small_constants(program):
-        lipschitz.entry_constants(program)  # measured before a function is traced
+        lipschitz.entry_constants(program)
     return traced(lambda *tensors: known(program, _problem(tensors, norm)), _shapes(program))
 
 
 def _bound_graph(program: Program, method: Method, norm: str | None, known: Known) -> Callable:
     """Of what is known, only the structure counts here."""
-    key = ("bound", method.bound, method.known, norm)
+    found_by = _known_by(method, norm)
+    key = ("bound", method.bound, found_by, norm)
     if key not in program.compiled:
 
         def run(*tensors):
@@ -284,7 +310,7 @@ def _bound_graph(program: Program, method: Method, norm: str | None, known: Know
             values = Dense(tf.reshape(objectives, [size[0], size[1], *shape]), shape)
             return method.bound(program, _problem(domains, norm), packed, values)
 
-        graph = _known_graph(program, method.known, norm)
+        graph = _known_graph(program, found_by, norm)
         outputs = tf.nest.flatten(getattr(graph, "structured_outputs", []))
         signature = [*_shapes(program), ([None, None, program.outputs], tf.float64)]
         signature += [(part.shape, part.dtype) for part in outputs]

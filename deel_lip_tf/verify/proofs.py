@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from deel_lip_tf._validation.scalars import check_choice, check_time_limit
-from deel_lip_tf.semantics.ir.program import Program
+from deel_lip_tf.semantics.ir.program import Program, left_slope
 from deel_lip_tf.verify import guard
 from deel_lip_tf.verify.domain import Domain, ball, check_domain
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
@@ -27,7 +27,7 @@ __all__ += ["stages_of"]
 ROBUST = "robust"
 
 ATTACK, BRANCHING, WHOLE = "attack", "branch-and-bound", "alpha-crown"
-_AUTO = ("crown-ibp", "crown", ATTACK, BRANCHING)
+_BOUNDS = ("crown-ibp", "crown")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,20 +165,22 @@ def prove(
     excluded = ~guard.confirmed(model, program, domain.center, outputs)
     search = _Search(model, program, domain, labels, excluded, started, time_limit)
     search.predict(predicted)
-    for stage in stages_of(program, method):
+    for stage in stages_of(program, method, domain.ball_norm):
         search.run(stage)
     return search.result()
 
 
-def stages_of(program: Program, method: str) -> tuple[str, ...]:
+def stages_of(program: Program, method: str, norm: str | None) -> tuple[str, ...]:
     """Stages from cheap to tight; each sees the samples that are undecided.
 
-    "auto" begins with the Lipschitz constant where the model has layers of this library. Branch and
-    bound begins with optimized slopes on the whole domain; what this decides is the answer of
-    "alpha-crown".
+    "auto" begins with the Lipschitz constant where the model has layers of this library, and uses
+    balls of what ReLUs read where the domains are L2 balls. Branch and bound begins with optimized
+    slopes on the whole domain; what this decides is the answer of "alpha-crown".
     """
     if method == "auto":
-        return (*["lipschitz"] * lipschitz.has_small_constants(program), *_AUTO)
+        first = ["lipschitz"] * lipschitz.has_small_constants(program)
+        in_balls = norm == "l2" and any(left_slope(node) is not None for node in program.nodes)
+        return (*first, *_BOUNDS, *["sdp-crown"] * in_balls, ATTACK, BRANCHING)
     # A search for a counterexample takes little of the time that branching could use up.
     return (ATTACK, BRANCHING) if method == BRANCHING else (method, ATTACK)
 
@@ -222,7 +224,7 @@ class _Search:
         if stage == BRANCHING:
             self._branch(open_ones)
             return
-        for part in batches(self._program, stage, len(open_ones)):
+        for part in batches(self._program, stage, self._domain[open_ones]):
             if self._elapsed() >= self._limit:
                 return
             self._bound(open_ones[part], stage)

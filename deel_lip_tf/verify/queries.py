@@ -162,7 +162,7 @@ def certified_radius(
         norm: "linf", the default, "l2" or "l1", of the flattened difference.
         clip: smallest and largest value of the data, (0, 1) by default, or `None`; balls are cut to
             it.
-        method: "auto" for its methods up to "crown", or one of `METHODS`.
+        method: "auto" for its methods up to "crown" ("sdp-crown" in L2), or one of `METHODS`.
 
     Returns:
         (n,) float64; 0 where the label is not proven at the sample itself.
@@ -187,7 +187,7 @@ def certified_radius(
     centers = at_samples.center
     is_confirmed = confirmed(model, program, centers, outputs)
     objectives = margin_objectives(labels, program.outputs)
-    stages = [stage for stage in stages_of(program, method) if stage in METHODS]
+    stages = [stage for stage in stages_of(program, method, norm) if stage in METHODS]
 
     def proven(which: np.ndarray, radius: np.ndarray) -> np.ndarray:
         domain = ball(centers[which], radius, norm, clip)

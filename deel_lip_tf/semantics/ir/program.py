@@ -34,6 +34,7 @@ __all__ = [
     "Program",
     "Softmax",
     "ancestors",
+    "left_slope",
 ]
 
 
@@ -251,3 +252,13 @@ def ancestors(program: Program, index: int) -> set[int]:
             found.add(current)
             stack.extend(program.nodes[current].parents)
     return found
+
+
+def left_slope(node: Node) -> Any:
+    """Slope on the left of 0 of a function that is the identity on its right, or None."""
+    if not isinstance(node, Elementwise):
+        return None
+    name, arguments = node.function.name, node.function.arguments
+    if name == "relu" and arguments[1] == math.inf:
+        return arguments[0]
+    return arguments[0] if name == "prelu" else None

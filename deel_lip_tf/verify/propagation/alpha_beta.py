@@ -192,7 +192,7 @@ def _bound(
         end = tf.where(usable, end, 0.0)
         constant = constant - g.dot(end) - program.roundoff * g.absolute_dot(tf.abs(end))
         rows[parent] = add(rows.get(parent), g)
-    bound = backward(program, rows, lines, intervals)
+    bound = backward(program, rows, lines, intervals, subproblems.relaxation.balls)
     return bound._replace(constant=bound.constant + constant)
 
 
@@ -209,23 +209,28 @@ def evaluate(
     """`(bounds (n,), coefficients (n, *shape) of the input, weights (n, neurons), lines)`.
 
     A weight is the coefficient of an activation's output in the objective: the derivative of the
-    bound by the offset of the line that was taken.
+    bound by the offset of the line that was taken, if it was the lines' and not a ball's.
     """
     lines = optimized_lines(program, subproblems, free.alphas)
     ends = {
         index: (lines[index].lower_offset, lines[index].upper_offset)
         for index in splittable_nodes(program)
     }
+    relaxation = subproblems.relaxation
+    by_lines = subproblems._replace(relaxation=relaxation._replace(balls={}))
     with tf.GradientTape() as tape:
         tape.watch(ends)
         watched = {
             index: lines[index]._replace(lower_offset=low, upper_offset=high)
             for index, (low, high) in ends.items()
         }
-        bound = _bound(program, subproblems, free.betas, {**lines, **watched})
+        bound = _bound(program, by_lines, free.betas, {**lines, **watched})
         constant = bound.constant
+    if relaxation.balls:
+        bound = _bound(program, subproblems, free.betas, lines)
     coefficients = bound.coefficients[0].dense()
-    total = constant + concretize_exactly(coefficients, subproblems.domain, program.roundoff)
+    in_domain = concretize_exactly(coefficients, subproblems.domain, program.roundoff)
+    total = bound.constant + in_domain
     total = tf.where(tf.math.is_nan(total), -INFINITY, total)[:, 0]
     gradients = tape.gradient(constant, ends, unconnected_gradients="zero")
     weights = {index: low + high for index, (low, high) in gradients.items()}

@@ -8,6 +8,9 @@ lines, a positive coefficient by the one below and a negative one by the one abo
 The constants hold for exact arithmetic: at every node the rounding of its coefficients is bounded
 by `roundoff * |coefficients| @ magnitude` with the sound magnitude of the node's values, and
 subtracted.
+
+Where what a ReLU reads is known to lie in an L2 ball, too, the constant is the better one of the
+lines' and of the ball's (`balls`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +20,17 @@ import numpy as np
 import tensorflow as tf
 
 from deel_lip_tf.semantics.ir.primitives import Diagonal, Scale, Shape
-from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Norm, Program, ancestors
+from deel_lip_tf.semantics.ir.program import (
+    Affine,
+    Elementwise,
+    Node,
+    Norm,
+    Program,
+    ancestors,
+    left_slope,
+)
 from deel_lip_tf.verify.activations import activation_of
+from deel_lip_tf.verify.propagation.balls import BALLS_ENTRIES, Ball, in_ball
 from deel_lip_tf.verify.propagation.coefficients import (
     Coefficients,
     add,
@@ -64,10 +76,12 @@ class Relaxation(NamedTuple):
     Attributes:
         intervals: of all nodes, in their order.
         lines: of the nodes that are not affine.
+        balls: of what ReLUs read, by the ReLU; of none where nothing is known of them.
     """
 
     intervals: list[Interval]
     lines: dict[int, Lines]
+    balls: dict[int, Ball]
 
 
 def backward(
@@ -75,6 +89,7 @@ def backward(
     rows: Mapping[int, Coefficients],
     all_lines: Mapping[int, Lines],
     intervals: Sequence[Interval],
+    balls: Mapping[int, Ball] | None = None,
 ) -> LinearLowerBound:
     """Linear lower bounds of rows of coefficients.
 
@@ -84,6 +99,7 @@ def backward(
         all_lines: of the activations to pass; the rows stop at an activation without lines, and at
             the input.
         intervals: sound ones of all nodes up to the last of `rows`.
+        balls: of what ReLUs read, by the ReLU; of any of them.
 
     Returns:
         The coefficients of the nodes where the rows stopped, and the constants.
@@ -96,8 +112,8 @@ def backward(
         if isinstance(node, Affine):
             parts, added = _through(program, index, coefficients, intervals)
         elif index in all_lines:
-            read = intervals[node.parents[0]]
-            parts, added = _relaxed(program, coefficients, all_lines[index], read)
+            read, ball = intervals[node.parents[0]], (balls or {}).get(index)
+            parts, added = _relaxed(program, index, coefficients, all_lines[index], read, ball)
         else:
             stopped[index] = coefficients
             continue
@@ -122,9 +138,18 @@ def _through(
 
 
 def _relaxed(
-    program: Program, coefficients: Coefficients, node_lines: Lines, parent: Interval
+    program: Program,
+    index: int,
+    coefficients: Coefficients,
+    node_lines: Lines,
+    parent: Interval,
+    ball: Ball | None,
 ) -> tuple[Sequence[Coefficients], tf.Tensor]:
     part, constant = coefficients.relaxed(node_lines)
+    if ball is not None:
+        left = left_slope(program.nodes[index])
+        in_it = in_ball(coefficients, part, left, ball, parent, program.roundoff)
+        constant = tf.maximum(constant, in_it)
     steepest = tf.maximum(tf.abs(node_lines.lower_slope), tf.abs(node_lines.upper_slope))
     farthest = tf.maximum(tf.abs(node_lines.lower_offset), tf.abs(node_lines.upper_offset))
     magnitude = steepest * parent.magnitude
@@ -171,6 +196,7 @@ def refine(
     domain: DomainTensors,
     tighten: Callable[[int, Interval], Interval] | None = None,
     backward_through: bool = True,
+    ball_of: Callable[[int, Interval], Ball | None] | None = None,
 ) -> Relaxation:
     """Intervals of all nodes, those before an activation by backward bounds, and all lines.
 
@@ -179,12 +205,16 @@ def refine(
         domain: of the inputs.
         tighten: takes the position of a node and its interval, and returns a better one.
         backward_through: `False` for intervals by interval propagation alone.
+        ball_of: takes the position of an activation and the interval of what it reads, and returns
+            a ball of it, if one is known.
     """
     needed = {program.nodes[index].parents[0] for index in program.nonlinear()}
-    result = Relaxation([interval(domain.lower, domain.upper)], {})
+    result = Relaxation([interval(domain.lower, domain.upper)], {}, {})
     for index, node in enumerate(program.nodes[1:], 1):
         if isinstance(node, Elementwise | Norm):
             result.lines[index] = relax(node, result.intervals)
+            ball = ball_of(index, result.intervals[node.parents[0]]) if ball_of else None
+            result.balls.update({} if ball is None else {index: ball})
         result.intervals.append(step(program, node, result.intervals))
         if backward_through and index in needed and not _is_exact(program, index, domain):
             low, high = _both_bounds(program, index, result, domain)
@@ -206,11 +236,13 @@ def _both_bounds(
     shape = program.nodes[index].shape
     as_windows = starts_as_windows(program, index)
     count = shape[2] if as_windows else int(np.prod(shape))
-    block = min(count, max(1, _MEMORY * count // footprint(program, index)))
+    # In balls, several tensors of the size of the coefficients are there at once.
+    memory = _MEMORY // BALLS_ENTRIES if relaxation.balls else _MEMORY
+    block = min(count, max(1, memory * count // footprint(program, index)))
 
     def bounds_of(start):
         rows = {index: identity(shape, start + tf.range(block), as_windows)}
-        bound = backward(program, rows, relaxation.lines, relaxation.intervals)
+        bound = backward(program, rows, relaxation.lines, relaxation.intervals, relaxation.balls)
         lowest = lower_bound(program, bound, relaxation.intervals, domain)
         places = int(np.prod(shape[:2])) if as_windows else 1
         return tf.reshape(lowest, [tf.shape(lowest)[0], places, 2, block])

@@ -55,6 +55,18 @@ class Dense:
             return tf.reduce_max(tf.abs(flat), axis=-1)
         return tf.norm(flat, axis=-1)
 
+    def spread(self, vector: tf.Tensor) -> tf.Tensor:
+        """A vector (batch or 1, *shape), so that it broadcasts against the coefficients."""
+        return vector[:, None]
+
+    def total(self, terms: tf.Tensor) -> tf.Tensor:
+        """(batch or 1, rows) sums of what has the shape of the coefficients."""
+        return tf.reduce_sum(terms, axis=list(range(2, len(terms.shape))))
+
+    def by_row(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Numbers (batch, rows), so that they broadcast against the coefficients."""
+        return numbers[(..., *[None] * len(self.shape))]
+
     def relaxed(self, lines: Lines) -> tuple["Dense", tf.Tensor]:
         """Rows of the input of an activation, and constants (batch, rows), that bound from below.
 
@@ -199,9 +211,26 @@ class Windows:
             result = tf.reduce_max(values, axis=[3, 4, 5])
         else:
             result = tf.sqrt(tf.reduce_sum(values**2, axis=[3, 4, 5]))
-        size = tf.shape(result)
-        result = tf.broadcast_to(result, [size[0], math.prod(self.places), size[2]])
-        return tf.reshape(result, [size[0], math.prod(self.places) * size[2]])
+        return self._of_rows(result)
+
+    def _of_rows(self, numbers: tf.Tensor) -> tf.Tensor:
+        """(batch or 1, places * rows) of (batch or 1, places or 1, rows)."""
+        size = tf.shape(numbers)
+        numbers = tf.broadcast_to(numbers, [size[0], math.prod(self.places), size[2]])
+        return tf.reshape(numbers, [size[0], math.prod(self.places) * size[2]])
+
+    def spread(self, vector: tf.Tensor) -> tf.Tensor:
+        """As of `Dense`; 0 beyond the image."""
+        return self._gathered(vector)[:, :, None]
+
+    def total(self, terms: tf.Tensor) -> tf.Tensor:
+        """(batch or 1, places * rows), as of `Dense`."""
+        return self._of_rows(tf.reduce_sum(terms, axis=[3, 4, 5]))
+
+    def by_row(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Numbers (batch, places * rows), as of `Dense`."""
+        places, rows = math.prod(self.places), tf.shape(self.values)[2]
+        return tf.reshape(numbers, [tf.shape(numbers)[0], places, rows, 1, 1, 1])
 
     def relaxed(self, lines: Lines) -> tuple["Windows | Dense", tf.Tensor]:
         """As of `Dense`, where the lines have one slope for each entry of the node."""
@@ -210,7 +239,7 @@ class Windows:
         positive, negative = tf.nn.relu(self.values), -tf.nn.relu(-self.values)
         constant = replace(self, values=positive).dot(lines.lower_offset)
         constant += replace(self, values=negative).dot(lines.upper_offset)
-        low, high = (self._gathered(s)[:, :, None] for s in (lines.lower_slope, lines.upper_slope))
+        low, high = (self.spread(s) for s in (lines.lower_slope, lines.upper_slope))
         values = positive * low + negative * high
         return replace(self, values=values, is_shared=False, is_uniform=False), constant
 
@@ -219,7 +248,7 @@ class Windows:
         if isinstance(node.map, Scale):
             return [replace(self, values=self.values * node.map.factor)]
         if isinstance(node.map, Diagonal):
-            scale = self._gathered(constant(node.map.scale))[:, :, None]
+            scale = self.spread(constant(node.map.scale))
             values = self.values * scale
             return [replace(self, values=values, shape=shapes[0], is_uniform=False)]
         if not is_windowed(node.map):

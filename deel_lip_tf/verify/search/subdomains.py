@@ -15,9 +15,10 @@ import tensorflow as tf
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.activations import activation_of
 from deel_lip_tf.verify.graphs import once, traced
-from deel_lip_tf.verify.propagation import alpha_beta
+from deel_lip_tf.verify.propagation import alpha_beta, lipschitz
 from deel_lip_tf.verify.propagation.alpha_beta import AlphaBeta, Subproblems
 from deel_lip_tf.verify.propagation.backward import Relaxation, relax
+from deel_lip_tf.verify.propagation.balls import Ball
 from deel_lip_tf.verify.propagation.coefficients import Dense
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
 from deel_lip_tf.verify.propagation.interval import Interval
@@ -82,8 +83,7 @@ def neurons(program: Program) -> int:
 def optimized(
     program: Program,
     norm: str | None,
-    domains: Sequence[tf.Tensor],
-    intervals: list[Interval],
+    state: Sequence[tf.Tensor],
     objectives: np.ndarray,
     steps: int,
 ) -> np.ndarray:
@@ -99,7 +99,7 @@ def optimized(
         np.full((total, size), -1.0, np.float32),
         np.zeros((total, size), np.float32),
     )
-    found = solver(program, norm)(steps, subdomains, [*domains, *tf.nest.flatten(intervals)])
+    found = solver(program, norm)(steps, subdomains, state)
     return found.values.numpy().reshape(count, each)
 
 
@@ -109,23 +109,27 @@ def solver(
 ) -> Callable[[int, Subdomains, Sequence[tf.Tensor]], Solved]:
     """The function, traced once, that bounds a batch of subdomains: `(steps, subdomains, state)`.
 
-    `state` holds the domains (lower, upper, center, radius), and the intervals of all nodes on
-    them, as a flat list.
+    `state` holds the domains (lower, upper, center, radius), the intervals of all nodes on them,
+    and on L2 balls those of what ReLUs read, as a flat list.
     """
+    in_balls = lipschitz.activations_in_balls(program) if norm == "l2" else []
+    first = 4 + 3 * len(program.nodes)
 
     def run(steps, samples, objectives, targets, weights, splits, alphas, betas, *state):
         taken = [tf.gather(part, samples) for part in state]
         domain = DomainTensors(norm, *taken[:4])
-        intervals = [Interval(*taken[i : i + 3]) for i in range(4, len(taken), 3)]
+        intervals = [Interval(*taken[i : i + 3]) for i in range(4, first, 3)]
+        pairs = zip(in_balls, taken[first::2], taken[first + 1 :: 2], strict=True)
+        balls = {index: Ball(center, radius) for index, center, radius in pairs}
         shape = program.output_shape
         objectives = Dense(tf.reshape(objectives, [-1, 1, *shape]), shape)
-        relaxation = _branched(program, intervals, splits)
+        relaxation = _branched(program, intervals, splits)._replace(balls=balls)
         breakpoints = alpha_beta.breakpoints_of(program, relaxation.intervals)
         subproblems = Subproblems(domain, objectives, relaxation, breakpoints)
         free = AlphaBeta(tf.cast(alphas, tf.float64), tf.cast(betas, tf.float64))
         return _solve(program, subproblems, splits, free, weights, targets, steps)
 
-    signature = _signature(program)
+    signature = _signature(program, in_balls)
     graph, (_, *types) = traced(run, signature), [dtype for _, dtype in signature]
 
     def solve(steps: int, subdomains: Subdomains, state: Sequence[tf.Tensor]) -> Solved:
@@ -135,7 +139,7 @@ def solver(
     return solve
 
 
-def _signature(program: Program) -> list[tuple]:
+def _signature(program: Program, in_balls: Sequence[int]) -> list[tuple]:
     """Of the function that bounds subdomains."""
     each = [None, neurons(program)]
     point, number, real = [None, *program.input_shape], [None], tf.float64
@@ -144,7 +148,9 @@ def _signature(program: Program) -> list[tuple]:
     subdomains += [(each, tf.float32)] * 2
     domains = [(point, real)] * 3 + [(number, real)]
     intervals = [([None, *node.shape], real) for node in program.nodes for _ in range(3)]
-    return [*subdomains, *domains, *intervals]
+    shapes = ([None, *program.nodes[index].shape] for index in in_balls)
+    balls = [pair for shape in shapes for pair in ((shape, real), (number, real))]
+    return [*subdomains, *domains, *intervals, *balls]
 
 
 def _branched(program: Program, intervals: list[Interval], splits: tf.Tensor) -> Relaxation:
@@ -157,7 +163,7 @@ def _branched(program: Program, intervals: list[Interval], splits: tf.Tensor) ->
         upper = tf.where(side < 0, tf.minimum(own.upper, place), own.upper)
         intervals[parent] = own._replace(lower=lower, upper=upper)
     lines = {index: relax(program.nodes[index], intervals) for index in program.nonlinear()}
-    return Relaxation(intervals, lines)
+    return Relaxation(intervals, lines, {})
 
 
 def _solve(

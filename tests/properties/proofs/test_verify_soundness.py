@@ -154,7 +154,7 @@ BALLS = [
 def test_no_point_of_a_ball_leaves_the_bounds(row, kind, eagerly, briefly):
     model, domain = with_head(row), verify_cases.domains(row.shape)[kind]
     least, most = ends(model, domain, POINTS)
-    for method in (*verify_cases.METHODS, "alpha-crown"):
+    for method in (*verify_cases.METHODS, "sdp-crown", "alpha-crown"):
         check(model, domain, method, least, most)
     check_search(model, domain, least, most)
 

@@ -43,7 +43,14 @@ def predictions(model, x):
 
 @pytest.mark.parametrize(
     ("method", "norm"),
-    [("auto", "linf"), ("auto", "l2"), ("auto", "l1"), ("ibp", "linf"), ("forward", "l2")],
+    [
+        ("auto", "linf"),
+        ("auto", "l2"),
+        ("auto", "l1"),
+        ("ibp", "linf"),
+        ("forward", "l2"),
+        ("sdp-crown", "l2"),
+    ],
 )
 def test_no_sample_is_both_and_no_proof_is_wrong(method, norm):
     model, x = classifier(end="softmax"), images(6)

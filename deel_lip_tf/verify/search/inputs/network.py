@@ -13,18 +13,18 @@ network in float64, so that what is proven of the reduced network is proven of t
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from deel_lip_tf._rounding import TINY
 from deel_lip_tf.semantics.ir.arrays import NUMPY
-from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Program
+from deel_lip_tf.semantics.ir.program import Affine, Node, Program, left_slope
 from deel_lip_tf.verify.search.inputs.bounds import Boxes, Layer, Relaxation
 from deel_lip_tf.verify.search.signs.chain import Chain
 from deel_lip_tf.verify.search.signs.tightening import tightened
 
-__all__ = ["Network", "Undecided", "is_searchable", "left_slope"]
+__all__ = ["Network", "Undecided", "is_searchable"]
 
 _ENTRIES = 2**25  # of the largest array that is made
 _CHAIN = 2**24  # of all matrices of neurons whose signs are split
@@ -57,16 +57,6 @@ def is_searchable(program: Program) -> bool:
     return all(
         isinstance(node, Affine) or left_slope(node) is not None for node in program.nodes[1:]
     )
-
-
-def left_slope(node: Node) -> Any:
-    """Slope on the left of 0 of a function that is the identity on its right, or None."""
-    if not isinstance(node, Elementwise):
-        return None
-    name, arguments = node.function.name, node.function.arguments
-    if name == "relu" and arguments[1] == math.inf:
-        return arguments[0]
-    return arguments[0] if name == "prelu" else None
 
 
 class Network:

@@ -8,8 +8,7 @@ import numpy as np
 from deel_lip_tf._rounding import TINY
 from deel_lip_tf.semantics.ir.arrays import NUMPY
 from deel_lip_tf.semantics.ir.evaluation import evaluated
-from deel_lip_tf.semantics.ir.program import Affine, Program
-from deel_lip_tf.verify.search.inputs.network import left_slope
+from deel_lip_tf.semantics.ir.program import Affine, Program, left_slope
 from deel_lip_tf.verify.specification.property import Conjunction
 
 __all__ = ["Points", "Run", "descended"]
