@@ -17,6 +17,7 @@ from keras.src.ops import core
 from keras.src.ops.node import Node
 
 __all__ = [
+    "built_for_training",
     "cast",
     "computes_float64",
     "dequantized_kernel",
@@ -139,6 +140,18 @@ def flat_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def cast(dtype: str) -> keras.Operation:
     """The operation of `keras.ops.cast`, that belongs to no graph."""
     return core.Cast(dtype)
+
+
+def built_for_training(model: keras.Model, batch: Any) -> None:
+    """Creates all that a training step of a compiled model needs: weights, metrics, optimizer.
+
+    Args:
+        model: compiled.
+        batch: the inputs, labels and maybe weights, as anything that has a shape and a type.
+    """
+    model._symbolic_build(data_batch=batch)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
 
 
 # --- TensorFlow, which is imported where it is asked for ------------------------------------------
