@@ -18,6 +18,7 @@ from keras.src.ops.node import Node
 from keras.src.random import seed_generator
 
 __all__ = [
+    "built_for_training",
     "cast",
     "computes_float64",
     "dequantized_kernel",
@@ -159,6 +160,18 @@ def global_seed(is_made: bool = False) -> Any:
 def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
     """The epoch that a `fit` begins with which has begun; None for what it was told."""
     model._initial_epoch = epoch
+
+
+def built_for_training(model: keras.Model, batch: Any) -> None:
+    """Creates all that a training step of a compiled model needs: weights, metrics, optimizer.
+
+    Args:
+        model: compiled.
+        batch: the inputs, labels and maybe weights, as anything that has a shape and a type.
+    """
+    model._symbolic_build(data_batch=batch)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
 
 
 # --- TensorFlow, which is imported where it is asked for ------------------------------------------

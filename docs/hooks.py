@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 WIDE = {"migrating.md"}
 """Pages of wide tables."""
 ROOMS = {
+    "distribute": "Training in several processes: `lip.distribute`, see [Scaling](../scaling.md).",
     "optimizers": "Optimizers that know of the constraint: `lip.optimizers`.",
     "plots": "Every picture that the library draws, by matplotlib: `lip.plots`.",
     "zoo": "Small trained networks, with what is proven of them: `lip.zoo`.",

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["assign", "count", "joint", "moments", "somewhere", "summed"]
+__all__ = ["assign", "check_fit", "count", "joint", "moments", "somewhere", "summed"]
 
 Tensor = Any
 
@@ -56,6 +56,27 @@ def assign(variable: keras.Variable, value: Tensor) -> None:
         variable.assign(strategy.experimental_local_results(values)[0])
 
     tf.distribute.get_replica_context().merge_call(once, args=(value,))
+
+
+def check_fit(model: keras.Model) -> None:
+    """Refuses what `fit` of Keras 3 cannot train: any model, with workers in several processes.
+
+    Raises:
+        ValueError: the model was made in such a strategy.
+    """
+    if keras.config.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    strategy = model.distribute_strategy
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and (
+        sum(map(len, strategy.cluster_resolver.cluster_spec().as_dict().values())) > 1
+    ):
+        raise ValueError(
+            "`fit` of Keras 3 fails with workers in several processes, whatever the model. Use "
+            "`deel_lip_tf.distribute.fit(model, dataset, epochs)`, with the same arguments on "
+            "every worker. Received: a model made in MultiWorkerMirroredStrategy."
+        )
 
 
 def joint(part: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import keras
 
 from deel_lip_tf._registration import register
 from deel_lip_tf.constraints import apply_constraints
+from deel_lip_tf.distribute import replicas
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.model.export import is_exported_whole, vanillaModel
 from deel_lip_tf.model.loss_state import LossState
@@ -47,7 +48,13 @@ class _LipschitzModel(LossState, Condensable):
         return super().export(filepath, *args, **kwargs)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Keras; the averages of `use_ema` are constrained once they are the weights."""
+        """As in Keras; the averages of `use_ema` are constrained once they are the weights.
+
+        Raises:
+            ValueError: with workers in several processes, where Keras's fails: use
+                `distribute.fit`.
+        """
+        replicas.check_fit(self)
         history = super().fit(*args, **kwargs)
         if getattr(self.optimizer, "use_ema", False):
             apply_constraints(self)

@@ -113,8 +113,9 @@ def test_no_folder_grows_beyond_a_glance():
 
 ROOMS = (
     *("activations", "bounds", "callbacks", "certificate_metrics", "certificates"),
-    *("compute_layer_sv", "constraints", "initializers", "layers", "losses", "metrics", "model"),
-    *("normalizers", "optimizers", "plots", "regularizers", "training", "utils", "verify"),
+    *("compute_layer_sv", "constraints", "distribute", "initializers", "layers", "losses"),
+    *("metrics", "model", "normalizers", "optimizers", "plots", "regularizers", "training"),
+    *("utils", "verify"),
     *("verify.decomon", "verify.figures", "zoo"),
 )
 

@@ -39,6 +39,7 @@ def test_on_jax(run):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests._oracles.without_tensorflow"]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_ENABLE_X64": has_float64}
     environment["PYTEST_ADDOPTS"] = ""
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
     found = subprocess.run(
         [*command, *(f"tests/{file}" for file in files)],
         cwd=ROOT,

@@ -27,7 +27,7 @@ ELSEWHERE = {"choosing.md", "migrating.md", "recipes.md", "verification.md"}
 # Those that train a network on scikit-learn's digits.
 ON_DIGITS = {"getting-started.md", "losses.md"}
 NEEDS = {**dict.fromkeys(ON_DIGITS, "sklearn"), "deployment.md": "onnx"}
-TAKE_LONG = {*ON_DIGITS, "deployment.md"}
+TAKE_LONG = {*ON_DIGITS, "deployment.md", "scaling.md"}
 MESSAGES = "troubleshooting.md"
 
 

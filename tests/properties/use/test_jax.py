@@ -3,6 +3,7 @@
 `tests/integration/test_jax.py` runs this file, in a process of its own.
 """
 
+import contextlib
 import importlib.util
 
 import keras
@@ -65,6 +66,30 @@ def test_moving_means_are_those_of_the_batches(make):
     fitted(model, "mse", rate=0.0)
     np.testing.assert_allclose(centering.moving_mean, X.mean(axis=0), rtol=1e-5, atol=1e-6)
     assert float(centering.batches) == 3
+
+
+def trained_values(name, count):
+    """Everything that two epochs change, on so many devices."""
+    devices = keras.distribution.list_devices()[:count]
+    shared = keras.distribution.DataParallel(devices=devices) if count > 1 else None
+    with contextlib.ExitStack() as stack:
+        stack.callback(keras.distribution.set_distribution, None)
+        keras.distribution.set_distribution(shared)
+        keras.utils.set_random_seed(0)
+        model = dense(layers.BatchCentering(), cls=lip.LossVariableSequential)
+        model.compile(keras.optimizers.SGD(0.1), getattr(losses, name)())
+        order = np.argsort(CLASSES)  # so that devices lack classes
+        model.fit(X[order], ONE_HOT[order], batch_size=8, epochs=2, shuffle=False, verbose=0)
+        return [np.array(v) for v in model.trainable_variables + model.non_trainable_variables]
+
+
+@pytest.mark.filterwarnings("ignore:LossVariableSequential. the loss has no trainable parameters")
+@pytest.mark.parametrize("name", ["MulticlassHKR", "MulticlassHKRauto", "MulticlassSoftHKR"])
+def test_four_devices_train_as_one_does(name):
+    if len(keras.distribution.list_devices()) < 4:
+        pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=4")
+    for one, other in zip(trained_values(name, 1), trained_values(name, 4), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_parameter_of_the_loss_is_read_in_each_compiled_step():

@@ -1,0 +1,150 @@
+"""The training loop for strategies: alone in this process, and with workers in their own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import deel_lip_tf as lip
+from tests.unit.distribute.worker import BATCH, EPOCHS, ONE_HOT, ROWS, alone, order
+
+ROOT = Path(__file__).parents[3]
+# Three epochs of float32 sums in another order.
+IN_ANOTHER_ORDER = 1e-5
+
+
+@pytest.fixture
+def dataset(tf):
+    def data(epoch=0):
+        rows = order(epoch)
+        return tf.data.Dataset.from_tensor_slices((ROWS[rows], ONE_HOT[rows])).batch(BATCH)
+
+    return data
+
+
+def values(model):
+    return [np.array(v) for v in model.trainable_variables + model.non_trainable_variables]
+
+
+def network(*hidden):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(3)])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    return model
+
+
+def test_it_trains_as_keras_does_and_resumes_where_it_stopped(dataset, tmp_path):
+    expected, model = [], network()
+    for epoch in range(3):
+        expected += model.fit(dataset(epoch), shuffle=False, verbose=0).history["loss"]
+    seen = []
+    for epochs in (1, 3):
+        resumed = network()
+        history = lip.distribute.fit(resumed, dataset, epochs, directory=tmp_path).history
+        seen += history["loss"]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+    for one, other in zip(values(model), values(resumed), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    assert lip.distribute.fit(network(), dataset, 3, directory=tmp_path).history == {}
+    with pytest.raises(ValueError, match="checkpoints in `directory` must be of this model"):
+        lip.distribute.fit(network(keras.layers.Dense(2)), dataset, 4, directory=tmp_path)
+
+
+def test_what_cannot_be_trained_is_said(tf, dataset):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="must be compiled"):
+        lip.distribute.fit(model, dataset)
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match=r"`data` must be a `tf\.data\.Dataset`.*ndarray"):
+        lip.distribute.fit(model, ROWS)
+    with pytest.raises(TypeError, match="`epochs`"):
+        lip.distribute.fit(model, dataset, 1.5)
+    with pytest.raises(ValueError, match="at least one batch"):
+        lip.distribute.fit(model, dataset().take(0))
+
+
+def port_for(count):
+    """The first of some ports in a row that nobody uses."""
+    for _ in range(100):
+        with socket.socket() as first:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for i, one in enumerate(sockets):
+                one.bind(("127.0.0.1", port + i))
+        except (OSError, OverflowError):
+            continue
+        finally:
+            for one in sockets:
+                one.close()
+        return port
+    raise RuntimeError("no ports")
+
+
+def run(count, results, directory=None, killed=None):
+    """Starts all workers, the last of which may kill itself; exit codes and what was said."""
+    port = port_for(count)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": "1"}
+    processes = []
+    for rank in range(count):
+        arguments = [rank, count, port, results / f"{rank}.npz", directory]
+        arguments += [killed] if killed is not None and rank == count - 1 else []
+        command = [sys.executable, "-m", "tests.unit.distribute.worker", *map(str, arguments)]
+        processes.append(
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+        )
+    said = [process.communicate(timeout=600)[0].decode() for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def results_of(folder, count):
+    found = [dict(np.load(folder / f"{rank}.npz")) for rank in range(count)]
+    histories = [json.loads(str(one.pop("history"))) for one in found]
+    assert all(history == histories[0] for history in histories)
+    for one in found[1:]:
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, found[0][name])
+    return list(found[0].values()), histories[0]
+
+
+@pytest.mark.slow
+def test_workers_train_as_one_device_does_and_resume_after_one_is_killed(tmp_path):
+    model, expected = alone()
+    folders = {name: tmp_path / name for name in ("whole", "killed", "three", "a", "b", "c")}
+    for folder in folders.values():
+        folder.mkdir()
+
+    codes, said = run(2, folders["whole"], folders["a"])
+    assert codes == [0, 0], said[0][-3000:]
+    assert "Use `deel_lip_tf.distribute.fit(" in said[0]
+    weights, history = results_of(folders["whole"], 2)
+    for one, other in zip(weights, values(model), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=IN_ANOTHER_ORDER)
+    assert history.keys() == expected.keys()
+    for name, seen in history.items():
+        np.testing.assert_allclose(seen, expected[name], rtol=1e-4, err_msg=name)
+
+    codes, said = run(2, folders["killed"], folders["b"], killed=1)
+    assert codes[1] == -9 and codes[0] not in (0, -9)
+    assert "Another worker is gone" in said[0]
+    codes, said = run(2, folders["killed"], folders["b"])
+    assert codes == [0, 0], said[0][-3000:]
+    resumed, history_of_rest = results_of(folders["killed"], 2)
+    for one, other in zip(resumed, weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert history_of_rest["loss"] == history["loss"][1:]
+
+    codes, said = run(3, folders["three"], folders["c"])
+    assert codes == [0, 0, 0], said[0][-3000:]
+    for one, other in zip(results_of(folders["three"], 3)[0], values(model), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=IN_ANOTHER_ORDER)
+    assert len(expected["loss"]) == EPOCHS
