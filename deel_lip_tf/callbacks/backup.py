@@ -87,7 +87,9 @@ class SafeBackup(Configurable):
         if not os.fspath(backup_dir):
             raise ValueError("`backup_dir` must name a folder. Received: backup_dir=''.")
         self.backup_dir = os.fspath(backup_dir)
-        self.save_freq = "epoch" if save_freq == "epoch" else whole_number("save_freq", save_freq)
+        self.save_freq: Any = (
+            "epoch" if save_freq == "epoch" else whole_number("save_freq", save_freq)
+        )
         self.double_checkpoint = flag("double_checkpoint", double_checkpoint)
         self.delete_checkpoint = flag("delete_checkpoint", delete_checkpoint)
         self._epoch = 0

@@ -109,8 +109,8 @@ class ExplainNaN(Configurable):
         if len(self._steps) < 2 or weight_that_is_not_finite(self._variables(), self._steps[0][0]):
             return f"{weight!r} was not finite when training began."
         values, batches = self._steps[0]
-        why = [self._put_back(values, origin_in_gradients, one) for one in batches[-1:]]
-        return f"{weight!r} was spoiled by the step before, by {''.join(why) or 'its gradient.'}"
+        why = self._put_back(values, origin_in_gradients, batches[-1]) if batches else None
+        return f"{weight!r} was spoiled by the step before, by {why or 'its gradient.'}"
 
     def _put_back(self, values: list, look: Any, batch: Any) -> str | None:
         """What a function finds with the variables of before; they are so afterwards, too."""

@@ -100,7 +100,7 @@ def write(path: Path, model: keras.Model, **also: Any) -> None:
     arrays = [keras.ops.convert_to_numpy(v) for group in groups.values() for v in group]
     known = {name: [[v.path, v.dtype, list(v.shape)] for v in g] for name, g in groups.items()}
     heading = {"format": FORMAT, "about": about(model), "variables": known, **also}
-    content = {_HEADING: np.frombuffer(json.dumps(heading).encode(), np.uint8)}
+    content: dict[str, Any] = {_HEADING: np.frombuffer(json.dumps(heading).encode(), np.uint8)}
     for number, array in enumerate(arrays):  # as bytes: NumPy's format has no bfloat16
         content[_VARIABLE.format(number)] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     with whole_file(path) as file:
@@ -109,7 +109,8 @@ def write(path: Path, model: keras.Model, **also: Any) -> None:
 
 def random_state() -> dict[str, Any]:
     """The state of Python's and of NumPy's random numbers, as JSON can keep it."""
-    kind, key, *rest = np.random.get_state()
+    state: Any = np.random.get_state()
+    kind, key, *rest = state
     return {"python": random.getstate(), "numpy": [kind, key.tolist(), *rest]}
 
 

@@ -133,18 +133,25 @@ class Reader:
             command = [sys.executable, "-m", __name__]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **pipes)
-        print(json.dumps(job), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
+        answer = ""
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(job), file=self._process.stdin, flush=True)
+            answer = self._process.stdout.readline()
         if answer:
             return json.loads(answer)
         code = self._process.wait()
         self.close()
         return f"the process died with {code}"
 
+    def kill(self) -> None:
+        """Kills the process, as a fault in C would."""
+        self._process.kill()
+        self._process.stdout.read()
+
     def close(self) -> None:
         """Ends the process."""
         if self._process is not None:
-            with self._process:  # which closes its pipes, and waits
+            with contextlib.suppress(BrokenPipeError), self._process:  # closes pipes, and waits
                 self._process.stdin.close()
             self._process = None
 

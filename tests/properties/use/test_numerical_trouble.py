@@ -44,6 +44,7 @@ def test_steps_that_overflow_in_half_precision_are_left_out(kind, is_eager, tf):
     assert lip.bounds.lipschitz_bound(model).value <= 1 + 2**-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_without_a_graph_are_the_same(kind, tf):
     found = []
@@ -57,6 +58,7 @@ def test_steps_without_a_graph_are_the_same(kind, tf):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frequency", [None, 2])
 def test_averages_of_constrained_kernels_keep_the_constraint(frequency):
     """Of a layer of this library by its projection, of Keras's by `fit`, which constrains them."""

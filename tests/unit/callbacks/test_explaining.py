@@ -98,7 +98,7 @@ def test_a_label_that_is_no_class_is_shown():
     assert "the loss is not: for 1 of 4 samples, first row 1, label 7" in explain.explanation
 
 
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_training_in_a_graph_is_what_it_is_without(steps):
     """And the one batch that is left at the end of an epoch is seen, too."""
     found = []
