@@ -41,7 +41,9 @@ def certify(
         radius = min over j != t of (f_t - f_j) / min(K ||w_t - w_j||, sqrt(2) L)
 
     (Tsuzuku et al. 2018, arXiv:1802.04034; Leino et al. 2021, arXiv:2102.08452). Without a linear
-    head only the second divisor counts. One output: `|f| / min(K ||w||, L)`, label `f > 0`.
+    head only the second divisor counts. Dense layers with rising activations between them, such as
+    ReLU, are bounded together with the head, too, and the smallest divisor counts. One output:
+    `|f| / min(K ||w||, L)`, label `f > 0`.
 
     K and L are proven upper bounds; logits are computed in float64 on the CPU, and `sqrt(2)` times
     an a-priori bound on their rounding error is subtracted from each margin. Non-finite logits and
