@@ -29,6 +29,7 @@ from deel_lip_tf.normalizers import (
 )
 
 __all__ = [
+    "AbsoluteSumConstraint",
     "AutoWeightClipConstraint",
     "FrobeniusConstraint",
     "SpectralConstraint",
@@ -195,6 +196,62 @@ class AutoWeightClipConstraint(Described, keras.constraints.Constraint):
     def get_config(self) -> dict:
         """Arguments of the constructor."""
         return {"scale": self.scale}
+
+
+@register
+class AbsoluteSumConstraint(Described, keras.constraints.Constraint):
+    """Absolute weights of each input that sum up to at most `k_coef_lip`: the norm from L1 to L1.
+
+    A row of the kernel whose sum is larger is divided by it, and smaller by the rounding of its
+    type, so that the sum of what is stored does not exceed `k_coef_lip`. A dense layer with it is
+    `k_coef_lip`-Lipschitz for the L1 norm, and so is a chain with activations of slope 1 or sorting
+    between: with one output `f`, `|df/dx_i| <= k` for every input, of which
+    `deel_lip_tf.model.monotonic` makes networks that grow.
+
+    Args:
+        k_coef_lip: the largest sum: positive, 1 by default.
+
+    Raises:
+        TypeError, ValueError: `k_coef_lip` is not a positive finite number.
+
+    Example:
+        >>> kernel = np.array([[3.0, -1.0], [0.25, 0.25]], "float32")  # of two inputs
+        >>> print(np.asarray(lip.constraints.AbsoluteSumConstraint()(kernel)).round(4))
+        [[ 0.75 -0.25]
+         [ 0.25  0.25]]
+    """
+
+    def __init__(self, k_coef_lip: float = 1.0):
+        self.k_coef_lip = check_lipschitz_factor(k_coef_lip)
+
+    def __call__(self, w):
+        """The kernel (inputs, outputs) with its larger rows divided.
+
+        Raises:
+            ValueError: a kernel with another number of axes.
+        """
+        w = ops.convert_to_tensor(w)
+        if len(w.shape) != 2:
+            raise ValueError(
+                "AbsoluteSumConstraint is for the kernel (inputs, outputs) of a dense layer. "
+                f"Received: a kernel of shape {tuple(w.shape)}. Use `SpectralConstraint`."
+            )
+        stored = keras.backend.standardize_dtype(w.dtype)
+        dtype = keras.backend.result_type(stored, "float32")
+        kernel = ops.cast(w, dtype)
+        # Each entry is rounded three times, and the sum once for each entry, in the better type.
+        slack = 4.0 * _LAST_DIGIT[stored] + (w.shape[1] + 4) * _LAST_DIGIT[dtype]
+        total = ops.sum(ops.abs(kernel), axis=1, keepdims=True)
+        divided = ops.cast(kernel / total * (self.k_coef_lip * (1.0 - slack)), stored)
+        return ops.where(total * (1.0 + slack) > self.k_coef_lip, divided, w)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"k_coef_lip": self.k_coef_lip}
+
+
+# The distance from 1 to the next number.
+_LAST_DIGIT = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
 def apply_constraints(model: keras.Model) -> None:

@@ -5,6 +5,7 @@ from deel_lip_tf.model.export import vanillaModel
 from deel_lip_tf.model.learned_margins import LossVariableModel, LossVariableSequential
 from deel_lip_tf.model.lipschitz import Model, Sequential
 from deel_lip_tf.model.measured import gap_constants
+from deel_lip_tf.model.monotonicity import monotonic
 from deel_lip_tf.model.torch_weights import load_torch_weights
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Sequential",
     "gap_constants",
     "load_torch_weights",
+    "monotonic",
     "vanillaModel",
 ]
 

@@ -54,6 +54,10 @@ SMALL = {
         dict(epochs=2),
         ["SavedModel, served .* 100%", "LiteRT.* 100%", "ONNX .* 100%", "refused: "],
     ),
+    "9_monotone": (
+        dict(epochs=2, seconds=2.0),
+        ["monotone, increasing with bmi: proven", "decreasing with s3: proven", "at most 1: True"],
+    ),
 }
 
 every_notebook = pytest.mark.parametrize("name", NAMES)

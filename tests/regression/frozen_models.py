@@ -348,6 +348,7 @@ def objects() -> list:
     ]
     made += [AOC(), BCOP(), BRO(), Cayley(), LiRes(depth=4), SLL()]
     return made + [
+        constraints.AbsoluteSumConstraint(2.0),
         initializers.CenteredInitializer("identity"),
         initializers.IBPInitializer(seed=3),
         initializers.ResidualInitializer(seed=3),

@@ -1,5 +1,7 @@
 """Keras's exponential moving averages of weights, and the constraints that averages do not keep."""
 
+from fractions import Fraction
+
 import keras
 import numpy as np
 import pytest
@@ -79,3 +81,34 @@ def test_learned_margins_end_in_their_interval(rng):
     trained(model, rng, loss)
     margins = loss.hinge_margins.numpy()
     assert (margins >= np.float32(0.2)).all() and (margins <= 0.25).all()
+
+
+KERNELS = {
+    "random": lambda rng: rng.normal(size=(5, 40)),
+    "large": lambda rng: 1e30 * rng.normal(size=(5, 40)),
+    "at the bound": lambda rng: np.full((5, 40), 0.025),
+    "one entry": lambda rng: 7.0 * np.eye(5, 40),
+    "small and zero": lambda rng: 1e-30 * np.outer([0, 1, 2, 0, 3], rng.normal(size=40)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_absolute_sums_do_not_exceed_the_constant(name, dtype, rng):
+    """The sums are those of fractions: not one digit above."""
+    largest = np.finfo(dtype).max / 50
+    kernel = np.clip(KERNELS[name](rng), -largest, largest).astype(dtype)
+    for constant in (1.0, 0.3):
+        found = np.asarray(constraints.AbsoluteSumConstraint(constant)(kernel))
+        sums = [sum(map(Fraction, np.abs(row).astype("float64"))) for row in found]
+        assert found.dtype == kernel.dtype and max(sums) <= Fraction(constant)
+        before = np.abs(kernel.astype("float64")).sum(axis=1)
+        np.testing.assert_array_equal(
+            found[before < 0.9 * constant], kernel[before < 0.9 * constant]
+        )
+        assert (np.array(sums, float)[before > constant] > 0.95 * constant).all()
+
+
+def test_absolute_sums_are_of_matrices():
+    with pytest.raises(ValueError, match="for the kernel .*Received: a kernel of shape"):
+        constraints.AbsoluteSumConstraint()(np.ones((3, 3, 1, 2)))
