@@ -24,7 +24,8 @@ class MulticlassSoftHKR(ParametricLoss):
     `alpha_from_torchlip`, and its loss is `a` times this one.
 
     The running mean, `running_mean`, starts at `min_margin` and becomes
-    `alpha_mean mu + (1 - alpha_mean) mean |f|` at each training step, before the loss is computed.
+    `alpha_mean mu + (1 - alpha_mean) mean |f|` at each training step, before the loss is computed:
+    the mean of all replicas, where a `tf.distribute` strategy has several.
     Only training changes it: the models of this library call `update_state` in their training step,
     and a training loop of your own must do so; under a plain Keras model it stays as it is, with a
     warning. It is saved with the compiled model; `reset_state` sets it back.

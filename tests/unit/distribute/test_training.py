@@ -69,6 +69,17 @@ def test_what_cannot_be_trained_is_said(tf, dataset):
         lip.distribute.fit(model, dataset().take(0))
 
 
+def test_parameter_servers_are_refused(tf, dataset):
+    class Served(keras.Sequential):
+        # as that of a model that was made in its scope; a cluster is not needed to be refused
+        distribute_strategy = object.__new__(tf.distribute.ParameterServerStrategy)
+
+    model = Served([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="no global batch.*MultiWorkerMirroredStrategy"):
+        lip.distribute.fit(model, dataset)
+
+
 def port_for(count):
     """The first of some ports in a row that nobody uses."""
     for _ in range(100):
