@@ -102,7 +102,6 @@ def _train(kind, backups, save_freq, fifo, result):
     import keras
 
     import deel_lip_tf as lip
-    from deel_lip_tf.callbacks.training_state import variables_of
 
     keras.utils.set_random_seed(0)
     model, x, y = KINDS[kind]()
@@ -115,9 +114,15 @@ def _train(kind, backups, save_freq, fifo, result):
         if backups:
             callbacks.append(lip.callbacks.SafeBackup(backups, save_freq, delete_checkpoint=False))
         model.fit(x, y, BATCH, EPOCHS, verbose=0, callbacks=callbacks)
-        groups = variables_of(model).values()
-        arrays = [keras.ops.convert_to_numpy(v).astype("float64") for g in groups for v in g]
-        np.savez(result, *arrays, np.random.rand(1), [random.random()])
+        np.savez(result, *everything(model), np.random.rand(1), [random.random()])
+
+
+def everything(model):
+    """What training has changed: seeds, margins, means and parameters of a loss among it."""
+    variables = [*model.variables, *model.trainable_variables, *model.non_trainable_variables]
+    variables += model.optimizer.variables
+    parameters = [getattr(model.loss, name, 0.0) for name in ("alpha", "min_margin", "tau")]
+    return [np.asarray(one).astype("float64") for one in (*variables, *parameters)]
 
 
 def _data(shape, classes):
@@ -163,7 +168,10 @@ def _margins():
 
     x, y = _data((5,), 3)
     model = lip.LossVariableSequential([keras.Input((5,)), lip.layers.SpectralDense(3)])
-    model.compile("adam", lip.losses.MulticlassHKRauto(alpha=10.0), run_eagerly=True)
+    model.compile(
+        "adam", lip.losses.MulticlassHKRauto(alpha=10.0, min_margin=1e-3), run_eagerly=True
+    )
+    model.loss.hinge_margins.assign([0.5, 0.6, 0.7])  # from where they move
     schedule = lip.callbacks.LossParamScheduler("alpha", fp=[1.0, 9.0], xp=[0, 9], step=None)
     model.callbacks_of_test = [schedule]
     return model, x, np.eye(3)[y]
@@ -180,7 +188,8 @@ def _condensed():
     hidden = lip.layers.FrobeniusDense(4, activation=lip.layers.FullSort())(inputs)
     model = lip.LossVariableModel(inputs, lip.layers.FrobeniusDense(1)(hidden))
     optimizer = keras.optimizers.Adam(0.05, use_ema=True, ema_overwrite_frequency=5)
-    model.compile(optimizer, lip.losses.HKRauto(alpha=10.0), run_eagerly=True)
+    model.compile(optimizer, lip.losses.HKRauto(alpha=10.0, min_margin=1e-3), run_eagerly=True)
+    model.loss.hinge_margins.assign([0.5])
     model.callbacks_of_test = [lip.callbacks.CondenseCallback()]
     return model, x, y
 
