@@ -45,10 +45,9 @@ def _gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
         return jax.grad(function)(x)
     if backend == "torch":
-        import torch
-
         x = x.detach().requires_grad_()
-        return torch.autograd.grad(function(x), x)[0]
+        function(x).backward(inputs=[x])
+        return x.grad
     raise ValueError(
         "`attack_steps` needs the backend tensorflow, jax or torch, for gradients. "
         f"Received: {backend!r}. Use `attack_steps=0`."

@@ -18,7 +18,7 @@ from deel_lip_tf.semantics.ir.primitives import Shape
 from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Norm, Program
 from deel_lip_tf.semantics.ir.sources import Parameters
 from deel_lip_tf.training.arrays import KerasOps
-from deel_lip_tf.training.functions import curve_of, image, lines
+from deel_lip_tf.training.functions import Curve, curve_of, image, lines
 
 __all__ = ["Interval", "followed_program", "intervals", "margins"]
 
@@ -71,12 +71,14 @@ def intervals(program: Program, arrays: KerasOps, lower: Tensor, upper: Tensor) 
 def _interval(node: Node, arrays: KerasOps, found: Sequence[Interval]) -> Interval:
     parents = [found[index] for index in node.parents]
     if isinstance(node, Elementwise):
-        return image(curve_of(node.function), *parents[0])
+        return image(_curve(node), *parents[0])
     if isinstance(node, Norm):
         lower, upper = parents[0]
         nearest = ops.maximum(ops.maximum(lower, -upper), 0.0)
         farthest = ops.maximum(ops.abs(lower), ops.abs(upper))
         return _length(nearest), _length(farthest)
+    if not isinstance(node, Affine):
+        raise TypeError(f"No interval is known of {type(node).__name__}.")
     if node.interval is not None:
         # The smallest interval there is: its function grows with each number.
         return node.interval.bounds(arrays, [found[index] for index in node.interval.sources])
@@ -87,6 +89,12 @@ def _interval(node: Node, arrays: KerasOps, found: Sequence[Interval]) -> Interv
     if node.bias is not None:
         middle = middle + arrays.coefficients(node.bias)
     return middle - half_width, middle + half_width
+
+
+def _curve(node: Elementwise) -> Curve:
+    if (curve := curve_of(node.function)) is None:
+        raise ValueError(f"No interval is known of {node.function.name!r}.")
+    return curve
 
 
 def _length(x: Tensor) -> Tensor:
@@ -139,7 +147,7 @@ def margins(
 
 def _passed(node: Elementwise, coefficients: Tensor, ends: Interval, rows: int) -> Interval:
     """The coefficients before an activation and the constant: by the line on the side of each."""
-    per_row = lines(curve_of(node.function), *ends)
+    per_row = lines(_curve(node), *ends)
     slope, offset, slope_above, offset_above = (_for_rows(x, node.shape, rows) for x in per_row)
     positive, negative = ops.maximum(coefficients, 0.0), ops.minimum(coefficients, 0.0)
     constant = _summed(positive * offset + negative * offset_above, rows)

@@ -131,8 +131,7 @@ class CertifiedModel(keras.Model):
         lower, upper = self._box(x, value_at(self.growth, step) if training else 1.0)
         true = self._true_class(y)
         bounds = self._margins(lower, upper, true, value_at(self.beta, step), training)
-        is_verified = ops.all(ops.logical_or(bounds > 0.0, self._is_own(true)), axis=-1)
-        self.verified_accuracy.update_state(is_verified, sample_weight)
+        self.verified_accuracy.update_state(self._is_verified(bounds, true), sample_weight)
         if training:
             self.steps.assign_add(1)
             if self.attack_steps:
@@ -165,9 +164,13 @@ class CertifiedModel(keras.Model):
             return ops.where(y > 0, 1.0, -1.0)
         return ops.cast(class_mask(y, self._program.outputs), self._dtype)
 
-    def _is_own(self, true: Tensor) -> Tensor:
-        """Which rows of the margins compare a class with itself."""
-        return ops.logical_and(true > 0.0, self._program.outputs > 1)
+    def _is_verified(self, bounds: Tensor, true: Tensor) -> Tensor:
+        """(batch,) whether all margins are positive but that of the class itself, which is 0."""
+        if self._program.outputs == 1:
+            return bounds[:, 0] > 0.0
+        is_own = true > 0.0
+        wins = ops.all(ops.logical_or(bounds > 0.0, is_own), axis=-1)
+        return ops.logical_and(wins, ops.any(is_own, axis=-1))  # a label that is no class has none
 
     def _margins(
         self, lower: Tensor, upper: Tensor, true: Tensor, beta: Any, training: bool

@@ -28,6 +28,7 @@ RUNS = {
             "unit/losses/test_soft.py",
             "unit/test_callbacks.py",
             "unit/test_constraints.py",
+            "unit/training/test_certified.py",
         ],
     ),
 }

@@ -53,7 +53,7 @@ class Parameter:
 Coefficients = np.ndarray | Parameter
 
 
-def as_coefficients(values: Any, rank: int) -> Coefficients:
+def as_coefficients(values: Any, rank: int) -> Any:
     """Numbers as float64, or where to read them, with axes of size 1 in front up to a rank."""
     if not isinstance(values, Parameter):
         values = np.asarray(values, np.float64)

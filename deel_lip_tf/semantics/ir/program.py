@@ -54,14 +54,15 @@ class Affine:
         parents: the nodes it reads.
         shape: of one output.
         map: linear in the parents jointly.
-        bias: (1, *shape), or 1 in place of some sizes; or `None`.
+        bias: (1, *shape), or 1 in place of some sizes; or `None`. Of a program to train, a
+            `Parameter`, as every array of its maps may be.
         interval: a better interval than the one the map gives.
     """
 
     parents: tuple[int, ...]
     shape: Shape
     map: LinearMap
-    bias: Coefficients | None = None
+    bias: np.ndarray | None = None
     interval: IntervalRule | None = None
 
     @property
@@ -187,9 +188,8 @@ class Builder:
         """Appends an affine map; `bias` broadcasts against its outputs (batch, *shape)."""
         parents = (parents,) if isinstance(parents, int) else tuple(parents)
         shape = tuple(linear.shape([self.shape(parent) for parent in parents]))
-        if bias is not None:
-            bias = as_coefficients(bias, len(shape) + 1)
-        return self._append(Affine(parents, shape, linear, bias, interval))
+        added = None if bias is None else as_coefficients(bias, len(shape) + 1)
+        return self._append(Affine(parents, shape, linear, added, interval))
 
     def scaled(
         self,
@@ -238,7 +238,7 @@ class Builder:
         return len(self.nodes) - 1
 
 
-def _broadcast(values: Any, shape: Shape) -> Coefficients:
+def _broadcast(values: Any, shape: Shape) -> Any:
     """An array of a shape; a parameter stays small, and is broadcast where it is used."""
     found = as_coefficients(values, len(shape))
     return found if isinstance(found, Parameter) else np.broadcast_to(found, shape)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.semantics.ir.parameters import Coefficients, Parameter
+from deel_lip_tf.semantics.ir.parameters import Parameter
 from deel_lip_tf.semantics.ir.primitives import Tensor
 from deel_lip_tf.semantics.state import as_float64, bias_of, is_constrained, kernel_of
 
@@ -24,7 +24,7 @@ class Source(Protocol):
     def kernel(self, layer: keras.layers.Layer, name: str = "kernel") -> Any:
         """The kernel that a layer multiplies with: of a constrained one, the effective kernel."""
 
-    def bias(self, layer: keras.layers.Layer) -> Coefficients | None:
+    def bias(self, layer: keras.layers.Layer) -> Any:
         """The bias of a layer, or None."""
 
     def computed(self, layer: keras.layers.Layer, formula: Formula) -> Any:

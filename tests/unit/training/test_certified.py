@@ -7,7 +7,8 @@ from keras import layers
 
 import deel_lip_tf as lip
 from deel_lip_tf.training import CertifiedModel, Ramp
-from tests.unit.training.test_bounds import dense_network, layerwise
+from tests.unit.training import test_bounds as networks
+from tests.unit.training.test_bounds import dense_network, layerwise, vertices
 
 pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
 
@@ -18,6 +19,12 @@ Y = RNG.integers(0, 3, 16)
 FLOAT32 = 1e-6
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy
+
+
+@pytest.fixture(autouse=True)
+def same_networks():
+    """Whichever tests ran before."""
+    networks.RNG = np.random.default_rng(3)
 
 
 def compiled(model, loss=None, **arguments):
@@ -67,6 +74,15 @@ def test_the_loss_is_that_of_the_worst_case(training, clip):
     assert float(found) == pytest.approx(expected, rel=FLOAT32)
     is_verified = (margins > 0).sum(axis=1) == 2
     assert float(certified.verified_accuracy.result()) == pytest.approx(is_verified.mean())
+
+
+def test_a_label_that_is_no_class_is_not_verified():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(3, dtype="float64")])
+    model.set_weights([np.zeros((3, 3)), -np.ones(3)])  # every logit is negative
+    certified = CertifiedModel(model, 0.1)
+    certified.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    certified.compute_loss(X[:2], np.array([[0, 0, 0], [1, 1, 0]]), model(X[:2]))
+    assert float(certified.verified_accuracy.result()) == 0.0
 
 
 ENDS = {
@@ -151,17 +167,28 @@ def test_what_is_trained_is_proven(method, tf):
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0])
-def test_the_metric_counts_no_more_than_verify_proves(beta, tf):
+def test_the_metric_counts_no_sample_that_a_corner_refutes(beta):
     model = dense_network((6, 3))
+    y = logits_of(model, X).argmax(axis=-1)
     found = []
-    for radius in (0.02, 0.1, 0.3):
+    for radius in (0.02, 0.2, 0.8):
         certified = compiled(model, epsilon=radius, beta=beta)
-        certified.compute_loss(X, Y, model(X), training=False)
+        certified.compute_loss(X, y, model(X), training=False)
         found.append(float(certified.verified_accuracy.result()))
-        method = "crown-ibp" if beta else "ibp"
-        answer = lip.verify.robustness(model, X, Y, radius, clip=None, method=method)
-        assert found[-1] <= np.mean(answer.status == "robust") + FLOAT32
+        corners = np.array([vertices(x - radius, x + radius) for x in X])
+        labels = logits_of(model, corners).argmax(axis=-1)
+        assert found[-1] <= np.mean((labels == y[:, None]).all(axis=1)) + FLOAT32
     assert found[0] > found[2]
+
+
+def test_the_metric_counts_no_more_than_verify_proves(tf):
+    model = dense_network((6, 3))
+    y = logits_of(model, X).argmax(axis=-1)
+    certified = compiled(model)
+    certified.compute_loss(X, y, model(X), training=False)
+    answer = lip.verify.robustness(model, X, y, 0.2, clip=None, method="ibp")
+    proven = np.mean(answer.status == "robust")
+    assert 0.0 < float(certified.verified_accuracy.result()) <= proven + FLOAT32
 
 
 def train(certified, epochs):
