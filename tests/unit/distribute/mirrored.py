@@ -161,7 +161,9 @@ def differences(count: int, rows: list[Row], cases: list[str]) -> dict:
 
 
 def _largest(first: list, second: list) -> float:
-    return max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(first, second, strict=True))
+    pairs = zip(first, second, strict=True)
+    # NumPy's maximum of numbers and a NaN is NaN, Python's need not be
+    return float(np.max([np.abs(a - b).max(initial=0.0) for a, b in pairs]))
 
 
 if __name__ == "__main__":

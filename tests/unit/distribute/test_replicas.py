@@ -40,7 +40,7 @@ def differences(*arguments):
     ("devices", "rows", "cases"),
     [
         ("2", FEW, ("sorted",)),
-        pytest.param("2", tuple(ROWS), ("shuffled", "sorted"), marks=pytest.mark.slow),
+        pytest.param("2", tuple(ROWS), ("sorted",), marks=pytest.mark.slow),
         pytest.param("2", WEIGHTED, ("weighted",), marks=pytest.mark.slow),
         pytest.param("4", OF_BATCHES, ("shuffled", "sorted", "empty"), marks=pytest.mark.slow),
     ],
