@@ -1,6 +1,6 @@
 """What certified training gives a small network: verified accuracy on MNIST, with and without.
 
-    python benchmarks/certified_training.py MNIST.npz [--epochs 40] [--images 1000] [--seed 0]
+    python benchmarks/certified_training.py MNIST.npz [--epochs N] [--images 1000] [--seed 0]
 
 trains one convolutional network of 167,000 weights plainly, and by `training.CertifiedModel` for
 the L-infinity radii .1 and .3: by IBP, CROWN-IBP and MTL-IBP. Of each it prints the accuracy on the
@@ -9,7 +9,8 @@ and by whatever it takes ("auto"), and the CPU-seconds of training. `--only NAME
 
 The claims beside the figures are what is published for larger networks, all 60,000 training images
 and 100 to 200 epochs on GPUs: Gowal et al. 2018 and Zhang et al. 2020. Here it is as many images as
-the file has, and a few minutes of one core.
+the file has, and a few minutes of one core for each network, in which CROWN-IBP makes the fewest
+epochs.
 """
 
 import argparse
@@ -27,10 +28,10 @@ from deel_lip_tf.initializers import IBPInitializer
 from deel_lip_tf.training import CertifiedModel, Ramp
 
 BATCH = 100
-EPOCHS = {"plain": 20, "ibp": 150, "crown-ibp": 40, "mtl-ibp": 100}
+EPOCHS = {"plain": 20, "ibp": 100, "crown-ibp": 20, "mtl-ibp": 60}
 CLAIMS = {0.1: ".97 to .98", 0.3: ".92 to .93"}
-# A larger radius in training than in the test is what all of the published recipes use.
-TRAINED = {0.1: 0.15, 0.3: 0.35}
+# A little more than is asked for, where that helped.
+TRAINED = {0.1: 0.15, 0.3: 0.3}
 
 
 def network() -> keras.Sequential:
