@@ -285,8 +285,9 @@ class _Search:
             return which
         left = min(MOST_SECONDS, len(which)) if math.isinf(left) else left
         domain, order = self._domain[which], np.argsort(-self._lower[which].min(axis=1))
-        ends = (end.reshape(len(which), -1) for end in (domain.lower, domain.upper))
-        found = in_turns(self._program, *ends, self._objectives[which], order, _TURNS * left)
+        lower, upper = (end.reshape(len(which), -1) for end in (domain.lower, domain.upper))
+        asked = lower, upper, self._objectives[which], order
+        found = in_turns(self._program, *asked, _TURNS * left)
         proven = which[found.is_positive]
         # No more is known than that the bounds of all parts are positive numbers.
         self._lower[proven] = np.maximum(self._lower[proven], np.nextafter(0.0, 1.0))

@@ -104,7 +104,7 @@ def _searched(work: Work) -> str:
 
 def has_many_free(claim: Conjunction) -> bool:
     """Whether more inputs are free than are split."""
-    return np.count_nonzero(claim.lower < claim.upper) > _FREE
+    return int(np.count_nonzero(claim.lower < claim.upper)) > _FREE
 
 
 def signs_of(work: Work, claims: Sequence[Conjunction], end: float) -> Signs:

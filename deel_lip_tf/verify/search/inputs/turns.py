@@ -84,8 +84,9 @@ class _Question:
         """The status, and where it is so."""
         claims = self._property.conjunctions
         if not has_many_free(claims[0]):
-            options = {"seconds": seconds, "dtype": np.float64, "is_attacked": True}
-            verdict = decide_program(self._program, self._property, **options)
+            verdict = decide_program(
+                self._program, self._property, seconds=seconds, dtype=np.float64, is_attacked=True
+            )
             return verdict.status, verdict.witness
         end = time.monotonic() + seconds
         with np.errstate(all="ignore"):
