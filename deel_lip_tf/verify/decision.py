@@ -23,7 +23,7 @@ from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.models import output_values, program_of
-from deel_lip_tf.verify.proofs import FALSIFIED, ROBUST, prove
+from deel_lip_tf.verify.proofs import FALSIFIED, ROBUST, prove_further
 from deel_lip_tf.verify.search.attack import FLOATS, Claims, gradient_function, is_found, search
 from deel_lip_tf.verify.search.inputs.decide import Verdict, decide_program
 from deel_lip_tf.verify.search.witnesses import first_witness, plain_points
@@ -207,14 +207,14 @@ class _Work:
             self._refute(_TIGHT)
 
     def _ask_for_label(self) -> np.ndarray | None:
-        """Hands what is left, if it is that one box keeps a label, to `prove`."""
+        """Hands what is left, if it is that one box keeps a label, to `prove_further`."""
         conjunctions = self._asked(range(len(self._which)))
         label = _claimed_label(conjunctions)
         left = 0.5 * (self._end - time.monotonic())
         if label is None or left <= 0:
             return None
         limit = None if left == np.inf else left
-        answer = prove(self._model, self._domain([0]), np.array([label]), time_limit=limit)
+        answer = prove_further(self._model, self._domain([0]), np.array([label]), limit)
         if answer.status[0] == ROBUST:
             self._keep([])
         if answer.status[0] != FALSIFIED:

@@ -19,15 +19,18 @@ from deel_lip_tf.verify.models import classified, margin_objectives, output_valu
 from deel_lip_tf.verify.propagation import lipschitz
 from deel_lip_tf.verify.properties.answer import FALSIFIED, UNKNOWN, Answers
 from deel_lip_tf.verify.search import attack
-from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
+from deel_lip_tf.verify.search.branch_and_bound import MOST_SECONDS, branch_and_bound
+from deel_lip_tf.verify.search.inputs.network import is_searchable
+from deel_lip_tf.verify.search.inputs.turns import in_turns
 
 __all__ = ["BRANCHING", "FALSIFIED", "ROBUST", "UNKNOWN", "Robustness", "prove", "robustness"]
-__all__ += ["stages_of"]
+__all__ += ["prove_further", "stages_of"]
 
 ROBUST = "robust"
 
 ATTACK, BRANCHING, WHOLE = "attack", "branch-and-bound", "alpha-crown"
 _BOUNDS = ("crown-ibp", "crown")
+_TURNS = 0.85  # of the time of branch and bound, for the search in NumPy
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,13 +160,32 @@ def prove(
         >>> print(lip.verify.prove(model, domain, [0, 0]).status)  # in the second box they overlap
         ['robust' 'falsified']
     """
+    return _proved(model, domain, y, method, time_limit, in_turns=True)
+
+
+def prove_further(
+    model: keras.Model, domain: Domain, y: ArrayLike, time_limit: float | None
+) -> Robustness:
+    """As `prove`, for what the search in NumPy has left open."""
+    return _proved(model, domain, y, "auto", time_limit, in_turns=False)
+
+
+def _proved(
+    model: keras.Model,
+    domain: Domain,
+    y: ArrayLike | None,
+    method: str,
+    time_limit: float | None,
+    in_turns: bool,
+) -> Robustness:
     started = time.perf_counter()
     check_choice("method", method, ("auto", *METHODS, BRANCHING))
     check_time_limit(time_limit)
     check_domain(domain)
     program, outputs, predicted, labels = classified(model, domain, y)
     excluded = ~guard.confirmed(model, program, domain.center, outputs)
-    search = _Search(model, program, domain, labels, excluded, started, time_limit)
+    clock = started, time_limit
+    search = _Search(model, program, domain, labels, excluded, clock, in_turns)
     search.predict(predicted)
     for stage in stages_of(program, method, domain.ball_norm):
         search.run(stage)
@@ -188,11 +210,12 @@ def stages_of(program: Program, method: str, norm: str | None) -> tuple[str, ...
 class _Search:
     """The samples, what is known of each, and the clock."""
 
-    def __init__(self, model, program: Program, domain: Domain, labels, excluded, started, limit):
+    def __init__(self, model, program: Program, domain: Domain, labels, excluded, clock, in_turns):
         self._model, self._program = model, program
+        (self._started, limit), is_box = clock, domain.ball_norm is None
+        self._in_turns = in_turns and is_box and is_searchable(program)
         self._domain, self._labels = domain, labels
         self._objectives = margin_objectives(labels, program.outputs)
-        self._started = started
         self._limit = math.inf if limit is None else limit
         count = len(domain)
         self._lower = np.full(self._objectives.shape[:2], -np.inf)
@@ -236,18 +259,43 @@ class _Search:
         self._decide(which[proven], ROBUST, stage)
 
     def _branch(self, which: np.ndarray) -> None:
+        if self._in_turns:
+            which = self._branch_in_turns(which)
         left = self._limit - self._elapsed()
         if not len(which) or left <= 0:
             return
         domain, objectives, known = self._domain[which], self._objectives[which], self._lower[which]
-        limit = None if math.isinf(left) else left
-        found = branch_and_bound(self._program, domain, objectives, known=known, time_limit=limit)
+        limit, each = None if math.isinf(left) else left, 1.0 - _TURNS * self._in_turns
+        options = {"known": known, "time_limit": limit, "each": each}
+        found = branch_and_bound(self._program, domain, objectives, **options)
         self._lower[which] = found.lower
         proven, whole = ((part > 0).all(axis=1) for part in (found.lower, found.whole))
         self._decide(which[whole], ROBUST, WHOLE)
         self._decide(which[proven & ~whole], ROBUST, BRANCHING)
         reached = attack.is_found(found.points) & ~proven
         self._replay(which[reached], found.points[reached], BRANCHING)
+
+    def _branch_in_turns(self, which: np.ndarray) -> np.ndarray:
+        """Searches boxes in NumPy, one after the other, and returns what is left.
+
+        It is quick and knows no common batches; TensorFlow's search takes the rest of the time.
+        """
+        left = self._limit - self._elapsed()
+        if not len(which) or left <= 0:
+            return which
+        left = min(MOST_SECONDS, len(which)) if math.isinf(left) else left
+        domain, order = self._domain[which], np.argsort(-self._lower[which].min(axis=1))
+        lower, upper = (end.reshape(len(which), -1) for end in (domain.lower, domain.upper))
+        asked = lower, upper, self._objectives[which], order
+        found = in_turns(self._program, *asked, _TURNS * left)
+        proven = which[found.is_positive]
+        # No more is known than that the bounds of all parts are positive numbers.
+        self._lower[proven] = np.maximum(self._lower[proven], np.nextafter(0.0, 1.0))
+        self._decide(proven, ROBUST, BRANCHING)
+        reached = ~np.isnan(found.points).any(axis=1)
+        points = found.points[reached].reshape(-1, *self._program.input_shape)
+        self._replay(which[reached], points, BRANCHING)
+        return which[self._status[which] == UNKNOWN]
 
     def _attack(self, which: np.ndarray) -> None:
         left = self._limit - self._elapsed()

@@ -59,14 +59,13 @@ def node_constants(program: Program) -> dict[int, float]:
     for index, node in enumerate(program.nodes):
         if index in known or not isinstance(node, Affine):
             continue
+        norm: float | None = None
         if isinstance(node.interval, Exchanged):
             # It is the same entries, in an order that depends on them: they move no farther.
             (source,), norm = node.interval.sources, 1.0
-        else:
-            (source, *others), norm = node.parents, _norm(node.map)
-            if others:
-                continue
-        if source in known and norm is not None and np.isfinite(value := known[source] * norm):
+        elif len(node.parents) == 1:
+            (source,), norm = node.parents, _norm(node.map)
+        if norm is not None and source in known and np.isfinite(value := known[source] * norm):
             known[index] = value * _ROUND
     return known
 

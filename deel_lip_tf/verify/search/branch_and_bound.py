@@ -32,7 +32,8 @@ _BATCH = 512  # subdomains bounded together
 _ENTRIES = 2**23  # of all nodes of a batch
 _SUBDOMAINS = 2**30  # bytes of subdomains that are kept
 _GAP = 1e-7  # between a bound and a value that is reached, relative to 1 + |value|
-_SECONDS, _MOST_SECONDS = 1.0, 60.0
+MOST_SECONDS = 60.0
+"""Of a search without a limit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,7 @@ def branch_and_bound(
     known: np.ndarray | None = None,
     time_limit: float | None = math.inf,
     max_subdomains: float = math.inf,
+    each: float = 1.0,
 ) -> BranchAndBoundResult:
     """Bounds of objectives of the output on each domain, as good as the time allows.
 
@@ -71,8 +73,9 @@ def branch_and_bound(
         target: bounds above it are good enough, and a sample ends where an objective reaches it;
             a number, or (n, m) numbers; `None` for the minimum itself, up to a relative 1e-7.
         known: (n, m) bounds that are known already.
-        time_limit: seconds after which no further batch begins; `None` for one for each sample, at
-            most 60, without those that tracing takes.
+        time_limit: seconds after which no further batch begins; `None` for some for each sample,
+            of 60 at most, without those that tracing takes.
+        each: how many, 1 by default.
         max_subdomains: number of subdomains after which no further batch begins.
     """
     if not splittable_nodes(program):
@@ -82,7 +85,7 @@ def branch_and_bound(
     if time_limit is None:
         domains_and_intervals(program, domain[:1])
         subdomains.solver(program, domain.ball_norm)
-        time_limit = min(_MOST_SECONDS, _SECONDS * len(domain))
+        time_limit = min(MOST_SECONDS * each, each * len(domain))
     limits = time_limit, max_subdomains
     search = _Search(program, domain, np.asarray(objectives, np.float64), target, known, limits)
     search.run()

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 __all__ = ["Conjunction", "Formula", "Inequality", "Linear", "Property", "Variable"]
-__all__ += ["conjunctions", "property_of"]
+__all__ += ["conjunctions", "one_not_positive", "property_of"]
 
 _MOST_CONJUNCTIONS = 2**16
 
@@ -153,6 +153,16 @@ def conjunctions(formula: Formula) -> tuple[list[Inequality], list[list[Inequali
     return common, [
         list(itertools.chain.from_iterable(choice)) for choice in itertools.product(*branching)
     ]
+
+
+def one_not_positive(lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> Property:
+    """That one of some rows (m, outputs) of the outputs is not positive, somewhere in a box."""
+    offsets, is_strict, found = np.zeros(1), np.zeros(1, bool), []
+    for row in rows:
+        terms = {("Y", i): Fraction(float(a)) for i, a in enumerate(row) if a}
+        exactly = (Inequality(Linear(terms)),)
+        found.append(Conjunction(lower, upper, row[None], offsets, is_strict, exactly))
+    return Property(lower.size, rows.shape[1], tuple(found))
 
 
 def property_of(formula: Formula, inputs: int, outputs: int) -> Property:

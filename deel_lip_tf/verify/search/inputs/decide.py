@@ -26,7 +26,7 @@ from deel_lip_tf.verify.specification.property import Conjunction, Property
 if TYPE_CHECKING:
     from deel_lip_tf.verify.search.inputs.record import Record  # which needs the package `onnx`
 
-__all__ = ["Verdict", "decide_program"]
+__all__ = ["Verdict", "decide_program", "has_many_free", "signs_of"]
 
 _FREE = 24  # inputs that are split; where more are free, the signs of neurons are
 
@@ -40,6 +40,7 @@ def decide_program(
     dtype: type = np.float32,
     is_nearest: bool = False,
     seed: int = 0,
+    is_attacked: bool = False,
     record: "Record | None" = None,
 ) -> Verdict:
     """Decides whether an input of a program satisfies a property, by splitting inputs.
@@ -58,6 +59,7 @@ def decide_program(
             box, as in the verification competitions; their outputs satisfy the inequalities
             exactly. `Verdict.distance` says how far they are from the box.
         seed: of the points that are tried first.
+        is_attacked: whether that was done before, so that the search begins at once.
         record: of the boxes and what refutes them, to be filled. It may take more boxes: each is
             refuted by itself, and by the checker as well.
 
@@ -73,7 +75,8 @@ def decide_program(
         return work.verdict("unknown" if property.conjunctions else "unsat")
     with np.errstate(all="ignore"):
         try:
-            return work.verdict(work.attack(seed) or _searched(work))
+            status = None if is_attacked else work.attack(seed)
+            return work.verdict(status or _searched(work))
         except Undecided:
             return work.verdict("unknown")
 
@@ -86,9 +89,11 @@ def _searched(work: Work) -> str:
     is_left = False
     for number, claims in enumerate(groups.values()):
         end = time.monotonic() + work.left() / (len(groups) - number)
-        is_of_many = np.count_nonzero(claims[0].lower < claims[0].upper) > _FREE
+        is_of_many = has_many_free(claims[0])
         if is_of_many and work.record is None:  # signs of neurons are not recorded
-            status = _by_signs(work, claims, end)
+            search = signs_of(work, claims, end)
+            status = search.run()
+            work.bounded += search.bounded
         else:
             status = Group(work, claims, end, not is_of_many).run()
         if status == "sat":
@@ -97,13 +102,19 @@ def _searched(work: Work) -> str:
     return "unknown" if is_left else "unsat"
 
 
-def _by_signs(work: Work, claims: Sequence[Conjunction], end: float) -> str:
-    """The status of conjunctions of the same box, by the signs of neurons."""
+def has_many_free(claim: Conjunction) -> bool:
+    """Whether more inputs are free than are split."""
+    return int(np.count_nonzero(claim.lower < claim.upper)) > _FREE
+
+
+def signs_of(work: Work, claims: Sequence[Conjunction], end: float) -> Signs:
+    """The search for conjunctions of the same box by the signs of neurons.
+
+    Raises:
+        Undecided: it is too late, or the network is too large.
+    """
     lower, upper = claims[0].lower, claims[0].upper
     free = np.flatnonzero(lower < upper)
     chain = Chain(Boxes(lower[None, free], upper[None, free]), work.program.roundoff)
     network = Network(work.program, lower, upper, end, chain)
-    search = Signs(network, chain, claims, end, work.descend)
-    status = search.run()
-    work.bounded += search.bounded
-    return status
+    return Signs(network, chain, claims, end, work.descend)

@@ -77,13 +77,16 @@ class Signs:
         self._is_strict = [bool(len(c.weights) and c.is_strict.all()) for c in claims]
         self._order = itertools.count()
         self._open: list[tuple[float, int, _Part]] = []
-        self._is_left = False
+        self._is_begun = self._is_left = False
         self.bounded = 0
 
-    def run(self) -> str:
-        """The status."""
-        if self._round(self._whole(), _FIRST_STEPS):
-            return "sat"
+    def run(self, end: float | None = None) -> str:
+        """The status; with a later end, a search that was cut off goes on."""
+        self._end = self._end if end is None else end
+        if not self._is_begun:
+            self._is_begun = True
+            if self._round(self._whole(), _FIRST_STEPS):
+                return "sat"
         most, batch = _BYTES // (25 * self._chain.neurons + 2**10), _FIRST_BATCH
         while self._open and time.monotonic() < self._end and len(self._open) < most:
             begin = time.monotonic()

@@ -299,6 +299,7 @@ def test_no_attack_goes_below_the_bound(name):
     assert (found > plain + 0.01 * np.abs(plain)).any()
 
 
+@pytest.mark.slow
 def test_optimized_and_branched_bounds_know_the_balls(monkeypatch):
     """Each is above the one before it, none above what an attack finds; the last ends at it."""
     monkeypatch.setattr("deel_lip_tf.verify.propagation.alpha_beta.STEPS", 10)
