@@ -24,6 +24,9 @@ UP_FEW = 1.0 + 1e-14
 TINY = 1e-280
 """More than all underflow errors together of an algorithm on data scaled to norm about 1."""
 
+TINY_NORM = 1e-150
+"""More than what underflows in a Euclidean norm, whose squares are smaller than its entries."""
+
 
 def gamma(n: int) -> float:
     """Upper bound on the relative error of `n` float64 roundings: `n u / (1 - n u)`."""

@@ -51,6 +51,7 @@ from deel_lip_tf.verify.propagation.relaxations import Lines, lines, norm_lines
 from deel_lip_tf.verify.tensorflow import bias_of
 
 __all__ = ["LinearLowerBound", "Relaxation", "backward", "lower_bound", "refine", "relax"]
+__all__ += ["underflown"]
 
 _ENTRYWISE = (Diagonal, Scale)
 
@@ -131,7 +132,7 @@ def _through(
         own = intervals[index].magnitude
         constant -= program.roundoff * coefficients.absolute_dot(own)
         read = [intervals[parent].magnitude for parent in node.parents]
-        constant -= _lost(coefficients, own, lost(*read))
+        constant -= underflown(coefficients, own, lost(*read))
     if node.bias is not None:
         constant += coefficients.dot(bias_of(node))
     return coefficients.through(node, program.shapes(node.parents)), constant
@@ -159,11 +160,11 @@ def _relaxed(
     read = parent.magnitude
     if len(read.shape) != len(farthest.shape):
         read = tf.reduce_sum(read, axis=-1)
-    rounding += _lost(coefficients, read + farthest, lost(read))
+    rounding += underflown(coefficients, read + farthest, lost(read))
     return [part], constant - rounding
 
 
-def _lost(coefficients: Coefficients, added: tf.Tensor, most: tf.Tensor) -> tf.Tensor:
+def underflown(coefficients: Coefficients, added: tf.Tensor, most: tf.Tensor) -> tf.Tensor:
     """What may have underflowed of rows: nothing where all that they add up is 0."""
     is_some = tf.cast(added > 0.0, tf.float64)
     return tf.where(coefficients.absolute_dot(is_some) > 0.0, most, 0.0)

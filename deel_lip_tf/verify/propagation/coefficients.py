@@ -13,6 +13,7 @@ from typing import TypeGuard
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf._rounding import TINY_NORM
 from deel_lip_tf.semantics.ir.primitives import Conv, Diagonal, LinearMap, Scale, Shape
 from deel_lip_tf.semantics.ir.program import Affine
 from deel_lip_tf.verify.propagation.relaxations import Lines
@@ -51,9 +52,8 @@ class Dense:
     def dual_norm(self, norm: str) -> tf.Tensor:
         """(batch or 1, rows) largest product with a vector of norm 1, rounded as it comes."""
         flat = self._flat()
-        if norm == "l1":
-            return tf.reduce_max(tf.abs(flat), axis=-1)
-        return tf.norm(flat, axis=-1)
+        largest = tf.reduce_max(tf.abs(flat), axis=-1)
+        return largest if norm == "l1" else _euclidean(tf.norm(flat, axis=-1), largest)
 
     def spread(self, vector: tf.Tensor) -> tf.Tensor:
         """A vector (batch or 1, *shape), so that it broadcasts against the coefficients."""
@@ -98,6 +98,11 @@ class Dense:
     def dense(self) -> "Dense":
         """Itself."""
         return self
+
+
+def _euclidean(norm: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
+    """A norm with what underflows in it; 0 stays 0."""
+    return norm + TINY_NORM * tf.cast(largest > 0.0, tf.float64)
 
 
 def _with_rows(tensor: tf.Tensor, like: tf.Tensor, shape: Shape) -> tf.Tensor:
@@ -207,10 +212,9 @@ class Windows:
     def dual_norm(self, norm: str) -> tf.Tensor:
         """(batch or 1, places * rows), as of `Dense`."""
         values = tf.abs(self._masked().values)
-        if norm == "l1":
-            result = tf.reduce_max(values, axis=[3, 4, 5])
-        else:
-            result = tf.sqrt(tf.reduce_sum(values**2, axis=[3, 4, 5]))
+        result = tf.reduce_max(values, axis=[3, 4, 5])
+        if norm == "l2":
+            result = _euclidean(tf.sqrt(tf.reduce_sum(values**2, axis=[3, 4, 5])), result)
         return self._of_rows(result)
 
     def _of_rows(self, numbers: tf.Tensor) -> tf.Tensor:

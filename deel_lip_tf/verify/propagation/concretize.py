@@ -111,8 +111,8 @@ def _fall_l2(steep, limit, radius):
     # Without a multiplier a step goes to its limit.
     step = tf.where(v[..., None] > 0, step, limit)
     return (
-        v * radius**2
-        + tf.reduce_sum(steep * step - v[..., None] * step**2, axis=-1)
+        v * radius * radius
+        + tf.reduce_sum(steep * step - v[..., None] * step * step, axis=-1)
         + (2.0**-40 * tf.reduce_sum(steep * step, axis=-1))
     )
 

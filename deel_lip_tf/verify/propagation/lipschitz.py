@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from deel_lip_tf._rounding import TINY
+from deel_lip_tf._rounding import TINY_NORM
 from deel_lip_tf.bounds.norms.operators import operator_bound
 from deel_lip_tf.bounds.norms.spectral import gram, gram_error, spectral_norm_bound
 from deel_lip_tf.bounds.propagation import LipschitzPropagation
@@ -20,11 +20,18 @@ from deel_lip_tf.semantics.ir.primitives import Blocks, Conv, Diagonal, LinearMa
 from deel_lip_tf.semantics.ir.program import Affine, Program, left_slope
 from deel_lip_tf.semantics.operators import Convolution
 from deel_lip_tf.verify.graphs import once
-from deel_lip_tf.verify.propagation.backward import backward, lower_bound
+from deel_lip_tf.verify.propagation.backward import backward, lower_bound, underflown
 from deel_lip_tf.verify.propagation.balls import Ball
 from deel_lip_tf.verify.propagation.coefficients import Coefficients, identity
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
-from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, intersect, propagate
+from deel_lip_tf.verify.propagation.interval import (
+    INFINITY,
+    Interval,
+    intersect,
+    lost,
+    propagate,
+)
+from deel_lip_tf.verify.tensorflow import absolute
 
 __all__ = ["activations_in_balls", "ball_of", "constants", "entry_constants", "has_small_constants"]
 __all__ += ["lipschitz_lower_bound", "node_constants", "tightening"]
@@ -100,7 +107,7 @@ def ball_of(
         if (rows := _rows_of(program, node.parents[0])) is not None:
             norms = rows.norms((read.lower < 0.0) & (read.upper > 0.0), program.roundoff)
             constant = tf.minimum(norms, constant)
-        moved = tf.sqrt(tf.reduce_sum((high - low) ** 2, axis=axes)) + TINY
+        moved = tf.sqrt(tf.reduce_sum((high - low) ** 2, axis=axes)) + TINY_NORM
         return Ball(0.5 * low + 0.5 * high, (radius * constant + moved) * _ROUND)
 
     return ball
@@ -199,16 +206,30 @@ def lipschitz_lower_bound(
 
 
 def _steepness(program: Program, index: int, rows: Coefficients, known: dict[int, float]):
-    """(batch or 1, rows) Lipschitz constants of rows of a node, or `None`."""
-    smallest = None
+    """(batch or 1, rows) Lipschitz constants of rows of a node, or `None`.
+
+    The rounding of rows counts: what they lose where terms cancel is as steep as its terms were.
+    """
+    smallest, hidden = None, tf.zeros([1, 1], tf.float64)
     while True:
         if index in known:
-            steepness = rows.dual_norm("l2") * (known[index] * (_ROUND + program.roundoff))
+            steepness = rows.dual_norm("l2") * (known[index] * (_ROUND + program.roundoff)) + hidden
             smallest = steepness if smallest is None else tf.minimum(smallest, steepness)
         node = program.nodes[index]
         if not isinstance(node, Affine) or len(node.parents) > 1:
             return smallest
-        rows, index = rows.through(node, program.shapes(node.parents))[0], node.parents[0]
+        (parent,) = node.parents
+        if not node.is_exact:
+            constant = known[parent] if parent in known else node_constants(program).get(parent)
+            if constant is None:
+                return smallest
+            # No entry of the parent moves farther than all of it.
+            ones = tf.ones([1, *program.nodes[parent].shape], tf.float64)
+            sizes = absolute(node, [ones])
+            rounding = program.roundoff * rows.absolute_dot(sizes)
+            rounding += underflown(rows, sizes, lost(ones))
+            hidden += rounding * (constant * _ROUND)
+        rows, index = rows.through(node, program.shapes(node.parents))[0], parent
 
 
 def tightening(

@@ -22,6 +22,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf._rounding import TINY_NORM
+
 __all__ = ["Activation", "Lines", "image", "lines", "norm_image", "norm_lines", "offsets", "slopes"]
 
 SLACK = {True: 2.0**-40, False: 2.0**-50}
@@ -267,14 +269,15 @@ def norm_lines(lower: tf.Tensor, upper: tf.Tensor) -> Lines:
     finite = tf.reduce_all(_is_finite(lower, upper), axis=-1, keepdims=True)
     lower, upper = tf.where(finite, lower, 0.0), tf.where(finite, upper, 0.0)
     middle, slack = 0.5 * (lower + upper), SLACK[True]
-    length = tf.norm(middle, axis=-1, keepdims=True)
-    low = tf.math.divide_no_nan(middle, length * (1.0 + slack))
+    largest = tf.reduce_max(tf.abs(middle), axis=-1, keepdims=True)
+    scaled = tf.math.divide_no_nan(middle, largest)  # whose squares do not underflow
+    low = tf.math.divide_no_nan(scaled, tf.norm(scaled, axis=-1, keepdims=True) * (1.0 + slack))
     root = tf.sqrt(0.5 * tf.reduce_sum(lower**2 + upper**2, axis=-1, keepdims=True))
     high = tf.math.divide_no_nan(0.5 * (lower + upper), root)
     product = tf.reduce_sum(lower * upper, axis=-1)
     constant = 0.5 * root[..., 0] - tf.math.divide_no_nan(0.5 * product, root[..., 0])
     # Each term is at most `root`, and `|l u|` at most half of `l^2 + u^2`.
-    error = 4.0 * slack * root[..., 0] + 1e-150
+    error = 4.0 * slack * root[..., 0] + TINY_NORM
     above = tf.where(finite[..., 0], constant + error, np.float64(np.inf))
     return Lines(low, tf.zeros_like(above), high, above)
 
@@ -284,5 +287,5 @@ def norm_image(lower: tf.Tensor, upper: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     nearest = tf.maximum(tf.maximum(lower, -upper), 0.0)
     farthest = tf.maximum(tf.abs(lower), tf.abs(upper))
     slack = SLACK[True]
-    below = tf.norm(nearest, axis=-1) * (1.0 - slack)
-    return below, tf.norm(farthest, axis=-1) * (1.0 + slack) + 1e-150
+    below = tf.nn.relu(tf.norm(nearest, axis=-1) * (1.0 - slack) - TINY_NORM)
+    return below, tf.norm(farthest, axis=-1) * (1.0 + slack) + TINY_NORM

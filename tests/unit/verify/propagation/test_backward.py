@@ -13,6 +13,7 @@ from deel_lip_tf.semantics.ir.elementwise import relu
 from deel_lip_tf.semantics.ir.primitives import MatMul
 from deel_lip_tf.semantics.ir.program import Builder, Program
 from deel_lip_tf.verify.methods import lower_bounds
+from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.propagation import alpha_beta
 from deel_lip_tf.verify.search import branch_and_bound
 from tests._oracles import oracles
@@ -302,6 +303,12 @@ SCALES = {
     "small, then large": [1e-38] * 9 + [1e38] * 8,
     "one large, then small": [1e200, 1e-170, 1e-170],
     "small, then one large": [1e-170, 1e-170, 1e200],
+    "so small that squares underflow": [1e-100, 1e-70],
+}
+DOMAINS = {
+    "box": verify.box([[-1.0]], [[1.0]]),
+    "l2": verify.ball([[0.0]], 1.0, "l2", clip=None),
+    "l1": verify.ball([[0.0]], 1.0, "l1", clip=None),
 }
 
 
@@ -320,13 +327,26 @@ def scaled(scales):
 
 @pytest.mark.parametrize("method", verify.METHODS)
 @pytest.mark.parametrize("name", SCALES)
-def test_products_of_weights_that_underflow_are_counted(name, method):
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_products_of_weights_that_underflow_are_counted(domain, name, method):
     program, product = scaled(SCALES[name])
     # At 1 all neurons are on: .9 times the product, up to the rounding of the bias.
     reached = -product * (1 - Fraction(0.1) * (1 + Fraction(1, 2**50)))
-    domain = verify.box([[-1.0]], [[1.0]])
-    ((found,),) = lower_bounds(program, method, domain, np.array([[[-1.0]]]))
+    ((found,),) = lower_bounds(program, method, DOMAINS[domain], np.array([[[-1.0]]]))
     assert found == -np.inf or Fraction(float(found)) <= reached
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("method", verify.METHODS)
+def test_what_cancels_in_float64_and_not_exactly_is_counted(norm, method):
+    first, second = np.array([[1.0, 2.0**-30, 1.0]]), np.array([[1.0], [2.0**-30], [-1.0]])
+    assert first @ second == 0.0  # exactly it is 2**-60
+    denses = [layers.Dense(3, use_bias=False), layers.Dense(1, use_bias=False)]
+    model = keras.Sequential([keras.Input((1,)), *denses])
+    model.set_weights([first, second])
+    domain = verify.ball([[0.0]], 1024.0, norm, clip=None)
+    ((found,),) = lower_bounds(program_of(model), method, domain, np.array([[[1.0]]]))
+    assert Fraction(float(found)) <= -1024 * Fraction(1, 2**60)
 
 
 def test_what_is_0_stays_exactly_0():

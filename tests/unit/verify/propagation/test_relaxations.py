@@ -1,6 +1,7 @@
 """Lines of activations, against the functions in NumPy."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -230,3 +231,15 @@ def test_norms_lie_between_their_lines():
     assert ((below * x).sum(-1) + down <= y * (1 + 1e-12)).all()
     assert ((above * x).sum(-1) + up >= y * (1 - 1e-12)).all()
     assert (smallest <= y * (1 + 1e-12)).all() and (largest >= y * (1 - 1e-12)).all()
+
+
+@pytest.mark.parametrize("scale", [2.6e-162, 1e-161, 1e-155, 1e-100, 1.0])
+def test_norms_whose_squares_underflow(scale):
+    """Exactly: the line below has a gradient of norm 1 at most, and the image holds the norm."""
+    for direction in ([1.0, 1.0], [3.0, 4.0], [1.0, -0.7], [0.0, 1.0]):
+        point = scale * np.array([direction])
+        gradient = numpy(norm_lines(tf.constant(point), tf.constant(point)))[0][0]
+        assert sum(Fraction(float(g)) ** 2 for g in gradient) <= 1
+        smallest, largest = numpy(norm_image(tf.constant(point), tf.constant(point)))
+        square = sum(Fraction(float(entry)) ** 2 for entry in point[0])
+        assert Fraction(float(smallest[0])) ** 2 <= square <= Fraction(float(largest[0])) ** 2
