@@ -361,6 +361,8 @@ OF_PLAIN_LAYERS = [
     dict(kernel_constraint=constraints.WeightClipConstraint(0.5)),
     dict(kernel_constraint=constraints.AutoWeightClipConstraint()),
     dict(kernel_initializer=initializers.SpectralInitializer()),
+    dict(kernel_initializer=initializers.IBPInitializer(seed=0)),
+    dict(kernel_constraint=constraints.AbsoluteSumConstraint()),
     dict(kernel_initializer=initializers.CenteredInitializer()),
     dict(kernel_initializer=initializers.ResidualInitializer()),
     dict(kernel_regularizer=regularizers.OrthDenseRegularizer(0.1)),
