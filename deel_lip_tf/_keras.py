@@ -6,7 +6,8 @@ none to freeze a function, to forget it, or to say what compiles it; JAX moves t
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -33,6 +34,7 @@ __all__ = [
     "is_inside_xla",
     "is_of_keras",
     "is_stateful_operator",
+    "note_trace",
     "operation_name",
     "replaced_method",
     "rounds_inputs",
@@ -218,6 +220,64 @@ def is_stateful_operator(kind: str) -> bool:
 
     definition = op_def_registry.get(kind)
     return definition is not None and definition.is_stateful
+
+
+# The graphs of the steps of models.
+_TRACED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def note_trace(model: keras.Model) -> None:
+    """Called in a step of a model: what TensorFlow keeps of its graph is forgotten with the model.
+
+    TensorFlow registers each custom gradient that it traces, one of Keras's optimizers among them,
+    under a new name for ever, and with it the whole graph, its variables and its program.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    if not tf.inside_function():
+        return
+    if model not in _TRACED:
+        _TRACED[model] = weakref.WeakSet()
+        weakref.finalize(model, _forget_gradients, _TRACED[model]).atexit = False
+    _TRACED[model].add(tf.compat.v1.get_default_graph())
+
+
+def _forget_gradients(graphs: weakref.WeakSet) -> None:
+    from tensorflow.python.framework import ops as framework
+
+    registered = framework.gradient_registry._registry
+    gone = set(graphs)
+    for name in [name for name in registered if name.startswith("CustomGradient-")]:
+        if any(not gone.isdisjoint(_outwards(graph)) for graph in _graphs_of(registered[name])):
+            del registered[name]
+
+
+def _outwards(graph: Any) -> Iterator[Any]:
+    """A graph, the one that it was traced in, and so on."""
+    while graph is not None:
+        yield graph
+        graph = getattr(graph, "outer_graph", None)
+
+
+def _graphs_of(entry: dict) -> Iterable[Any]:
+    """The graphs of the tensors that a registered gradient, or a function in it, remembers."""
+    import tensorflow as tf
+
+    found, functions, seen = set(), [entry["type"]], set[int]()
+    while functions:
+        function = functions.pop()
+        seen.add(id(function))
+        for cell in getattr(function, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # a cell that is empty
+                held = cell.cell_contents
+                tensors = held if isinstance(held, list | tuple) else [held]
+                tensors = [one for one in tensors if isinstance(one, tf.Tensor)]
+                found |= {one.graph for one in tensors if tf.is_symbolic_tensor(one)}
+                if inspect.isfunction(held) and id(held) not in seen:
+                    functions.append(held)
+    return found
 
 
 # --- JAX, which is imported where it is asked for -------------------------------------------------

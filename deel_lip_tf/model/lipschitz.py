@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from deel_lip_tf._keras import note_trace
 from deel_lip_tf._registration import register
 from deel_lip_tf.constraints import apply_constraints
 from deel_lip_tf.distribute import replicas
@@ -59,6 +60,21 @@ class _LipschitzModel(LossState, Condensable):
         if getattr(self.optimizer, "use_ema", False):
             apply_constraints(self)
         return history
+
+    def train_step(self, *args: Any) -> Any:
+        """As in Keras; what is traced is forgotten with the model."""
+        note_trace(self)
+        return super().train_step(*args)
+
+    def test_step(self, *args: Any) -> Any:
+        """As `train_step`."""
+        note_trace(self)
+        return super().test_step(*args)
+
+    def predict_step(self, *args: Any) -> Any:
+        """As `train_step`."""
+        note_trace(self)
+        return super().predict_step(*args)
 
     def make_train_function(self, force: bool = False) -> Any:
         """As in Keras, and again after a layer's constant has changed."""

@@ -1,15 +1,17 @@
 """Sequential, Model, vanillaModel: constants, warnings, exports, saving and resuming."""
 
+import gc
 import itertools
 import math
 import warnings
+import weakref
 
 import keras
 import numpy as np
 import pytest
 
 import deel_lip_tf as lip
-from deel_lip_tf import layers
+from deel_lip_tf import _keras, layers
 from deel_lip_tf.model.lipschitz import split_constant
 from tests._oracles import oracles
 from tests._oracles.tolerances import GRADIENT, SAME_FLOAT32
@@ -392,3 +394,39 @@ def float64(model):
         return lip.Sequential([keras.Input(model.input_shape[1:]), *copies], k_coef_lip=2.0)
     finally:
         keras.config.set_dtype_policy(default)
+
+
+def test_what_is_traced_is_forgotten_with_the_model(tf):
+    """TensorFlow registers custom gradients for ever; here as long as their model is there."""
+    from tensorflow.python.framework import ops as framework
+
+    def network():
+        hidden = layers.SpectralDense(4), layers.GroupSort2()
+        model = lip.Sequential([keras.Input((4,)), *hidden, layers.SpectralDense(2)])
+        model.compile("adam", "mse")
+        return model
+
+    def trained(model):
+        model.fit(x, x[:, :2], verbose=0)
+        model.evaluate(x, x[:, :2], verbose=0)
+        model.predict(x, verbose=0)
+        return weakref.ref(model), *map(weakref.ref, _keras._TRACED[model])
+
+    def registered():
+        return {name for name in framework.gradient_registry.list() if "CustomGradient" in name}
+
+    x, kept = np.ones((8, 4), "float32"), network()
+    trained(kept)
+    applied = tf.function(kept)
+    applied(x)  # its gradient is looked up later
+    gc.collect()
+    before = registered()
+    traces = trained(network())
+    assert len(traces) >= 4 and registered() > before
+    gc.collect()  # the model, with what was registered
+    gc.collect()  # and then the graphs
+    assert registered() == before and all(trace() is None for trace in traces)
+    with tf.GradientTape() as tape:
+        value = tf.reduce_sum(applied(x))
+    assert all(g is not None for g in tape.gradient(value, kept.trainable_variables[:1]))
+    kept.fit(x, x[:, :2], verbose=0)
