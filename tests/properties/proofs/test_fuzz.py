@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 CASES = {"network": 12, "classifier": 8, "question": 5, "file": 10}
-SLOW = 8  # times as many
+SLOW = {"network": 8, "classifier": 8, "question": 4, "file": 8}  # times as many
 ANSWERED = {
     "network": ("lipschitz_bound l2", "lipschitz_bound linf", "reload"),
     "classifier": ("certify real", "certify float32 local", "class_divisors"),
@@ -53,7 +53,7 @@ def test_no_claim_is_violated(group):
 @pytest.mark.slow
 @pytest.mark.parametrize("group", CASES)
 def test_no_claim_is_violated_in_more_cases(group):
-    tally = run(group, range(1000, 1000 + SLOW * CASES[group]))
+    tally = run(group, range(1000, 1000 + SLOW[group] * CASES[group]))
     assert not tally.violations, tally.summary()
     shares = {claim: tally.share(claim) for claim in ANSWERED[group]}
     assert min(shares.values()) > 1 / 3, tally.summary()
