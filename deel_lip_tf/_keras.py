@@ -255,10 +255,17 @@ def _forget_gradients(graphs: weakref.WeakSet) -> None:
 
 
 def _outwards(graph: Any) -> Iterator[Any]:
-    """A graph, the one that it was traced in, and so on."""
-    while graph is not None:
+    """A graph and, of a branch or a loop, the one that it is a part of, and so on.
+
+    A function that is called has a graph of its own, which other models may call, too.
+    """
+    from tensorflow.python.ops import control_flow_v2_func_graphs as parts
+
+    kinds = parts.CondBranchFuncGraph, parts.WhileCondFuncGraph, parts.WhileBodyFuncGraph
+    yield graph
+    while isinstance(graph, kinds):
+        graph = graph.outer_graph
         yield graph
-        graph = getattr(graph, "outer_graph", None)
 
 
 def _graphs_of(entry: dict) -> Iterable[Any]:
