@@ -415,7 +415,10 @@ def test_what_is_traced_is_forgotten_with_the_model(tf):
     def registered():
         return {name for name in framework.gradient_registry.list() if "CustomGradient" in name}
 
-    x, kept = np.ones((8, 4), "float32"), network()
+    x = np.ones((8, 4), "float32")
+    trained(network())  # which traces what all models of these shapes share
+    gc.collect()
+    kept = network()
     trained(kept)
     applied = tf.function(kept)
     applied(x)  # its gradient is looked up later
