@@ -249,9 +249,11 @@ def _forget_gradients(graphs: weakref.WeakSet) -> None:
 
     registered = framework.gradient_registry._registry
     gone = set(graphs)
-    for name in [name for name in registered if name.startswith("CustomGradient-")]:
-        if any(not gone.isdisjoint(_outwards(graph)) for graph in _graphs_of(registered[name])):
-            del registered[name]
+    # Another model may go in the middle of this, whenever Python collects what is left.
+    for name, entry in list(registered.items()):
+        is_custom = name.startswith("CustomGradient-")
+        if is_custom and any(not gone.isdisjoint(_outwards(g)) for g in _graphs_of(entry)):
+            registered.pop(name, None)
 
 
 def _outwards(graph: Any) -> Iterator[Any]:

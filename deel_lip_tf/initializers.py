@@ -140,8 +140,32 @@ class CenteredInitializer(Described, keras.initializers.Initializer):
         return {"base_initializer": initializers.serialize(self.base_initializer)}
 
 
+class _OfInputs(Described, keras.initializers.Initializer):
+    """Normal entries, whose standard deviation is a number over the inputs of an output."""
+
+    times_inputs: float
+
+    def __init__(self, seed: int | None = None):
+        self.seed = seed
+
+    def __call__(self, shape, dtype=None):
+        """A kernel (*sizes, inputs, outputs) of a floating type.
+
+        Raises:
+            ValueError: another shape or type, or an axis of size 0.
+        """
+        dtype = _checked_type(self, shape, dtype)
+        deviation = self.times_inputs / math.prod(shape[:-1])
+        normal = initializers.RandomNormal(stddev=deviation, seed=self.seed)
+        return ops.cast(normal(shape, dtype=_drawn_type(dtype)), dtype)
+
+    def get_config(self) -> dict:
+        """Arguments of the constructor."""
+        return {"seed": self.seed}
+
+
 @register
-class ResidualInitializer(Described, keras.initializers.Initializer):
+class ResidualInitializer(_OfInputs):
     """Normal entries over the number of inputs of an output: small beside an identity.
 
     The standard deviation is `1 / (rows * columns * channels)` for a convolution and `1 / inputs`
@@ -159,26 +183,11 @@ class ResidualInitializer(Described, keras.initializers.Initializer):
     Source: for linear residual layers Hu et al., 2023, arXiv:2301.12549.
     """
 
-    def __init__(self, seed: int | None = None):
-        self.seed = seed
-
-    def __call__(self, shape, dtype=None):
-        """A kernel (*sizes, inputs, outputs) of a floating type.
-
-        Raises:
-            ValueError: another shape or type, or an axis of size 0.
-        """
-        dtype = _checked_type(self, shape, dtype)
-        normal = initializers.RandomNormal(stddev=1.0 / math.prod(shape[:-1]), seed=self.seed)
-        return ops.cast(normal(shape, dtype=_drawn_type(dtype)), dtype)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {"seed": self.seed}
+    times_inputs = 1.0
 
 
 @register
-class IBPInitializer(Described, keras.initializers.Initializer):
+class IBPInitializer(_OfInputs):
     """Normal entries under which intervals neither grow nor shrink from layer to layer of a ReLU.
 
     The standard deviation is `sqrt(2 pi) / n` with `n` the number of inputs of an output: half of
@@ -198,23 +207,7 @@ class IBPInitializer(Described, keras.initializers.Initializer):
     Source: for certified training with short schedules Shi et al., 2021, arXiv:2103.17268.
     """
 
-    def __init__(self, seed: int | None = None):
-        self.seed = seed
-
-    def __call__(self, shape, dtype=None):
-        """A kernel (*sizes, inputs, outputs) of a floating type.
-
-        Raises:
-            ValueError: another shape or type, or an axis of size 0.
-        """
-        dtype = _checked_type(self, shape, dtype)
-        deviation = math.sqrt(2.0 * math.pi) / math.prod(shape[:-1])
-        normal = initializers.RandomNormal(stddev=deviation, seed=self.seed)
-        return ops.cast(normal(shape, dtype=_drawn_type(dtype)), dtype)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {"seed": self.seed}
+    times_inputs = math.sqrt(2.0 * math.pi)
 
 
 def _base(base_initializer):

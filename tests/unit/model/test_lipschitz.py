@@ -12,7 +12,9 @@ import pytest
 
 import deel_lip_tf as lip
 from deel_lip_tf import _keras, layers
+from deel_lip_tf.layers.compiled import sorting, window_norms
 from deel_lip_tf.model.lipschitz import split_constant
+from deel_lip_tf.normalizers.polar import tf_graphs
 from tests._oracles import oracles
 from tests._oracles.tolerances import GRADIENT, SAME_FLOAT32
 
@@ -416,8 +418,6 @@ def test_what_is_traced_is_forgotten_with_the_model(tf):
         return {name for name in framework.gradient_registry.list() if "CustomGradient" in name}
 
     x = np.ones((8, 4), "float32")
-    trained(network())  # which traces what all models of these shapes share
-    gc.collect()
     kept = network()
     trained(kept)
     applied = tf.function(kept)
@@ -433,3 +433,30 @@ def test_what_is_traced_is_forgotten_with_the_model(tf):
         value = tf.reduce_sum(applied(x))
     assert all(g is not None for g in tape.gradient(value, kept.trainable_variables[:1]))
     kept.fit(x, x[:, :2], verbose=0)
+
+
+@pytest.mark.parametrize("how", ["predict", "fit"])
+def test_what_models_share_keeps_its_gradients_when_the_one_that_traced_it_goes(tf, how):
+    for module in (tf_graphs, sorting, window_norms):  # what other tests have traced
+        for cached in vars(module).values():
+            if hasattr(cached, "cache_clear"):
+                cached.cache_clear()
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 2))
+
+    def network():
+        parts = [layers.SpectralConv2D(4, 3), layers.GroupSort2(), layers.ScaledL2NormPooling2D()]
+        parts += [keras.layers.Flatten(), layers.SpectralDense(3)]
+        model = lip.Sequential([keras.Input((8, 8, 2)), *parts])
+        model.compile("adam", "mse")
+        return model
+
+    if how == "predict":
+        network().predict(x, verbose=0)
+    else:
+        network().fit(x, np.ones((4, 3)), verbose=0)
+    gc.collect()
+    model = network()
+    model.fit(x, np.ones((4, 3)), verbose=0)
+    with tf.GradientTape() as tape:
+        value = tf.reduce_sum(model(tf.constant(x)))
+    assert tape.gradient(value, model.trainable_variables[0].value) is not None
