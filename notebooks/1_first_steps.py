@@ -82,8 +82,8 @@ print(lip.bounds.lipschitz_bound(models["L = 3"]))
 
 # %% [markdown]
 # An ordinary network, fitted to the same samples, has a bound, too: `lipschitz_bound` reads any
-# Keras model. Nothing kept it small, so that it says little about the function that it computes: even
-# where the layers are bounded together, which is less than the product of their norms.
+# Keras model. Nothing kept it small, so that it says little about the function that it computes:
+# even where the layers are bounded together, which is less than the product of their norms.
 
 # %%
 plain = keras.Sequential(
