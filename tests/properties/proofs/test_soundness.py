@@ -83,7 +83,7 @@ def kernels(shape, rng):
     yield "one large", normal * 1e-3 + 10 * np.eye(rows, columns)
 
 
-@pytest.mark.parametrize("k", [1.0, 0.37, 5.0])
+@pytest.mark.parametrize("k", [1.0, 0.37, pytest.param(5.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CONSTRAINED, ids=str)
 def test_norm_never_exceeds_the_constant(case, k, rng):
     layer = case.make(k_coef_lip=k)

@@ -165,7 +165,9 @@ def test_shapes(case, rng):
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=str)
-@pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float64", "mixed_bfloat16", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_policies(case, dtype, rng):
     x = batch(case, rng)
     reference = case.make()
