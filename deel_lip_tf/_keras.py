@@ -19,6 +19,7 @@ from keras.src.ops.node import Node
 from keras.src.random import seed_generator
 
 __all__ = [
+    "autocast_inside",
     "built_for_training",
     "cast",
     "computes_float64",
@@ -37,6 +38,7 @@ __all__ = [
     "note_trace",
     "operation_name",
     "replaced_method",
+    "rounds_by_surroundings",
     "rounds_inputs",
     "set_initial_epoch",
     "sorted_nodes",
@@ -104,6 +106,32 @@ def operation_name(operation) -> str:
 def is_autocast(variable) -> bool:
     """Whether Keras casts a variable of floats to the compute type of the layer that reads it."""
     return getattr(variable, "_autocast", True)
+
+
+def autocast_inside(layer, outside: str | None) -> str | None:
+    """The type that variables are cast to while a layer runs, or None for no cast.
+
+    Args:
+        layer: that is called.
+        outside: the same of what calls it.
+    """
+    if outside is None:
+        return layer.compute_dtype if layer.compute_dtype != layer.variable_dtype else None
+    is_cast = layer.autocast and keras.backend.is_float_dtype(layer.compute_dtype)
+    return layer.compute_dtype if is_cast else None
+
+
+def rounds_by_surroundings(layer) -> bool:
+    """Whether a layer, or one inside it, reads its weights rounded by itself, and not in a model.
+
+    `autocast_inside` of a layer of mixed precision without `autocast` depends on what calls it.
+    """
+    return any(
+        not part.autocast
+        and part.compute_dtype != part.variable_dtype
+        and any(is_autocast(weight) for weight in part.weights)
+        for part in flat_layers(layer)
+    )
 
 
 def sorted_nodes(outputs: list, known: set[int]) -> list[Node]:

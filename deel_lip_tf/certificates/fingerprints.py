@@ -46,12 +46,23 @@ def _take(operation: keras.Operation, digest: Any, met: dict[int, int]) -> None:
     """Takes an operation into a digest: its number where it was met before."""
     if id(operation) not in met:
         met[id(operation)] = len(met)
-        config = keras.saving.serialize_keras_object(operation)
+        config = _described(operation)
         config = {**config, "config": {**config["config"], "name": None}}
         digest.update(json.dumps(_relevant(config), sort_keys=True, default=str).encode())
         for numbers in state_of(operation):
             _update(digest, numbers)
     digest.update(repr(met[id(operation)]).encode())
+
+
+def _described(operation: keras.Operation) -> dict:
+    """The configuration; of an operation that has none, as one that was given arrays, its state."""
+    try:
+        return keras.saving.serialize_keras_object(operation)
+    except NotImplementedError:
+        state = {name: x for name, x in vars(operation).items() if not name.startswith("_")}
+        kind = type(operation)
+        described = keras.saving.serialize_keras_object(state)
+        return {"class_name": f"{kind.__module__}.{kind.__name__}", "config": described}
 
 
 def _relevant(config: Any) -> Any:

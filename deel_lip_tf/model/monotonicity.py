@@ -22,11 +22,11 @@ def monotonic(
 
     Where no derivative of `f` exceeds `k`, the sum grows with every feature of `s_i = 1` and falls
     with those of `s_i = -1`, whatever the weights and wherever the input is; a feature of `s_i = 0`
-    is left alone. Every function that grows so, and no faster than `2k` with each, can be written
-    like this. The bound of `f` is what the caller keeps: by
-    `constraints.AbsoluteSumConstraint` on plain dense layers, under which every derivative is at
-    most `k` (a constant for the L1 norm), or by layers of this library, which keep the whole
-    gradient within `k` and are less flexible with many features.
+    is left alone. The `k` of the sum is rounded up to the type that the model computes in. Every
+    function that grows so, and no faster than `2k` with each, can be written like this. The bound
+    of `f` is what the caller keeps: by `constraints.AbsoluteSumConstraint` on plain dense layers,
+    under which every derivative is at most `k` (a constant for the L1 norm), or by layers of this
+    library, which keep the whole gradient within `k` and are less flexible with many features.
 
     The proof is `bounds.lipschitz_bound(network, norm="l1").value <= k_coef_lip` for all inputs,
     or `verify.monotone(model, feature, domain)` for a box.
@@ -80,8 +80,17 @@ def monotonic(
     )
     x = keras.Input(inputs)
     model = keras.Model(x, layers.Add()([network(x), slopes(x)]))
-    slopes.set_weights([np.outer(k_coef_lip * np.array(signs), np.ones(outputs[0]))])
+    slope = _rounded_up(k_coef_lip, slopes.compute_dtype)
+    slopes.set_weights([np.outer(slope * np.array(signs), np.ones(outputs[0]))])
     return model
+
+
+def _rounded_up(value: float, dtype: str) -> float:
+    """The smallest number of a type of floats that is not below a value, as float64."""
+    exact = keras.ops.convert_to_tensor([value], "float64")
+    nearest = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(exact, dtype)))
+    upward = np.nextafter(nearest, np.asarray(np.inf, nearest.dtype))
+    return float(nearest[0] if float(nearest[0]) >= value else upward[0])
 
 
 def _sign(monotonicities: Any, one: Any) -> int:

@@ -122,7 +122,7 @@ def graph_of(model: keras.Model) -> Graph:
         )
     inputs = [_input(tensor, index) for index, tensor in enumerate(functional.inputs)]
     calls: list[Call] = []
-    outputs = _write_out(functional, inputs, "", calls)
+    outputs = _write_out(functional, inputs, "", _keras.autocast_inside(model, None), calls)
     return Graph(inputs, _needed(calls, outputs), outputs)
 
 
@@ -140,19 +140,26 @@ def _input(tensor: Any, index: int) -> Value:
     return Value(tuple(tensor.shape), dtype, None, index, integers.of_dtype(dtype))
 
 
-def _write_out(functional: Any, inputs: list[Value], prefix: str, calls: list[Call]) -> list[Value]:
-    """Appends the calls of a functional model that is given some tensors; returns its outputs."""
+def _write_out(
+    functional: Any, inputs: list[Value], prefix: str, autocast: str | None, calls: list[Call]
+) -> list[Value]:
+    """Appends the calls of a functional model that is given some tensors; returns its outputs.
+
+    Variables that are read in it, outside of its layers, are rounded to the type `autocast`.
+    """
     known = {id(t): value for t, value in zip(functional.inputs, inputs, strict=True)}
     for node in _keras.sorted_nodes(functional.outputs, set(known)):
-        values = _called(node, known, prefix, calls)
+        values = _called(node, known, prefix, autocast, calls)
         known.update(zip(map(id, node.outputs), values, strict=True))
     return [known[id(tensor)] for tensor in functional.outputs]
 
 
-def _called(node: Any, known: dict[int, Value], prefix: str, calls: list[Call]) -> list[Value]:
+def _called(
+    node: Any, known: dict[int, Value], prefix: str, autocast: str | None, calls: list[Call]
+) -> list[Value]:
     operation = node.operation
     args, kwargs = node.arguments.convert(
-        lambda x: known[id(x)] if id(x) in known else _constant(x)
+        lambda x: known[id(x)] if id(x) in known else _constant(x, autocast)
     )
     if _trains_by_default(operation):
         kwargs = {**kwargs, "training": False}  # as Keras replaces it at inference
@@ -164,7 +171,8 @@ def _called(node: Any, known: dict[int, Value], prefix: str, calls: list[Call]) 
             inner = f"{prefix}{operation.name}/"
             given = _given(functional, call, inner, calls)
             if given is not None:
-                return _write_out(functional, given, inner, calls)
+                within = _keras.autocast_inside(operation, autocast)
+                return _write_out(functional, given, inner, within, calls)
             call.unsupported = (
                 "it is given other inputs than it was made with, by their structure or their "
                 "number of axes"
@@ -178,11 +186,13 @@ def _trains_by_default(operation: keras.Operation) -> bool:
     return training is not None and training.default is True
 
 
-def _constant(argument):
+def _constant(argument, autocast: str | None):
     """An argument that is no tensor of the graph: as an array, if it is a tensor or a variable."""
-    if isinstance(argument, keras.Variable) or keras.ops.is_tensor(argument):
-        return np.asarray(keras.ops.convert_to_numpy(argument))
-    return argument
+    if isinstance(argument, keras.Variable):
+        is_cast = autocast and _keras.is_autocast(argument) and integers.is_float(argument.dtype)
+        argument = keras.ops.cast(argument, autocast if is_cast else argument.dtype)
+    is_tensor = keras.ops.is_tensor(argument)
+    return np.asarray(keras.ops.convert_to_numpy(argument)) if is_tensor else argument
 
 
 def _finished(call: Call, outputs: Sequence, calls: list[Call]) -> list[Value]:
@@ -226,8 +236,14 @@ def _unsupported(call: Call) -> str | None:
         return "it is not connected to the inputs of the model"
     if (name := _keras.replaced_method(call.operation)) is not None:
         return f"its method `{name}` was replaced on the instance"
-    if isinstance(call.operation, keras.layers.Layer) and _has_constants(call):
-        return "it is given a constant beside tensors: add, or compare, it by `keras.ops`"
+    if isinstance(call.operation, keras.layers.Layer):
+        if _has_constants(call):
+            return "it is given a constant beside tensors: add, or compare, it by `keras.ops`"
+        if _keras.rounds_by_surroundings(call.operation):
+            return (
+                "it computes in mixed precision, with weights that are rounded or not, as the "
+                "model around it is: leave out `autocast=False`"
+            )
     if not _keras.computes_float64() and "float64" in _types(call):
         return (
             "it is of float64, which JAX computes in float32: call "

@@ -9,7 +9,7 @@ from keras import layers, ops
 from deel_lip_tf._keras import dequantized_kernel, flat_layers, is_autocast, rounds_inputs
 from deel_lip_tf.errors import UnsupportedLayerError
 
-__all__ = ["as_computed_with", "as_float64", "bias_of", "check_built", "copy_state"]
+__all__ = ["as_computed_with", "as_float64", "as_kept", "bias_of", "check_built", "copy_state"]
 __all__ += ["check_quantization", "is_constrained", "is_quantized", "kernel_of", "state_of"]
 
 # Tensors that Keras makes of weights when it is told to, and computes with from then on: setting
@@ -92,6 +92,15 @@ def as_float64(values: Any) -> np.ndarray:
     if isinstance(values, keras.Variable) or ops.is_tensor(values):
         values = ops.convert_to_numpy(values)
     return np.asarray(values).astype(np.float64)
+
+
+def as_kept(numbers: Any, dtype: str) -> np.ndarray:
+    """Numbers rounded to a type of floats, as float64; as they are for any other type."""
+    written = np.asarray(numbers, np.float64)
+    if not keras.backend.is_float_dtype(dtype):
+        return written
+    kept = ops.cast(ops.convert_to_tensor(written, "float64"), dtype)
+    return as_float64(ops.cast(kept, "float64"))  # NumPy takes no scalars of bfloat16
 
 
 def state_of(operation: keras.Operation) -> list[np.ndarray]:

@@ -130,3 +130,108 @@ def test_layers_that_find_their_channels_along_different_axes_are_no_potential(r
     values = output(model, points.astype("float32")).reshape(17, -1).astype(float)
     # All hidden units are active around 0: the function is affine.
     assert np.linalg.norm(values[1:] - values[0], 2) <= lipschitz_bound(model).value * 1.001
+
+
+# --- what is rounded to the type of a model of mixed precision, and what is not -------------------
+
+
+@pytest.fixture
+def half_precision():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def _steepness(model, distance=1000.0):
+    low, high = output(model, [[0.0], [distance]])
+    return abs(high - low).item() / distance
+
+
+@pytest.mark.parametrize("nesting", ["alone", "inside a float32 model", "around a float32 model"])
+def test_a_variable_in_an_operation_is_rounded_as_its_model_rounds_it(half_precision, nesting):
+    """It was read unrounded: 1.00075, which is 1.0009765625 in float16."""
+    variable = keras.Variable(1.00075, dtype="float32")
+    inside, outside = ("float16", "float32") if "inside" in nesting else ("float32", "float16")
+    types = ["float16"] if nesting == "alone" else [inside, outside]
+    model = None
+    for dtype in types:
+        keras.config.set_dtype_policy({"float16": "mixed_float16"}.get(dtype, dtype))
+        x = keras.Input((1,), dtype="float32")
+        model = keras.Model(x, (x if model is None else model(x)) * variable)
+    steepness = _steepness(model)
+    assert steepness > 1.00075 ** len(types) * (1 + 1e-4)
+    assert lipschitz_bound(model).value == pytest.approx(steepness, rel=1e-6)
+    upper = verify.bounds(model, verify.box([[0.0]], [[1000.0]])).upper
+    assert upper == pytest.approx(1000.0 * steepness, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "ask", [lipschitz_bound, lambda m: verify.bounds(m, verify.box([[0.0]], [[1.0]]))]
+)
+def test_a_layer_that_rounds_its_weights_or_not_is_refused(half_precision, ask):
+    """It was read as rounded, which it is only where no model of mixed precision is around it."""
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, autocast=False)])
+    model.set_weights([np.array([[1.00045]]), np.zeros(1)])
+    kernel = float(ops.cast(model.weights[0], "float16")[0, 0])
+    assert _steepness(model) > kernel * (1 + 1e-4)
+    with pytest.raises(ValueError, match="leave out `autocast=False`"):
+        ask(model)
+
+
+@pytest.mark.parametrize(
+    "make, written",
+    [
+        (lambda x: layers.Rescaling(9e-8, dtype="float16")(x), 9e-8),
+        (lambda x: layers.Rescaling(np.array([9e-8]), dtype="float16")(x), 9e-8),
+        (lambda x: x * 9e-8, 9e-8),
+        (lambda x: x / 1.4e-7, 1 / 1.4e-7),
+    ],
+    ids=["Rescaling", "Rescaling by an array", "product", "quotient"],
+)
+def test_numbers_below_the_normal_ones_are_rounded_by_more_than_a_digit(make, written):
+    """In float16 9e-8 is 1.19e-7."""
+    x = keras.Input((1,), dtype="float16")
+    model = keras.Model(x, ops.cast(make(x), "float32"))
+    distance = 16.0 if written < 1.0 else 2.0**-10
+    low, high = output(model, [[0.0], [distance]])
+    found = (high - low).item() / distance
+    assert found > written * 1.05
+    assert found <= lipschitz_bound(model).value <= found * 1.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_the_slope_that_a_monotonic_model_adds_is_not_rounded_down(dtype):
+    """0.7 is less in float32: the sum fell, with a network that is proven to keep to 0.7."""
+    exact = keras.layers.Dense(1, use_bias=False, dtype="float64")
+    network = keras.Sequential([keras.Input((1,), dtype="float64"), exact])
+    exact.set_weights([np.array([[-0.7]])])
+    assert lipschitz_bound(network, norm="l1").value <= 0.7
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        model = lip.model.monotonic(network, [1], k_coef_lip=0.7)
+    finally:
+        keras.config.set_dtype_policy(before)
+    slope = float(ops.cast(model.get_layer("slopes").kernel, "float64")[0, 0])
+    assert 0.7 <= slope <= 0.7 * (1 + 2.0**-7)
+    model = lip.model.monotonic(network, [1], k_coef_lip=0.5)  # a number of every type
+    assert float(model.get_layer("slopes").kernel[0, 0]) == 0.5
+
+
+# --- what has no configuration --------------------------------------------------------------------
+
+
+def test_models_that_clip_to_arrays_have_fingerprints():
+    """Keras has no configuration of `clip` with arrays, and `certify` failed."""
+
+    def radius_and_fingerprint(largest):
+        x = keras.Input((2,))
+        clipped = ops.clip(x, np.zeros(2), np.array([1.0, largest]))
+        found = certify(keras.Model(x, clipped), np.array([[0.25, 0.75]]))
+        return found.radius[0], found.model_fingerprint
+
+    radius, fingerprint = radius_and_fingerprint(2.0)
+    assert radius == pytest.approx(0.5**1.5)
+    assert radius_and_fingerprint(2.0)[1] == fingerprint
+    assert radius_and_fingerprint(2.0 + 1e-12)[1] != fingerprint

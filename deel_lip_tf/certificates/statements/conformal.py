@@ -12,13 +12,15 @@ from numpy.typing import ArrayLike
 
 from deel_lip_tf._rounding import UP
 from deel_lip_tf._validation.labels import true_classes
-from deel_lip_tf._validation.scalars import check_choice
+from deel_lip_tf._validation.scalars import Rule, check_choice, number
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
 from deel_lip_tf.certificates.proofs import Proof, bounded, output_constants, prove
 from deel_lip_tf.certificates.radii import predicted
 from deel_lip_tf.certificates.statements.evaluation import checked_radius, outputs_with_errors
 
 __all__ = ["ConformalSets", "conformal_sets"]
+
+_LEVEL = Rule(lambda value: 0.0 < value < 1.0, "above 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def conformal_sets(
         The calibrated sets: `predict(x, radius)`.
 
     Raises:
-        TypeError: if `model` is not a Keras model.
+        TypeError: if `model` is not a Keras model, or `alpha` no number.
         ValueError: if a layer has no bound (all are named), or an argument does not fit.
 
     Example:
@@ -140,8 +142,7 @@ def conformal_sets(
     if classes < 2:
         raise ValueError("`model` must have two logits or more. Received: one.")
     check_choice("score", score, ("margin", "logit"))
-    if isinstance(alpha, bool) or not 0.0 < alpha < 1.0:
-        raise ValueError(f"`alpha` must be above 0 and below 1. Received: alpha={alpha!r}.")
+    alpha = number("alpha", alpha, _LEVEL)
     logits, errors = outputs_with_errors(model, proof.propagation, x, batch_size, predicted)
     truth = true_classes(y, len(logits), classes)
     own = np.take_along_axis(_scores(logits, score), truth[:, None], axis=1)[:, 0]

@@ -54,14 +54,23 @@ class CertifiedIntervals:
             tolerance: a number, or one for each output.
 
         Raises:
-            ValueError: there were no targets.
+            ValueError: there were no targets, or the tolerance does not fit.
         """
         if self.error is None:
             raise ValueError(
                 "`share_within` needs the targets: give `y` to `certify_regression`. Received: "
                 "intervals without targets."
             )
-        is_near = self.error <= np.asarray(tolerance, np.float64)
+        try:
+            allowed = np.broadcast_to(np.asarray(tolerance, np.float64), self.error.shape)
+        except (TypeError, ValueError):
+            allowed = np.array(np.nan)
+        if np.isnan(allowed).any():
+            raise ValueError(
+                "`tolerance` must be a number, or one for each output, of shape "
+                f"{self.error.shape[1:]}. Received: tolerance={tolerance!r}."
+            )
+        is_near = self.error <= allowed
         return float(is_near.reshape(len(is_near), -1).all(axis=1).mean())
 
     def __str__(self) -> str:
@@ -141,7 +150,10 @@ def _one_for_each(radius: ArrayLike, count: int) -> np.ndarray:
 
 
 def _largest_error(lower: np.ndarray, upper: np.ndarray, y: ArrayLike) -> np.ndarray:
-    targets = np.asarray(y, np.float64)
+    try:
+        targets = np.asarray(y, np.float64)
+    except (TypeError, ValueError):
+        targets = np.array(np.nan)
     if targets.shape == lower.shape[:1] and lower[0].size == 1:
         targets = targets.reshape(lower.shape)
     if targets.shape != lower.shape or not np.isfinite(targets).all():

@@ -12,11 +12,14 @@ from numpy.typing import ArrayLike
 
 from deel_lip_tf._rounding import UP, gamma
 from deel_lip_tf._tables import at_most
+from deel_lip_tf._validation.scalars import Rule, number
 from deel_lip_tf.certificates.proofs import bounded, check_logits
 from deel_lip_tf.certificates.statements.evaluation import checked_radius, outputs_with_errors
 from deel_lip_tf.semantics.graph import Graph
 
 __all__ = ["SegmentationCertificates", "certify_segmentation"]
+
+_SHARE = Rule(lambda value: 0.0 < value <= 1.0, "above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,10 @@ class SegmentationCertificates:
             share: above 0, and at most 1.
 
         Raises:
-            ValueError: the share is out of its range.
+            TypeError: the share is no number.
+            ValueError: it is out of its range.
         """
-        if not 0.0 < share <= 1.0:
-            raise ValueError(f"`share` must be above 0 and at most 1. Received: share={share!r}.")
+        share = number("share", share, _SHARE)
         correct = self.correct.reshape(len(self.correct), -1).sum(axis=1)
         spare = correct - np.ceil(share * self.counted).astype(np.int64)
         # The first change that is one too many.
@@ -148,7 +151,7 @@ def certify_segmentation(
     correct = is_counted.copy()
     if y is not None:
         truth = _true_pixels(y, label.shape)
-        is_counted = ~np.isin(truth, [] if ignore is None else ignore)
+        is_counted = ~np.isin(truth, _ignored(ignore))
         correct = is_counted & (truth == label)
     cost = _ascending(_distances(outputs), correct)
     counted = is_counted.reshape(len(label), -1).sum(axis=1)
@@ -200,3 +203,12 @@ def _true_pixels(y: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
             f"shape {truth.shape} of dtype {truth.dtype}."
         )
     return truth
+
+
+def _ignored(ignore: int | Sequence[int] | None) -> np.ndarray:
+    classes = np.asarray([] if ignore is None else ignore)
+    if classes.size and classes.dtype.kind not in "iu":
+        raise ValueError(
+            f"`ignore` must be a class of `y`, several, or None. Received: ignore={ignore!r}."
+        )
+    return classes

@@ -19,7 +19,7 @@ from deel_lip_tf.semantics.operators import Shape
 from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
 from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
-from deel_lip_tf.semantics.state import as_float64
+from deel_lip_tf.semantics.state import as_float64, as_kept
 
 __all__ = ["LayerCentering", "Scaling", "broadcast_copies", "broadcast_norm", "has_channels"]
 
@@ -44,7 +44,8 @@ class Rescaling(Scaling):
     def lipschitz(self, layer, input_shape, norm):
         scale = as_float64(layer.scale)
         copies = broadcast_copies(layer, input_shape, scale.shape, np.shape(layer.offset))
-        largest = float(np.max(np.abs(scale)))
+        # below the smallest normal number of a type nearly all of a number may be rounding
+        largest = float(np.max(np.abs([scale, as_kept(scale, layer.compute_dtype)])))
         # a power of two is a number of every type, and nothing smaller is rounded beyond it
         is_exact = math.frexp(largest)[0] in (0.0, 0.5)
         rounding = 1.0 if is_exact else argument_rounding(layer.compute_dtype)

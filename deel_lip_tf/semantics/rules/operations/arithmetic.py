@@ -19,6 +19,7 @@ from deel_lip_tf.semantics.rules.merging import (
     largest,
 )
 from deel_lip_tf.semantics.rules.normalization import broadcast_norm
+from deel_lip_tf.semantics.state import as_kept
 
 __all__ = ["NUMBERS", "check_shape", "shifted"]
 
@@ -197,16 +198,18 @@ def _number(call: Call, choose: Callable) -> tuple[float, float]:
         choose: which of the absolute values of an array counts.
 
     Returns:
-        `(|number|, factor)`: the rounded number and its inverse exceed the exact ones by less than
-        the factor, which is 1 where the number is representable.
+        `(|number|, factor)`: what counts of the constant, as it is written and as it is rounded,
+        exceeds the number by less than the factor, which is 1 where nothing is rounded.
     """
     values = [*call.args, *call.kwargs.values()]
     constants = [np.asarray(v, np.float64) for v in values if isinstance(v, NUMBERS)]
     if len(call.inputs) != 1 or len(constants) != 1:
         raise UnsupportedLayerError("a product or quotient of tensors has no Lipschitz constant")
     check_shape(call)
-    number, dtype = float(choose(np.abs(constants[0]))), call.outputs[0].dtype
-    is_kept = dtype == "float32" and (constants[0].astype(np.float32) == constants[0]).all()
-    if dtype == "float64" or is_kept:
+    written, dtype = np.abs(constants[0]), call.outputs[0].dtype
+    # Relative where it is not below the smallest normal number, where it may be all of it.
+    kept = as_kept(written, dtype)
+    number = float(choose([choose(written), choose(kept)]))
+    if dtype == "float64" or (dtype == "float32" and (kept == written).all()):
         return number, 1.0
     return number, 1.0 + (2.0**-22 if dtype == "float32" else 2.0**-7)

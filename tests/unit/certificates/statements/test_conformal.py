@@ -86,13 +86,15 @@ def test_too_few_samples_give_all_labels(problem):
     [
         ({"alpha": 0.0}, "`alpha`"),
         ({"alpha": 1.0}, "`alpha`"),
+        ({"alpha": None}, "`alpha` must be a number, above 0"),
+        ({"alpha": [0.1, 0.2]}, "`alpha` must be a number, above 0"),
         ({"score": "softmax"}, "`score`"),
         ({"y": [0, 1, 9]}, "`y`"),
     ],
 )
 def test_faults(problem, arguments, text):
     model, x, y = problem
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         conformal_sets(model, x[:3], **{"y": y[:3], **arguments})
 
 

@@ -116,6 +116,9 @@ def test_numbers_and_text(rng):
     assert "6 samples" in str(found) and "largest error" in str(found)
     with pytest.raises(ValueError, match="needs the targets"):
         certify_regression(model, x, 0.01).share_within(1.0)
+    for wrong in ("abc", [1.0, 2.0], None):
+        with pytest.raises(ValueError, match="`tolerance` must be a number, or one for each"):
+            found.share_within(wrong)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,7 @@ def test_numbers_and_text(rng):
         ({"radius": [0.1, 0.2]}, "one for each of the 3 samples"),
         ({"radius": 0.1, "y": np.zeros((3, 3))}, "`y` must hold finite targets"),
         ({"radius": 0.1, "y": [np.inf, 0.0, 0.0]}, "`y` must hold finite targets"),
+        ({"radius": 0.1, "y": "abc"}, "`y` must hold finite targets"),
         ({"radius": 0.1, "batch_size": 0}, "`batch_size`"),
     ],
 )

@@ -115,7 +115,13 @@ def test_ties_are_changed_by_nothing():
     [
         (lambda: certify_segmentation(identity(2), np.zeros((1, 2, 2)), [[0.5, 1.0]]), "`y`"),
         (lambda: certify_segmentation(identity(2), np.zeros((1, 2, 2)), [0, 1]), "`y`"),
+        (
+            lambda: certify_segmentation(identity(2), np.zeros((1, 2, 2)), [[0, 1]], "none"),
+            "`ignore` must be a class",
+        ),
         (lambda: certify_segmentation(identity(2), np.zeros((1, 2, 2))).radius(0.0), "`share`"),
+        (lambda: certify_segmentation(identity(2), np.zeros((1, 2, 2))).radius([0.5]), "`share`"),
+        (lambda: certify_segmentation(identity(2), np.zeros((1, 2, 2))).radius(None), "`share`"),
         (
             lambda: certify_segmentation(identity(2), np.zeros((1, 2, 2))).certified_share(-1.0),
             "`radius`",
@@ -136,5 +142,5 @@ def test_ties_are_changed_by_nothing():
     ],
 )
 def test_faults(call, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         call()
