@@ -4,6 +4,7 @@ import keras
 
 from deel_lip_tf._rounding import UNIT, product_up, sum_up
 from deel_lip_tf.bounds.norms.operators import operator_bound
+from deel_lip_tf.bounds.norms.recurrence import recurrence_bound
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.norms import L2, Norm
@@ -46,6 +47,9 @@ def layer_bound(
     known = rule_for(layer) or Rule()
     if (potential := known.potential(layer, input_shape)) is not None:
         return potential_bound(potential, norm, budget)
+    if (recurrence := known.recurrence(layer, input_shape)) is not None:
+        slope = proven_slope(layer.activation, norm, (None, *recurrence.recurrent.shape[1:]))
+        return recurrence_bound(recurrence, slope, norm)
     if not known.knows("operators"):
         constant = lipschitz_constant(layer, input_shape, norm)
         if constant is None:

@@ -16,6 +16,7 @@ from deel_lip_tf.layers.activations import (
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.blocks.linear import LiResConv2D, LiResDense
 from deel_lip_tf.layers.blocks.potential import CPLConv2D, CPLDense, SLLConv2D, SLLDense
+from deel_lip_tf.layers.blocks.recurrent import SpectralSimpleRNN
 from deel_lip_tf.layers.centering import LayerCentering, ScaleBias
 from deel_lip_tf.layers.channels import FirstChannels, PadChannels
 from deel_lip_tf.layers.convolution.direct import (
@@ -109,6 +110,7 @@ __all__ = [
     "SpectralConv3DTranspose",
     "SpectralDense",
     "SpectralDepthwiseConv2D",
+    "SpectralSimpleRNN",
 ]
 
 __dir__ = public_names(__name__)

@@ -75,8 +75,10 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
     _factors: dict | None = None
 
     def __init_subclass__(cls, **kwargs):
-        """The plain class is the Keras layer beside the mixins."""
+        """The plain class is the Keras layer beside the mixins, unless the class names another."""
         super().__init_subclass__(**kwargs)
+        if "plain_class" in vars(cls):
+            return
         layers = (c for c in cls.__mro__ if issubclass(c, keras.layers.Layer))
         plain = next((c for c in layers if not issubclass(c, LipschitzLayer)), None)
         if plain is not None:

@@ -13,6 +13,7 @@ from keras import layers, ops
 
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.layers.blocks.linear import LiResConv2D
+from deel_lip_tf.layers.blocks.recurrent import SpectralSimpleRNN
 from deel_lip_tf.layers.dense import SpectralDense
 from deel_lip_tf.normalizers import (
     flatten_kernel,
@@ -74,7 +75,8 @@ def gap_constants(model: keras.Model) -> Tensor:
     chain = _chain(model)
     head = chain[-1].operation if chain else None
     is_linear = getattr(head, "activation", None) in (None, keras.activations.linear)
-    if not isinstance(head, layers.Dense) or not is_linear or _has_orthogonal_columns(chain[-1]):
+    is_dense = isinstance(head, layers.Dense) and not isinstance(head, SpectralSimpleRNN)
+    if not is_dense or not is_linear or _has_orthogonal_columns(chain[-1]):
         return ops.multiply(math.sqrt(2.0), _product(chain))
     # a Gram matrix, so that no tensor has three axes; differences of equal columns are 0
     kernel = _kernel(head)
@@ -117,6 +119,8 @@ def _product(chain: list[Call]) -> Tensor:
 
 def _constant(call: Call) -> Tensor:
     layer, shape = call.operation, call.inputs[0].shape
+    if isinstance(layer, SpectralSimpleRNN) and _slope(layer) > 1.0:
+        raise _unknown(layer)  # what its activation adds grows from step to step
     if _is_kept(layer):
         return layer.k_coef_lip * _slope(layer)
     if isinstance(layer, layers.Dense) and (type(layer) is layers.Dense or is_constrained(layer)):

@@ -13,7 +13,8 @@ import numpy as np
 from deel_lip_tf._rounding import product_up, sum_up
 from deel_lip_tf.semantics.norms import Norm
 
-__all__ = ["Convolution", "Copies", "Matrices", "Merge", "Operator", "Potential", "Shape", "Sums"]
+__all__ = ["Convolution", "Copies", "Matrices", "Merge", "Operator", "Potential", "Recurrence"]
+__all__ += ["Shape", "Sums"]
 __all__ += ["all_known", "image_sizes", "known_sizes", "single_shape", "spatial_sizes"]
 
 Shape = tuple[int | None, ...] | None
@@ -116,6 +117,23 @@ class Potential:
         taps = math.prod(self.operator.kernel_size)
         inputs, outputs = self.operator.kernel.shape[-2:]
         return taps * inputs, taps * outputs
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """`h_t = activation(x_t K + h_(t-1) R + bias)` along a sequence, from a state that is given.
+
+    Attributes:
+        kernel: `K`, (inputs, units) float64.
+        recurrent: `R`, (units, units) float64.
+        steps: how many there are; None where that is not known.
+        returns_all: whether all states are the output, or the last one alone.
+    """
+
+    kernel: np.ndarray
+    recurrent: np.ndarray
+    steps: int | None
+    returns_all: bool
 
 
 @dataclass(frozen=True)

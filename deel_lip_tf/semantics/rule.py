@@ -21,6 +21,7 @@ from deel_lip_tf.semantics.operators import (
     Merge,
     Operator,
     Potential,
+    Recurrence,
     Shape,
 )
 from deel_lip_tf.semantics.rounding import CallShapes, Rounding
@@ -71,6 +72,14 @@ class Rule:
 
     def potential(self, layer: keras.layers.Layer, input_shape: Shape) -> Potential | None:
         """A built layer as the input minus the gradient of a convex function; None if it is not."""
+        return None
+
+    def recurrence(self, layer: keras.layers.Layer, input_shape: Shape) -> Recurrence | None:
+        """A built layer as a recurrence whose `activation` is in every step; None if it is not.
+
+        Raises:
+            UnsupportedLayerError: if an argument of the layer has no rule.
+        """
         return None
 
     def linear_part(

@@ -22,7 +22,7 @@ and its like until the time is up: given enough of it, it decides small networks
 
 Layers: Dense, EinsumDense, Conv1D to Conv3D, depthwise, separable and transposed convolutions,
 average, maximum and global pooling, BatchNormalization, Normalization, Rescaling, Flatten, Reshape,
-Permute, RepeatVector, ZeroPadding, Cropping, nearest UpSampling, dropout and noise,
+Permute, RepeatVector, ZeroPadding, Cropping, nearest UpSampling, dropout and noise, SimpleRNN,
 TimeDistributed, SpectralNormalization, Add, Subtract, Average, Concatenate, Maximum, Minimum, ReLU,
 LeakyReLU, PReLU, ELU, the functions relu, relu6, leaky_relu, elu, celu, selu, gelu, silu, mish,
 sigmoid, log_sigmoid, tanh, softplus, softsign, squareplus, exponential, hard_sigmoid, hard_silu,

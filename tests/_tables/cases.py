@@ -299,5 +299,13 @@ POTENTIALS = [
         for arguments in ({}, dict(hidden=7), dict(hidden=5, padding="circular"))
     ],
 ]
+RECURRENT = [
+    Case(layers.SpectralSimpleRNN, dict(units=4), SEQUENCE),
+    Case(
+        layers.SpectralSimpleRNN,
+        dict(units=6, activation=None, return_sequences=True, go_backwards=True),
+        (5, 3),
+    ),
+]
 UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS + CHANNELS + NORMALIZATIONS + POTENTIALS
-LAYERS = CONSTRAINED + UNCONSTRAINED + SCALED
+LAYERS = CONSTRAINED + UNCONSTRAINED + SCALED + RECURRENT

@@ -11,8 +11,10 @@ import keras
 import numpy as np
 
 from deel_lip_tf._rounding import TINY, gamma
+from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.semantics.functions import proven_slope
+from deel_lip_tf.semantics.operators import Recurrence
 from deel_lip_tf.semantics.rule import Rule, rule_for
 from deel_lip_tf.semantics.rules.wrappers import unwrapped
 from deel_lip_tf.semantics.state import (
@@ -87,6 +89,10 @@ def rounding_of(
         around_one = unit * math.sqrt(places) * (type(operation).__name__ in _SMOOTH)
         lost = lost * math.sqrt(places)
         return Rounding([unit * constant for constant in constants], unit, around_one + lost)
+    if (recurrence := (rule_for(operation) or Rule()).recurrence(operation, None)) is not None:
+        terms = sum(recurrence.kernel.shape)
+        unit = roundoff * gamma(4 * terms + 128) + written
+        return _of_recurrence(operation, recurrence, size, unit, lost)
     state = [float(np.linalg.norm(as_computed_with(operation, w))) for w in _vectors(operation)]
     state.append(float(_is_transcendental(operation)))
     absolute = (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
@@ -113,6 +119,29 @@ def rounding_of(
     absolute = unit * absolute + lost * math.sqrt(places)
     absolute += lost_squares(size, sum(constants), square)
     return Rounding([unit * share for share in of_inputs], unit, absolute)
+
+
+def _of_recurrence(
+    operation: keras.layers.Layer, recurrence: Recurrence, size: int, unit: float, lost: float
+) -> Rounding:
+    """Each step is wrong by a share of what it adds up, and those after it carry that on.
+
+    With F the Frobenius norm of both kernels and `G = 1 + q + ... + q**(T - 1)`, where q is at
+    least 1 and the constant in the state, `||h_t|| <= G (slope (F ||x|| + ||bias||) + ||a(0)||)`.
+    """
+    inputs, units = recurrence.kernel.shape
+    steps, slope = size // inputs, proven_slope(operation.activation, input_shape=(None, units))
+    constant = max(1.0, slope * spectral_norm_bound(recurrence.recurrent))
+    grown = sum(constant**step for step in range(steps))
+    frobenius = math.hypot(*map(np.linalg.norm, (recurrence.kernel, recurrence.recurrent)))
+    vectors = [as_computed_with(operation, weight) for weight in _vectors(operation)]
+    offset = sum(float(np.linalg.norm(vector)) for vector in vectors)
+    offset = (1.0 + slope) * (offset + math.sqrt(units))  # no activation is beyond 1 at 0
+    # Twice: what is computed at a step is a little larger than what is exact there.
+    carried = 2.0 * (1.0 + slope) * math.sqrt(steps) * grown
+    share = carried * frobenius * (1.0 + grown * slope * frobenius)
+    absolute = carried * offset * (1.0 + grown * frobenius)
+    return Rounding([unit * share], unit, unit * absolute + lost * absolute * (size + units))
 
 
 def lost_squares(size: int, constant: float, lost: float) -> float:
@@ -154,6 +183,7 @@ def _kernels(operation: keras.Operation) -> list[np.ndarray]:
 
 
 def _vectors(operation: keras.Operation) -> list:
-    kernels = ("kernel", "depthwise_kernel", "pointwise_kernel", "kernel_scale", "g_idx")
+    kernels = {"kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel"}
+    kernels |= {"kernel_scale", "g_idx"}
     floats = [w for w in operation.weights if keras.backend.is_float_dtype(w.dtype)]
     return [weight for weight in floats if weight.name not in kernels]

@@ -5,15 +5,17 @@ import math
 import numpy as np
 from keras import layers
 
+from deel_lip_tf import layers as lip
 from deel_lip_tf.errors import UnsupportedLayerError
-from deel_lip_tf.semantics.ir.primitives import Einsum, MatMul
-from deel_lip_tf.semantics.operators import Matrices, Operator, Shape, Sums
+from deel_lip_tf.semantics.ir.decompositions import reshaped
+from deel_lip_tf.semantics.ir.primitives import Concatenate, Einsum, Gather, MatMul, Sum
+from deel_lip_tf.semantics.operators import Matrices, Operator, Recurrence, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
-from deel_lip_tf.semantics.state import check_built, kernel_of
+from deel_lip_tf.semantics.state import bias_of, check_built, is_constrained, kernel_of
 from deel_lip_tf.semantics.sums import check_bias
 
-__all__ = ["Dense", "EinsumDense"]
+__all__ = ["Dense", "EinsumDense", "SimpleRNN"]
 
 
 @rule(layers.Dense)
@@ -63,6 +65,51 @@ class EinsumDense(Rule):
         linear = Einsum(layer.equation, lowering.source.kernel(layer))
         check_bias(layer, (None, *linear.shape([lowering.builder.shape(index)])))
         return lowering.builder.affine(index, linear, lowering.source.bias(layer))
+
+
+@rule(layers.SimpleRNN, lip.SpectralSimpleRNN)
+class SimpleRNN(Rule):
+    """`h_t = activation(x_t @ kernel + h_(t-1) @ recurrent_kernel + bias)`, from zeros."""
+
+    def recurrence(self, layer, input_shape):
+        check_built(layer)
+        for name in ("stateful", "return_state"):
+            if getattr(layer, name, False):
+                raise UnsupportedLayerError(
+                    f"no rule is known for `{name}=True`: its output is a function of more than "
+                    "its input, or it has several; build it without"
+                )
+        kernel, recurrent, _ = self._weights(layer)
+        steps = None if input_shape is None else input_shape[1]
+        return Recurrence(kernel, recurrent, steps, layer.return_sequences)
+
+    def lower(self, lowering, layer, inputs):
+        index, builder = only(inputs), lowering.builder
+        steps, size = builder.shape(index)
+        known = self.recurrence(layer, (None, steps, size))
+        _, _, bias = self._weights(layer)
+        states: list[int] = []
+        for step in reversed(range(steps)) if layer.go_backwards else range(steps):
+            one = builder.affine(index, Gather((np.array([step]), None)))
+            parts, maps = [reshaped(builder, one, (size,))], [MatMul(known.kernel)]
+            if states:
+                parts.append(lowering.activate(states[-1], layer.activation))
+                maps.append(MatMul(known.recurrent))
+            states.append(builder.affine(parts, Sum(tuple(maps)), bias))
+        if not layer.return_sequences:
+            return states[-1]
+        rows = [reshaped(builder, state, (1, *builder.shape(state))) for state in states]
+        return builder.affine(rows, Concatenate(1))
+
+    @staticmethod
+    def _weights(layer) -> tuple:
+        """`K`, `R` and the bias, or None, as the layer computes with them."""
+        if is_constrained(layer):
+            kernel = kernel_of(layer)
+            return kernel[: -layer.units], kernel[-layer.units :], bias_of(layer)
+        cell = layer.cell
+        bias = bias_of(cell) if cell.use_bias else None
+        return kernel_of(cell), kernel_of(cell, "recurrent_kernel"), bias
 
 
 def _contraction(layer: layers.EinsumDense, input_shape: Shape) -> list[Operator]:

@@ -11,7 +11,10 @@ _NORMALIZES = (
     "that is small; center by LayerCentering, or scale by BatchNormalization"
 )
 _ATTENDS = "it multiplies functions of its input, so that its slope grows with the input"
-_REMEMBERS = "no rule is known for recurrent layers"
+_GATES = (
+    "no rule is known for gates, which multiply the state of a recurrent layer by functions of its "
+    "input; SpectralSimpleRNN has a constant, and SimpleRNN has a bound"
+)
 
 _REASONS: dict[type, str] = {
     layers.LayerNormalization: _NORMALIZES.format("standard deviation"),
@@ -22,9 +25,18 @@ _REASONS: dict[type, str] = {
     layers.AdditiveAttention: _ATTENDS,
     layers.MultiHeadAttention: _ATTENDS,
     layers.GroupQueryAttention: _ATTENDS,
-    layers.SimpleRNN: _REMEMBERS,
-    layers.LSTM: _REMEMBERS,
-    layers.GRU: _REMEMBERS,
+    layers.LSTM: _GATES,
+    layers.GRU: _GATES,
+    layers.ConvLSTM1D: _GATES,
+    layers.ConvLSTM2D: _GATES,
+    layers.ConvLSTM3D: _GATES,
+    layers.RNN: (
+        "no rule is known for recurrent layers of other cells; SpectralSimpleRNN has a constant, "
+        "and SimpleRNN has a bound"
+    ),
+    layers.Bidirectional: (
+        "no rule is known for it; concatenate a SpectralSimpleRNN and one with go_backwards=True"
+    ),
     layers.Lambda: "it may compute anything",
     layers.Masking: "it jumps where all features of a step equal the mask value",
 }

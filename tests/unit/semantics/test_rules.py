@@ -62,9 +62,12 @@ def test_every_kind_has_a_row_or_a_reason(in_tables):
     assert set(RULES) - in_tables - refused == set(WITHOUT_A_ROW)
 
 
+_CONSTANTS = ("lipschitz", "operators", "potential", "recurrence", "merge")
+
+
 def is_refused(known):
     """Whether a kind has no bound whatever its arguments are."""
-    return not any(known.knows(name) for name in ("lipschitz", "operators", "potential", "merge"))
+    return not any(known.knows(name) for name in _CONSTANTS)
 
 
 # --- answers ------------------------------------------------------------------------------------
@@ -81,6 +84,8 @@ WITHOUT_FLOAT32 = {
     layers.Multiply: "it has no constant",
     layers.Dot: "likewise",
     layers.TimeDistributed: "no rule is written yet",
+    layers.SimpleRNN: "likewise",
+    lip.SpectralSimpleRNN: "likewise",
     layers.SpectralNormalization: "likewise",
     "Tanh": "which functions the program computes with is not known of an operation",
     "Sigmoid": "likewise",
@@ -101,7 +106,8 @@ def test_every_kind_with_a_bound_has_a_float32_rule_or_a_reason():
 
 @pytest.mark.parametrize("kind", [k for k in WITHOUT_FLOAT32 if not isinstance(k, str)])
 def test_what_has_no_float32_rule_is_refused(kind):
-    arguments = (layers.Dense(2),) if issubclass(kind, layers.Wrapper) else ()
+    inner = {layers.SimpleRNN: 2, lip.SpectralSimpleRNN: 2}.get(kind, layers.Dense(2))
+    arguments = () if kind in (layers.Multiply, layers.Dot) else (inner,)
     layer = kind(*arguments, **({"axes": 1} if kind is layers.Dot else {}))
     with pytest.raises(UnsupportedLayerError, match="no float32 rule"):
         check_operation(layer)

@@ -1,0 +1,165 @@
+"""Recurrent layers: what one step adds to differences, summed up over a sequence.
+
+Let `s(a)` bound the slope of the activation times the norm of `[K / a; R]`. With `u = x / a`,
+
+    ||dh_t||**p <= s**p (||dh_(t-1)||**p + ||du_t||**p),
+
+so that `||dh_t||**p <= sum_i s**(p i) ||du_(t+1-i)||**p` for every `a > 0`: the last state is
+`a s max(1, s**(T - 1))`-Lipschitz in the sequence, and all of them together
+`a || (s, s**2, ..., s**T) ||_p`. Where `[K; R]` is orthogonal, `a = s = 1`, which is 1 and
+`sqrt(T)` in the Euclidean norm, and both are attained.
+
+With `q` and `b` that bound the same of `R` and of `K`, `||dh_t|| <= b sum_i q**i ||dx_(t-i)||`, of
+which Hoelder's and Young's inequality make `b || (1, q, ..., q**(T - 1)) ||_q`, with the dual norm,
+and `b (1 + q + ... + q**(T - 1))`. The smaller number counts, and the best `a` is searched for:
+the logarithm of what is proven is convex in that of `a`.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from deel_lip_tf._rounding import TINY, UNIT, product_up, quotient_up, sum_up
+from deel_lip_tf.bounds.norms.operators import operator_bound
+from deel_lip_tf.bounds.norms.spectral import largest_eigenvalues
+from deel_lip_tf.errors import UnsupportedLayerError
+from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
+from deel_lip_tf.semantics.operators import Matrices, Recurrence
+
+__all__ = ["recurrence_bound"]
+
+_MANY = 10**7  # steps, in place of an unknown number of them, for the search alone
+_LEAST = 1e-290  # a norm below is not divided by
+_COUNTED = 10**5  # powers that are added up one by one
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+_NARROWINGS = 60
+# An unknown number of steps needs `s <= 1` itself, which rounding may miss by a little.
+_ENLARGED = (1.0, 1.0 + 1e-9, 1.0 + 1e-6, 1.0 + 1e-5, 1.0 + 1e-4)
+
+
+def recurrence_bound(recurrence: Recurrence, slope: float, norm: Norm) -> tuple[float, str]:
+    """Bounds a recurrent layer, from the norm of a sequence to that of its output.
+
+    Args:
+        recurrence: its kernels, taken as exact.
+        slope: the constant of its activation in this norm.
+        norm: of whole sequences and states.
+
+    Returns:
+        `(bound, method)`.
+
+    Raises:
+        UnsupportedLayerError: weights that are not finite, or no bound for all numbers of steps.
+    """
+    try:
+        b, q, *_ = (
+            _norm_of(part, slope, norm) for part in (recurrence.kernel, recurrence.recurrent)
+        )
+    except ValueError as error:
+        raise UnsupportedLayerError(str(error)) from error
+    steps, returns_all = recurrence.steps, recurrence.returns_all
+    weights = norm.dual if not returns_all else L1
+    best = product_up(b, _powers(q, steps, weights)) if b else 0.0
+    for scale in _scales(recurrence, slope, norm, b, q) if b > _LEAST else ():
+        joint = np.concatenate([recurrence.kernel / scale, recurrence.recurrent])
+        # Each quotient is rounded; a norm of absolute values is at most the root of a rank larger.
+        rounded = UNIT * math.sqrt(min(recurrence.kernel.shape)) * b / scale
+        s = sum_up([_norm_of(joint, slope, norm), product_up(2.0, rounded), TINY])
+        powers = _powers(s, steps, norm if returns_all else LINF)
+        best = min(best, product_up(scale, s, powers))
+    if math.isinf(best):
+        raise UnsupportedLayerError(
+            "its constant grows with the number of steps, which is not known: build it on "
+            "`keras.Input((steps, inputs))`"
+        )
+    return best, "spectral norm of both kernels, through time" if norm == L2 else (
+        "sums of absolute values, through time"
+    )
+
+
+def _norm_of(matrix: np.ndarray, slope: float, norm: Norm) -> float:
+    return product_up(slope, operator_bound(Matrices(matrix[None]), norm)[0])
+
+
+def _powers(base: float, steps: int | None, norm: Norm) -> float:
+    """The norm of `(1, base, ..., base**(steps - 1))`, rounded upward; infinite if it has none."""
+    if norm == LINF:
+        return 1.0 if base <= 1.0 else _power(base, steps)
+    order = 1 if norm == L1 else 2
+    ratio = base if order == 1 else product_up(base, base)
+    if ratio < 1.0:
+        whole = quotient_up(1.0, math.nextafter(1.0 - ratio, 0.0))
+    else:
+        whole = math.inf if steps is None else product_up(float(steps), _power(ratio, steps))
+    if steps is not None and steps <= _COUNTED:
+        added = sum_up(itertools.accumulate([1.0, *[ratio] * (steps - 1)], product_up))
+        whole = min(whole, added)
+    return whole if order == 1 else math.nextafter(math.sqrt(whole), math.inf)
+
+
+def _power(base: float, steps: int | None) -> float:
+    """`base**(steps - 1)` of a base of at least 1."""
+    if steps is None:
+        return 1.0 if base == 1.0 else math.inf
+    try:
+        # A power is wrong by a unit or two.
+        return 1.0 if base == 1.0 else base ** (steps - 1) * (1.0 + 1e-15)
+    except OverflowError:
+        return math.inf
+
+
+def _scales(recurrence: Recurrence, slope: float, norm: Norm, b: float, q: float) -> list[float]:
+    """About the best `a`; some that are larger too where the number of steps is not known."""
+    steps = recurrence.steps or _MANY
+    measured = _measure(recurrence.kernel / b, recurrence.recurrent, slope, norm)
+    order = {"l2": 2.0, "l1": 1.0, "linf": math.inf}[norm.name]
+
+    def proven(logarithm: float) -> float:
+        s = math.log(max(measured(math.exp(logarithm)), 1e-300))
+        added = 0.0
+        if recurrence.returns_all and order < math.inf:
+            # log of the sum of s**(order i), without overflow
+            exponents = order * s * np.arange(min(steps, _COUNTED))
+            added = float(np.logaddexp.reduce(exponents)) / order
+        elif s > 0.0:
+            added = (steps - 1) * s
+        return logarithm + s + added
+
+    low = -math.log(1e3 * max(1.0, q))
+    high = 0.5 * math.log(steps) + math.log(16.0) - math.log(min(1.0, max(q, 1e-3)))
+    best = b * math.exp(_minimum(proven, low, high))
+    return [best] if recurrence.steps is not None else [best * factor for factor in _ENLARGED]
+
+
+def _minimum(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a convex function is least, by golden sections."""
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = function(left), function(right)
+    for _ in range(_NARROWINGS):
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - _GOLDEN * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + _GOLDEN * (high - low)
+            at_right = function(right)
+    return left if at_left <= at_right else right
+
+
+def _measure(
+    kernel: np.ndarray, recurrent: np.ndarray, slope: float, norm: Norm
+) -> Callable[[float], float]:
+    """About `s(a)`."""
+    if norm == L2:
+        grams = kernel.T @ kernel, recurrent.T @ recurrent
+        return lambda a: (
+            slope * math.sqrt(max(float(largest_eigenvalues(grams[0] / a**2 + grams[1])), 0.0))
+        )
+    if norm == LINF:
+        sums = np.abs(kernel).sum(axis=0), np.abs(recurrent).sum(axis=0)
+        return lambda a: slope * float((sums[0] / a + sums[1]).max())
+    largest = np.abs(kernel).sum(axis=1).max(), np.abs(recurrent).sum(axis=1).max()
+    return lambda a: slope * float(max(largest[0] / a, largest[1]))
