@@ -6,17 +6,22 @@ polynomial. One that is on it needs nothing but a Gram matrix, which proves that
 
 from keras import ops
 
-from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide
 from deel_lip_tf.normalizers.polar.cubics import vector_factor
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
 from deel_lip_tf.normalizers.polar.inverse_root import LARGEST_RADIUS, inverse_root
 from deel_lip_tf.normalizers.polar.lapack import exact_factor, numbers_at_hand
-from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, symmetric_product, transposed
+from deel_lip_tf.normalizers.polar.products import (
+    SMALLEST_SPLIT,
+    norm,
+    symmetric_product,
+    transposed,
+)
 from deel_lip_tf.normalizers.polar.steps import (
     Iterate,
     PolarOptions,
     StoppingRule,
     is_moderate,
+    is_tall,
     orthogonalised,
     polish,
     rounding_of,
@@ -80,10 +85,10 @@ def _for_tall(function, matrix, eps: float, maximum: int):
 
 def _retracted(matrix, options: PolarOptions):
     start = with_gram(matrix, options)
-    relative = safe_divide(start.error, start.center)
+    relative = start.error * ops.divide_no_nan(1, start.center)
     square = symmetric_product(relative, relative, options.is_large)
     # ||R||_2 <= ||R**2||_F ** (1/2)
-    radius = ops.sqrt(frobenius_norm(square, axis=(-2, -1), keepdims=True))
+    radius = ops.sqrt(norm(square))
     is_near = ops.all((radius <= LARGEST_RADIUS) & is_moderate(start))
 
     def one_step(*_):
@@ -144,4 +149,5 @@ def _many_steps(*arguments):
 
 def _start_and_stopping(*arguments) -> tuple[Iterate, StoppingRule]:
     *start, accepted, options = arguments
-    return Iterate(*start), StoppingRule(accepted, rounding_of(start[0]), options)
+    matrix = start[0]
+    return Iterate(*start), StoppingRule(accepted, rounding_of(matrix), is_tall(matrix), options)

@@ -5,7 +5,7 @@ from keras import ops
 from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide, unit_scale
 from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.polar.cubics import SMALLEST_RATIO
-from deel_lip_tf.normalizers.polar.products import identity_like, symmetric_part, transposed
+from deel_lip_tf.normalizers.polar.products import shifted, symmetric_part, transposed
 
 # Conjugate gradients reach rounding in about `sqrt(condition) ln(1 / roundoff) / 2` steps; beyond
 # this many the kernel is so near to a singular one that its derivative means little.
@@ -50,7 +50,7 @@ def differential_adjoint(matrix, factor, upstream):
         return ops.matmul(factor, inner)
 
     def within_and_across():
-        identity = ops.zeros_like(stretch) + identity_like(stretch)
+        identity = shifted(ops.zeros_like(stretch), ops.ones_like(largest))
         inverse = conjugate_gradients(lambda x: ops.matmul(stretch, x), identity, smallest)
         return ops.matmul(upstream, inverse) + ops.matmul(
             factor, inner - ops.matmul(along, inverse)
@@ -87,11 +87,11 @@ def conjugate_gradients(operator, target, smallest):
         image = operator(direction)
         curvature = inner(direction, image)
         is_flat = curvature <= smallest * inner(direction, direction)
-        length = ops.where(is_flat, 0, safe_divide(square, curvature))
+        length = ops.where(is_flat, 0, ops.divide_no_nan(square, curvature))
         solution = solution + length * direction
         residual = residual - length * image
         following = ops.where(is_flat, 0, inner(residual, residual))
-        direction = residual + safe_divide(following, square) * direction
+        direction = residual + ops.divide_no_nan(following, square) * direction
         return taken + 1, solution, residual, direction, following
 
     start = (0, ops.zeros_like(target), target, target, inner(target, target))

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.normalizers.polar.products import identity_like, symmetric_product
+from deel_lip_tf.normalizers.polar.products import shifted, symmetric_product
 
 # With a polynomial `p` of degree 6, `(I + R) p(R)**2` is within 9e-5 of the identity up to here.
 LARGEST_RADIUS = 0.5
@@ -55,12 +55,12 @@ def inverse_root(error, square, radius, is_large: bool):
 
 def _of_degree(degree: int, error, square, radius, is_large: bool):
     a = _coefficients(degree, radius)
-    polynomial = a[0] * identity_like(error) + a[1] * error + a[2] * square
+    polynomial = shifted(a[1] * error + a[2] * square, a[0])
     if degree == 4:
         polynomial = polynomial + symmetric_product(square, a[3] * error + a[4] * square, is_large)
     if degree == 6:
         cube = symmetric_product(error, square, is_large)
-        rest = a[3] * identity_like(error) + a[4] * error + a[5] * square + a[6] * cube
+        rest = shifted(a[4] * error + a[5] * square + a[6] * cube, a[3])
         polynomial = polynomial + symmetric_product(cube, rest, is_large)
     return polynomial
 
@@ -69,7 +69,8 @@ def _coefficients(degree: int, radius) -> list:
     """Those of the powers of `x`, (..., 1, 1) each, of the interpolation of `(1 + x)**(-1/2)`."""
     values = ops.rsqrt(1 + radius * ops.convert_to_tensor(np.cos(_ANGLES), dtype=radius.dtype))
     scaled = ops.matmul(values, ops.convert_to_tensor(_interpolation(degree), dtype=radius.dtype))
-    return [scaled[..., k : k + 1] / radius**k for k in range(degree + 1)]
+    powers = radius ** ops.convert_to_tensor(np.arange(degree + 1), dtype=radius.dtype)
+    return ops.split(scaled / powers, degree + 1, axis=-1)
 
 
 def _interpolation(degree: int) -> np.ndarray:

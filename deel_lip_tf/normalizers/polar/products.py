@@ -1,5 +1,6 @@
 """Products of matrices that are known to be symmetric, for little more than half their price."""
 
+import keras
 from keras import ops
 
 from deel_lip_tf.normalizers.polar.tf_graphs import noinline
@@ -22,6 +23,24 @@ def size(tensor, axis: int):
 def identity_like(square):
     """The identity (n, n) of the size of the matrices `square` (..., n, n)."""
     return ops.eye(ops.shape(square)[-1], dtype=square.dtype)
+
+
+def shifted(square, by):
+    """`square + by I` of matrices (..., n, n), for tensors `by` (..., 1, 1).
+
+    The same numbers as by an identity matrix, which TensorFlow would make of twenty operations.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return square + by * identity_like(square)
+    import tensorflow as tf
+
+    diagonal = tf.linalg.diag_part(square) + tf.squeeze(by, -1)
+    return tf.linalg.set_diag(square, diagonal)
+
+
+def norm(matrix):
+    """The Frobenius norms (..., 1, 1), where nobody asks for their gradient."""
+    return ops.sqrt(ops.sum(ops.square(matrix), axis=(-2, -1), keepdims=True))
 
 
 def gram(matrix, is_large: bool):

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide, unit_scale
+from deel_lip_tf.normalizers.numerics.arithmetic import unit_scale
 from deel_lip_tf.normalizers.numerics.norm_bounds import gram_norm_bound, unit_roundoff
 from deel_lip_tf.normalizers.polar.cubics import BJORCK_STEP, SMALLEST_RATIO, minimax_cubic
-from deel_lip_tf.normalizers.polar.products import gram, identity_like, size, symmetric_product
+from deel_lip_tf.normalizers.polar.products import gram, norm, shifted, size, symmetric_product
+from deel_lip_tf.normalizers.polar.tf_graphs import noinline
 
 # Relative error `||R||_F / c` below which the series of `(I + R/c)**(-1/2)` is used: it converges
 # below 1.
@@ -75,11 +76,13 @@ class StoppingRule(NamedTuple):
     Attributes:
         accepted: largest `radius / center` of a kernel that is left as it is.
         reached: largest one after a step.
+        is_tall: whether there are at least twice as many rows as columns.
         options: of the computation.
     """
 
     accepted: Any
     reached: Any
+    is_tall: Any
     options: PolarOptions
 
 
@@ -103,9 +106,9 @@ def with_gram(matrix, options: PolarOptions, lower=None, upper=None) -> Iterate:
 def _spread(gram_matrix) -> tuple:
     """`(R, c, r)`: the Gram matrix less `cI`, its mean eigenvalue, the Frobenius norm of `R`."""
     diagonal = ops.diagonal(gram_matrix, axis1=-2, axis2=-1)
-    center = ops.mean(diagonal, axis=-1)[..., None, None]
-    error = gram_matrix - center * identity_like(gram_matrix)
-    return error, center, frobenius_norm(error, axis=(-2, -1), keepdims=True)
+    center = ops.expand_dims(ops.mean(diagonal, axis=-1, keepdims=True), -1)
+    error = shifted(gram_matrix, -center)
+    return error, center, norm(error)
 
 
 def is_moderate(now: Iterate):
@@ -122,7 +125,7 @@ def orthogonalised(start: Iterate, stopping: StoppingRule):
         *ops.cond(
             ops.all(is_near),
             lambda: tuple(start),
-            lambda: _choose(is_near, start, _rescaled(start, stopping.options)),
+            lambda: _choose(is_near, start, _rescaled(start, stopping)),
         )
     )
     is_accepted = start.radius <= stopping.accepted * start.center
@@ -150,10 +153,10 @@ def polish(now: Iterate, stopping: StoppingRule):
     """
 
     def more_orthogonal():
-        identity = identity_like(now.error)
-        polynomial = (identity - 0.5 * now.error / now.center) * ops.rsqrt(now.center)
+        one = ops.ones_like(now.center)
+        polynomial = shifted(-(0.5 * now.error / now.center), one) * ops.rsqrt(now.center)
         ratio = now.radius / now.center
-        matrix, one = ops.matmul(now.matrix, polynomial), ops.ones_like(ratio)
+        matrix = ops.matmul(now.matrix, polynomial)
         # (1 + e) (1 - e/2)**2 = 1 - 3/4 e**2 + e**3 / 4
         radius = 0.75 * ratio**2 + 0.25 * ratio**3
         return _scaled(now._replace(matrix=matrix, center=one, radius=radius))
@@ -167,7 +170,7 @@ def polish(now: Iterate, stopping: StoppingRule):
 def _scaled(end: Iterate):
     """The matrix divided by the bound of its norm."""
     slack = 1 - 8 * unit_roundoff(end.matrix)
-    return end.matrix * safe_divide(slack, ops.sqrt(end.center + end.radius))
+    return end.matrix * ops.divide_no_nan(slack, ops.sqrt(end.center + end.radius))
 
 
 def _divided(end: Iterate, stopping: StoppingRule):
@@ -178,30 +181,29 @@ def _divided(end: Iterate, stopping: StoppingRule):
     def last_cubic():
         # Bjorck's step maps [0, 2] into [-1, 1]: no singular value is above 1, whatever is left.
         a, b = BJORCK_STEP
-        polynomial = (a + b * end.center) * identity_like(end.error) + b * end.error
+        polynomial = shifted(b * end.error, a + b * end.center)
         return ops.where(is_orthogonal, divided, ops.matmul(end.matrix, polynomial))
 
     return ops.cond(ops.all(is_orthogonal), lambda: divided, last_cubic)
 
 
-def _rescaled(start: Iterate, options: PolarOptions) -> Iterate:
+def _rescaled(start: Iterate, stopping: StoppingRule) -> Iterate:
     """The matrix with norm at most 1, whatever its scale."""
     start = Iterate(
         *ops.cond(
             ops.all(is_moderate(start)),
             lambda: tuple(start),
-            lambda: tuple(with_gram(unit_scale(start.matrix, axis=(-2, -1)), options)),
+            lambda: tuple(with_gram(unit_scale(start.matrix, axis=(-2, -1)), stopping.options)),
         )
     )
-    squares = start.error + start.center * identity_like(start.error)
-    square = gram_norm_bound(squares, _SCALING_SQUARINGS)
+    square = gram_norm_bound(shifted(start.error, start.center), _SCALING_SQUARINGS)
     square = square * (1 + 16 * unit_roundoff(square))
-    matrix = safe_divide(start.matrix, ops.sqrt(square))
-    error, center, radius = (safe_divide(x, square) for x in start[1:4])
+    matrix = ops.divide_no_nan(start.matrix, ops.sqrt(square))
+    error, center, radius = (ops.divide_no_nan(x, square) for x in start[1:4])
     # A random matrix has singular values between `sqrt(rows) -+ sqrt(columns)`, up to a factor.
     rows, columns = ops.sqrt(size(matrix, -2)), ops.sqrt(size(matrix, -1))
     expected = (rows - columns) / (rows + columns)
-    lower = ops.where(_is_tall(matrix), ops.ones_like(center) * expected, SMALLEST_RATIO)
+    lower = ops.where(stopping.is_tall, ops.ones_like(center) * expected, SMALLEST_RATIO)
     return Iterate(matrix, error, center, radius, lower, ops.ones_like(center))
 
 
@@ -210,7 +212,7 @@ def _choose(condition, ours: tuple, theirs: tuple) -> tuple:
     return tuple(ops.where(condition, a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def _is_tall(matrix):
+def is_tall(matrix):
     """Whether there are at least twice as many rows as columns."""
     return size(matrix, -2) >= 2 * size(matrix, -1)
 
@@ -219,7 +221,7 @@ def _step(taken, now: Iterate, tolerance, stopping: StoppingRule) -> tuple:
     """One polynomial step on the kernel, or several on its Gram matrix and then on the kernel."""
     is_last = ops.all(now.radius <= _LAST_STEP_FROM * now.center)
     taken, *state = ops.cond(
-        ops.logical_or(is_last, ops.logical_not(_is_tall(now.matrix))),
+        ops.logical_or(is_last, ops.logical_not(stopping.is_tall)),
         lambda: (taken + 1, *_step_on_kernel(now, tolerance, stopping)),
         lambda: _steps_on_gram(taken, now, stopping),
     )
@@ -228,7 +230,7 @@ def _step(taken, now: Iterate, tolerance, stopping: StoppingRule) -> tuple:
 
 def _step_on_kernel(now: Iterate, tolerance, stopping: StoppingRule) -> Iterate:
     is_finished = now.radius <= tolerance * now.center
-    polynomial, predicted, lower, upper = _polynomial(now, is_finished, stopping.options)
+    polynomial, predicted, lower, upper = _next_polynomial(now, is_finished, stopping.options)
     matrix = ops.matmul(now.matrix, polynomial)
     center = ops.where(is_finished, now.center, ops.ones_like(now.center))
     known = Iterate(matrix, now.error, center, predicted, lower, upper)
@@ -244,8 +246,6 @@ def _step_on_kernel(now: Iterate, tolerance, stopping: StoppingRule) -> Iterate:
 
 
 def _steps_on_gram(taken, now: Iterate, stopping: StoppingRule) -> tuple:
-    identity = identity_like(now.error)
-
     def is_finished(count, now):
         is_accurate = now.radius < _SERIES_FROM * now.center
         limit = ops.where(is_accurate, _STEPS_ON_GRAM, _FIRST_STEPS_ON_GRAM)
@@ -258,21 +258,25 @@ def _steps_on_gram(taken, now: Iterate, stopping: StoppingRule) -> tuple:
 
     def step(count, product, *state):
         now = Iterate(*state)
-        factor, _, lower, upper = _polynomial(now, is_finished(count, now), stopping.options)
-        squares = now.error + now.center * identity
+        factor, _, lower, upper = _next_polynomial(now, is_finished(count, now), stopping.options)
+        squares = shifted(now.error, now.center)
         squares = symmetric_product(squares, factor, stopping.options.is_large)
         squares = symmetric_product(factor, squares, stopping.options.is_large)
         product = ops.matmul(product, factor)
         return count + 1, product, now.matrix, *_spread(squares), lower, upper
 
-    start = ops.zeros_like(now.error) + identity
+    start = shifted(ops.zeros_like(now.error), ops.ones_like(now.center))
     count, product, *state = ops.while_loop(is_unfinished, step, (0, start, *now))
     end = Iterate(*state)
     matrix = ops.matmul(now.matrix, product)
     return taken + count, *with_gram(matrix, stopping.options, end.lower, end.upper)
 
 
-def _polynomial(now: Iterate, is_finished, options: PolarOptions) -> tuple:
+def _next_polynomial(now: Iterate, is_finished, options: PolarOptions) -> tuple:
+    return noinline(_polynomial, *now[1:], is_finished, settings=(options,))
+
+
+def _polynomial(error, center, radius, lower, upper, is_finished, options: PolarOptions) -> tuple:
     """The polynomial of `R` that the kernel is multiplied by next.
 
     The series of `(cI + R)**(-1/2)` up to `R**2` where `radius < 0.9 c`; elsewhere the cubic that
@@ -282,8 +286,7 @@ def _polynomial(now: Iterate, is_finished, options: PolarOptions) -> tuple:
         `(polynomial, predicted, lower, upper)`: the matrix; a bound on the norm of the next `R`,
         with 1 for its center (infinite where none is known); the ends of the next interval.
     """
-    error, center = now.error, now.center
-    ratio = safe_divide(now.radius, center)
+    ratio = ops.divide_no_nan(radius, center)
     is_series = ratio < _SERIES_FROM
     is_squared = is_series & ~is_finished
     square = ops.cond(
@@ -293,32 +296,30 @@ def _polynomial(now: Iterate, is_finished, options: PolarOptions) -> tuple:
     )
     predicted = ops.where(is_series, _second_order(ratio, square, center), float("inf"))
 
-    (a, b), lower, upper = _cubic(now)
-    root = safe_divide(1, ops.sqrt(center))
+    (a, b), low, high = _cubic(center, radius, lower, upper)
+    root = ops.divide_no_nan(1, ops.sqrt(center))
     constant = ops.where(is_series, root, a + b * center)
-    linear = ops.where(is_series, -root * safe_divide(0.5, center), b)
-    quadratic = ops.where(is_squared, root * safe_divide(0.375, center**2), 0)
-    identity = identity_like(error)
-    polynomial = constant * identity + linear * error + quadratic * square
+    linear = ops.where(is_series, -root * ops.divide_no_nan(0.5, center), b)
+    quadratic = ops.where(is_squared, root * ops.divide_no_nan(0.375, center**2), 0)
     # The series takes squares in [0.1, 1.9] to values in [0.5, 1.2].
-    lower, upper = ops.where(is_series, 0.5, lower), ops.where(is_series, 1.2, upper)
-    stay = (identity, now.radius, now.lower, now.upper)
-    return _choose(is_finished, stay, (polynomial, predicted, lower, upper))
+    low, high = ops.where(is_series, 0.5, low), ops.where(is_series, 1.2, high)
+    stay = (ops.ones_like(center), ops.zeros_like(center), radius, lower, upper)
+    constant, linear, *bounds = _choose(is_finished, stay, (constant, linear, predicted, low, high))
+    return shifted(linear * error, constant) + quadratic * square, *bounds
 
 
 def _second_order(ratio, square, center):
     """Bound on the norm of the next `R`, where the series goes up to `square = R**2`."""
     # ||R||_2 <= ||R**2||_F ** (1/2)
-    norm = ops.sqrt(frobenius_norm(square, axis=(-2, -1), keepdims=True))
-    ratio = ops.minimum(ratio, safe_divide(norm, center))
+    ratio = ops.minimum(ratio, ops.divide_no_nan(ops.sqrt(norm(square)), center))
     # (1 + e) (1 - e/2 + 3/8 e**2)**2 = 1 + 5/8 e**3 - 15/64 e**4 + 9/64 e**5
     return (5 / 8 + ratio * (15 / 64 + ratio * 9 / 64)) * ratio**3
 
 
-def _cubic(now: Iterate) -> tuple:
+def _cubic(center, radius, lower, upper) -> tuple:
     """`((a, b), lower, upper)`: the cubic `a x + b x**3`, and the interval it leads to."""
-    lower = ops.maximum(now.lower, ops.sqrt(ops.maximum(now.center - now.radius, 0)))
-    upper = ops.minimum(now.upper, ops.sqrt(now.center + now.radius))
+    lower = ops.maximum(lower, ops.sqrt(ops.maximum(center - radius, 0)))
+    upper = ops.minimum(upper, ops.sqrt(center + radius))
     end = ops.maximum(lower, _SMALLEST_END * upper)
     a, b, delta = minimax_cubic(end, upper)
     return (a, b), ops.where(lower < end, lower * (a + b * lower**2), 1 - delta), 1 + delta
