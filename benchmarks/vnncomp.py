@@ -5,8 +5,10 @@
 
 FOLDER holds `instances.csv` (family, onnx, property, timeout, verdict, median_s: the time-out, what
 the competition's tools agreed on and their median seconds) and a folder of files for each family.
-Each instance is a process of its own, `python -m deel_lip_tf verify`, start-up included; with
-`--in-process` all are decided here, and the import of the package counts for none.
+Each instance is a process of its own, `python -m deel_lip_tf verify --nearest-inputs`, start-up
+included: inputs count as they do in the competition. With `--in-process` all are decided here by
+`verify.decide`, with inputs that lie in the box exactly, and the import of the package counts for
+none.
 
 Answers are appended to the results file as they come, and an instance that stands there is not
 asked again: a run that was stopped goes on. A verdict that contradicts the tools comes first, with
@@ -49,7 +51,7 @@ def files_of(folder: Path, row: dict) -> tuple[str, str]:
 def by_command(network: str, question: str, seconds: float) -> str:
     """What the command prints: a verdict, or its error."""
     command = [sys.executable, "-m", "deel_lip_tf", "verify", network, question]
-    command += ["--time-limit", f"{seconds:g}"]
+    command += ["--time-limit", f"{seconds:g}", "--nearest-inputs"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + GRACE)
     except subprocess.TimeoutExpired:

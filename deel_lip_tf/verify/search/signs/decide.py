@@ -17,12 +17,12 @@ from deel_lip_tf.verify.search.inputs.network import Network
 from deel_lip_tf.verify.search.signs.ascent import Ascent, Numbers, ascended
 from deel_lip_tf.verify.search.signs.branching import branching_neurons, costs_of
 from deel_lip_tf.verify.search.signs.chain import Chain, Known, lines_of
-from deel_lip_tf.verify.search.signs.tightening import first_alphas, sharpened
+from deel_lip_tf.verify.search.signs.tightening import Sharpening, first_alphas
 from deel_lip_tf.verify.specification.property import Conjunction
 
 __all__ = ["Signs"]
 
-_FIRST_STEPS, _STEPS, _LAST_STEPS = 60, 30, 400  # of whole boxes, of parts, where no sign is open
+_FIRST_STEPS, _STEPS, _LAST_STEPS = 60, 20, 400  # of whole boxes, of parts, where no sign is open
 _FIRST_BATCH, _BATCH = 16, 512  # parts of one round, the first and the most
 _ROUND_SECONDS = 1.0  # a round takes about that long
 _BYTES = 2**29  # of parts that are kept
@@ -70,6 +70,7 @@ class Signs:
         weights = np.concatenate([claim.weights for claim in claims])
         offsets = np.concatenate([claim.offsets for claim in claims])
         self._rows = self._chain.rows(network.rows(weights, offsets))
+        self._sharpening = Sharpening(chain, self._rows)
         counts = [len(claim.weights) for claim in claims]
         self._owner = np.repeat(np.arange(len(claims)), counts)
         self._goal = _MARGIN * float(np.abs(self._rows.constant).max(initial=0.0))
@@ -162,7 +163,7 @@ class Signs:
             return []
         numbers, known = _stacked(parts)
         costs = costs_of(self._chain, self._rows, numbers, known)
-        known = sharpened(self._chain, known, costs, self._rows, self._own(parts), self._end)
+        known = self._sharpening.sharpened(known, costs, self._own(parts), self._end)
         possible = np.flatnonzero((known.low <= known.high).all(axis=1))
         return [parts[i]._replace(low=known.low[i], high=known.high[i]) for i in possible]
 

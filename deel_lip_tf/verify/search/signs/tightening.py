@@ -8,11 +8,11 @@ import numpy as np
 from deel_lip_tf.verify.search.signs.ascent import Ascent, Numbers, ascended
 from deel_lip_tf.verify.search.signs.chain import Chain, Known, Rows, lines_of
 
-__all__ = ["first_alphas", "sharpened", "tightened"]
+__all__ = ["Sharpening", "first_alphas", "tightened"]
 
-_STEPS = 12, 10  # of rows after a chain, and of neurons on parts
-_NEURONS = 64  # of a part that are tightened
-_TOGETHER = 256  # neurons that climb together, each of its ends
+_STEPS = 12, 6  # of climbs that begin anew, and of those that begin where others ended
+_SHARE, _NEURONS = 0.45, 128  # of neurons that are tightened on a part, and most of them
+_TOGETHER = 64  # neurons that climb together, each of its ends: as many as a cache holds
 
 
 def first_alphas(low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -42,66 +42,107 @@ def tightened(
         own = Rows(*(part[chosen] for part in rows))
         ascent = Ascent(chain, own, _STEPS[0], end=end, goal=0.0)
         shares = np.eye(len(chosen), dtype=np.float32)
-        below, above = _ends(ascent, known.of(np.zeros(len(chosen), np.intp)), shares)
+        both = _twice(known.of(np.zeros(len(chosen), np.intp)))
+        alphas = first_alphas(both.low, both.high)
+        numbers = Numbers(alphas, np.zeros_like(alphas), np.concatenate([shares, -shares]))
+        below, above = _proven(ascent, ascended(ascent, numbers, both), both)
         below, above = np.maximum(low[chosen], below), np.minimum(high[chosen], above)
         # Both are sound, and miss each other by rounding alone.
         low[chosen], high[chosen] = np.minimum(below, above), np.maximum(below, above)
     return low, high
 
 
-def sharpened(
-    chain: Chain, known: Known, costs: np.ndarray, claims: Rows, own: np.ndarray, end: float
-) -> Known:
-    """Tighter intervals of neurons where a conjunction holds, on n parts.
+class Sharpening:
+    """Tighter intervals of neurons on parts of a box, where a conjunction holds.
 
     A row of the conjunction is not positive there. So its multiples may be added to what a neuron
-    reads, and a bound of the sum is one of the neuron. Where the ends of an interval cross, the
-    conjunction holds nowhere on the part.
+    reads, and a bound of the sum is one of the neuron. Parts differ by a few signs: a climb begins
+    where the last one for the same end of the same neuron has ended, and a few steps are enough.
+    What the first layer reads is a linear function of the inputs, which signs hardly bound.
 
     Args:
         chain: the network.
-        known: of the parts.
-        costs: (n, neurons) those that cost most are tightened; negative ones are not.
-        claims: rows of conjunctions.
-        own: (n, rows) which are of the conjunction of a part.
-        end: of the time, of the monotonic clock.
+        claims: rows of all conjunctions.
     """
-    known = Known(known.low.copy(), known.high.copy(), known.splits)
-    is_chosen = _largest(costs, _NEURONS)
-    for layer in range(chain.layers):
-        place = chain.neurons_of(layer)
-        parts, neurons = np.nonzero(is_chosen[:, place])
-        for start in range(0, len(parts), _TOGETHER):
-            if time.monotonic() > end:
-                return known
-            i, j = (index[start : start + _TOGETHER] for index in (parts, neurons))
-            chosen, position = np.unique(j, return_inverse=True)
-            pairs = zip(chain.reads(layer, chosen), claims, strict=True)
-            rows = Rows(*(np.concatenate(pair) for pair in pairs))
-            free = np.concatenate([np.zeros((len(i), len(chosen)), bool), own[i]], axis=1)
-            ascent = Ascent(chain, rows, _STEPS[1], np.tile(free, (2, 1)), False, end, goal=0.0)
-            shares = np.zeros(free.shape, np.float32)
-            shares[np.arange(len(i)), position] = 1.0
-            below, above = _ends(ascent, known.of(i), shares)
-            at = i, j + place.start
-            known.low[at] = np.maximum(known.low[at], below)
-            known.high[at] = np.minimum(known.high[at], above)
-    return known
+
+    def __init__(self, chain: Chain, claims: Rows):
+        self._chain, self._claims = chain, claims
+        self._first = first_alphas(chain.low, chain.high)
+        # Lower ends of all neurons, and behind them upper ones. Memory is taken where it is
+        # written, that is for neurons that are tightened.
+        ends, rows = 2 * chain.neurons, len(claims.constant)
+        self._is_begun = np.zeros(ends, bool)
+        shapes = (ends, chain.neurons), (ends, chain.neurons), (ends, rows)
+        self._numbers = Numbers(*(np.zeros(shape, np.float32) for shape in shapes))
+
+    def sharpened(self, known: Known, costs: np.ndarray, own: np.ndarray, end: float) -> Known:
+        """What is known of n parts then.
+
+        Where the ends of an interval cross, the conjunction holds nowhere on the part.
+
+        Args:
+            known: of the parts.
+            costs: (n, neurons) those that cost most are tightened; negative ones are not.
+            own: (n, rows) which are of the conjunction of a part.
+            end: of the time, of the monotonic clock.
+        """
+        known = Known(known.low.copy(), known.high.copy(), known.splits)
+        if self._chain.layers < 2:
+            return known
+        start = self._chain.neurons_of(0).stop
+        count = math.ceil(_SHARE * (self._chain.neurons - start))
+        is_chosen = _largest(costs[:, start:], min(count, _NEURONS))
+        for layer in range(1, self._chain.layers):
+            place = self._chain.neurons_of(layer)
+            parts, neurons = np.nonzero(is_chosen[:, place.start - start : place.stop - start])
+            for first in range(0, len(parts), _TOGETHER):
+                if time.monotonic() > end:
+                    return known
+                i, j = (index[first : first + _TOGETHER] for index in (parts, neurons))
+                below, above = self._climbed(layer, j, known.of(i), own[i], end)
+                at = i, j + place.start
+                known.low[at] = np.maximum(known.low[at], below)
+                known.high[at] = np.minimum(known.high[at], above)
+        return known
+
+    def _climbed(
+        self, layer: int, neurons: np.ndarray, known: Known, own: np.ndarray, end: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) proven ends of neurons of a layer, each on a part."""
+        chosen, position = np.unique(neurons, return_inverse=True)
+        pairs = zip(self._chain.reads(layer, chosen), self._claims, strict=True)
+        rows = Rows(*(np.concatenate(pair) for pair in pairs))
+        signed = np.concatenate([np.eye(len(chosen)), -np.eye(len(chosen))]).astype(np.float32)
+        which = np.concatenate([position, position + len(chosen)])
+        ends = neurons + self._chain.neurons_of(layer).start
+        ends = np.concatenate([ends, ends + self._chain.neurons])
+        known, own = _twice(known), np.concatenate([own, own])
+        before, is_begun = self._numbers.of(ends), self._is_begun[ends]
+        alphas = np.where(is_begun[:, None], before.alphas, self._first)
+        shares = np.concatenate([signed[which], np.where(own, before.shares, 0)], axis=1)
+        free = np.concatenate([np.zeros((len(own), len(chosen)), bool), own], axis=1)
+        steps = _STEPS[int(is_begun.all())]
+        ascent = Ascent(self._chain, rows, steps, free, False, end, goal=0.0)
+        found = ascended(ascent, Numbers(alphas, before.betas, shares), known)
+        self._is_begun[ends] = True
+        alphas = np.where(known.signs == 0, found.alphas, alphas)
+        shares = np.where(own, found.shares[:, len(chosen) :], before.shares)
+        self._numbers.put(ends, Numbers(alphas, found.betas, shares))
+        return _proven(ascent, found, known)
 
 
 def _largest(costs: np.ndarray, count: int) -> np.ndarray:
     """(n, neurons) whether a cost is among the largest of its part, and not negative."""
-    count = min(count, costs.shape[1])
     least = -np.partition(-costs, count - 1, axis=1)[:, count - 1 : count]
     return (costs >= least) & (costs >= 0)
 
 
-def _ends(ascent: Ascent, known: Known, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) proven ends of sums of rows."""
-    known = Known(*(np.concatenate([part, part]) for part in known))
-    alphas = first_alphas(known.low, known.high)
-    numbers = Numbers(alphas, np.zeros_like(alphas), np.concatenate([shares, -shares]))
-    numbers = ascended(ascent, numbers, known)
+def _twice(known: Known) -> Known:
+    return Known(*(np.concatenate([part, part]) for part in known))
+
+
+def _proven(ascent: Ascent, numbers: Numbers, known: Known) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) ends of sums of rows, from 2 n numbers: of the sums, and of their negatives."""
     lines = lines_of(known, numbers.alphas, numbers.betas, np.float64)
     below, above = np.split(ascent.chain.proven(ascent.rows, numbers.shares, lines)[0], 2)
     return below, -above

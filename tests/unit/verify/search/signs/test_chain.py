@@ -10,7 +10,7 @@ from deel_lip_tf.verify.search.inputs.bounds import Boxes
 from deel_lip_tf.verify.search.inputs.network import Network
 from deel_lip_tf.verify.search.signs.ascent import Ascent, Numbers, ascended
 from deel_lip_tf.verify.search.signs.chain import Chain, Known, lines_of
-from deel_lip_tf.verify.search.signs.tightening import sharpened
+from deel_lip_tf.verify.search.signs.tightening import Sharpening
 from tests.unit.verify.search.inputs import networks
 from tests.unit.verify.search.inputs.networks import values_at
 
@@ -108,18 +108,18 @@ def test_intervals_hold_where_the_conjunction_does(name):
     known, _ = random_part(chain, seed=11, each=12)
     rows = rows._replace(constant=rows.constant - np.quantile(values, 0.4, axis=0))
     values = values - np.quantile(values, 0.4, axis=0)
-    costs, own = np.ones(known.low.shape), np.ones((12, 2), bool)
-    found = sharpened(chain, known, costs, rows, own, np.inf)
-    plain = sharpened(chain, known, costs, rows, ~own, np.inf)
-    slack = 1e-12 * np.abs(reads).max(initial=0.0)
-    for part, splits in enumerate(known.splits):
-        for interval, holds in ((found, (values <= 0).all(axis=1)), (plain, True)):
-            inside = (reads * splits >= 0).all(axis=1) & holds
-            assert (interval.low[part] <= reads[inside] + slack).all()
-            assert (interval.high[part] >= reads[inside] - slack).all()
-    widths = [(ends.high - ends.low).sum() for ends in (found, plain, known)]
+    costs, sharpening = np.ones(known.low.shape), Sharpening(chain, rows)
+    slack, widths = 1e-12 * np.abs(reads).max(initial=0.0), [(known.high - known.low).sum()]
+    # A climb begins where that of another part, and of another conjunction, has ended.
+    for own in ([False, False], [True, True], [True, False], [True, True]):
+        found = sharpening.sharpened(known, costs, np.tile(own, (12, 1)), np.inf)
+        for part, splits in enumerate(known.splits):
+            inside = (reads * splits >= 0).all(axis=1) & (values[:, own] <= 0).all(axis=1)
+            assert (found.low[part] <= reads[inside] + slack).all()
+            assert (found.high[part] >= reads[inside] - slack).all()
+        widths.append((found.high - found.low).sum())
     if name in ("dense", "deep"):
-        assert widths[0] < 0.99 * widths[1] < 0.99 * widths[2]
+        assert widths[4] < widths[2] < 0.99 * widths[1] < 0.99 * widths[0]
 
 
 @pytest.mark.parametrize("name", ["dense", "leaky", "residual"])

@@ -24,8 +24,9 @@ from tests.unit.verify.search.inputs.networks import asked, conjunction, values_
 
 @pytest.fixture(autouse=True)
 def by_signs(monkeypatch):
-    """Networks of few inputs, too, are searched by the signs of their neurons."""
+    """Networks of few inputs, too, are searched by the signs of their neurons, all made tighter."""
     monkeypatch.setattr(decide, "_FREE", 0)
+    monkeypatch.setattr(tightening, "_SHARE", 1.0)
 
 
 @pytest.fixture
@@ -134,9 +135,10 @@ def no_gap(known, alphas, betas, dtype):
     return lines._replace(over=0.8 * lines.over)
 
 
-def narrow(ascent, known, shares):
-    below, above = ENDS(ascent, known, shares)
-    return below + 0.1 * (above - below), above
+def narrow(ascent, numbers, known):
+    below, above = ENDS(ascent, numbers, known)
+    cut = 0.1 * (above - below)
+    return below + cut, above - cut
 
 
 def rash(*arguments):
@@ -145,12 +147,12 @@ def rash(*arguments):
 
 
 LINES, STACKED = chain.lines_of, signs._stacked
-ENDS, SHARPENED = tightening._ends, tightening.sharpened
+ENDS, SHARPENED = tightening._proven, tightening.Sharpening.sharpened
 FAULTS = {
     "sides": [(signs, "_stacked", one_side)],
     "lines": [(module, "lines_of", no_gap) for module in (signs, tightening, ascent)],
-    "intervals": [(tightening, "_ends", narrow)],
-    "signs": [(signs, "sharpened", rash)],
+    "intervals": [(tightening, "_proven", narrow)],
+    "signs": [(tightening.Sharpening, "sharpened", rash)],
 }
 
 
