@@ -38,6 +38,7 @@ __all__ = [
     "note_trace",
     "operation_name",
     "replaced_method",
+    "rounding_as",
     "rounds_by_surroundings",
     "rounds_inputs",
     "set_initial_epoch",
@@ -119,6 +120,15 @@ def autocast_inside(layer, outside: str | None) -> str | None:
         return layer.compute_dtype if layer.compute_dtype != layer.variable_dtype else None
     is_cast = layer.autocast and keras.backend.is_float_dtype(layer.compute_dtype)
     return layer.compute_dtype if is_cast else None
+
+
+def rounding_as(original: keras.Model, model: keras.Model) -> keras.Model:
+    """A model of parts of another one, once it rounds variables in operations as that one does.
+
+    Keras gives a functional model the policy that holds while it is made.
+    """
+    model.dtype_policy = original.dtype_policy
+    return model
 
 
 def rounds_by_surroundings(layer) -> bool:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from deel_lip_tf._keras import flat_layers, replaced_method
+from deel_lip_tf._keras import flat_layers, replaced_method, rounding_as
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.copying import copy_of
 from deel_lip_tf.semantics.graph import graph_of, is_readable
@@ -75,7 +75,7 @@ def _export_model(model: keras.Model, exported: dict) -> keras.Model:
     if not isinstance(model, keras.Sequential):
         # Cloning keeps class and compilation; a plain model on the same graph has neither.
         plain = keras.Model(model.input, model.output, name=model.name)
-        return keras.models.clone_model(plain, clone_function=export)
+        return rounding_as(model, keras.models.clone_model(plain, clone_function=export))
     layers = [export(layer) for layer in model.layers]
     if model.built:
         tensor = model.inputs[0]

@@ -9,8 +9,10 @@ it has not got is computed by what it has: between two transpositions, or one pl
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
+from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.state import (
     as_computed_with,
@@ -69,9 +71,18 @@ def computable(layer: keras.layers.Layer) -> keras.layers.Layer:
 
     Args:
         layer: a float64 layer, built if it has weights; its exact type decides.
+
+    Raises:
+        UnsupportedLayerError: TensorFlow's CPU has no float64 for it.
     """
     if keras.backend.backend() != "tensorflow":
         return layer
+    if type(layer) in _TRANSPOSED and np.max(layer.dilation_rate) > 1:
+        raise UnsupportedLayerError(
+            "`model` cannot be computed in float64: TensorFlow has no dilated transposed "
+            f"convolution of it on a CPU. Received: {layer.name!r}, with "
+            f"dilation_rate={layer.dilation_rate}."
+        )
     known = rule_for(layer)
     if known is not None and known.slides and layer.data_format == "channels_first":
         return ChannelsLast(layer)
@@ -147,4 +158,5 @@ class PlaneByPlane(keras.layers.Layer):
         return pool(images, size, strides, self.plain.padding, data_format="channels_last")
 
 
+_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _POOLS = {layers.MaxPooling3D: ops.max_pool, layers.AveragePooling3D: ops.average_pool}

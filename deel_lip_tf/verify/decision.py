@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deel_lip_tf._keras import rounding_as
 from deel_lip_tf._validation.models import check_instance
 from deel_lip_tf._validation.scalars import check_time_limit, whole_number
 from deel_lip_tf.semantics.ir.program import Program
@@ -158,7 +159,7 @@ def _with_relations(model: keras.Model, property: Property) -> keras.Model:
     flat = keras.ops.cast(keras.ops.reshape(x, (-1, property.inputs)), outputs.dtype)
     relations = keras.ops.convert_to_tensor(property.relations.T, outputs.dtype)
     both = [outputs, keras.ops.matmul(flat, relations)]
-    return keras.Model(x, keras.ops.concatenate(both, axis=1))
+    return rounding_as(model, keras.Model(x, keras.ops.concatenate(both, axis=1)))
 
 
 def _runs_as_read(model, program: Program, property: Property) -> bool:

@@ -12,6 +12,7 @@ import deel_lip_tf as lip
 from deel_lip_tf import verify
 from deel_lip_tf.bounds import lipschitz_bound
 from deel_lip_tf.certificates import certify
+from deel_lip_tf.model import vanillaModel
 from tests.regression.test_false_claims import output
 
 # --- what stands beside tensors -----------------------------------------------------------------
@@ -162,8 +163,12 @@ def test_a_variable_in_an_operation_is_rounded_as_its_model_rounds_it(half_preci
     steepness = _steepness(model)
     assert steepness > 1.00075 ** len(types) * (1 + 1e-4)
     assert lipschitz_bound(model).value == pytest.approx(steepness, rel=1e-6)
-    upper = verify.bounds(model, verify.box([[0.0]], [[1000.0]])).upper
-    assert upper == pytest.approx(1000.0 * steepness, rel=1e-6)
+    domain = verify.box([[0.0]], [[1000.0]])
+    assert verify.bounds(model, domain).upper == pytest.approx(1000.0 * steepness, rel=1e-6)
+    keras.config.set_dtype_policy("float32")
+    unrounded = keras.Model(x := keras.Input((1,)), x * 1.00075 ** len(types))
+    assert verify.equivalent(model, unrounded, domain, 0.01).status == ["falsified"]
+    assert verify.equivalent(model, vanillaModel(model), domain, 1e-6).status == ["proven"]
 
 
 @pytest.mark.parametrize(
@@ -235,3 +240,11 @@ def test_models_that_clip_to_arrays_have_fingerprints():
     assert radius == pytest.approx(0.5**1.5)
     assert radius_and_fingerprint(2.0)[1] == fingerprint
     assert radius_and_fingerprint(2.0 + 1e-12)[1] != fingerprint
+
+
+def test_a_dilated_transposed_convolution_is_refused_by_name():
+    """TensorFlow computes it in float32, and failed in the middle of a float64 evaluation."""
+    parts = [layers.Conv2DTranspose(1, 2, dilation_rate=2), layers.Flatten()]
+    model = keras.Sequential([keras.Input((2, 2, 1)), *parts])
+    with pytest.raises(ValueError, match="no dilated transposed convolution"):
+        certify(model, np.zeros((1, 2, 2, 1)))

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deel_lip_tf._keras import rounding_as
 from deel_lip_tf._validation.scalars import check_choice, check_time_limit
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain, check_domain
@@ -112,7 +113,8 @@ def _difference(first: keras.Model, second: keras.Model, shape: tuple[int, ...])
     x = keras.Input(shape, dtype=types[0], name="x")
     # Of their own names, which may be the same, nothing is left.
     named = zip((first, second), ("first", "second"), strict=True)
-    values = [keras.Model(m.inputs[0], m.outputs[0], name=name)(x) for m, name in named]
+    parts = [rounding_as(m, keras.Model(m.inputs[0], m.outputs[0], name=n)) for m, n in named]
+    values = [part(x) for part in parts]
     dtype = keras.backend.result_type(*(value.dtype for value in values))
     return keras.Model(
         x, keras.layers.Subtract(dtype=dtype, name="difference")(values), name="both"

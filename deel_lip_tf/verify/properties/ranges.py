@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deel_lip_tf._keras import rounding_as
 from deel_lip_tf._validation.scalars import check_choice, check_time_limit
 from deel_lip_tf.verify.domain import Domain, check_domain
 from deel_lip_tf.verify.methods import METHODS
@@ -151,4 +152,4 @@ def whole(name: str, model: keras.Model) -> keras.Model:
             "logits."
         )
     flat = keras.layers.Reshape((program.outputs,), dtype=model.outputs[0].dtype, name="flat")
-    return keras.Model(model.inputs[0], flat(model.outputs[0]), name="whole")
+    return rounding_as(model, keras.Model(model.inputs[0], flat(model.outputs[0]), name="whole"))
