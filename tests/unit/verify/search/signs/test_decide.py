@@ -135,8 +135,8 @@ def no_gap(known, alphas, betas, dtype):
 
 
 def narrow(ascent, known, shares):
-    below, above = ENDS(ascent, known, shares)
-    return below + 0.1 * (above - below), above
+    below, above, numbers = ENDS(ascent, known, shares)
+    return below + 0.1 * (above - below), above, numbers
 
 
 def rash(*arguments):
