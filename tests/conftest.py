@@ -16,8 +16,8 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 # graphs and kernels made for TensorFlow, files of earlier releases that it wrote, and the pages on
 # them. The other tests run on every backend, as `tests/integration/test_jax.py` runs them on JAX,
 # but for those that ask for the fixture `tf`.
-_PROOFS_BY_VERIFICATION = ("channels_first", "exact_constants", "floatx", "fuzz", "nested_models")
-_PROOFS_BY_VERIFICATION += ("parametrizations", "verify_soundness")
+_PROOFS_BY_VERIFICATION = ("channels_first", "checked_proofs", "exact_constants", "floatx", "fuzz")
+_PROOFS_BY_VERIFICATION += ("nested_models", "parametrizations", "verify_soundness")
 collect_ignore_glob = (
     []
     if ON_TENSORFLOW

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from deel_lip_tf.checking.network import Rejected
 
+MOST_ALTERNATIVES, MOST_ROWS = 2**16, 2**22  # rows of all alternatives together
+
 Terms = dict[str, Fraction]  # coefficients by the name of a variable, and "" for the constant
 
 
@@ -43,12 +45,15 @@ def read_property(text: str) -> tuple[list[int], list[list[Row]]]:
 def _alternatives(formula: list) -> list[list[Row]]:
     """The disjunctive normal form; a strict inequality is taken as the one that asks for less."""
     head, *parts = formula
-    if head == "or":
-        return [rows for part in parts for rows in _alternatives(part)]
-    if head == "and":
+    if head in ("or", "and"):
         forms = [_alternatives(part) for part in parts]
-        if math.prod(map(len, forms)) > 2**16:
-            raise Rejected("the property has too many alternatives")
+        count = sum(map(len, forms)) if head == "or" else math.prod(map(len, forms))
+        rows = sum(max(map(len, form), default=0) for form in forms)
+        if count > MOST_ALTERNATIVES or count * rows > MOST_ROWS:
+            raise Rejected("the property has too many alternatives, or rows of them")
+    if head == "or":
+        return list(itertools.chain.from_iterable(forms))
+    if head == "and":
         return [list(itertools.chain.from_iterable(one)) for one in itertools.product(*forms)]
     if head not in ("<=", "<", ">=", ">"):
         raise Rejected(f"the property has a condition that is not known: {head}")

@@ -58,9 +58,9 @@ def add_parser(commands) -> None:
     verify.add_argument(
         "--proof",
         metavar="FILE",
-        help="of an ONNX file that is a chain of affine maps and ReLUs, and a VNN-LIB 1.0 file: "
-        "write, for `unsat`, a proof for `check-proof`; where boxes of inputs do not decide, there "
-        "is none, and a line on stderr says so",
+        help="of an ONNX file that is a chain of affine maps, convolutions and ReLUs, and a "
+        "VNN-LIB 1.0 file: write, for `unsat`, a proof for `check-proof`; where the search does "
+        "not decide, there is none, and a line on stderr says so",
     )
     verify.set_defaults(run=_run)
 
@@ -102,8 +102,8 @@ def _check_provable(options: argparse.Namespace) -> None:
         read(options.model, options.property)
     except (Rejected, *MALFORMED) as error:
         raise BadInput(
-            "--proof needs a MODEL and a PROPERTY that the checker reads: a chain of affine maps "
-            f"and ReLUs in ONNX, and VNN-LIB 1.0. It says: {error}"
+            "--proof needs a MODEL and a PROPERTY that the checker reads: a chain of affine maps, "
+            f"convolutions and ReLUs in ONNX, and VNN-LIB 1.0. It says: {error}"
         ) from error
 
 
@@ -112,7 +112,7 @@ def _write_proof(options: argparse.Namespace, recorded: "list[Record]") -> None:
     if recorded and recorded[0].is_proof:
         recorded[0].write(options.proof, options.model, options.property)
     else:
-        print("no proof was written: boxes of inputs did not decide", file=sys.stderr)
+        print("no proof was written: the search for one did not decide", file=sys.stderr)
 
 
 def _decided(

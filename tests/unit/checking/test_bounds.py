@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("onnx", reason="needs the verify extra")
 
 from deel_lip_tf.checking import bounds
-from deel_lip_tf.checking.bounds import Bounds
+from deel_lip_tf.checking.bounds import Bounds, Certificates
 from deel_lip_tf.checking.network import Layer
 
 
@@ -69,35 +69,48 @@ def boxes(rng, count=6):
 
 
 def bounded(layers, lower, upper, slopes=np.nan, signs=0):
+    """The bounds, and what is known of neurons, (n, neurons) twice."""
     neurons = sum(len(layer.bias) for layer in layers if layer.is_relu)
-    shape = len(lower), neurons
-    given = np.full(shape, signs, np.int8), np.broadcast_to(np.asarray(slopes), shape)
+    shape, outputs = (len(lower), neurons), len(layers[-1].bias)
+    signs = np.broadcast_to(signs, shape)
+    low, high = np.where(signs > 0, 0.0, -np.inf), np.where(signs < 0, 0.0, np.inf)
+    rows = np.vstack([np.eye(outputs), -np.eye(outputs)])
+    claims = rows[None], np.zeros((1, len(rows)))
+    given = np.broadcast_to(np.asarray(slopes), shape), np.arange(neurons), claims
     with np.errstate(all="ignore"):
-        return Bounds(layers, lower, upper, *given)
+        return Bounds(layers, lower, upper, low, high, *given), low, high
 
 
-def lowest(found, layers):
-    """Lower bounds of the outputs, and of their negatives, (n, outputs, 2)."""
-    count, outputs = len(found.half), len(layers[-1].bias)
-    rows = np.broadcast_to(
-        np.vstack([np.eye(outputs), -np.eye(outputs)]), (count, 2 * outputs, outputs)
-    )
-    total, size = np.zeros(rows.shape[:2]), np.concatenate([found.reach[-1]] * 2, axis=1)
+def lowest(found, layers, slopes=np.nan):
+    """Lower bounds of the outputs, and of their negatives, (n, 2 outputs)."""
+    bounds, low, high = found
+    (count, neurons), rows = low.shape, 2 * len(layers[-1].bias)
+    part = np.repeat(np.arange(count), rows)
+    shape, none = (len(part), neurons), np.zeros_like(part)
+    slopes = np.broadcast_to(np.asarray(slopes), shape)
+    given = part, none, none, np.tile(np.eye(rows), (count, 1)), slopes, np.zeros(shape)
     with np.errstate(all="ignore"):
-        return found.lowest(rows, total, size)
+        return bounds.shown(low, high, np.arange(count), Certificates(*given)).reshape(-1, rows)
 
 
-def violations(layers, lower, upper, found, rng, points=4):
+def is_empty(found):
+    """(n,) whether nothing is left of a box."""
+    _, low, high = found
+    return (low > high).any(axis=1)
+
+
+def violations(layers, lower, upper, found, rng, slopes=np.nan, points=4):
     """How many exact values at points of the boxes are outside of their bounds."""
-    below, count = lowest(found, layers), 0
+    below, count = lowest(found, layers, slopes), 0
+    bounds, *known = found
     outputs = len(layers[-1].bias)
     for box, (low, high) in enumerate(zip(lower, upper, strict=True)):
         share = np.vstack([np.round(rng.random((points, 3))), [[0.5] * 3]])
         for x in np.clip(low + share * (high - low), low, high):
             reads = exact(layers, x)
-            for k, values in enumerate(reads):
-                least, most = (one[box].tolist() for one in found.ends[k])
-                ends = zip(least, values, most, strict=True)
+            for part, values in zip(bounds.parts, reads, strict=True):
+                least, most = (one[box, part].tolist() for one in known)
+                ends = zip(least, values, most, strict=False)
                 count += sum(not a <= value <= b for a, value, b in ends)
             pairs = zip(below[box].tolist(), [*reads[-1], *(-v for v in reads[-1])], strict=True)
             count += sum(not bound <= value for bound, value in pairs)
@@ -111,8 +124,8 @@ def test_exact_values_are_between_the_bounds(name, slopes, rng):
     for _ in range(3):
         layers, (lower, upper) = NETWORKS[name](rng), boxes(rng)
         found = bounded(layers, lower, upper, slopes)
-        assert not found.is_empty.any()
-        assert violations(layers, lower, upper, found, rng) == 0
+        assert not is_empty(found).any()
+        assert violations(layers, lower, upper, found, rng, slopes) == 0
 
 
 class Careless(Bounds):
@@ -140,17 +153,16 @@ def test_what_overflows_is_not_bounded(number, rng):
     for k in range(3):
         layers[k].weight[0, :] = number
         found = bounded(layers, lower, upper)
-        assert not (lowest(found, layers)[:, 0] > 0).any() and not found.is_empty.any()
+        assert not (lowest(found, layers)[:, 0] > 0).any() and not is_empty(found).any()
 
 
 @pytest.mark.parametrize("total", [np.inf, -np.inf, np.nan])
 def test_a_sum_that_overflows_is_no_bound(total, rng):
     """Infinity may be all that is left of numbers whose sum is negative."""
     layers, (lower, upper) = chain((3, 5, 2), rng), boxes(rng)
-    rows = np.ones((len(lower), 1, 2))
     found = bounded(layers, lower, upper)
-    ones = np.ones((len(lower), 1))
-    assert (found.lowest(rows, total * ones, ones) == -np.inf).all()
+    found[0].claims = found[0].claims[0], np.full((1, 4), total)
+    assert (lowest(found, layers) == -np.inf).all()
 
 
 def test_signs_hold_for_the_inputs_that_have_them(rng):
@@ -169,8 +181,8 @@ def test_signs_hold_for_the_inputs_that_have_them(rng):
         for neuron in range(12):
             value, sign = reads[neuron // 6][neuron % 6], signs[neuron, neuron]
             if sign * value >= 0:
-                assert not found.is_empty[neuron]
+                assert not is_empty(found)[neuron]
                 assert all(b <= v for b, v in zip(below[neuron].tolist(), reads[-1], strict=False))
     always = Layer(np.zeros((1, 3)), np.array([-1.0]), True)
     impossible = bounded([always, Layer(np.ones((1, 1)), np.zeros(1))], lower, upper, signs=1)
-    assert impossible.is_empty.all()
+    assert is_empty(impossible).all()

@@ -29,6 +29,8 @@ CONSTANTS = {
     "c": numbers(6, seed=2),
 }
 CONSTANTS |= {"one": np.float32(0.5).reshape(1), "column": numbers(6, 1), "flat": numbers(1, 6)}
+CONSTANTS |= {"k": numbers(3, 2, 2, 3), "l": numbers(2, 3, 2, 2), "three": numbers(3)}
+CONSTANTS |= {"line": numbers(4, 2, 3), "cube": numbers(2, 2, 2, 1, 2), "four": numbers(4)}
 READ = {
     "gemm": ((6,), [node("Gemm", ["x", "w", "b"])]),
     "gemm, transposed": ((6,), [node("Gemm", ["x", "v", "b"], transB=1, alpha=1.0, beta=1.0)]),
@@ -48,6 +50,24 @@ READ = {
         [node("Gemm", ["x", "w"], "h"), node("Relu", ["h"], "i"), node("Add", ["i", "b"])],
     ),
     "relu first": ((6,), [node("Relu", ["x"], "h"), node("Gemm", ["h", "w", "b"])]),
+    "convolution": (
+        (2, 5, 6),
+        [
+            node("Conv", ["x", "k", "three"], "h", group=1, auto_pad="NOTSET"),
+            node("Relu", ["h"], "i"),
+            node("Conv", ["i", "l"], "j", strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]),
+            node("Relu", ["j"], "o"),
+            node("Flatten", ["o"]),
+        ],
+    ),
+    "convolution of a line": (
+        (2, 9),
+        [node("Conv", ["x", "line"], kernel_shape=[3], strides=[2], pads=[0, 1])],
+    ),
+    "convolution of a volume": (
+        (2, 3, 4, 4),
+        [node("Conv", ["x", "cube"], pads=[1, 0, 0, 0, 0, 1], dilations=[1, 1, 3])],
+    ),
     "image": (
         (1, 2, 3),
         [
@@ -103,6 +123,21 @@ REFUSED = {
     "rows": ((2, 6), [node("MatMul", ["x", "w"])]),
     "an operator of another domain": ((6,), [node("Relu", ["x"], domain="other")]),
     "an end that is no output": ((6,), [node("Relu", ["x"], "y"), node("Relu", ["y"], "z")]),
+    "groups": ((4, 5, 5), [node("Conv", ["x", "k"], group=2)]),
+    "other channels": ((4, 5, 5), [node("Conv", ["x", "k"])]),
+    "another bias": ((2, 5, 5), [node("Conv", ["x", "k", "four"])]),
+    "padding by name": ((2, 5, 5), [node("Conv", ["x", "k"], auto_pad="SAME_UPPER")]),
+    "a kernel of another shape": ((2, 5, 5), [node("Conv", ["x", "k"], kernel_shape=[3, 2])]),
+    "a kernel that is larger": ((2, 1, 5), [node("Conv", ["x", "k"])]),
+    "steps back": ((2, 5, 5), [node("Conv", ["x", "k"], strides=[-1, 1])]),
+    "one stride": ((2, 5, 5), [node("Conv", ["x", "k"], strides=[2])]),
+    "gaps backwards": ((2, 5, 5), [node("Conv", ["x", "k"], dilations=[1, -1])]),
+    "padding that cuts": ((2, 5, 5), [node("Conv", ["x", "k"], pads=[0, -1, 0, 0])]),
+    "more padding than axes": ((2, 5, 5), [node("Conv", ["x", "k"], pads=[0, 0, 0, 0, 1, 1])]),
+    "an image beyond all limits": ((2, 40000, 40000), [node("Conv", ["x", "k"])]),
+    "padding beyond all limits": ((2, 5, 5), [node("Conv", ["x", "k"], pads=[0, 0, 9**9, 9**9])]),
+    "a matrix beyond all limits": ((2, 400, 400), [node("Conv", ["x", "k"])]),
+    "a vector beyond all limits": ((10**6,), [node("Relu", ["x"])]),
     "an unknown size": ((0,), [node("Relu", ["x"])]),
 }
 

@@ -194,7 +194,7 @@ def other_shape(arrays, rng):
 
 
 def other_format(arrays, rng):
-    return {**arrays, "heading": np.array(["deel_lip_tf proof 2", *arrays["heading"][1:]])}
+    return {**arrays, "heading": np.array(["deel_lip_tf proof 0", *arrays["heading"][1:]])}
 
 
 def other_hash(arrays, rng):
@@ -375,16 +375,17 @@ def code_lines(source, tree):
 
 
 def test_the_checker_is_small_and_stands_alone():
-    """Less than 300 lines of code, which share nothing with what they check."""
-    count, modules = 0, set()
+    """Less than 300 lines, and 160 of its readers, which share nothing with what they check."""
+    count, modules = {}, set()
     for path in sorted(Path(proof.__file__).parent.glob("*.py")):
         source = path.read_text(encoding="utf-8")
-        count += code_lines(source, ast.parse(source))
+        count[path.stem] = code_lines(source, ast.parse(source))
         modules |= imported(ast.parse(source))
     own = {name for name in modules if name.startswith("deel_lip_tf.checking.")}
     others = {name.split(".")[0] for name in modules - own} - sys.stdlib_module_names
     assert others == {"numpy", "onnx", "google"}
-    assert count < 300
+    assert count.pop("network") + count.pop("property") < 160
+    assert sum(count.values()) < 300
 
 
 # --- instances of the competition ---------------------------------------------------------------

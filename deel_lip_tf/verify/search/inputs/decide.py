@@ -90,7 +90,7 @@ def _searched(work: Work) -> str:
     for number, claims in enumerate(groups.values()):
         end = time.monotonic() + work.left() / (len(groups) - number)
         is_of_many = has_many_free(claims[0])
-        if is_of_many and work.record is None:  # signs of neurons are not recorded
+        if is_of_many:
             search = signs_of(work, claims, end)
             status = search.run()
             work.bounded += search.bounded
@@ -117,4 +117,9 @@ def signs_of(work: Work, claims: Sequence[Conjunction], end: float) -> Signs:
     free = np.flatnonzero(lower < upper)
     chain = Chain(Boxes(lower[None, free], upper[None, free]), work.program.roundoff)
     network = Network(work.program, lower, upper, end, chain)
-    return Signs(network, chain, claims, end, work.descend)
+    steps = None
+    if work.record is not None:
+        from deel_lip_tf.verify.search.signs.steps import steps_of  # which needs the package `onnx`
+
+        steps = steps_of(work.record, network, claims)
+    return Signs(network, chain, claims, end, work.descend, steps)

@@ -24,7 +24,7 @@ from deel_lip_tf.verify.search.inputs.bounds import Boxes, Layer, Relaxation
 from deel_lip_tf.verify.search.signs.chain import Chain
 from deel_lip_tf.verify.search.signs.tightening import tightened
 
-__all__ = ["Network", "Undecided", "is_searchable"]
+__all__ = ["Network", "Note", "Undecided", "is_searchable"]
 
 _ENTRIES = 2**25  # of the largest array that is made
 _CHAIN = 2**24  # of all matrices of neurons whose signs are split
@@ -34,6 +34,20 @@ _INPUTS = -1  # the free inputs as a source
 
 class Undecided(Exception):
     """There is no answer, and there will be none in the time."""
+
+
+class Note(NamedTuple):
+    """How entries of a node were bounded, from below and then from above.
+
+    Attributes:
+        index: of the node in the program.
+        entries: (n,) which of it.
+        alphas: (2n, neurons) slopes below all neurons of the chain until then.
+    """
+
+    index: int
+    entries: np.ndarray
+    alphas: np.ndarray
 
 
 class _Columns(NamedTuple):
@@ -76,6 +90,7 @@ class Network:
         free: positions of the inputs that are not fixed.
         layers: of neurons, in the order of computation.
         places: of each layer, the node and the entries of it that are neurons.
+        notes: how entries were bounded by slopes that were optimized for them.
         roundoff: relative error of any sum of products.
 
     Raises:
@@ -94,6 +109,7 @@ class Network:
         self.free = np.flatnonzero(lower < upper)
         self.layers: list[Layer] = []
         self.places: list[tuple[int, np.ndarray]] = []
+        self.notes: list[Note] = []
         self._end, self._chain = end, chain
         whole = Boxes(lower[None, self.free], upper[None, self.free])
         relaxation = Relaxation(whole, self.roundoff)
@@ -105,7 +121,7 @@ class Network:
                 nodes[index] = self._affine(node, parents)
             else:
                 count = len(self.layers)
-                nodes[index], neurons = self._activation(node, parents[0], relaxation)
+                nodes[index], neurons = self._activation(index, node, parents[0], relaxation)
                 self.places += [(index, neurons)] * (len(self.layers) - count)
             for parent in {p for p in node.parents if last[p] == index and p != program.output}:
                 del nodes[parent]
@@ -187,7 +203,7 @@ class Network:
         return tuple(source for source, _ in kept), np.concatenate([terms[:1], *parts])
 
     def _activation(
-        self, node: Node, parent: _Columns, relaxation: Relaxation
+        self, index: int, node: Node, parent: _Columns, relaxation: Relaxation
     ) -> tuple[_Columns, np.ndarray]:
         """Entries of one sign stay functions of what they read; the others are new neurons."""
         slopes = np.broadcast_to(left_slope(node), (1, *node.shape)).ravel().astype(np.float64)
@@ -196,7 +212,9 @@ class Network:
         read = relaxation.read(layer)
         low, high = read.low[0], read.high[0]
         if self._chain is not None:
-            low, high = tightened(self._chain, self._chain.rows(layer), low, high, self._end)
+            rows, notes = self._chain.rows(layer), []
+            low, high = tightened(self._chain, rows, low, high, self._end, notes)
+            self.notes += [Note(index, *note) for note in notes]
         neurons = np.flatnonzero((low < 0) & (high > 0) & (slopes != 1.0))
         linear = np.where(low >= 0, 1.0, slopes)
         linear[neurons] = 0.0

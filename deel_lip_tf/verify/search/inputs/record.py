@@ -3,17 +3,21 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from deel_lip_tf._files.writing import whole_file
+from deel_lip_tf.checking.bounds import Bounds, Certificates
 from deel_lip_tf.checking.network import Layer
-from deel_lip_tf.checking.proof import LEAF, heading, lowest_sums
+from deel_lip_tf.checking.proof import LEAF, heading
+from deel_lip_tf.semantics.ir.evaluation import evaluated
 from deel_lip_tf.semantics.ir.program import Elementwise, Program
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
 __all__ = ["Record"]
+
+_BATCH = 32  # leaves that are bounded together
 
 Slopes = Iterable[tuple[int, np.ndarray, np.ndarray]]
 
@@ -28,23 +32,40 @@ class Record:
     """
 
     def __init__(self, program: Program, property: Property, layers: list[Layer]):
-        self._layers, self._theorems = layers, _theorems(property)
-        self._count = self._neurons = 0
+        self.layers, self._theorems = layers, _theorems(property)
+        self._count = 0
         self._number = {id(claim): i for i, claim in enumerate(property.conjunctions)}
-        self._roots = np.full(len(self._number), -1)
-        self._first: dict[int, int] = {}  # of the neurons of each node, among those of the network
-        for index, node in enumerate(program.nodes):
-            if isinstance(node, Elementwise):
-                # The entries of an image may stand in another order than in the file.
-                self._first |= {index: self._neurons} if len(node.shape) == 1 else {}
-                self._neurons += math.prod(node.shape)
+        self._roots, self._kept = np.full(len(self._number), -1), np.zeros(len(self._number), bool)
+        self._order = _order(program, layers)
+        self.neurons = sum(len(layer.bias) for layer in layers if layer.is_relu)
         self._splits: list[tuple[np.ndarray, ...]] = []
-        self._leaves: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.entries = 0  # of slopes, so far
+        self._leaves: list[_Shown] = []
+        self._lemmas: list[_Shown] = []
 
-    def start(self, claims: Sequence[Conjunction]) -> np.ndarray:
-        """Numbers of the roots of conjunctions."""
-        roots = self._numbered(len(claims))
-        self._roots[[self._number[id(claim)] for claim in claims]] = roots
+    @property
+    def claims(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the theorems, (theorems, rows, outputs) and (theorems, rows)."""
+        return self._theorems["weights"], self._theorems["offsets"]
+
+    def theorems(self, claims: Sequence[Conjunction]) -> np.ndarray:
+        """Numbers of the theorems of conjunctions."""
+        return np.array([self._number[id(claim)] for claim in claims], np.intp)
+
+    def neurons_of(self, index: int, entries: np.ndarray) -> np.ndarray | None:
+        """Which neurons of the file entries of a node of the program are; None where unknown."""
+        return self._order[index][entries] if index in self._order else None
+
+    def start(self, claims: Sequence[Conjunction], is_kept: bool = False) -> np.ndarray:
+        """Numbers of the roots of conjunctions.
+
+        Args:
+            claims: the conjunctions.
+            is_kept: whether leaves keep what is known of neurons in their roots, and by lemmas;
+                else the checker bounds each leaf anew.
+        """
+        roots, theorems = self._numbered(len(claims)), self.theorems(claims)
+        self._roots[theorems], self._kept[theorems] = roots, is_kept
         return roots
 
     def split(self, nodes: np.ndarray, axis: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -82,18 +103,38 @@ class Record:
         Returns:
             (n,) whether they are refuted.
         """
-        below = np.full((len(nodes), self._neurons), np.nan, np.float16)
+        below = np.full((len(nodes), self.neurons), np.nan, np.float16)
         for index, entries, own in slopes:
-            if index in self._first:
-                below[:, self._first[index] + entries] = own
-        theorem = [self._number[id(claim)] for claim in claims]
-        weights, offsets = (self._theorems[name][theorem] for name in ("weights", "offsets"))
-        shares = np.pad(shares, ((0, 0), (0, offsets.shape[1] - shares.shape[1])))
-        signs, betas = np.zeros(below.shape, np.int8), np.zeros(below.shape)
-        given = *boxes, signs, weights, offsets, shares, below, betas
-        is_closed = lowest_sums(self._layers, *given) > margin
-        self._leaves.append((nodes[is_closed], shares[is_closed], below[is_closed]))
+            if (neurons := self.neurons_of(index, entries)) is not None:
+                below[:, neurons] = own
+        rows = self.claims[1].shape[1]
+        shares = np.pad(shares, ((0, 0), (0, rows - shares.shape[1])))
+        part, betas = np.arange(len(nodes)), np.zeros_like(below)
+        given = Certificates(part, self.theorems(claims), 0 * part, shares, below, betas)
+        is_closed = np.zeros(len(nodes), bool)
+        for i in range(0, len(nodes), _BATCH):
+            own = slice(i, i + _BATCH)
+            is_closed[own] = self._lowest(*(end[own] for end in boxes), given.of(own)) > margin
+        self.add_leaves(nodes[is_closed], np.arange(self.neurons), given.of(is_closed))
         return is_closed
+
+    def _lowest(self, lower: np.ndarray, upper: np.ndarray, given: Certificates) -> np.ndarray:
+        """(n,) what the checker finds on boxes, without signs of neurons."""
+        part = np.arange(len(lower))
+        low = np.full((len(lower), self.neurons), -np.inf)
+        high, columns = -low, np.arange(self.neurons)
+        bounds = Bounds(self.layers, lower, upper, low, high, given.slopes, columns, self.claims)
+        return bounds.shown(low, high, part, given._replace(part=part))
+
+    def add_leaves(self, nodes: np.ndarray, columns: np.ndarray, given: Certificates) -> None:
+        """Nodes (n,) that certificates refute, whose slopes are of some neurons."""
+        self.entries += given.slopes.size
+        self._leaves.append(_Shown(nodes, columns, given))
+
+    def add_lemmas(self, places: np.ndarray, columns: np.ndarray, given: Certificates) -> None:
+        """Certificates of neurons' bounds, on nodes (n,) or, from -1 on down, boxes of theorems."""
+        self.entries += given.slopes.size
+        self._lemmas.append(_Shown(places, columns, given))
 
     def _numbered(self, count: int) -> np.ndarray:
         self._count += count
@@ -102,7 +143,7 @@ class Record:
     @property
     def is_proof(self) -> bool:
         """Whether all conjunctions have a root, and all nodes are split or refuted."""
-        done = sum(len(one[0]) for one in (*self._splits, *self._leaves))
+        done = sum(len(one[0]) for one in [*self._splits, *self._leaves])
         return done == self._count and bool((self._roots >= 0).all())
 
     def write(self, path: str | Path, network: str | Path, property: str | Path) -> None:
@@ -123,19 +164,82 @@ class Record:
         order = np.concatenate(levels)
         arrays: dict[str, Any] = {"heading": np.array(heading(network, property))}
         arrays |= {"axis": axis[order], "at": at[order], **self._theorems}
-        arrays |= self._certificates(order[axis[order] == LEAF])
+        arrays |= self._certificates(order, axis[order] == LEAF)
         with whole_file(path) as file:
             np.savez_compressed(file, **arrays)
 
-    def _certificates(self, leaves: np.ndarray) -> dict[str, np.ndarray]:
-        """What refutes some leaves, in their order."""
-        place = np.zeros(self._count, np.int64)
-        place[leaves] = np.arange(len(leaves))
-        multipliers = np.zeros((len(leaves), self._theorems["offsets"].shape[1]))
-        slopes = np.zeros((len(leaves), self._neurons), np.float16)
-        for nodes, shares, below in self._leaves:
-            multipliers[place[nodes]], slopes[place[nodes]] = shares, below
-        return {"multipliers": multipliers, "slopes": slopes, "betas": np.zeros_like(slopes)}
+    def _certificates(self, order: np.ndarray, is_leaf: np.ndarray) -> dict[str, np.ndarray]:
+        """What refutes the leaves, in the order of the file, and then what bounds neurons."""
+        number = np.empty(self._count, np.int64)
+        number[order] = np.arange(self._count)
+        shown = [*self._leaves, *self._lemmas]
+        columns = np.unique(np.concatenate([np.zeros(0, int), *(one.columns for one in shown)]))
+        nodes = np.concatenate([np.zeros(0, int), *(one.nodes for one in shown)])
+        leaves = np.flatnonzero(is_leaf)
+        rank = np.argsort(number[nodes[: len(leaves)]])
+        rank = np.concatenate([rank, np.arange(len(leaves), len(nodes))])
+        parts = [self._packed(one, columns) for one in shown]
+        arrays = {
+            name: np.concatenate([none, *(part[k] for part in parts)])[rank]
+            for k, (name, none) in enumerate(self._nothing(len(columns)).items())
+        }
+        if not self._kept.any():
+            return arrays
+        at, targets = nodes[len(leaves) :], [one.given.target for one in self._lemmas]
+        arrays |= {"kept": self._kept, "columns": columns}
+        arrays["places"] = np.where(at < 0, at, number[at])
+        return arrays | {"targets": np.concatenate([np.zeros(0, int), *targets])}
+
+    def _nothing(self, columns: int) -> dict[str, np.ndarray]:
+        """The arrays of no certificates."""
+        rows = self.claims[1].shape[1]
+        none = {"multipliers": np.zeros((0, rows)), "slopes": np.zeros((0, columns), np.float16)}
+        return none | {"betas": np.zeros((0, columns), np.float16)}
+
+    def _packed(self, shown: "_Shown", columns: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Multipliers, slopes and betas, with those of all columns."""
+        place, (nodes, _, given) = np.searchsorted(columns, shown.columns), shown
+        slopes = np.full((len(nodes), len(columns)), np.nan, given.slopes.dtype)
+        betas = np.zeros(slopes.shape, given.betas.dtype)
+        slopes[:, place], betas[:, place] = given.slopes, given.betas
+        return given.multipliers, slopes, betas
+
+
+class _Shown(NamedTuple):
+    """Certificates about nodes (n,), with slopes and betas of some neurons."""
+
+    nodes: np.ndarray
+    columns: np.ndarray
+    given: Certificates
+
+
+def _order(program: Program, layers: list[Layer]) -> dict[int, np.ndarray]:
+    """Which neurons of the file the entries of each ReLU of a program are.
+
+    Programs have the channels of an image last, and files have them first. Where values at a
+    point tell neither, a node is left out.
+    """
+    nodes = [i for i, node in enumerate(program.nodes) if isinstance(node, Elementwise)]
+    x = np.linspace(-1.0, 1.0, math.prod(program.input_shape)).reshape(1, *program.input_shape)
+    values, known, begin, found = evaluated(program, x), x.ravel(), 0, {}
+    for layer in layers:
+        known = layer.weight @ known + layer.bias
+        if not (layer.is_relu and nodes):
+            continue
+        known, index = np.maximum(known, 0.0), nodes.pop(0)
+        shape, own = program.nodes[index].shape, values[index].ravel()
+        for order in (np.arange(own.size), _channels_first(shape)):
+            if len(known) == own.size and np.allclose(known[order], own, rtol=1e-6, atol=1e-6):
+                found[index] = begin + order
+                break
+        begin += len(known)
+    return found
+
+
+def _channels_first(shape: tuple[int, ...]) -> np.ndarray:
+    """Where the entries of an array with its last axis moved to the front stand in it."""
+    first = np.arange(math.prod(shape)).reshape(shape[-1], *shape[:-1])
+    return np.moveaxis(first, 0, -1).ravel()
 
 
 def _theorems(property: Property) -> dict[str, np.ndarray]:

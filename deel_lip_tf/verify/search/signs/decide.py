@@ -9,7 +9,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from deel_lip_tf.verify.search.signs.branching import branching_neurons, costs_o
 from deel_lip_tf.verify.search.signs.chain import Chain, Known, lines_of
 from deel_lip_tf.verify.search.signs.tightening import Sharpening, first_alphas
 from deel_lip_tf.verify.specification.property import Conjunction
+
+if TYPE_CHECKING:
+    from deel_lip_tf.verify.search.signs.steps import Steps  # which needs the package `onnx`
 
 __all__ = ["Signs"]
 
@@ -41,6 +44,7 @@ class _Part(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     splits: np.ndarray
+    node: int  # number in the proof, if one is written
 
 
 class Signs:
@@ -52,6 +56,8 @@ class Signs:
         claims: the conjunctions.
         end: of the time, of the monotonic clock.
         is_witness: whether one of points (n, inputs), of a conjunction, satisfies it.
+        steps: of a proof, to be filled. It may take more parts: what is refuted, and what is known
+            of neurons, is what the checker confirms.
 
     Attributes:
         bounded: how many parts were bounded.
@@ -64,9 +70,10 @@ class Signs:
         claims: Sequence[Conjunction],
         end: float,
         is_witness: Callable[[Conjunction, np.ndarray], bool],
+        steps: "Steps | None" = None,
     ):
         self._network, self._chain, self._claims = network, chain, claims
-        self._end, self._is_witness = end, is_witness
+        self._end, self._is_witness, self._steps = end, is_witness, steps
         weights = np.concatenate([claim.weights for claim in claims])
         offsets = np.concatenate([claim.offsets for claim in claims])
         self._rows = self._chain.rows(network.rows(weights, offsets))
@@ -101,12 +108,13 @@ class Signs:
         """The box, for each conjunction."""
         low, high = self._chain.low, self._chain.high
         alphas, splits = first_alphas(low, high), np.zeros(len(low), np.int8)
-        parts = []
-        for number in range(len(self._claims)):
+        parts, count = [], len(self._claims)
+        nodes = np.zeros(count, int) if self._steps is None else self._steps.start()
+        for number, node in enumerate(nodes.tolist()):
             shares = (self._owner == number).astype(np.float32)
             shares /= max(shares.sum(), 1.0)
             numbers = alphas, np.zeros_like(alphas), shares
-            parts.append(_Part(-np.inf, number, *numbers, low, high, splits))
+            parts.append(_Part(-np.inf, number, *numbers, low, high, splits, node))
         return parts
 
     def _branch(self, batch: int) -> bool:
@@ -119,10 +127,11 @@ class Signs:
             if neuron < 0:
                 last.append(part)
                 continue
-            for side in (1, -1):
+            nodes = (0, 0) if self._steps is None else self._steps.split(part.node, int(neuron))
+            for side, node in zip((1, -1), nodes[::-1], strict=True):
                 splits = part.splits.copy()
                 splits[neuron] = side
-                halves.append(part._replace(splits=splits))
+                halves.append(part._replace(splits=splits, node=node))
         if last:
             self._is_left |= bool(self._bounded(last, _LAST_STEPS)[0])
         return self._round(halves, _STEPS)
@@ -149,7 +158,11 @@ class Signs:
         lines = lines_of(known, numbers.alphas, numbers.betas, np.float64)
         bounds, places = self._chain.proven(self._rows, numbers.shares, lines)
         is_strict = np.array([self._is_strict[part.claim] for part in parts])
-        left = np.flatnonzero(~((bounds > 0) | (is_strict & (bounds >= 0))))
+        is_refuted = (bounds > 0) | (is_strict & (bounds >= 0))
+        if self._steps is not None and is_refuted.any():
+            own = np.flatnonzero(is_refuted)
+            is_refuted[own] = self._steps.close(*_named([parts[i] for i in own]), numbers.of(own))
+        left = np.flatnonzero(~is_refuted)
         kept = []
         for i, part in zip(left, (parts[i] for i in left), strict=True):
             alphas, betas, shares = (array[i].copy() for array in numbers.arrays)
@@ -163,9 +176,22 @@ class Signs:
             return []
         numbers, known = _stacked(parts)
         costs = costs_of(self._chain, self._rows, numbers, known)
-        known = self._sharpening.sharpened(known, costs, self._own(parts), self._end)
-        possible = np.flatnonzero((known.low <= known.high).all(axis=1))
-        return [parts[i]._replace(low=known.low[i], high=known.high[i]) for i in possible]
+        before, own, steps = known, self._own(parts), self._steps
+        nodes, claims = _named(parts)
+
+        def note(i: np.ndarray, layer: int, neurons: np.ndarray, given: Numbers) -> None:
+            if steps is not None:
+                steps.bound(nodes[i], claims[i], layer, neurons, given)
+
+        known = self._sharpening.sharpened(known, costs, own, self._end, note)
+        is_left = (known.low <= known.high).all(axis=1)
+        if steps is not None and not is_left.all():
+            gone = np.flatnonzero(~is_left)
+            is_left[gone] = ~steps.close(nodes[gone], claims[gone], numbers.of(gone))
+            # What crosses is no interval.
+            known.low[gone], known.high[gone] = before.low[gone], before.high[gone]
+        left = np.flatnonzero(is_left)
+        return [parts[i]._replace(low=known.low[i], high=known.high[i]) for i in left]
 
     def _own(self, parts: list[_Part]) -> np.ndarray:
         """(n, rows) which rows are of the conjunction of a part."""
@@ -179,6 +205,11 @@ class Signs:
         return any(
             self._is_witness(self._claims[claim], x[which == claim]) for claim in np.unique(which)
         )
+
+
+def _named(parts: list[_Part]) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers in the proof, and conjunctions."""
+    return np.array([part.node for part in parts]), np.array([part.claim for part in parts])
 
 
 def _stacked(parts: list[_Part]) -> tuple[Numbers, Known]:

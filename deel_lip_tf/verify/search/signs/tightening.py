@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from deel_lip_tf.verify.search.signs.ascent import Ascent, Numbers, ascended
 from deel_lip_tf.verify.search.signs.chain import Chain, Known, Rows, lines_of
 
 __all__ = ["Sharpening", "first_alphas", "tightened"]
+
+Note = Callable[[np.ndarray, int, np.ndarray, Numbers], None]
 
 _STEPS = 12, 6  # of climbs that begin anew, and of those that begin where others ended
 _SHARE, _NEURONS = 0.45, 128  # of neurons that are tightened on a part, and most of them
@@ -21,7 +24,12 @@ def first_alphas(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def tightened(
-    chain: Chain, rows: Rows, low: np.ndarray, high: np.ndarray, end: float = math.inf
+    chain: Chain,
+    rows: Rows,
+    low: np.ndarray,
+    high: np.ndarray,
+    end: float = math.inf,
+    notes: list[tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ends (rows,) of rows after all neurons of a chain, tighter where the sign is open.
 
@@ -31,6 +39,7 @@ def tightened(
         low: (rows,) what they do not fall below.
         high: (rows,) what they do not exceed.
         end: of the time, of the monotonic clock.
+        notes: to which rows are added, and the slopes of both of their ends.
     """
     low, high = low.copy(), high.copy()
     if not chain.neurons:
@@ -45,7 +54,10 @@ def tightened(
         both = _twice(known.of(np.zeros(len(chosen), np.intp)))
         alphas = first_alphas(both.low, both.high)
         numbers = Numbers(alphas, np.zeros_like(alphas), np.concatenate([shares, -shares]))
-        below, above = _proven(ascent, ascended(ascent, numbers, both), both)
+        numbers = ascended(ascent, numbers, both)
+        if notes is not None:
+            notes.append((chosen, numbers.alphas))
+        below, above = _proven(ascent, numbers, both)
         below, above = np.maximum(low[chosen], below), np.minimum(high[chosen], above)
         # Both are sound, and miss each other by rounding alone.
         low[chosen], high[chosen] = np.minimum(below, above), np.maximum(below, above)
@@ -75,7 +87,14 @@ class Sharpening:
         shapes = (ends, chain.neurons), (ends, chain.neurons), (ends, rows)
         self._numbers = Numbers(*(np.zeros(shape, np.float32) for shape in shapes))
 
-    def sharpened(self, known: Known, costs: np.ndarray, own: np.ndarray, end: float) -> Known:
+    def sharpened(
+        self,
+        known: Known,
+        costs: np.ndarray,
+        own: np.ndarray,
+        end: float,
+        note: Note | None = None,
+    ) -> Known:
         """What is known of n parts then.
 
         Where the ends of an interval cross, the conjunction holds nowhere on the part.
@@ -85,6 +104,7 @@ class Sharpening:
             costs: (n, neurons) those that cost most are tightened; negative ones are not.
             own: (n, rows) which are of the conjunction of a part.
             end: of the time, of the monotonic clock.
+            note: called with parts, a layer, a neuron of each part, and what shows both ends.
         """
         known = Known(known.low.copy(), known.high.copy(), known.splits)
         if self._chain.layers < 2:
@@ -99,16 +119,18 @@ class Sharpening:
                 if time.monotonic() > end:
                     return known
                 i, j = (index[first : first + _TOGETHER] for index in (parts, neurons))
-                below, above = self._climbed(layer, j, known.of(i), own[i], end)
+                numbers, below, above = self._climbed(layer, j, known.of(i), own[i], end)
                 at = i, j + place.start
+                if note is not None:
+                    note(i, layer, at[1], numbers)
                 known.low[at] = np.maximum(known.low[at], below)
                 known.high[at] = np.minimum(known.high[at], above)
         return known
 
     def _climbed(
         self, layer: int, neurons: np.ndarray, known: Known, own: np.ndarray, end: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) proven ends of neurons of a layer, each on a part."""
+    ) -> tuple[Numbers, np.ndarray, np.ndarray]:
+        """(n,) proven ends of neurons of a layer, each on a part, and what shows both of them."""
         chosen, position = np.unique(neurons, return_inverse=True)
         pairs = zip(self._chain.reads(layer, chosen), self._claims, strict=True)
         rows = Rows(*(np.concatenate(pair) for pair in pairs))
@@ -126,9 +148,10 @@ class Sharpening:
         found = ascended(ascent, Numbers(alphas, before.betas, shares), known)
         self._is_begun[ends] = True
         alphas = np.where(known.signs == 0, found.alphas, alphas)
-        shares = np.where(own, found.shares[:, len(chosen) :], before.shares)
+        of_claims = found.shares[:, len(chosen) :]
+        shares = np.where(own, of_claims, before.shares)
         self._numbers.put(ends, Numbers(alphas, found.betas, shares))
-        return _proven(ascent, found, known)
+        return found._replace(shares=of_claims), *_proven(ascent, found, known)
 
 
 def _largest(costs: np.ndarray, count: int) -> np.ndarray:
