@@ -1,1 +1,1 @@
-"""Residual layers: their identity is counted once, with the kernel or by a proof of the whole."""
+"""Blocks of several steps that are bounded, and where they can be computed, as one."""
