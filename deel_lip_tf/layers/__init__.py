@@ -15,6 +15,7 @@ from deel_lip_tf.layers.activations import (
 )
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.blocks.linear import LiResConv2D, LiResDense
+from deel_lip_tf.layers.blocks.lipnext import LipNeXtBlock
 from deel_lip_tf.layers.blocks.potential import CPLConv2D, CPLDense, SLLConv2D, SLLDense
 from deel_lip_tf.layers.blocks.recurrent import SpectralSimpleRNN
 from deel_lip_tf.layers.centering import LayerCentering, ScaleBias
@@ -82,6 +83,7 @@ __all__ = [
     "LayerCentering",
     "LiResConv2D",
     "LiResDense",
+    "LipNeXtBlock",
     "LipResidual",
     "LipschitzLayer",
     "LipschitzSpline",

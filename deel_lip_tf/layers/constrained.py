@@ -135,12 +135,12 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         shapes = self.parametrization.weights_for(self.operation, tuple(kwargs["shape"]))
         if shapes == {"kernel": tuple(kwargs["shape"])}:
             return self._add_raw_weight(**kwargs)
-        own = self.parametrization.initializers
+        own, options = self.parametrization.initializers, self.parametrization.options
         self._factors = {}
         for name, shape in shapes.items():
             drawn = own.get(name, kwargs.get("initializer"))
             arguments = {**kwargs, "name": name, "shape": shape, "initializer": drawn}
-            self._factors[name] = self._add_raw_weight(**arguments)
+            self._factors[name] = self._add_raw_weight(**{**arguments, **options.get(name, {})})
         return self._factors.get("kernel")
 
     def _add_raw_weight(self, **kwargs):
@@ -164,10 +164,10 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
 
     def lipschitz_constant(self) -> float | None:
         """A bound of the constant with the weights as they are; `None` before there are any."""
-        if self.is_guaranteed:
-            return self.k_coef_lip
         if not self.built:
-            return None
+            return self.k_coef_lip if self.is_guaranteed else None
+        if self.is_guaranteed:
+            return self.k_coef_lip * float(self.parametrization.ceiling(self.raw_weights))
         return float(self.operation.norm_bound(self.effective_kernel()))
 
     @property

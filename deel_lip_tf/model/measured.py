@@ -122,7 +122,7 @@ def _constant(call: Call) -> Tensor:
     if isinstance(layer, SpectralSimpleRNN) and _slope(layer) > 1.0:
         raise _unknown(layer)  # what its activation adds grows from step to step
     if _is_kept(layer):
-        return layer.k_coef_lip * _slope(layer)
+        return layer.k_coef_lip * _ceiling(layer) * _slope(layer)
     if isinstance(layer, layers.Dense) and (type(layer) is layers.Dense or is_constrained(layer)):
         return _norm(_kernel(layer)) * _slope(layer)
     if isinstance(layer, LiResConv2D):
@@ -130,6 +130,12 @@ def _constant(call: Call) -> Tensor:
     if type(layer) in CONVOLUTIONS:
         return _norm(_kernel(layer)) * math.sqrt(_copies(layer, shape)) * _slope(layer)
     return _without_weights(layer, shape)
+
+
+def _ceiling(layer: keras.layers.Layer) -> Tensor:
+    """The share of its constant that a layer makes use of, where it has learned it."""
+    own = getattr(layer, "parametrization", None)
+    return 1.0 if own is None else own.ceiling(layer.raw_weights)
 
 
 def _slope(layer: keras.layers.Layer) -> float:

@@ -7,7 +7,6 @@ kernel of raw weights and bounds the norm of the operation with it; the *effecti
 """
 
 from deel_lip_tf._lazy import public_names
-from deel_lip_tf.normalizers.aoc import AOC, BCOP
 from deel_lip_tf.normalizers.aol import AOL, SLL
 from deel_lip_tf.normalizers.bro import BRO
 from deel_lip_tf.normalizers.cayley import Cayley
@@ -34,6 +33,8 @@ from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_div
 from deel_lip_tf.normalizers.numerics.norm_bounds import power_iteration, spectral_norm_bound
 from deel_lip_tf.normalizers.operation import Operation, flatten_kernel
 from deel_lip_tf.normalizers.operator_norm import OperatorNorm
+from deel_lip_tf.normalizers.orthogonal.aoc import AOC, BCOP
+from deel_lip_tf.normalizers.orthogonal.lipnext import LipNeXt
 from deel_lip_tf.normalizers.parametrization import (
     MatrixParametrization,
     Parametrization,
@@ -66,6 +67,7 @@ __all__ = [
     "Cayley",
     "Frobenius",
     "LiRes",
+    "LipNeXt",
     "MatrixParametrization",
     "Operation",
     "OperatorNorm",

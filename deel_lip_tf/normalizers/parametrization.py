@@ -103,6 +103,22 @@ class Parametrization(ABC):
         return {}
 
     @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """By the name of a raw weight, arguments of `add_weight` in place of the kernel's."""
+        return {}
+
+    def ceiling(self, weights: dict[str, Any]) -> Any:
+        """What the norm is at most with these weights, as a share of the constant of the layer.
+
+        Args:
+            weights: as for `projected`.
+
+        Returns:
+            A number, or a scalar tensor that is differentiable in the weights, at most 1.
+        """
+        return 1.0
+
+    @property
     def is_guaranteed(self) -> bool:
         """Whether `bound` is one: else the constant of the layer is that of its weights."""
         return True

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import keras
 
 from deel_lip_tf import layers
-from deel_lip_tf.normalizers import AOC, AOL, BRO, Cayley, OperatorNorm
+from deel_lip_tf.normalizers import AOC, AOL, BRO, Cayley, LipNeXt, OperatorNorm
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ DENSE = [
     ],
     Case(layers.LiResDense, dict(units=8, depth=4)),
     Case(layers.SpectralDense, dict(units=4, parametrization=OperatorNorm())),
+    Case(layers.SpectralDense, dict(units=4, parametrization=OperatorNorm(True, True, 0.4))),
 ]
 CONVOLUTIONS = [
     *[Case(layers.AOLConv2D, dict(filters=4, kernel_size=3, padding=p), IMAGE) for p in PADDINGS],
@@ -195,6 +196,17 @@ FACTORED = [
         layers.SpectralConv2D,
         dict(filters=4, kernel_size=3, parametrization=AOC(), dilation_rate=2, padding="reflect"),
         IMAGE,
+    ),
+    Case(layers.LipNeXtBlock, dict(filters=8, activation=None), (3, 4, 8)),
+    Case(
+        layers.LipNeXtBlock,
+        dict(filters=3, kernel_size=(5, 1), share=0.25, padding="same", activation=None),
+        (6, 3, 4),
+    ),
+    Case(
+        layers.SpectralConv1D,
+        dict(filters=4, kernel_size=3, parametrization=LipNeXt(0.4), dilation_rate=2),
+        SEQUENCE,
     ),
 ]
 VOLUMES = [

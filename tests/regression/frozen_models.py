@@ -26,6 +26,7 @@ from deel_lip_tf.normalizers import (
     SLL,
     Cayley,
     Frobenius,
+    LipNeXt,
     LiRes,
     OperatorNorm,
     Spectral,
@@ -346,7 +347,7 @@ def objects() -> list:
         Frobenius(False),
         UnitFrobenius(),
     ]
-    made += [AOC(), BCOP(), BRO(), Cayley(), LiRes(depth=4), SLL()]
+    made += [AOC(), BCOP(), BRO(), Cayley(), LiRes(depth=4), LipNeXt(0.2), SLL()]
     return made + [
         constraints.AbsoluteSumConstraint(2.0),
         initializers.CenteredInitializer("identity"),

@@ -1,5 +1,4 @@
-"""Layers that are bounded as a whole.
+"""Layers of several steps that are bounded, and where they can be computed, as one.
 
-Residual ones, whose identity is counted once, with the kernel or by a proof of the whole, and
-recurrent ones, whose steps are.
+Residual ones, whose identity is counted once, rotations with shifts, and recurrent ones.
 """

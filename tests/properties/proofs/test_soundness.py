@@ -43,6 +43,7 @@ CONVOLUTION_ORACLES = {
     layers.AOCConv1D: oracles.convolution,
     layers.BCOPConv2D: oracles.convolution,
     layers.LiResConv2D: oracles.convolution,
+    layers.LipNeXtBlock: oracles.convolution,
     layers.SpectralDepthwiseConv2D: oracles.depthwise_conv2d,
 }
 
@@ -89,7 +90,8 @@ def test_norm_never_exceeds_the_constant(case, k, rng):
     layer = case.make(k_coef_lip=k)
     layer.build((None, *case.shape))
     raw = layer.raw_weights.values()
-    for drawn in zip(*(kernels(weight.shape, rng) for weight in raw), strict=True):
+    shapes = [tuple(weight.shape) or (1, 1) for weight in raw]  # a number, too, is drawn
+    for drawn in zip(*(kernels(shape, rng) for shape in shapes), strict=True):
         for weight, (_, matrix) in zip(raw, drawn, strict=True):
             weight.assign(matrix.reshape(weight.shape))
         assert norm_of(layer, case.linear_shape) <= k * SOUND, drawn[0][0]

@@ -1,4 +1,4 @@
-"""Orthogonal convolutions with an explicit kernel, made of factors that are orthogonal each."""
+"""AOC and BCOP: kernels of two taps, one after the other, and a matrix on patches."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class _OrthogonalConvolution(Parametrization):
+class OrthogonalConvolution(Parametrization):
     """What both methods share: the weights are the factors, and an update of each is retracted."""
 
     @property
@@ -81,7 +81,7 @@ class _OrthogonalConvolution(Parametrization):
 
 @register
 @dataclass(frozen=True)
-class AOC(_OrthogonalConvolution):
+class AOC(OrthogonalConvolution):
     """An orthogonal convolution of any size, stride, groups and dilation, with explicit kernel.
 
     The kernel is the product, as convolutions, of an orthogonal matrix on patches of the size of
@@ -132,7 +132,7 @@ class AOC(_OrthogonalConvolution):
 
 @register
 @dataclass(frozen=True)
-class BCOP(_OrthogonalConvolution):
+class BCOP(OrthogonalConvolution):
     """An orthogonal convolution of the phases of an image: without strides the same as `AOC`.
 
     With strides the pixels of each patch of the size of the stride are channels of one pixel, on
@@ -243,10 +243,10 @@ def _composed(weights: dict, lengths: list[int], groups: int):
     kernel = ops.swapaxes(kernel, 1, -1) if is_adjoint else kernel
     kernel = ops.moveaxis(kernel, (0, 1), (-2, -3))
     kernel = ops.reshape(kernel, (*kernel.shape[:-2], -1))
-    return kernel * (1 - _slack(width, sum(lengths)) * unit_roundoff(kernel))
+    return kernel * (1 - slack(width, sum(lengths)) * unit_roundoff(kernel))
 
 
-def _slack(width: int, factors: int) -> float:
+def slack(width: int, factors: int) -> float:
     """What the factors round, in units: half of it leaves the norm below 1."""
     return 8 + (1 + factors) * width**0.5 / 2
 
