@@ -151,7 +151,8 @@ class Sharpening:
         of_claims = found.shares[:, len(chosen) :]
         shares = np.where(own, of_claims, before.shares)
         self._numbers.put(ends, Numbers(alphas, found.betas, shares))
-        return found._replace(shares=of_claims), *_proven(ascent, found, known)
+        shown = Numbers(found.alphas, found.betas, of_claims)
+        return shown, *_proven(ascent, found, known)
 
 
 def _largest(costs: np.ndarray, count: int) -> np.ndarray:
