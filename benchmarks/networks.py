@@ -60,9 +60,13 @@ NETWORKS = {
 
 
 def compiled(network: tuple, learning_rate: float = 1e-3, **arguments) -> keras.Model:
-    """A network `(input shape, layers)` with tau-crossentropy and Adam."""
+    """A network `(input shape, layers)` with tau-crossentropy and Adam.
+
+    Of this library's class where a layer is: it traces a step once, where Keras's traces it twice.
+    """
     shape, stack = network
-    model = keras.Sequential([keras.Input(shape), *stack])
+    is_ours = any(isinstance(layer, layers.LipschitzLayer) for layer in stack)
+    model = (lip if is_ours else keras).Sequential([keras.Input(shape), *stack])
     loss = lip.losses.TauSparseCategoricalCrossentropy(tau=3.0)
     model.compile(keras.optimizers.Adam(learning_rate), loss, **arguments)
     return model

@@ -20,6 +20,7 @@ from keras.src.random import seed_generator
 
 __all__ = [
     "autocast_inside",
+    "build_metrics",
     "built_for_training",
     "cast",
     "computes_float64",
@@ -37,6 +38,7 @@ __all__ = [
     "is_stateful_operator",
     "note_trace",
     "operation_name",
+    "outside_of_graphs",
     "replaced_method",
     "rounding_as",
     "rounds_by_surroundings",
@@ -214,6 +216,21 @@ def built_for_training(model: keras.Model, batch: Any) -> None:
         model.optimizer.build(model.trainable_variables)
 
 
+def build_metrics(model: keras.Model, labels: Any, outputs: Any) -> None:
+    """Creates the metrics that a model was compiled with by name, unless they are there.
+
+    Args:
+        model: compiled.
+        labels: any structure of tensors, of which the shapes and types are looked at.
+        outputs: of the model, likewise.
+    """
+    metrics = model._compile_metrics
+    if metrics is not None and not metrics.built:
+        metrics.build(
+            *tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), (labels, outputs))
+        )
+
+
 # --- TensorFlow, which is imported where it is asked for ------------------------------------------
 
 
@@ -223,6 +240,20 @@ def is_inside_xla() -> bool:
     from tensorflow.python.ops import control_flow_util
 
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+@contextlib.contextmanager
+def outside_of_graphs() -> Iterator[None]:
+    """Where variables are made as outside of a function that is being traced.
+
+    TensorFlow traces a function again that has made variables, and notes those that are made in an
+    `init_scope`, too: the function's graph is the default one there.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    with tf.init_scope(), tf.Graph().as_default(), context.eager_mode():
+        yield
 
 
 def frozen(function: Any) -> Any:

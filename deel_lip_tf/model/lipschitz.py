@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from deel_lip_tf._keras import note_trace
+from deel_lip_tf._keras import build_metrics, note_trace, outside_of_graphs
 from deel_lip_tf._registration import register
 from deel_lip_tf.constraints import apply_constraints
 from deel_lip_tf.distribute import replicas
@@ -64,6 +64,10 @@ class _LipschitzModel(LossState, Condensable):
     def train_step(self, *args: Any) -> Any:
         """As in Keras; what is traced is forgotten with the model."""
         note_trace(self)
+        if _is_traced() and self.built and self.optimizer and not self.optimizer.built:
+            with outside_of_graphs():
+                self._build_losses(self.outputs)
+                self.optimizer.build(self.trainable_variables)
         return super().train_step(*args)
 
     def test_step(self, *args: Any) -> Any:
@@ -75,6 +79,13 @@ class _LipschitzModel(LossState, Condensable):
         """As `train_step`."""
         note_trace(self)
         return super().predict_step(*args)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """As in Keras."""
+        if _is_traced():
+            with outside_of_graphs():
+                build_metrics(self, y, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def make_train_function(self, force: bool = False) -> Any:
         """As in Keras, and again after a layer's constant has changed."""
@@ -97,6 +108,15 @@ class _LipschitzModel(LossState, Condensable):
         changed = traced.get(function) != constants
         self._traced_constants = {**traced, function: constants}
         return changed
+
+
+def _is_traced() -> bool:
+    """Whether TensorFlow traces what runs: JAX and torch make all variables before they do."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.inside_function()
 
 
 @register

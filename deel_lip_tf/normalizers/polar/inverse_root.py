@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from deel_lip_tf.normalizers.polar.products import shifted, symmetric_product
+from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch
 
 # With a polynomial `p` of degree 6, `(I + R) p(R)**2` is within 9e-5 of the identity up to here.
 LARGEST_RADIUS = 0.5
@@ -41,15 +42,21 @@ def inverse_root(error, square, radius, is_large: bool):
     radius = ops.maximum(radius, _SMALLEST_RADIUS)
     if not is_large:
         return _of_degree(6, error, square, radius, is_large)
-    largest = ops.max(radius)
+    return cond_with_rare_branch(
+        ops.max(radius) <= _LARGEST_RADII[2],
+        lambda *tensors: _of_degree(2, *tensors, is_large),
+        _of_higher_degree,
+        error,
+        square,
+        radius,
+    )
+
+
+def _of_higher_degree(error, square, radius):
     return ops.cond(
-        largest <= _LARGEST_RADII[2],
-        lambda: _of_degree(2, error, square, radius, is_large),
-        lambda: ops.cond(
-            largest <= _LARGEST_RADII[4],
-            lambda: _of_degree(4, error, square, radius, is_large),
-            lambda: _of_degree(6, error, square, radius, is_large),
-        ),
+        ops.max(radius) <= _LARGEST_RADII[4],
+        lambda: _of_degree(4, error, square, radius, is_large=True),
+        lambda: _of_degree(6, error, square, radius, is_large=True),
     )
 
 

@@ -1,6 +1,7 @@
 """Products of matrices that are known to be symmetric, for little more than half their price."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from deel_lip_tf.normalizers.polar.tf_graphs import noinline
@@ -66,21 +67,29 @@ def symmetric_product(left, right, is_large: bool):
 
 
 def _from_blocks(left, right):
-    columns = ops.shape(right)[-1]
-    starts = [columns * i // _BLOCKS for i in range(_BLOCKS + 1)]
+    starts = ops.shape(right)[-1] * np.arange(_BLOCKS + 1, dtype="int32") // _BLOCKS
+    sizes = starts[1:] - starts[:-1]
+    tails = _parts(right, sizes, axis=-1)
     # The strip of block row i, from the diagonal on to the right.
     strips = [
-        ops.matmul(left[..., start:stop, :], right[..., :, start:])
-        for start, stop in zip(starts, starts[1:], strict=False)
+        ops.matmul(block, ops.concatenate(tails[i:], axis=-1) if i else right)
+        for i, block in enumerate(_parts(left, sizes, axis=-2))
     ]
-    rows = []
-    for i, strip in enumerate(strips):
-        below = [
-            transposed(strips[j][..., :, starts[i] - starts[j] : starts[i + 1] - starts[j]])
-            for j in range(i)
-        ]
-        rows.append(ops.concatenate([*below, strip], axis=-1) if below else strip)
+    blocks = [_parts(strip, sizes[i:], axis=-1) for i, strip in enumerate(strips[:-1])]
+    rows = [
+        ops.concatenate([*(transposed(blocks[j][i - j]) for j in range(i)), strip], axis=-1)
+        for i, strip in enumerate(strips)
+    ]
     return ops.concatenate(rows, axis=-2)
+
+
+def _parts(tensor, sizes, axis: int) -> list:
+    """Parts of these sizes along an axis: one operation, where each slice would be ten."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.split(tensor, np.cumsum(sizes)[:-1].tolist(), axis)
+    import tensorflow as tf
+
+    return tf.split(tensor, sizes, axis)
 
 
 def symmetric_part(matrix):

@@ -460,3 +460,27 @@ def test_what_models_share_keeps_its_gradients_when_the_one_that_traced_it_goes(
     with tf.GradientTape() as tape:
         value = tf.reduce_sum(model(tf.constant(x)))
     assert tape.gradient(value, model.trainable_variables[0].value) is not None
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_step_is_traced_once(tf, jit_compile):
+    """TensorFlow traces a function twice that creates variables."""
+
+    class Noted(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            traced.append(training)
+            return inputs
+
+    traced = []
+    model = lip.Sequential([keras.Input((4,)), layers.SpectralDense(3)])
+    model.compile("adam", "mse", metrics=["mae"], jit_compile=jit_compile)
+    with pytest.warns(match="not a 1-Lipschitz layer"):
+        model.add(Noted())
+    traced.clear()
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    history = model.fit(x, x[:, :3], epochs=2, verbose=0, validation_data=(x, x[:, :3])).history
+    assert traced == [True, False]
+    assert set(history) == {"loss", "mae", "val_loss", "val_mae"}
+    # a learning rate, a count of steps, two moments of the kernel and of the bias
+    assert len(model.optimizer.variables) == 6 and model.optimizer.iterations == 2
+    assert model.train_on_batch(x, x[:, :3])[0] < history["loss"][0]
