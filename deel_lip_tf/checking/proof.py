@@ -32,8 +32,9 @@ MALFORMED = ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
 Nodes = list[np.ndarray]
 
 
-def content(path: str | Path, most: int = MOST_BYTES) -> bytes:
+def content(path: str | Path, most: int | None = None) -> bytes:
     """Of a file, which may be compressed; one that holds more is refused before it is unpacked."""
+    most = most or MOST_BYTES
     with open(path, "rb") as file:
         is_packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if is_packed else open(path, "rb") as file:
