@@ -89,18 +89,18 @@ class Bounds:
         form = self.middle, terms, np.full_like(self.half, TINY)
         for k, (layer, part) in enumerate(zip(layers, self.parts, strict=True)):
             self.base.append(self.reach[k] @ np.abs(layer.weight).T + np.abs(layer.bias) + TINY)
-            form, *around = self._affine(layer, *form)
+            form, below, above = self._affine(layer, *form)
             if layer.is_relu:
-                np.maximum(low[:, part], around[0], out=low[:, part])
-                np.minimum(high[:, part], around[1], out=high[:, part])
+                np.maximum(low[:, part], below, out=low[:, part])
+                np.minimum(high[:, part], above, out=high[:, part])
                 self._tighten(k, low, high, lines)
                 if lemmas is not None:
                     self.improve(k, low, high, np.arange(len(low)), lemmas)
-                around = [low[:, part], high[:, part]]
-                for line, found in zip(lines, _lines(*around, slopes[:, part]), strict=True):
+                below, above = low[:, part], high[:, part]
+                for line, found in zip(lines, _lines(below, above, slopes[:, part]), strict=True):
                     line[:, part] = found
                 form = self._bent(*form, *(line[:, part] for line in lines[1:]))
-            self.reach.append(np.maximum(*np.abs(around)))
+            self.reach.append(np.maximum(np.abs(below), np.abs(above)))
 
     def _affine(self, layer, center, terms, radius):
         """The form of what a layer computes, and its ends."""

@@ -32,8 +32,9 @@ MALFORMED = ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
 Nodes = list[np.ndarray]
 
 
-def content(path: str | Path, most: int = MOST_BYTES) -> bytes:
+def content(path: str | Path, most: int | None = None) -> bytes:
     """Of a file, which may be compressed; one that holds more is refused before it is unpacked."""
+    most = most or MOST_BYTES
     with open(path, "rb") as file:
         is_packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if is_packed else open(path, "rb") as file:
@@ -130,10 +131,10 @@ class _Proof:
         self.halves = self._tree(count)
         groups: dict[bytes, list[int]] = {}
         for theorem in range(count):
-            box = lower[theorem].tobytes() + upper[theorem].tobytes() if kept[theorem] else b""
-            groups.setdefault(box, []).append(theorem)
-        for box, theorems in groups.items():
-            self._confirm(np.array(theorems), bool(box))
+            key = lower[theorem].tobytes() + upper[theorem].tobytes() if kept[theorem] else b""
+            groups.setdefault(key, []).append(theorem)
+        for key, theorems in groups.items():
+            self._confirm(np.array(theorems), bool(key))
         return len(self.axis), int(np.count_nonzero(self.axis == LEAF))
 
     def _refutes(self, theorem: int, rows: list[Row], least: Terms, most: Terms) -> bool:
@@ -165,8 +166,8 @@ class _Proof:
             own = np.flatnonzero(np.isin(-1 - self.places, theorems))
             first = np.zeros(len(own), int)
             lemmas = self._certificates(own - len(self.places), first, first, self.targets[own])
-            ends = [end[:1] for end in (lower, upper, low, high)]
-            bounds = self._bounds(ends, np.full((1, len(self.columns)), np.nan), lemmas)
+            slopes = np.full((1, len(self.columns)), np.nan)
+            bounds = self._bounds(lower[:1], upper[:1], low[:1], high[:1], slopes, lemmas)
             low[:], high[:] = low[0], high[0]
         nodes = [theorems, theorems, lower, upper, low, high]
         while len(nodes[0]):
@@ -179,9 +180,9 @@ class _Proof:
             halves = self._halves([one[~is_leaf] for one in nodes])
             nodes = [np.concatenate(three) for three in zip(rest, *halves, strict=True)]
 
-    def _bounds(self, ends: list[np.ndarray], slopes: np.ndarray, lemmas=None) -> Bounds:
-        claims = self.array["weights"], self.array["offsets"]
-        return Bounds(self.layers, *ends, slopes, self.columns, claims, lemmas)
+    def _bounds(self, lower, upper, low, high, slopes, lemmas=None) -> Bounds:
+        shown = slopes, self.columns, (self.array["weights"], self.array["offsets"]), lemmas
+        return Bounds(self.layers, lower, upper, low, high, *shown)
 
     def _certificates(self, index: np.ndarray, *about: np.ndarray) -> Certificates:
         """Those of leaves come first in the file; `about` are the parts, theorems and targets."""
@@ -204,7 +205,7 @@ class _Proof:
         leaves = self._certificates(self.number_of[number], part, theorem, np.zeros_like(part))
         box = part if bounds is None else np.zeros_like(part)
         if bounds is None:
-            bounds = self._bounds([lower, upper, low, high], leaves.slopes)
+            bounds = self._bounds(lower, upper, low, high, leaves.slopes)
         is_shown = bounds.shown(low, high, box, leaves) > 0
         if not (is_shown | (low > high).any(axis=1)).all():
             raise Rejected("a leaf is not refuted")

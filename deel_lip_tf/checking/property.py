@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from deel_lip_tf.checking.network import Rejected
 
-MOST_ALTERNATIVES, MOST_ROWS = 2**16, 2**22  # rows of all alternatives together
+MOST_ALTERNATIVES, MOST_ROWS, MOST_DEPTH = 2**16, 2**22, 2**8  # rows of all alternatives
 
 Terms = dict[str, Fraction]  # coefficients by the name of a variable, and "" for the constant
 
@@ -26,6 +26,8 @@ def read_property(text: str) -> tuple[list[int], list[list[Row]]]:
     for token in re.findall(r"[()]|[^\s()]+", re.sub(r";.*", "", text)):
         if token == ")":
             token = stack.pop()
+        if len(stack) > MOST_DEPTH:
+            raise Rejected(f"the property has more than {MOST_DEPTH} brackets in each other")
         if token == "(":
             stack.append([])
         else:

@@ -4,6 +4,8 @@ import argparse
 
 from deel_lip_tf.cli.arguments import FAILURE, SUCCESS, BadInput
 
+_LONGEST = 1000  # characters of a reason, which may quote a file
+
 
 def add_parser(commands) -> None:
     """Adds the command to argparse's subparsers."""
@@ -34,7 +36,7 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise BadInput(str(error)) from error
     except Rejected as reason:
-        print(f"rejected: {reason}")
+        print("rejected:", " ".join(str(reason).split())[:_LONGEST])
         return FAILURE
     print(f"confirmed: no input satisfies the property ({nodes} nodes, {leaves} leaves)")
     return SUCCESS

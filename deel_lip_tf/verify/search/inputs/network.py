@@ -40,12 +40,12 @@ class Note(NamedTuple):
     """How entries of a node were bounded, from below and then from above.
 
     Attributes:
-        index: of the node in the program.
+        node: its number in the program.
         entries: (n,) which of it.
         alphas: (2n, neurons) slopes below all neurons of the chain until then.
     """
 
-    index: int
+    node: int
     entries: np.ndarray
     alphas: np.ndarray
 
@@ -212,7 +212,8 @@ class Network:
         read = relaxation.read(layer)
         low, high = read.low[0], read.high[0]
         if self._chain is not None:
-            rows, notes = self._chain.rows(layer), []
+            rows = self._chain.rows(layer)
+            notes: list[tuple[np.ndarray, np.ndarray]] = []
             low, high = tightened(self._chain, rows, low, high, self._end, notes)
             self.notes += [Note(index, *note) for note in notes]
         neurons = np.flatnonzero((low < 0) & (high > 0) & (slopes != 1.0))

@@ -113,8 +113,9 @@ class Record:
         given = Certificates(part, self.theorems(claims), 0 * part, shares, below, betas)
         is_closed = np.zeros(len(nodes), bool)
         for i in range(0, len(nodes), _BATCH):
-            own = slice(i, i + _BATCH)
-            is_closed[own] = self._lowest(*(end[own] for end in boxes), given.of(own)) > margin
+            few = slice(i, i + _BATCH)
+            lower, upper = (end[few] for end in boxes)
+            is_closed[few] = self._lowest(lower, upper, given.of(few)) > margin
         self.add_leaves(nodes[is_closed], np.arange(self.neurons), given.of(is_closed))
         return is_closed
 
@@ -179,22 +180,23 @@ class Record:
         rank = np.argsort(number[nodes[: len(leaves)]])
         rank = np.concatenate([rank, np.arange(len(leaves), len(nodes))])
         parts = [self._packed(one, columns) for one in shown]
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             name: np.concatenate([none, *(part[k] for part in parts)])[rank]
             for k, (name, none) in enumerate(self._nothing(len(columns)).items())
         }
         if not self._kept.any():
             return arrays
         at, targets = nodes[len(leaves) :], [one.given.target for one in self._lemmas]
-        arrays |= {"kept": self._kept, "columns": columns}
+        arrays["kept"], arrays["columns"] = self._kept, columns
         arrays["places"] = np.where(at < 0, at, number[at])
-        return arrays | {"targets": np.concatenate([np.zeros(0, int), *targets])}
+        arrays["targets"] = np.concatenate([np.zeros(0, int), *targets])
+        return arrays
 
     def _nothing(self, columns: int) -> dict[str, np.ndarray]:
         """The arrays of no certificates."""
         rows = self.claims[1].shape[1]
-        none = {"multipliers": np.zeros((0, rows)), "slopes": np.zeros((0, columns), np.float16)}
-        return none | {"betas": np.zeros((0, columns), np.float16)}
+        slopes = np.zeros((0, columns), np.float16)
+        return {"multipliers": np.zeros((0, rows)), "slopes": slopes, "betas": slopes}
 
     def _packed(self, shown: "_Shown", columns: np.ndarray) -> tuple[np.ndarray, ...]:
         """Multipliers, slopes and betas, with those of all columns."""

@@ -184,7 +184,7 @@ class Signs:
                 steps.bound(nodes[i], claims[i], layer, neurons, given)
 
         known = self._sharpening.sharpened(known, costs, own, self._end, note)
-        is_left = (known.low <= known.high).all(axis=1)
+        is_left = np.asarray((known.low <= known.high).all(axis=1))
         if steps is not None and not is_left.all():
             gone = np.flatnonzero(~is_left)
             is_left[gone] = ~steps.close(nodes[gone], claims[gone], numbers.of(gone))
