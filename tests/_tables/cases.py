@@ -315,7 +315,7 @@ RECURRENT = [
     Case(layers.SpectralSimpleRNN, dict(units=4), SEQUENCE),
     Case(
         layers.SpectralSimpleRNN,
-        dict(units=6, activation=None, return_sequences=True, go_backwards=True),
+        dict(units=6, activation=None, return_sequences=True, go_backwards=True, unroll=True),
         (5, 3),
     ),
 ]

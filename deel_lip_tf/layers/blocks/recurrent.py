@@ -46,6 +46,8 @@ class SpectralSimpleRNN(ConstrainedDense):
         return_sequences: whether all states are returned, not the last one alone; False by default.
         go_backwards: whether the last step of the sequence is the first one taken; False by
             default.
+        unroll: whether the steps are written one after the other, instead of in a loop, as LiteRT's
+            own operators need it; for sequences of known length. False by default.
         kernel_initializer: of the raw kernel, (inputs + units, units); default
             `SpectralInitializer()`.
         parametrization: another one of `deel_lip_tf.normalizers` that bounds the whole kernel, in
@@ -70,7 +72,8 @@ class SpectralSimpleRNN(ConstrainedDense):
     Raises:
         TypeError: an argument of another type, or a class, not an instance of one, as `activation`.
         ValueError: `k_coef_lip` not positive; a parametrization that bounds each output by itself;
-            `return_sequences` for sequences of unknown length; LoRA or quantization asked for.
+            `return_sequences` or `unroll` for sequences of unknown length; LoRA or quantization
+            asked for.
 
     Example:
         >>> layer = lip.layers.SpectralSimpleRNN(16, activation=lip.layers.GroupSort2())
@@ -98,6 +101,7 @@ class SpectralSimpleRNN(ConstrainedDense):
         *args,
         return_sequences: bool = False,
         go_backwards: bool = False,
+        unroll: bool = False,
         **kwargs,
     ):
         super().__init__(units, activation, use_bias, *args, **kwargs)
@@ -110,6 +114,7 @@ class SpectralSimpleRNN(ConstrainedDense):
             )
         self.return_sequences = flag("return_sequences", return_sequences)
         self.go_backwards = flag("go_backwards", go_backwards)
+        self.unroll = flag("unroll", unroll)
         self.input_spec = keras.layers.InputSpec(ndim=3)
         self.supports_masking = False
 
@@ -118,7 +123,8 @@ class SpectralSimpleRNN(ConstrainedDense):
         return {**super().get_config(), **self._own_config()}
 
     def _own_config(self) -> dict:
-        return {"return_sequences": self.return_sequences, "go_backwards": self.go_backwards}
+        names = ("return_sequences", "go_backwards", "unroll")
+        return {name: getattr(self, name) for name in names}
 
     def compute_output_shape(self, input_shape):
         """`(batch, units)`, or `(batch, steps, units)`."""
@@ -127,11 +133,12 @@ class SpectralSimpleRNN(ConstrainedDense):
     def build(self, input_shape):
         """Creates the weights; sequences have the length of this shape if all states are wanted."""
         size = known_size(self, input_shape, -1)
-        if self.return_sequences and input_shape[1] is None:
+        if (self.return_sequences or self.unroll) and input_shape[1] is None:
             raise ValueError(
-                f"Layer {self.name!r} needs to know the number of steps to return all states, "
-                f"whose constant grows with it. Received: input_shape={tuple(input_shape)}. Build "
-                "it on `keras.Input((steps, inputs))`, or return the last state."
+                f"Layer {self.name!r} needs to know the number of steps: with `return_sequences`, "
+                "since the constant of all states grows with it, and with `unroll`. Received: "
+                f"input_shape={tuple(input_shape)}. Build it on `keras.Input((steps, inputs))`, or "
+                "leave both off."
             )
         build_activation(self, (input_shape[0], self.units))
         super().build((input_shape[0], size + self.units))
@@ -162,8 +169,15 @@ class SpectralSimpleRNN(ConstrainedDense):
             state = state if self.activation is None else self.activation(state)
             return state, state
 
-        moved = ops.transpose(ops.flip(moved, 1) if self.go_backwards else moved, (1, 0, 2))
-        last, states = ops.scan(step, ops.zeros_like(moved[0]), moved)
+        moved = ops.flip(moved, 1) if self.go_backwards else moved
+        state = ops.zeros_like(moved[:, 0])
+        if self.unroll:
+            states = []
+            for one in ops.unstack(moved, axis=1):
+                state, _ = step(state, one)
+                states.append(state)
+            return ops.stack(states, axis=1) if self.return_sequences else state
+        last, states = ops.scan(step, state, ops.transpose(moved, (1, 0, 2)))
         return ops.transpose(states, (1, 0, 2)) if self.return_sequences else last
 
     def vanilla_export(self) -> keras.layers.Layer:

@@ -7,7 +7,15 @@ import numpy as np
 
 from deel_lip_tf import layers as lip
 from tests.fuzz.models import values
-from tests.fuzz.models.steps import Draw, changed, drawn_activation, of_layer, read, stored
+from tests.fuzz.models.steps import (
+    Draw,
+    activated,
+    changed,
+    drawn_activation,
+    of_layer,
+    read,
+    stored,
+)
 from tests.fuzz.models.windows import linear_layer
 
 __all__ = ["MERGES", "ROWS", "effective", "residual"]
@@ -127,6 +135,34 @@ def _padded_convolution(draw: Draw, shape):
         return values.convolved(x, stored(layer, layer.kernel, x), strides, [1, 1])
 
     return linear_layer(layer, compute, activation)
+
+
+def _recurrent(draw: Draw, shape):
+    """A recurrent layer, constrained or plain, step by step."""
+    if len(shape) != 2:
+        return None
+    activation, units = drawn_activation(draw), draw.size(1, 4)
+    returns_all, backwards = draw.chance(0.5), draw.chance(0.3)
+    layer = draw.one_of(lip.SpectralSimpleRNN, keras.layers.SimpleRNN)(
+        units, activation=activation, return_sequences=returns_all, go_backwards=backwards,
+        dtype=draw.policy,
+    )  # fmt: skip
+
+    def value(x):
+        if isinstance(layer, lip.SpectralSimpleRNN):
+            kernel, recurrent = np.split(effective(layer, x), [-units])
+            bias = stored(layer, layer.bias, x)
+        else:
+            cell = layer.cell
+            kernel, recurrent = (stored(cell, w, x) for w in (cell.kernel, cell.recurrent_kernel))
+            bias = stored(cell, cell.bias, x)
+        state, states = np.zeros((len(x), units), x.dtype), []
+        for step in range(x.shape[1])[:: -1 if backwards else 1]:
+            state = activated(activation, x[:, step] @ kernel + state @ recurrent + bias)
+            states.append(state)
+        return np.stack(states, axis=1) if returns_all else state
+
+    return of_layer(layer, value)
 
 
 def _with_activation_layer(draw: Draw, shape):
@@ -334,7 +370,7 @@ def residual(draw: Draw, shape):
 
 
 ROWS = {
-    _constrained_dense: 4,
+    _constrained_dense: 4, _recurrent: 0.7,
     _with_activation_layer: 1, _constrained_convolution: 4, _constrained_depthwise: 1,
     _constrained_transposed: 1, _padded_convolution: 1.5, _sorting: 2, _max_min: 1, _householder: 1,
     _prelu: 1, _centering: 1, _batch_centering: 1, _scale_bias: 0.7, _pooling: 1,

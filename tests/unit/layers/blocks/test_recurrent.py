@@ -137,7 +137,11 @@ def test_the_layer_computes_the_recurrence(rng):
     for returns_all in (False, True):
         for backwards in (False, True):
             layer = layers.SpectralSimpleRNN(
-                4, return_sequences=returns_all, go_backwards=backwards, k_coef_lip=2.0
+                4,
+                return_sequences=returns_all,
+                go_backwards=backwards,
+                unroll=returns_all == backwards,
+                k_coef_lip=2.0,
             )
             layer.build((None, 6, 2))
             layer.bias.assign(rng.normal(size=4))
@@ -175,33 +179,40 @@ def test_training_keeps_the_constant(rng):
     assert np.linalg.norm(np.asarray(layer.kernel) - np.asarray(layer.wbar)) < 1e-3  # retracted
 
 
-def test_certificates_hold_and_agree_with_verification(rng):
+@pytest.fixture
+def classifier():
     layer = layers.SpectralSimpleRNN(6, activation="relu")
-    model = lip.Sequential([keras.Input((4, 2)), layer, layers.SpectralDense(3)])
+    return lip.Sequential([keras.Input((4, 2)), layer, layers.SpectralDense(3)])
+
+
+def test_certificates_hold(classifier, rng):
     x = rng.normal(size=(8, 4, 2)).astype("float32")
-    radii = certificates.certify(model, x).radius
+    radii = certificates.certify(classifier, x).radius
     assert (radii > 0).all()
-    labels = np.argmax(model(x), axis=1)
     directions = rng.normal(size=(400, *x.shape))
     directions /= np.linalg.norm(directions, axis=(2, 3), keepdims=True)
     moved = x + 0.999 * radii[:, None, None] * directions
-    answers = np.argmax(model(moved.reshape(-1, 4, 2)), axis=1).reshape(400, 8)
-    assert (answers == labels).all()
-    answer = verify.robustness(
-        model, x[:2], labels[:2], 0.999 * radii[:2].min(), norm="l2", clip=None, method="crown"
-    )
-    assert answer.count("falsified") == 0
-    small = verify.robustness(model, x[:2], labels[:2], 1e-4, clip=None, method="crown")
-    assert small.count("robust") == 2
-    plain = certificates.certify(model.vanilla_export(), x).radius
+    answers = np.argmax(classifier(moved.reshape(-1, 4, 2)), axis=1).reshape(400, 8)
+    assert (answers == np.argmax(classifier(x), axis=1)).all()
+    plain = certificates.certify(classifier.vanilla_export(), x).radius
     np.testing.assert_allclose(plain, radii, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_verification_agrees_with_certificates(classifier, rng):
+    x = rng.normal(size=(2, 4, 2)).astype("float32")
+    labels, radii = np.argmax(classifier(x), axis=1), certificates.certify(classifier, x).radius
+    asked = dict(clip=None, method="crown")
+    answer = verify.robustness(classifier, x, labels, 0.999 * radii.min(), norm="l2", **asked)
+    assert answer.count("falsified") == 0
+    assert verify.robustness(classifier, x, labels, 1e-4, **asked).count("robust") == 2
+
+
 def test_long_sequences_cost_no_certificate(rng):
-    """The float64 rounding of two hundred steps is far below the margin."""
+    """The float64 rounding of a hundred steps is far below the margin."""
     layer = layers.SpectralSimpleRNN(8, activation=layers.GroupSort2())
-    model = lip.Sequential([keras.Input((200, 2)), layer, layers.SpectralDense(2)])
-    x = rng.normal(size=(2, 200, 2)).astype("float32")
+    model = lip.Sequential([keras.Input((100, 2)), layer, layers.SpectralDense(2)])
+    x = rng.normal(size=(2, 100, 2)).astype("float32")
     logits = np.asarray(model(x), np.float64)
     ideal = np.abs(logits[:, 0] - logits[:, 1]) / np.sqrt(2.0)
     assert (certificates.certify(model, x).radius >= 0.98 * ideal).all()
@@ -212,7 +223,7 @@ def test_several_lengths_share_the_last_state_and_no_other(rng):
     model = lip.Sequential([keras.Input((None, 2)), layer])
     assert model(np.ones((1, 3, 2))).shape == model(np.ones((1, 9, 2))).shape == (1, 4)
     assert lip.lipschitz_bound(model).value <= SOUND
-    with pytest.raises(ValueError, match="number of steps to return all states"):
+    with pytest.raises(ValueError, match="needs to know the number of steps"):
         layers.SpectralSimpleRNN(4, return_sequences=True).build((None, None, 2))
     known = layers.SpectralSimpleRNN(4, return_sequences=True)
     known(np.ones((1, 3, 2)))
