@@ -108,8 +108,8 @@ def _safe_root(call: Call) -> Pattern | None:
 
 def _sums_of_squares(tensor: Value, inner: tuple[Call, ...]) -> Pattern | None:
     """The root of `tensor`, if that is made of squares by a sum or an average."""
-    for name, column_sum in (("Sum", _of_sum), ("AveragePool", _of_average)):
-        if (call := _maker(tensor, name)) is None:
+    for call, column_sum in ((_maker(tensor, "Sum"), _of_sum), (_averaged(tensor), _of_average)):
+        if call is None:
             continue
         squares = _maker(call.inputs[0], "Square")
         weight = column_sum(call)
@@ -135,12 +135,20 @@ def _of_sum(call: Call) -> float | None:
     return 1.0
 
 
+_AVERAGES = {3: layers.AveragePooling1D, 4: layers.AveragePooling2D, 5: layers.AveragePooling3D}
+
+
+def _averaged(value: Value) -> Call | None:
+    """The call of an average pooling that made a value, of the operation or of the layer."""
+    is_layer = value.call is not None and type(value.call.operation) in _AVERAGES.values()
+    return value.call if is_layer else _maker(value, "AveragePool")
+
+
 def _of_average(call: Call) -> float | None:
     operation, shape = call.operation, call.inputs[0].shape
-    pooling = {3: layers.AveragePooling1D, 4: layers.AveragePooling2D, 5: layers.AveragePooling3D}
-    if len(shape) not in pooling:
+    if len(shape) not in _AVERAGES:
         return None
-    plain = pooling[len(shape)](
+    plain = _AVERAGES[len(shape)](
         operation.pool_size, operation.strides, operation.padding, operation.data_format
     )
     constant = lipschitz_constant(plain, shape)

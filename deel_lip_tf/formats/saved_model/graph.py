@@ -207,7 +207,8 @@ class _Reader:
         inputs = [self._alias.get(name, name) for name in names]
         kind, name = definition.op, definition.name
         owners = [i.partition(":")[0] for i in inputs]
-        if kind != "Placeholder" and self._is_pure(kind) and self._constant.issuperset(owners):
+        is_known = self._constant.issuperset(owners) or self._is_known_size(name)
+        if kind != "Placeholder" and self._is_pure(kind) and is_known:
             self._constant.add(name)
             return None
         if kind in _OF_SHAPES:
@@ -222,6 +223,20 @@ class _Reader:
             return None
         attributes = {key: _decoded(value) for key, value in definition.attr.items()}
         return Node(kind, _readable(name), inputs, name, attributes)
+
+    def _is_known_size(self, name: str) -> bool:
+        """Whether an operator takes a size from a shape that has it for every batch."""
+        operation = self._operations[name]
+        if operation.type != "StridedSlice" or operation.inputs[0].op.type != "Shape":
+            return False
+        begin, end, step = map(tf.get_static_value, operation.inputs[1:])
+        shape = operation.inputs[0].op.inputs[0].shape
+        masks = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask")
+        if begin is None or end is None or step is None or any(map(operation.get_attr, masks)):
+            return False
+        (axis,) = begin if len(begin) == 1 else (-1,)
+        is_one = axis >= 0 and list(end) == [axis + 1] and list(step) == [1]
+        return is_one and shape.rank is not None and shape[int(axis)] is not None
 
     def _is_pure(self, kind: str) -> bool:
         """Whether the operator has no state and draws no random numbers."""

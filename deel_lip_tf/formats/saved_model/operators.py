@@ -13,6 +13,7 @@ from deel_lip_tf.formats.graph import Node
 from deel_lip_tf.formats.saved_model.shapes import (
     concatenated,
     expanded,
+    gathered,
     padded,
     repeated,
     reshaped,
@@ -31,6 +32,7 @@ from deel_lip_tf.formats.saved_model.windows import (
     transposed_convolution,
 )
 from deel_lip_tf.layers.activations import FullSort, GroupSort2
+from deel_lip_tf.normalizers import safe_sqrt
 
 __all__ = ["OPERATORS"]
 
@@ -172,6 +174,23 @@ def _maximum_over_axes(builder: KerasGraphBuilder, node: Node) -> Tensor:
     return value.of(layer(value.samples()))
 
 
+def _contracted(builder: KerasGraphBuilder, node: Node) -> Tensor:
+    """`einsum` of a tensor, whose first axis stays, and a constant."""
+    equation = node.attributes["equation"]
+    read, _, result = equation.partition("->")
+    terms = read.split(",")
+    constant = [builder.is_constant(name) for name in node.inputs]
+    if sorted(constant) != [False, True]:
+        raise node.unsupported("a tensor and a constant", node.inputs)
+    position = constant.index(False)
+    batch = terms[position][:1]
+    if "." in equation or result[:1] != batch or batch in terms[1 - position] + result[1:]:
+        raise node.unsupported("one axis of the batch, the first one", equation)
+    value = builder.tensor(node.inputs[position])
+    operands = [value.samples(), builder.constant(node, 1 - position)]
+    return value.of(ops.einsum(equation, *(operands if position == 0 else operands[::-1])))
+
+
 def _batch_normalization(builder: KerasGraphBuilder, node: Node) -> Tensor:
     node.expect("is_training", True, False)
     node.expect("data_format", "NHWC", "NHWC")
@@ -238,10 +257,12 @@ OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "Conv2D": convolution,
     "Conv2DBackpropInput": transposed_convolution,
     "DepthwiseConv2dNative": depthwise_convolution,
+    "Einsum": _contracted,
     "Elu": _elementwise(_elu),
     "Exp": _named("exponential"),
     "ExpandDims": expanded,
     "FusedBatchNormV3": _batch_normalization,
+    "GatherV2": gathered,
     "Gelu": _named("gelu"),
     "LeakyRelu": _elementwise(_leaky_relu),
     "MatMul": _matmul,
@@ -258,6 +279,7 @@ OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "Relu": _relu(),
     "Relu6": _relu(6.0),
     "Reshape": reshaped,
+    "SafeRoot": _operation(safe_sqrt),
     "Selu": _named("selu"),
     "Sigmoid": _named("sigmoid"),
     "Silu": _named("silu"),
@@ -267,6 +289,8 @@ OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "SortedNeighbours": _sorted_neighbours,
     "SortedPairs": _sorted_pairs,
     "SpaceToBatchND": space_to_batch,
+    "Sqrt": _operation(ops.sqrt),
+    "Square": _operation(ops.square),
     "Squeeze": squeezed,
     "StridedSlice": sliced,
     "Sub": _arithmetic(ops.subtract, keras.layers.Subtract),
@@ -276,4 +300,4 @@ OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "TopKV2": _largest_of_last,
     "Transpose": transposed,
 }
-"""By type; "Gelu", "Silu" and "Sorted..." are made by `patterns`."""
+"""By type; "Gelu", "SafeRoot", "Silu" and "Sorted..." are made by `patterns`."""

@@ -1,4 +1,4 @@
-"""Activations that TensorFlow writes as several operators, each made one again."""
+"""Functions that TensorFlow writes as several operators, each made one again."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -146,9 +146,24 @@ def _sorted_neighbours(matcher: _Matcher, node: Node):
     return ("SortedNeighbours", rows, {"width": width}) if is_sort and rows == same else None
 
 
+def _safe_root(matcher: _Matcher, node: Node):
+    """The root of `s` where `s > 0`, and 0 elsewhere, as two choices."""
+    is_positive, root, zeros = node.inputs
+    (argument,) = matcher.inputs(root, "Sqrt") or ("",)
+    *condition, tensor, ones = matcher.inputs(argument, "SelectV2") or ("", "")
+    compared = matcher.inputs(is_positive, "Greater") or ("", "")
+    is_root = condition == [is_positive] and compared[0] == tensor
+    if not is_root or matcher.number(compared[1]) != 0.0:
+        return None
+    # of one shape: a choice of shapes that broadcast would be larger
+    has_shape = matcher.inputs(ones, "OnesLike") == [tensor]
+    has_shape &= matcher.inputs(zeros, "ZerosLike") in ([tensor], [root])
+    return ("SafeRoot", tensor, {}) if has_shape else None
+
+
 _ENDINGS: dict[str, tuple[Callable, ...]] = {
     "Bitcast": (_sorted_pairs,),
     "Mul": (_silu, _gelu),
-    "SelectV2": (_elu, _sorted_neighbours),
+    "SelectV2": (_elu, _sorted_neighbours, _safe_root),
 }
 """By the operator that ends the activation."""

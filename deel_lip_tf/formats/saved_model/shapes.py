@@ -136,15 +136,28 @@ def repeated(builder: KerasGraphBuilder, node: Node) -> Tensor:
 def sliced(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """`StridedSlice` of axes behind the batch."""
     value = builder.tensor(node.inputs[0])
-    node.expect("ellipsis_mask", 0, 0)
     node.expect("new_axis_mask", 0, 0)
     begins, ends, steps = (builder.constant(node, position).tolist() for position in (1, 2, 3))
     masks = [node.attributes.get(f"{name}_mask", 0) for name in ("begin", "end", "shrink_axis")]
-    key = []
+    key: list = []
     for axis, (begin, end, step) in enumerate(zip(begins, ends, steps, strict=True)):
+        if node.attributes.get("ellipsis_mask", 0) >> axis & 1:
+            key += [slice(None, None, 1)] * (value.rank - len(begins) + 1)
+            continue
         no_begin, no_end, is_index = (mask >> axis & 1 for mask in masks)
         part = slice(None if no_begin else begin, None if no_end else end, step)
         key.append(begin if is_index else part)
     if key[0] not in (slice(None, None, 1), slice(0, None, 1)):
         raise node.unsupported("all samples of the batch", key[0])
     return value.of(value.samples()[(slice(None), *key[1:])])
+
+
+def gathered(builder: KerasGraphBuilder, node: Node) -> Tensor:
+    """`GatherV2`: entries of one axis behind the batch, by their places."""
+    node.expect("batch_dims", 0, 0)
+    value, indices = builder.tensor(node.inputs[0]), builder.constant(node, 1)
+    axis = int(builder.constant(node, 2)) % value.rank
+    is_inside = ((indices >= 0) & (indices < value.sample[axis - 1])).all()
+    if axis == 0 or indices.ndim != 1 or not is_inside:
+        raise node.unsupported("a list of places of an axis behind the batch", indices)
+    return value.of(ops.take(value.samples(), indices, axis=axis))

@@ -13,6 +13,7 @@ import deel_lip_tf as lip
 from deel_lip_tf.layers.compiled import sorting
 from deel_lip_tf.semantics.ir.lowering import lower_model
 from deel_lip_tf.verify import from_saved_model, robustness
+from tests._tables.cases import LAYERS, Case
 from tests._tables.stacks import layer, net
 from tests._tables.verify_cases import randomize
 
@@ -131,6 +132,66 @@ def test_the_same_numbers(name, tmp_path, rng):
     assert again.input_shape == model.input_shape and np.ptp(expected, axis=0).max() > 1e-3
     np.testing.assert_allclose(again.predict_on_batch(x), expected, **CLOSE)
     lower_model(again)  # raises where a part has no rule
+
+
+# What is exported as operators that say nothing of what they compute.
+NOT_READ = {
+    M.Householder: "are not supported: .*LogicalNot|are not supported: .*LessEqual",
+    M.LipschitzSpline: "are not supported: .*Floor",
+    M.SoftHuber: "RealDiv .* must have one constant input",
+    M.FrobeniusConv3D: "are not supported: Conv3D",
+    M.SpectralConv3D: "are not supported: Conv3D",
+    M.SpectralConv3DTranspose: "are not supported: Conv3D",
+}
+# With some arguments.
+PARTLY = "SpaceToBatchND .* must have images|Conv2DBackpropInput .* must have an output of shape"
+
+
+def read_again(case, folder, rng):
+    """A layer, what its export computes as it is served, and what is read of that."""
+    made = case.make()
+    model = lip.Sequential([keras.Input(case.shape), made])
+    path = exported(model.vanilla_export(), folder)
+    x = rng.normal(size=(3, *case.shape)).astype("float32")
+    again = from_saved_model(path)
+    np.testing.assert_allclose(again.predict_on_batch(x), outputs_of(path, x), **CLOSE)
+    np.testing.assert_allclose(again.predict_on_batch(x), model(x), **CLOSE)
+    return made, again
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(M.ScaledL2NormPooling2D, dict(pool_size=(2, 3)), (6, 7, 2)),
+        Case(M.ScaledGlobalL2NormPooling2D, {}, (3, 2, 2)),
+        Case(M.Abs, dict(fraction=0.5), (4,)),
+        Case(M.LipNeXtBlock, dict(filters=8), (3, 4, 8)),
+        Case(M.SpectralConv2D, dict(filters=2, kernel_size=3, padding="reflect"), (4, 3, 2)),
+        Case(M.AOCConv2DTranspose, dict(filters=2, kernel_size=3, padding="circular"), (4, 3, 2)),
+    ],
+    ids=str,
+)
+def test_layers_that_are_several_operators_are_bounded_as_they_were(case, tmp_path, rng):
+    made, again = read_again(case, tmp_path, rng)
+    of_layer = lip.bounds.lipschitz_bound(keras.Sequential([keras.Input(case.shape), made])).value
+    assert lip.bounds.lipschitz_bound(again).value <= of_layer * (1 + 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*not a 1-Lipschitz layer")
+@pytest.mark.parametrize(
+    "case", {(c.cls, c.kwargs.get("padding")): c for c in LAYERS}.values(), ids=str
+)
+def test_every_layer_is_read_again_or_said_not_to_be(case, tmp_path, rng):
+    copies = case.kwargs.get("padding", "same") not in ("same", "valid")
+    is_strided = copies and case.kwargs.get("strides", 1) != 1 and "Transpose" in str(case)
+    in_steps = case.cls is M.SpectralConv1D and "dilation_rate" in case.kwargs
+    reason = NOT_READ.get(case.cls, PARTLY if in_steps or is_strided else None)
+    if reason is None:
+        read_again(case, tmp_path, rng)
+        return
+    with pytest.raises(ValueError, match=reason):
+        read_again(case, tmp_path, rng)
 
 
 @pytest.mark.slow
