@@ -137,6 +137,22 @@ def test_a_smoothed_label_of_a_single_output_is_the_class_that_it_is_nearer_to()
     assert float(certified.verified_accuracy.result()) == 0.0
 
 
+def test_statistics_are_those_that_the_model_was_adapted_to_last():
+    """They were those of when it was wrapped."""
+    normalization = layers.Normalization()
+    normalization.adapt(np.array([[0.0], [2.0]]))
+    model = keras.Sequential([keras.Input((1,)), normalization, layers.Dense(1)])
+    model.layers[-1].set_weights([np.ones((1, 1)), -np.ones(1)])
+    certified = CertifiedModel(model, 0.1)
+    certified.compile("sgd", keras.losses.MeanSquaredError(), run_eagerly=True)
+    x, shares = np.array([[4.0]], "float32"), []
+    for statistics in ([[0.0], [2.0]], [[0.0], [20.0]]):
+        normalization.adapt(np.array(statistics))
+        found = certified.evaluate(x, np.ones((1, 1)), verbose=0, return_dict=True)
+        shares.append((found["verified_accuracy"], float(model(x)[0, 0]) > 0.0))
+    assert shares == [(1.0, True), (0.0, False)]
+
+
 def test_an_attacked_point_is_worse_and_no_worse_than_the_bounds():
     model = dense_network((8, 3))
     certified = compiled(model, kappa=1.0, attack_steps=4)
