@@ -206,7 +206,8 @@ class AbsoluteSumConstraint(Described, keras.constraints.Constraint):
     type, so that the sum of what is stored does not exceed `k_coef_lip`. A dense layer with it is
     `k_coef_lip`-Lipschitz for the L1 norm, and so is a chain with activations of slope 1 or sorting
     between: with one output `f`, `|df/dx_i| <= k` for every input, of which
-    `deel_lip_tf.model.monotonic` makes networks that grow.
+    `deel_lip_tf.model.monotonic` makes networks that grow. (A layer of mixed precision rounds what
+    is stored once more, upward too: `bounds.lipschitz_bound(model, norm="l1")` counts that.)
 
     Args:
         k_coef_lip: the largest sum: positive, 1 by default.
@@ -242,7 +243,9 @@ class AbsoluteSumConstraint(Described, keras.constraints.Constraint):
         # Each entry is rounded three times, and the sum once for each entry, in the better type.
         slack = 4.0 * _LAST_DIGIT[stored] + (w.shape[1] + 4) * _LAST_DIGIT[dtype]
         total = ops.sum(ops.abs(kernel), axis=1, keepdims=True)
-        divided = ops.cast(kernel / total * (self.k_coef_lip * (1.0 - slack)), stored)
+        # A number below the normal ones is off by one digit of the smallest at most.
+        largest = self.k_coef_lip * (1.0 - slack) - w.shape[1] * _SMALLEST[stored]
+        divided = ops.cast(kernel / total * max(largest, 0.0), stored)
         return ops.where(total * (1.0 + slack) > self.k_coef_lip, divided, w)
 
     def get_config(self) -> dict:
@@ -252,6 +255,13 @@ class AbsoluteSumConstraint(Described, keras.constraints.Constraint):
 
 # The distance from 1 to the next number.
 _LAST_DIGIT = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+# The smallest positive number.
+_SMALLEST = {
+    "float16": 2.0**-24,
+    "bfloat16": 2.0**-133,
+    "float32": 2.0**-149,
+    "float64": 2.0**-1074,
+}
 
 
 def apply_constraints(model: keras.Model) -> None:

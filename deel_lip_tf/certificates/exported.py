@@ -124,7 +124,7 @@ def export_certificate(
         What was written.
 
     Raises:
-        TypeError: `model` is not a Keras model, or `input_scale` not a number.
+        TypeError: `model` is not a Keras model, `path` no path, or `input_scale` not a number.
         ValueError: there is no export at `path`, or none of this model; a layer has no bound;
             `input_scale` is not positive.
         ImportError: what runs the file is not installed.
@@ -165,6 +165,7 @@ def load(path: str | os.PathLike) -> ExportCertificate:
         hands both on to vouch for them.
 
     Raises:
+        TypeError: `path` is no path.
         ValueError: there is no export, or no certificate beside it; the export was changed or
             replaced since, or the certificate was.
 
@@ -199,8 +200,11 @@ def _export_at(path: str | os.PathLike) -> tuple[Path, str]:
     """The path of an export, and its kind: a key of `_RUNNERS`.
 
     Raises:
+        TypeError: it is no path.
         ValueError: there is none that is known.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"`path` must be the path of an export. Received: path={path!r}.")
     path = Path(path)
     kind = path.suffix if path.is_file() else ""
     if kind not in _RUNNERS or not (kind or (path / "saved_model.pb").is_file()):

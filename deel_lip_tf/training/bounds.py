@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import ops
 
 from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.graph import graph_of
@@ -29,7 +29,6 @@ CANNOT_BE_TRAINED = (
     "`model` cannot be trained with bounds; no rule is known for: {}. Replace each of them by "
     "layers of the list in `deel_lip_tf.verify`, or give the part of the model without them."
 )
-_CONSTANT = (layers.Normalization,)  # weights that no step of training changes
 
 
 def followed_program(model: keras.Model) -> Program:
@@ -46,7 +45,7 @@ def followed_program(model: keras.Model) -> Program:
     followed = {id(weight) for layer in source.followed for weight in layer.weights}
     for call in graph_of(model).calls:
         weights = getattr(call.operation, "weights", [])
-        if type(call.operation) in _CONSTANT or all(id(weight) in followed for weight in weights):
+        if all(id(weight) in followed for weight in weights):
             continue
         reason = "its weights are read where they are proven, and not yet where they are trained"
         unsupported.add_call(call.operation, call.name, UnsupportedLayerError(reason))

@@ -1,5 +1,6 @@
 """A plain model that is trained to be verified: a part of the loss is that of the worst case."""
 
+import math
 from typing import Any
 
 import keras
@@ -41,9 +42,10 @@ class CertifiedModel(keras.Model):
     rounded to nearest in the type of the variables, which trains and proves nothing; the proof is
     `verify.robustness(model, domain)`.
 
-    `fit` and `evaluate` also report `verified_accuracy`: the share of samples whose label the
-    bounds keep in the ball, of radius `epsilon` in `evaluate`, and of the radius of the step in
-    `fit`.
+    `fit` and `evaluate` also report `verified_accuracy`: the share of samples, weighted where they
+    have weights, whose label the bounds keep in the ball, of radius `epsilon` in `evaluate`, and of
+    the radius of the step in `fit`. Labels of a single output are 0 and 1, smoothed or not, or -1
+    and 1.
 
     Args:
         model: a built Sequential or functional classifier with one input and one output, of
@@ -161,7 +163,9 @@ class CertifiedModel(keras.Model):
         y = ops.convert_to_tensor(y)
         y = ops.reshape(y, (-1, 1)) if len(y.shape) == 1 else y
         if self._program.outputs == 1:
-            return ops.where(y > 0, 1.0, -1.0)
+            # 0 and 1, smoothed or not, or -1 and 1; what is no number has no class.
+            y = ops.cast(y, self._dtype)
+            return ops.where(y > 0.5, 1.0, ops.where(y <= 0.5, -1.0, math.nan))
         return ops.cast(class_mask(y, self._program.outputs), self._dtype)
 
     def _is_verified(self, bounds: Tensor, true: Tensor) -> Tensor:
@@ -233,10 +237,13 @@ class CertifiedModel(keras.Model):
 def _checked_range(clip: Any) -> tuple[float, float] | None:
     if clip is None:
         return None
-    ends = tuple(clip)
-    if len(ends) != 2 or not ends[0] < ends[1]:
+    try:
+        lowest, highest = map(float, clip)
+    except (TypeError, ValueError):
+        lowest = highest = math.nan
+    if not lowest < highest:
         raise ValueError(
             "`clip` must be the smallest and the largest input, the smaller one first, or None. "
             f"Received: clip={clip!r}."
         )
-    return float(ends[0]), float(ends[1])
+    return lowest, highest

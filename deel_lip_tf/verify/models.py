@@ -58,7 +58,10 @@ def _digest(model: Any, input_shape: Shape | None) -> str | None:
     digest = hashlib.sha256(f"{config}{tuple(shape)}".encode())
     for call in graph_of(model).calls:
         digest.update(f"{call.unsupported}".encode())
-        for array in state_of(call.operation):
+        arguments = keras.tree.flatten((call.args, call.kwargs))
+        # Variables among them are rounded as the model rounds them, which it may be told to do.
+        constants = [x for x in arguments if isinstance(x, np.ndarray)]
+        for array in (*constants, *state_of(call.operation)):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

@@ -5,6 +5,6 @@ many claims of each kind were answered, refused and violated, and exits with 1 i
 `python -m tests.fuzz --only classifier --seed 17 --count 1` repeats one case.
 
 `models` draws models that compute themselves in NumPy too, `searches` looks for counterexamples,
-and `claims`, `exports`, `questions`, `files` and `properties` hold what the library says beside
-what was found.
+and `claims`, `exports`, `questions`, `statements`, `files` and `properties` hold what the library
+says beside what was found.
 """

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from deel_lip_tf.verify.propagation import alpha_beta
 from deel_lip_tf.verify.search import branch_and_bound
-from tests.fuzz import claims, exports, files, questions
+from tests.fuzz import claims, exports, files, questions, statements
 from tests.fuzz.models import subjects
 from tests.fuzz.tally import Tally
 
@@ -46,6 +46,7 @@ GROUPS = {
     "network": _about(subjects.network, "network", (*claims.CLAIMS[:1], *exports.EXPORTS)),
     "classifier": _about(subjects.classifier, "classifier", (*claims.CLAIMS, *exports.EXPORTS)),
     "question": _about(subjects.classifier, "question", questions.QUESTIONS),
+    "statement": _about(subjects.classifier, "statement", statements.STATEMENTS),
     "file": files.about_files,
 }
 """By name: a function of a seed and a tally."""

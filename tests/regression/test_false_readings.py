@@ -171,6 +171,18 @@ def test_a_variable_in_an_operation_is_rounded_as_its_model_rounds_it(half_preci
     assert verify.equivalent(model, vanillaModel(model), domain, 1e-6).status == ["proven"]
 
 
+def test_a_program_is_not_kept_for_a_model_of_another_precision(half_precision):
+    """Its configuration is the same, and so is the variable."""
+    x = keras.Input((1,), dtype="float32")
+    model = keras.Model(x, x * keras.Variable(1.00075, dtype="float32"), name="one")
+    domain, ends = verify.box([[0.0]], [[1000.0]]), []
+    for policy in ("mixed_float16", "float32"):
+        model.dtype_policy = keras.dtype_policies.get(policy)
+        ends.append(verify.bounds(model, domain).upper.item())
+        assert ends[-1] == pytest.approx(1000.0 * _steepness(model), rel=1e-6)
+    assert ends[0] > ends[1] + 0.2
+
+
 @pytest.mark.parametrize(
     "ask", [lipschitz_bound, lambda m: verify.bounds(m, verify.box([[0.0]], [[1.0]]))]
 )

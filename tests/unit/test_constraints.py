@@ -109,6 +109,12 @@ def test_absolute_sums_do_not_exceed_the_constant(name, dtype, rng):
         assert (np.array(sums, float)[before > constant] > 0.95 * constant).all()
 
 
+def test_absolute_sums_keep_constants_that_are_below_the_normal_numbers():
+    """1e-7 is 1.19e-7 in float16."""
+    found = np.asarray(constraints.AbsoluteSumConstraint(1e-7)(np.array([[5.0]], "float16")))
+    assert Fraction(float(found[0, 0])) <= Fraction(1e-7)
+
+
 def test_absolute_sums_are_of_matrices():
     with pytest.raises(ValueError, match="for the kernel .*Received: a kernel of shape"):
         constraints.AbsoluteSumConstraint()(np.ones((3, 3, 1, 2)))

@@ -93,13 +93,20 @@ class Normalization(Scaling):
     def lower(self, lowering, layer, inputs):
         if not layer.built or layer.variance is None:
             raise UnsupportedLayerError("it has no statistics yet: call `adapt`, or build it")
-        mean = _statistics(layer, layer.input_mean, layer.mean)
-        variance = _statistics(layer, layer.input_variance, layer.variance)
-        deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+
+        def mean(read, xp):
+            return read(_statistics(layer, layer.input_mean, layer.mean))
+
+        def scale(read, xp):
+            variance = read(_statistics(layer, layer.input_variance, layer.variance))
+            deviation = xp.maximum(xp.sqrt(variance), keras.config.epsilon())
+            return deviation if layer.invert else 1.0 / deviation
+
+        # They are read when they are asked for: `adapt` changes them.
+        mean, scale = (lowering.source.computed(layer, formula) for formula in (mean, scale))
         if layer.invert:
-            return lowering.builder.scaled(only(inputs), deviation, mean)
-        centred = lowering.builder.scaled(only(inputs), None, -mean)
-        return lowering.builder.scaled(centred, 1.0 / deviation)
+            return lowering.builder.scaled(only(inputs), scale, mean)
+        return lowering.builder.scaled(lowering.builder.scaled(only(inputs), None, -mean), scale)
 
 
 @rule(layers.BatchNormalization)
@@ -227,10 +234,10 @@ def _along(vector: Any, axis: int, rank: int) -> Any:
     return vector.reshape(tuple(-1 if i == axis else 1 for i in range(rank)))
 
 
-def _statistics(layer: layers.Layer, given: Any, kept: Any) -> np.ndarray:
+def _statistics(layer: layers.Layer, given: Any, kept: Any) -> Any:
     """Statistics of a normalization: as written where they were given, whatever type keeps them."""
     if given is None:
-        return as_float64(kept)
+        return kept
     numbers, shape = np.asarray(given, np.float64), [1] * len(kept.shape)
     # As Keras does it: the last axes of what was given are the last of those that are kept.
     axes = sorted(axis % len(shape) for axis in layer.axis)

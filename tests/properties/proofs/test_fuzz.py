@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deel_lip_tf import bounds, certificates, verify
-from tests.fuzz import command
+from tests.fuzz import command, statements
 from tests.fuzz.models import subjects
 from tests.fuzz.tally import Tally
 
@@ -59,6 +59,13 @@ def test_no_claim_is_violated_in_more_cases(group):
     assert min(shares.values()) > 1 / 3, tally.summary()
 
 
+@pytest.mark.slow
+def test_no_statement_is_violated():
+    tally = run("statement", range(2000, 2012))
+    assert not tally.violations, tally.summary()
+    assert len(tally.asked) == len(statements.STATEMENTS), tally.summary()
+
+
 @pytest.mark.parametrize("make", (subjects.network, subjects.classifier))
 def test_the_oracle_computes_what_the_model_computes(make):
     """Not in every case: rounding may cross the steps of integers."""
@@ -106,6 +113,15 @@ def shrunk(name, value):
             marks=pytest.mark.slow,
         ),
         ("question", (verify, "bounds"), {"lower": 0.9, "upper": 0.9}, "bounds"),
+        *(
+            pytest.param("statement", (certificates, name), value, claim, marks=pytest.mark.slow)
+            for name, value, claim in (
+                ("certify_regression", {"lower": 0.9, "upper": 0.9}, "certify_regression"),
+                ("certify_top_k", {"radius": 3.0}, "certify_top_k"),
+                ("conformal_sets", {"constants": 0.1}, "conformal_sets"),
+                ("certify", {"radius": 3.0}, "certify weights_within"),
+            )
+        ),
     ],
     ids=lambda x: x if isinstance(x, str) else None,
 )

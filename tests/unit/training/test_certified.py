@@ -123,6 +123,36 @@ def test_a_single_output(signs):
     assert float(certified.compute_loss(X, y, model(X))) == pytest.approx(expected, rel=FLOAT32)
 
 
+def test_a_smoothed_label_of_a_single_output_is_the_class_that_it_is_nearer_to():
+    """0.1 was class 1, as all that is positive; NaN was class 0."""
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, dtype="float64")])
+    model.set_weights([np.ones((1, 1)), np.zeros(1)])
+    certified = compiled(model, lambda y, p: p)
+    for label, verified in ((0.1, 0.0), (0.9, 1.0), (1.0, 1.0), (-1.0, 0.0), (np.nan, 0.0)):
+        certified.verified_accuracy.reset_state()
+        certified.compute_loss(np.ones((1, 1)), np.array([[label]]), np.ones((1, 1)))
+        assert float(certified.verified_accuracy.result()) == verified
+    certified.verified_accuracy.reset_state()
+    certified.compute_loss(-np.ones((1, 1)), np.array([[np.nan]]), np.ones((1, 1)))
+    assert float(certified.verified_accuracy.result()) == 0.0
+
+
+def test_statistics_are_those_that_the_model_was_adapted_to_last():
+    """They were those of when it was wrapped."""
+    normalization = layers.Normalization()
+    normalization.adapt(np.array([[0.0], [2.0]]))
+    model = keras.Sequential([keras.Input((1,)), normalization, layers.Dense(1)])
+    model.layers[-1].set_weights([np.ones((1, 1)), -np.ones(1)])
+    certified = CertifiedModel(model, 0.1)
+    certified.compile("sgd", keras.losses.MeanSquaredError(), run_eagerly=True)
+    x, shares = np.array([[4.0]], "float32"), []
+    for statistics in ([[0.0], [2.0]], [[0.0], [20.0]]):
+        normalization.adapt(np.array(statistics))
+        found = certified.evaluate(x, np.ones((1, 1)), verbose=0, return_dict=True)
+        shares.append((found["verified_accuracy"], float(model(x)[0, 0]) > 0.0))
+    assert shares == [(1.0, True), (0.0, False)]
+
+
 def test_an_attacked_point_is_worse_and_no_worse_than_the_bounds():
     model = dense_network((8, 3))
     certified = compiled(model, kappa=1.0, attack_steps=4)
@@ -253,6 +283,12 @@ WRONG = {
     "attack_steps": dict(attack_steps=-1),
     "clip": dict(clip=(1.0, 0.0)),
 }
+
+
+@pytest.mark.parametrize("clip", [3, "ab", (None, 1.0), (0.0,), (0.0, 1.0, 2.0), (np.nan, 1.0)])
+def test_a_range_is_a_pair_of_numbers(clip):
+    with pytest.raises(ValueError, match="`clip` must be the smallest"):
+        CertifiedModel(dense_network(), 0.1, clip=clip)
 
 
 @pytest.mark.parametrize("name", WRONG)
