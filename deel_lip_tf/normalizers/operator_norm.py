@@ -63,7 +63,8 @@ class OperatorNorm(Parametrization):
         >>> lip.bounds.lipschitz_bound(layer).value <= 1 + 1e-6
         True
         >>> learned = lip.normalizers.OperatorNorm(at_most=True, learns_k=True, initial_k=0.25)
-        >>> layer = lip.layers.SpectralDense(4, parametrization=learned, k_coef_lip=2.0)
+        >>> known = {"kernel_initializer": "ones", "k_coef_lip": 2.0}
+        >>> layer = lip.layers.SpectralDense(4, parametrization=learned, **known)
         >>> layer.build((None, 4))
         >>> round(lip.bounds.lipschitz_bound(layer).value, 4), layer.raw_weights["k"].name
         (0.5, 'k')
