@@ -59,7 +59,8 @@ def rooms():
 
 def notebooks():
     """The notebooks that can be rendered, in their order."""
-    return sorted((ROOT / "notebooks").glob("*.ipynb"))
+    found = (ROOT / "notebooks").glob("*.ipynb")
+    return sorted(found, key=lambda path: int(path.stem.partition("_")[0]))
 
 
 def title_of(path):

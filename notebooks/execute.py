@@ -19,7 +19,15 @@ START_UP = ("WARNING: All log messages before absl", "I0000", "W0000", "INFO: Cr
 
 FOLDER = Path(__file__).resolve().parent
 HELPERS = ("execute", "images")
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in HELPERS)
+
+
+def number(path: Path) -> int:
+    """By which notebooks are sorted."""
+    return int(path.stem.partition("_")[0])
+
+
+SCRIPTS = [path for path in FOLDER.glob("*.py") if path.stem not in HELPERS]
+NAMES = [path.stem for path in sorted(SCRIPTS, key=number)]
 
 
 def read(name: str) -> nbformat.NotebookNode:

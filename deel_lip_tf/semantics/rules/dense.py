@@ -108,6 +108,8 @@ class SimpleRNN(Rule):
             kernel = kernel_of(layer)
             return kernel[: -layer.units], kernel[-layer.units :], bias_of(layer)
         cell = layer.cell
+        if type(cell) is not layers.SimpleRNNCell:
+            raise UnsupportedLayerError(f"no rule is known for its cell, {type(cell).__name__}")
         bias = bias_of(cell) if cell.use_bias else None
         return kernel_of(cell), kernel_of(cell, "recurrent_kernel"), bias
 

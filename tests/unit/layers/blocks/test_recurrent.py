@@ -244,7 +244,14 @@ def test_slopes_above_one_count_in_every_step():
     assert 1.0997**15 < grown < lip.lipschitz_bound(layer).value
 
 
+def with_another_cell():
+    layer = keras.layers.SimpleRNN(2)
+    layer.cell = keras.layers.GRUCell(2)
+    return layer
+
+
 REFUSED = {
+    "replaced": (with_another_cell(), "its cell, GRUCell"),
     "stateful": (keras.layers.SimpleRNN(2, stateful=True), "stateful=True"),
     "state": (keras.layers.SimpleRNN(2, return_state=True), "return_state=True"),
     "LSTM": (keras.layers.LSTM(2), "gates.*SpectralSimpleRNN"),
