@@ -167,7 +167,8 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         if not self.built:
             return self.k_coef_lip if self.is_guaranteed else None
         if self.is_guaranteed:
-            return self.k_coef_lip * float(self.parametrization.ceiling(self.raw_weights))
+            ceiling = self.parametrization.ceiling(self.raw_weights)
+            return self.k_coef_lip * float(ops.convert_to_numpy(ceiling))
         return float(self.operation.norm_bound(self.effective_kernel()))
 
     @property

@@ -74,6 +74,15 @@ class LossState(BesideModel):
                     loss.update_state(scores)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """PyTorch's, which Keras calls there in each step: also of what the losses learn.
+
+        Only parameters of the model have it by themselves; the gradients of others would add up.
+        """
+        super().zero_grad(set_to_none)
+        for variable in self._of_losses("get_trainable_variables"):
+            variable.value.grad = None
+
     @property
     def trainable_variables(self) -> list:
         """The variables of the layers, then those that the loss learns."""

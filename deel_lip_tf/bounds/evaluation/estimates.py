@@ -81,6 +81,8 @@ def _ascended(
 
 def _stretch(model: keras.Model, x: Any, delta: Any) -> Any:
     """Sum over the samples of `||f(x + d) - f(x)||**2`."""
+    # PyTorch adds no array and no other type to a tensor that has a gradient.
+    x, delta = (ops.cast(ops.convert_to_tensor(one), "float32") for one in (x, delta))
     difference = model(x + delta, training=False) - model(x, training=False)
     return ops.sum(ops.square(ops.cast(difference, "float32")))
 

@@ -53,7 +53,10 @@ def fold(images, amounts: Amounts, mode: str, data_format: str):
         sources = padded_indices(length, before, after, mode, xp)
         # The matrix of `extend` along this axis, in integers: they take the type of the images.
         copies = xp.equal(sources[:, None], xp.arange(length))
-        copies = copies.astype("int32") if xp is np else ops.cast(copies, "int32")
+        # Those of PyTorch have to be of one type before.
+        is_torch = keras.config.backend() == "torch"
+        dtype = keras.backend.standardize_dtype(images.dtype) if is_torch else "int32"
+        copies = copies.astype(dtype) if xp is np else ops.cast(copies, dtype)
         contraction = f"{letters},{letters[axis]}z->{letters.replace(letters[axis], 'z')}"
         images = ops.einsum(contraction, images, copies)
     return images

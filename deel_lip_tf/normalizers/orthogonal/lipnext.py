@@ -114,7 +114,7 @@ class LipNeXt(OrthogonalConvolution):
         count = int(self.share * channels)
         taps = _taps(operation.kernel_size)
         cuts = [count * index for index in range(len(taps))] + [channels]
-        parts = {}
+        parts: dict = {}
         for tap, first, last in zip(taps, cuts[:-1], cuts[1:], strict=True):
             part = ops.matmul(rotation[:, first:last], mixing[first:last])
             parts[tap] = parts[tap] + part if tap in parts else part

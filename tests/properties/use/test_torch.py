@@ -1,0 +1,200 @@
+"""The library on PyTorch, where TensorFlow cannot be imported.
+
+`tests/integration/test_torch.py` runs this file, in a process of its own.
+"""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import deel_lip_tf as lip
+from deel_lip_tf import bounds, callbacks, constraints, layers, losses, metrics
+from tests._oracles.tolerances import SAME_FLOAT32, SOUND
+from tests._tables.all_losses import ALL_LOSSES, needed_by
+from tests._tables.cases import LAYERS
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="Keras runs on PyTorch here"
+)
+
+RNG = np.random.default_rng(5)
+X = RNG.normal(size=(24, 4)).astype("float32")
+CLASSES = RNG.integers(0, 3, 24)
+ONE_HOT = np.eye(3, dtype="float32")[CLASSES]
+
+
+def dense(cls=lip.Sequential, **arguments):
+    hidden = layers.SpectralDense(4, activation=layers.GroupSort2())
+    return cls([keras.Input((4,)), hidden, layers.SpectralDense(3, **arguments)])
+
+
+def fitted(model, loss, *others, rate=0.1, epochs=2, **options):
+    model.compile(keras.optimizers.SGD(rate), loss, **options)
+    model.fit(X, ONE_HOT, 8, epochs, shuffle=False, verbose=0, callbacks=others)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*not a 1-Lipschitz layer")
+@pytest.mark.parametrize("case", {case.cls: case for case in LAYERS}.values(), ids=str)
+def test_every_layer_is_trained_bounded_saved_and_exported(case, rng, tmp_path):
+    layer = case.make()
+    model = lip.Sequential([keras.Input(case.shape), layer])
+    x = rng.normal(size=(4, *case.shape)).astype("float32")
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    if model.trainable_weights:
+        before = model.get_weights()
+        model.train_on_batch(x, np.ones_like(model.predict(x, verbose=0)))
+        assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+    expected = model.predict(x, verbose=0)
+    model.save(tmp_path / "model.keras")
+    for other in (model.vanilla_export(), keras.models.load_model(tmp_path / "model.keras")):
+        np.testing.assert_allclose(other.predict(x, verbose=0), expected, **SAME_FLOAT32)
+    bound = bounds.lipschitz_bound(model).value
+    if layer.is_guaranteed and not getattr(layer, "disjoint_neurons", False):
+        assert bound <= layer.lipschitz_constant() * SOUND
+    step = 1e-2 * rng.normal(size=x.shape).astype("float32")
+    moved = model.predict(x + step, verbose=0) - expected
+    lengths = [
+        np.linalg.norm(one.reshape(4, -1).astype("float64"), axis=1) for one in (moved, step)
+    ]
+    assert (lengths[0] <= bound * lengths[1] + 1e-5).all()
+
+
+@pytest.mark.filterwarnings("ignore:LossVariableSequential. the loss has no trainable parameters")
+@pytest.mark.parametrize("make", ALL_LOSSES)
+def test_every_loss_trains(make):
+    loss = make(**needed_by(make))
+    is_binary = "Binary" in make.__name__ or make.__name__ in (
+        *("KR", "NegKR", "HKR", "HKRauto", "HingeMargin", "HingeMarginAuto"),
+    )
+    units, labels = (1, 2.0 * (CLASSES[:, None] > 0) - 1) if is_binary else (3, ONE_HOT)
+    labels = CLASSES if "Sparse" in make.__name__ else labels
+    keras.utils.set_random_seed(0)
+    head = layers.SpectralDense(units)
+    model = lip.LossVariableSequential([keras.Input((4,)), layers.SpectralDense(4), head])
+    model.compile(keras.optimizers.SGD(0.02), loss)
+    seen = model.fit(X, labels, 24, 6, shuffle=False, verbose=0).history["loss"]
+    assert np.isfinite(seen).all() and seen[-1] < seen[0]
+
+
+@pytest.mark.parametrize("reward", [0.1, 0.3])
+def test_gradients_of_margins_do_not_add_up_over_steps(reward):
+    # beyond its margins a loss has no gradient but that of the reward
+    head = layers.SpectralDense(1, kernel_initializer="ones", use_bias=False)
+    model = lip.LossVariableSequential([keras.Input((2,)), head])
+    loss = losses.HingeMarginAuto(alpha_margin=reward, max_margin=1.25)
+    model.compile(keras.optimizers.SGD(0.5), loss)
+    x, y = np.array([[99.0, 99.0], [-99.0, -99.0]]), np.array([[1.0], [-1.0]])
+    seen = []
+    for _ in range(3):
+        model.fit(x, y, batch_size=2, verbose=0)
+        seen.append(float(ops.convert_to_numpy(loss.hinge_margins)[0]))
+    assert seen == pytest.approx([min(1.25, 1 + 0.5 * reward * n) for n in (1, 2, 3)], rel=1e-6)
+
+
+def test_certificates_hold_and_metrics_prove_the_same(rng):
+    model = dense()
+    metric = metrics.CertifiedRobustAccuracy(model, radius=0.05)
+    provable = metrics.CategoricalProvableRobustAccuracy(0.05)
+    fitted(model, losses.TauCategoricalCrossentropy(10.0), metrics=[metric, provable])
+    certificates = lip.certify(model, X, CLASSES)
+    _, found, _ = model.evaluate(X, ONE_HOT, batch_size=8, verbose=0)
+    assert found == pytest.approx(certificates.certified_accuracy(0.05), abs=1e-6) and found > 0
+    labels = model.predict(X, verbose=0).argmax(-1)
+    for _ in range(50):
+        step = rng.normal(size=X.shape)
+        step *= (certificates.radius / np.linalg.norm(step, axis=1))[:, None]
+        near = model.predict((X + 0.999 * step).astype("float32"), verbose=0).argmax(-1)
+        assert (near == labels).all()
+    assert (lip.certify(model, X, semantics="float32").radius > 0).any()
+    exported = lip.certify(model.vanilla_export(), X, CLASSES)
+    np.testing.assert_allclose(exported.radius, certificates.radius, rtol=1e-5, atol=1e-6)
+
+
+def test_margins_are_computed_in_float64():
+    model = dense()
+    exported = model.vanilla_export()
+    z = X.astype("float64")
+    for layer in exported.layers:
+        if isinstance(layer, keras.layers.Dense):
+            kernel, bias = (np.asarray(w, np.float64) for w in layer.get_weights())
+            z = z @ kernel + bias
+            z = np.sort(z.reshape(-1, 2, 2)).reshape(-1, 4) if z.shape[1] == 4 else z
+    z.sort(axis=1)
+    found = lip.certify(model, X).margin
+    np.testing.assert_allclose(found, z[:, -1] - z[:, -2], rtol=1e-12, atol=1e-14)
+
+
+def test_constraints_of_keras_layers():
+    kept = keras.layers.Dense(3, kernel_constraint=constraints.SpectralConstraint())
+    fitted(keras.Sequential([keras.Input((4,)), kept]), "mse", rate=5.0)
+    assert bounds.lipschitz_bound(kept).value <= 1 + 1e-3
+
+
+def test_what_is_estimated_is_below_what_is_proven():
+    model = dense()
+    report = bounds.report(model, X)
+    assert 0 < report.lower <= report.bound.value
+
+
+class Crash(keras.callbacks.Callback):
+    """Ends the training behind so many batches."""
+
+    def __init__(self, left):
+        super().__init__()
+        self.left = left
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("save_freq", ["epoch", 2])
+def test_a_run_that_was_killed_goes_on_with_the_same_bits(save_freq, tmp_path):
+    def run(*others):
+        keras.utils.set_random_seed(0)
+        model = dense(lip.LossVariableSequential)
+        loss = losses.MulticlassHKRauto(alpha=1.0, min_margin=1e-3)
+        fitted(model, loss, *others, epochs=3)
+        return [*model.get_weights(), ops.convert_to_numpy(loss.hinge_margins)]
+
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(callbacks.SafeBackup(tmp_path, save_freq), Crash(5))
+    for one, other in zip(whole, run(callbacks.SafeBackup(tmp_path, save_freq)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_where_a_nan_began_is_said():
+    @keras.saving.register_keras_serializable("tests")
+    class Root(keras.layers.Layer):
+        def call(self, inputs):
+            return ops.sqrt(inputs)
+
+    explain = callbacks.ExplainNaN()
+    model = keras.Sequential([keras.Input((4,)), Root(name="root"), keras.layers.Dense(3)])
+    fitted(model, "mse", explain)
+    assert "'root'" in explain.explanation
+
+
+def test_a_parameter_of_the_loss_follows_its_schedule():
+    loss = losses.MulticlassHKR(alpha=1.0)
+    schedule = callbacks.LossParamScheduler("alpha", fp=[1.0, 7.0], xp=[0, 6], step=None)
+    fitted(dense(), loss, schedule)
+    assert float(loss.alpha) == pytest.approx(6.0)
+
+
+ONLY_TENSORFLOW = {
+    "local constants": lambda: bounds.local_lipschitz(dense(), X, 0.1),
+    "verification": lambda: lip.verify.robustness,
+    "SavedModels": lambda: lip.verify.from_saved_model("nowhere"),
+    "several replicas": lambda: lip.distribute.fit(dense(), None),
+}
+
+
+@pytest.mark.parametrize("what", ONLY_TENSORFLOW)
+def test_what_is_of_tensorflow_alone_says_so(what):
+    with pytest.raises((ImportError, ValueError), match="TensorFlow"):
+        ONLY_TENSORFLOW[what]()
