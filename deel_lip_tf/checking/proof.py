@@ -128,8 +128,8 @@ class _Proof:
         lower, upper, kept = (self.array[name] for name in ("lower", "upper", "kept"))
         count = len(lower)
         for number, rows in enumerate(alternatives):
-            box, order = box_of(rows), itertools.chain(range(number, count), range(count))
-            order = itertools.islice(order, MOST_TRIED // len(alternatives))
+            box, near = box_of(rows), itertools.chain(range(number, count), range(count))
+            order = itertools.islice(near, MOST_TRIED // len(alternatives))
             if box and not any(self._refutes(theorem, rows, *box) for theorem in order):
                 raise Rejected(f"the proof says nothing of alternative {number} of the property")
         self.halves = self._tree(count)
