@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import zlib
 from pathlib import Path
 from tokenize import TokenError
@@ -19,6 +20,7 @@ LEAF = -1  # in place of what is split
 BATCH = 64  # nodes that are confirmed together
 MOST_BYTES, MOST_TEXT = 2**30, 2**24  # of a network or the arrays of a proof, and of a property
 MOST_NODES, MOST_ENTRIES = 2**20, 2**26  # of the tree, and of an array
+MOST_TRIED = 2**22  # pairs of an alternative and a theorem
 RANGES = {"multipliers": (0.0, np.inf), "betas": (0.0, np.inf), "slopes": (0.0, 1.0)}
 # Axes: theorems, inputs, rows, outputs, nodes, leaves and then lemmas (s), columns, lemmas (l).
 SHAPES = {"lower": "ti", "upper": "ti", "weights": "tro", "offsets": "tr", "kept": "t"}
@@ -96,6 +98,8 @@ class _Proof:
         self.layers, self.inputs = layers, inputs
         self.neurons = neurons = sum(len(layer.bias) for layer in layers if layer.is_relu)
         self.array = array = dict(given)
+        if array["axis"].size > MOST_NODES:
+            raise Rejected(f"the tree has more than {MOST_NODES} nodes")
         array.setdefault("kept", np.zeros(len(array["lower"])))
         array.setdefault("columns", np.arange(neurons))
         array.setdefault("places", np.zeros(0))
@@ -106,15 +110,14 @@ class _Proof:
         size |= {"l": array["places"].size, "s": leaves + array["places"].size}
         for name, letters in SHAPES.items():
             found, least, most = array[name], *RANGES.get(name, (-np.inf, np.inf))
-            is_right = np.isfinite(found) & ~((found < least) | (found > most))
-            is_right |= np.isnan(found) & (name == "slopes")
             is_known = found.dtype.kind in "biuf" and found.size <= MOST_ENTRIES
-            if [*found.shape] != [size[i] for i in letters] or not is_known or not is_right.all():
-                raise Rejected(f"the array {name!r} has another shape, or numbers out of range")
+            if not is_known or [*found.shape] != [size[i] for i in letters]:
+                raise Rejected(f"the array {name!r} has another shape or type")
+            is_right = np.isfinite(found) & (found >= least) & (found <= most)
+            if not (is_right | np.isnan(found) & (name == "slopes")).all():
+                raise Rejected(f"the array {name!r} has numbers out of range")
             if name not in ("slopes", "betas"):  # of which some rows are needed at a time
                 array[name] = found.astype(np.float64)
-        if self.axis.size > MOST_NODES:
-            raise Rejected(f"the tree has more than {MOST_NODES} nodes")
         names = "places", "targets", "columns"
         self.places, self.targets, self.columns = (array[name].astype(int) for name in names)
         self.number_of = np.cumsum(self.axis == LEAF) - 1  # of the certificate of a leaf
@@ -125,7 +128,8 @@ class _Proof:
         lower, upper, kept = (self.array[name] for name in ("lower", "upper", "kept"))
         count = len(lower)
         for number, rows in enumerate(alternatives):
-            box, order = box_of(rows), [*range(number, count), *range(count)]
+            box, near = box_of(rows), itertools.chain(range(number, count), range(count))
+            order = itertools.islice(near, MOST_TRIED // len(alternatives))
             if box and not any(self._refutes(theorem, rows, *box) for theorem in order):
                 raise Rejected(f"the proof says nothing of alternative {number} of the property")
         self.halves = self._tree(count)

@@ -96,6 +96,17 @@ def test_what_the_search_proves_is_confirmed(net, name, proven, tmp_path):
     assert not {"kept", "columns", "places", "targets"} & {*arrays}  # as in earlier releases
 
 
+def test_theorems_stand_in_any_order_where_they_are_few(proven, tmp_path, monkeypatch):
+    """Of many, each is looked for near the number of the alternative it is about."""
+    question, arrays = proven("shallow", "two alternatives", 20.0)
+    turned = {n: a if n in ("heading", "axis", "at") else a[::-1] for n, a in arrays.items()}
+    assert confirmed(question, arrays, tmp_path) == confirmed(question, turned, tmp_path) == (2, 2)
+    monkeypatch.setattr(proof, "MOST_TRIED", 2)
+    assert confirmed(question, arrays, tmp_path) == (2, 2)
+    with pytest.raises(Rejected, match="says nothing of alternative 0"):
+        confirmed(question, turned, tmp_path)
+
+
 # --- proofs that are wrong ----------------------------------------------------------------------
 
 
