@@ -94,19 +94,20 @@ class Normalization(Scaling):
         if not layer.built or layer.variance is None:
             raise UnsupportedLayerError("it has no statistics yet: call `adapt`, or build it")
 
-        def mean(read, xp):
+        def centre(read, xp):
             return read(_statistics(layer, layer.input_mean, layer.mean))
 
-        def scale(read, xp):
+        def factor(read, xp):
             variance = read(_statistics(layer, layer.input_variance, layer.variance))
             deviation = xp.maximum(xp.sqrt(variance), keras.config.epsilon())
             return deviation if layer.invert else 1.0 / deviation
 
         # They are read when they are asked for: `adapt` changes them.
-        mean, scale = (lowering.source.computed(layer, formula) for formula in (mean, scale))
+        builder, source = lowering.builder, lowering.source
+        mean, scale = source.computed(layer, centre), source.computed(layer, factor)
         if layer.invert:
-            return lowering.builder.scaled(only(inputs), scale, mean)
-        return lowering.builder.scaled(lowering.builder.scaled(only(inputs), None, -mean), scale)
+            return builder.scaled(only(inputs), scale, mean)
+        return standardized(builder, only(inputs), mean, scale)
 
 
 @rule(layers.BatchNormalization)
