@@ -1,5 +1,6 @@
-"""The search for several boxes in turn: each gets little time, and what is left twice as much."""
+"""The search for several boxes in turn: each gets little time, and ever fewer twice as much."""
 
+import math
 import time
 from dataclasses import replace
 from typing import NamedTuple
@@ -56,8 +57,11 @@ def in_turns(
     program = replace(program, dropped=None)
     questions = {int(i): _Question(program, lower[i], upper[i], rows[i]) for i in order}
     end, share = time.monotonic() + seconds, _FIRST * seconds / max(1, len(lower))
+    count = len(questions)
     while questions and share < 2.0 * seconds:
-        for i, question in list(questions.items()):
+        # Of twice the time half as many are given a turn: those that are known to lack least.
+        ranked = sorted(questions.items(), key=lambda item: item[1].lack)
+        for i, question in ranked[: max(math.ceil(count), sum(not q.lack for _, q in ranked))]:
             left = end - time.monotonic()
             if left <= 0:
                 return found
@@ -66,7 +70,7 @@ def in_turns(
                 del questions[i]
                 found.is_positive[i] = status == "unsat"
                 found.points[i] = np.nan if point is None else point.ravel()
-        share *= 2.0
+        share, count = 2.0 * share, 0.5 * count
     return found
 
 
@@ -79,6 +83,11 @@ class _Question:
             program, self._property, Points(program, None, np.float64, False), 0, None
         )
         self._search: Signs | None = None
+
+    @property
+    def lack(self) -> float:
+        """How far below 0 the bound is, where that is known, else 0."""
+        return 0.0 if self._search is None else -self._search.lowest
 
     def asked(self, seconds: float) -> tuple[str, np.ndarray | None]:
         """The status, and where it is so."""

@@ -10,7 +10,7 @@ from deel_lip_tf.verify.search.signs.chain import Chain, Known, Lines, Rows, lin
 
 __all__ = ["Ascent", "Numbers", "ascended"]
 
-_RATES = 0.15, 0.2, 0.1  # of alphas, and of betas and shares in units of the largest coefficient
+_RATES = 0.15, 0.3, 0.1  # of alphas, and of betas and shares in units of the largest coefficient
 _SHORTER = 0.05, 4.0  # of the step length, at each step, and at most in all
 _MOMENTUM, _SQUARES = 0.9, 0.99
 _FEWER = 0.75  # of the parts that climb; when fewer are left, they go on alone

@@ -16,6 +16,7 @@ __all__ = ["branching_neurons", "costs_of"]
 _TRIED = 16  # neurons of a part
 _BELOW = 0.25  # weight of the gap of a line whose slope is free
 _LEAST = 1e-3  # gain that counts for each half, relative to what is lacking
+_AHEAD = 0.1  # weight of what is gained by smaller intervals, of which all is an upper bound
 
 
 def costs_of(chain: Chain, rows: Rows, numbers: Numbers, known: Known) -> np.ndarray:
@@ -34,23 +35,55 @@ def costs_of(chain: Chain, rows: Rows, numbers: Numbers, known: Known) -> np.nda
     return np.where(known.signs == 0, cost, -1.0)
 
 
-def branching_neurons(chain: Chain, rows: Rows, numbers: Numbers, known: Known) -> np.ndarray:
-    """(n,) the neuron to split, or -1 where none is left."""
+def branching_neurons(
+    chain: Chain, rows: Rows, numbers: Numbers, known: Known, looks_ahead: bool
+) -> np.ndarray:
+    """(n,) the neuron to split, or -1 where none is left.
+
+    Args:
+        chain: the network.
+        rows: whose sums are bounded.
+        numbers: of n parts.
+        known: of the parts.
+        looks_ahead: whether intervals of later neurons count.
+    """
     if not chain.neurons:
         return np.full(len(known.splits), -1)
     costs = costs_of(chain, rows, numbers, known)
-    tried = np.argsort(-costs, axis=1, kind="stable")[:, :_TRIED]
-    is_open = np.take_along_axis(costs, tried, axis=1) >= 0
     lines = lines_of(known, numbers.alphas, numbers.betas, np.float32)
     start = numbers.shares @ rows.matrix.astype(np.float32)
+    ahead = _AHEAD * _saved(chain, start, known, lines) if looks_ahead else np.zeros_like(costs)
+    tried = np.argsort(-np.where(costs >= 0, costs + ahead, -1.0), axis=1, kind="stable")
+    tried = tried[:, :_TRIED]
+    is_open, later = (np.take_along_axis(part, tried, axis=1) for part in (costs >= 0, ahead))
     constant = numbers.shares @ rows.constant.astype(np.float32)
     value = chain.backward(start.copy(), constant, lines)[:, None]
     halves = [_on_trial(chain, start, constant, lines, tried, side) for side in (1.0, 0.0)]
     lack = np.maximum(-value, 0.0) + np.float32(1e-30)
-    gains = np.clip((np.stack(halves) - value) / lack, _LEAST, 1.0)
+    gains = np.clip((np.stack(halves) - value + later) / lack, _LEAST, 1.0)
     product = np.where(np.isfinite(gains), gains, _LEAST).prod(axis=0)
     best = np.where(is_open, product, -1.0).argmax(axis=1)
     return np.where(is_open.any(axis=1), tried[np.arange(len(tried)), best], -1)
+
+
+def _saved(chain: Chain, start: np.ndarray, known: Known, lines: Lines) -> np.ndarray:
+    """(n, neurons) what lines of later neurons cost bounds because of the lines of a neuron.
+
+    A chord costs `-low high / (high - low)`, whose derivatives by its ends are at most the squares
+    of their shares of the width; and an end moves by the weight of a neuron times how far its lines
+    are apart.
+    """
+    weights = start.copy()
+    chain.backward(weights, np.zeros(len(weights), np.float32), lines)
+    low, high = known.low.astype(np.float32), known.high.astype(np.float32)
+    share = np.maximum(-low, high) / (high - low)
+    negative = np.maximum(-weights[:, chain.inputs :] * (1 - chain.slopes), 0)
+    sensitive = np.where(known.signs == 0, negative * share * share, 0)
+    saved = np.zeros_like(low)
+    for layer in range(1, chain.layers):
+        own = chain.neurons_of(layer)
+        saved[:, : own.start] += sensitive[:, own] @ chain.steepness(layer)
+    return np.nan_to_num(saved * lines.over, posinf=0.0, neginf=0.0)
 
 
 def _on_trial(

@@ -212,6 +212,10 @@ class Chain:
         """Where its neurons stand among all."""
         return self._parts[np.float64][layer].neurons
 
+    def steepness(self, layer: int) -> np.ndarray:
+        """(neurons of a layer, earlier neurons) absolute weights, float32."""
+        return np.abs(self._parts[np.float32][layer].matrix[:, self.inputs :])
+
     def reads(self, layer: int, neurons: np.ndarray) -> Rows:
         """What some neurons of a layer read, of all values."""
         part = self._parts[np.float64][layer]

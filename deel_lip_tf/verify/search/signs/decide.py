@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Signs"]
 
-_FIRST_STEPS, _STEPS, _LAST_STEPS = 60, 20, 400  # of whole boxes, of parts, where no sign is open
+_FIRST_STEPS, _STEPS, _LAST_STEPS = 60, 15, 400  # of whole boxes, of parts, where no sign is open
 _FIRST_BATCH, _BATCH = 16, 512  # parts of one round, the first and the most
 _ROUND_SECONDS = 1.0  # a round takes about that long
 _BYTES = 2**29  # of parts that are kept
@@ -58,6 +58,7 @@ class Signs:
         is_witness: whether one of points (n, inputs), of a conjunction, satisfies it.
         steps: of a proof, to be filled. It may take more parts: what is refuted, and what is known
             of neurons, is what the checker confirms.
+        looks_ahead: whether neurons are split for the intervals of later ones, too.
 
     Attributes:
         bounded: how many parts were bounded.
@@ -71,6 +72,7 @@ class Signs:
         end: float,
         is_witness: Callable[[Conjunction, np.ndarray], bool],
         steps: "Steps | None" = None,
+        looks_ahead: bool = False,
     ):
         self._network, self._chain, self._claims = network, chain, claims
         self._end, self._is_witness, self._steps = end, is_witness, steps
@@ -83,7 +85,7 @@ class Signs:
         self._goal = _MARGIN * float(np.abs(self._rows.constant).max(initial=0.0))
         # Without a row every input is a counterexample.
         self._is_strict = [bool(len(c.weights) and c.is_strict.all()) for c in claims]
-        self._order = itertools.count()
+        self._order, self._looks_ahead = itertools.count(), looks_ahead
         self._open: list[tuple[float, int, _Part]] = []
         self._is_begun = self._is_left = False
         self.bounded = 0
@@ -104,6 +106,16 @@ class Signs:
             batch = int(np.clip(batch * min(pace, 2.0), 2, _BATCH))
         return "unknown" if self._open or self._is_left else "unsat"
 
+    def otherwise(self) -> "Signs":
+        """Another search for the same, by neurons chosen in the other way; it fills no proof."""
+        question = self._network, self._chain, self._claims, self._end, self._is_witness
+        return Signs(*question, looks_ahead=not self._looks_ahead)
+
+    @property
+    def lowest(self) -> float:
+        """The bound of the parts that lack most."""
+        return self._open[0][0] if self._open else -np.inf
+
     def _whole(self) -> list[_Part]:
         """The box, for each conjunction."""
         low, high = self._chain.low, self._chain.high
@@ -121,7 +133,8 @@ class Signs:
         """Takes the parts of the lowest bounds, and bounds their halves."""
         count = min(max(batch // 2, 1), len(self._open))
         parts = [heapq.heappop(self._open)[-1] for _ in range(count)]
-        neurons = branching_neurons(self._chain, self._rows, *_stacked(parts))
+        stacked = _stacked(parts)
+        neurons = branching_neurons(self._chain, self._rows, *stacked, self._looks_ahead)
         halves, last = [], []
         for part, neuron in zip(parts, neurons, strict=True):
             if neuron < 0:

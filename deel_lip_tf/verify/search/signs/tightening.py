@@ -13,7 +13,7 @@ __all__ = ["Sharpening", "first_alphas", "tightened"]
 
 Note = Callable[[np.ndarray, int, np.ndarray, Numbers], None]
 
-_STEPS = 12, 6  # of climbs that begin anew, and of those that begin where others ended
+_STEPS = 12, 4  # of climbs that begin anew, and of those that begin where others ended
 _SHARE, _NEURONS = 0.45, 128  # of neurons that are tightened on a part, and most of them
 _TOGETHER = 64  # neurons that climb together, each of its ends: as many as a cache holds
 

@@ -55,6 +55,25 @@ def test_answers_on_both_sides_of_the_minimum(inputs, first, monkeypatch):
             assert rows[i, 0] @ np.asarray(model(point[None]))[0] <= 1e-12
 
 
+def test_more_time_is_for_what_lacks_least(monkeypatch):
+    """Sixteen, eight, four, two and one of sixteen questions have a turn of twice the time."""
+    asked = []
+
+    class Question:
+        def __init__(self, program, lower, *_):
+            self.lack, self._number = 1.0 + lower[0], int(lower[0])
+
+        def asked(self, seconds):
+            asked.append((self._number, round(seconds, 2)))
+            return "unknown", None
+
+    monkeypatch.setattr(turns, "_Question", Question)
+    lower = np.arange(16.0)[::-1, None]
+    in_turns(lower_model(network(1)[0]), lower, lower, np.zeros((16, 1, 2)), np.arange(16), 64.0)
+    expected = [(i, 2.0**turn) for turn in range(6) for i in range(max(1, 16 >> turn))]
+    assert asked[: len(expected)] == expected
+
+
 def test_the_time_is_kept_and_what_has_no_rule_is_left():
     model, _ = network(30)
     lower, rows = np.full((400, 30), -50.0), np.tile([[[1.0, 0.0]]], (400, 1, 1))

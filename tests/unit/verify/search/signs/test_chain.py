@@ -109,17 +109,20 @@ def test_intervals_hold_where_the_conjunction_does(name):
     rows = rows._replace(constant=rows.constant - np.quantile(values, 0.4, axis=0))
     values = values - np.quantile(values, 0.4, axis=0)
     costs, sharpening = np.ones(known.low.shape), Sharpening(chain, rows)
-    slack, widths = 1e-12 * np.abs(reads).max(initial=0.0), [(known.high - known.low).sum()]
+    slack = 1e-12 * np.abs(reads).max(initial=0.0)
     # A climb begins where that of another part, and of another conjunction, has ended.
-    for own in ([False, False], [True, True], [True, False], [True, True]):
+    for own in ([True, True], [False, False], [True, False], [True, True]):
         found = sharpening.sharpened(known, costs, np.tile(own, (12, 1)), np.inf)
         for part, splits in enumerate(known.splits):
             inside = (reads * splits >= 0).all(axis=1) & (values[:, own] <= 0).all(axis=1)
             assert (found.low[part] <= reads[inside] + slack).all()
             assert (found.high[part] >= reads[inside] - slack).all()
-        widths.append((found.high - found.low).sum())
     if name in ("dense", "deep"):
-        assert widths[4] < widths[2] < 0.99 * widths[1] < 0.99 * widths[0]
+        each = (np.full((12, 2), is_own) for is_own in (True, False))
+        found, plain = (Sharpening(chain, rows).sharpened(known, costs, o, np.inf) for o in each)
+        later = chain.neurons_of(0).stop
+        widths = [(ends.high - ends.low)[:, later:].sum() for ends in (found, plain, known)]
+        assert widths[0] < 0.99 * widths[1] < 0.99 * widths[2]
 
 
 @pytest.mark.parametrize("name", ["dense", "leaky", "residual"])

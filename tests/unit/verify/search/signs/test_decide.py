@@ -236,6 +236,18 @@ def test_each_conjunction_is_closed_by_itself():
     assert answered(program, *impossible, exists).status == "sat"
 
 
+def test_another_search_chooses_neurons_otherwise(monkeypatch):
+    """The first one has no time beyond the whole box; the other one decides, and looks ahead."""
+    monkeypatch.setattr(decide, "_ALONE", 0.0)
+    chosen, choose = [], signs.branching_neurons
+    monkeypatch.setattr(signs, "branching_neurons", lambda *a: chosen.append(a[-1]) or choose(*a))
+    program, weights, offsets, value = planted(*SHAPES[0], 1)
+    margin = 1e-4 * (1.0 + abs(value))
+    claim = conjunction(*BOX, weights, offsets - value + margin)
+    assert answered(program, claim).status == "unsat"
+    assert chosen and all(chosen)
+
+
 def test_the_clock_is_seen_inside_a_round(denied):
     """Many conjunctions of a network that is far from closed."""
     program = networks.dense((30, 60, 60, 60, 4), seed=1, scale=2.0)
