@@ -57,7 +57,7 @@ def in_turns(
     program = replace(program, dropped=None)
     questions = {int(i): _Question(program, lower[i], upper[i], rows[i]) for i in order}
     end, share = time.monotonic() + seconds, _FIRST * seconds / max(1, len(lower))
-    count = len(questions)
+    count = float(len(questions))
     while questions and share < 2.0 * seconds:
         # Of twice the time half as many are given a turn: those that are known to lack least.
         ranked = sorted(questions.items(), key=lambda item: item[1].lack)

@@ -38,7 +38,7 @@ def recorded(network, question, seconds=60.0):
 
 
 def test_a_search_that_is_recorded_is_a_proof(asked, tmp_path):
-    network, question = asked(1.6)
+    network, question = asked(1.45)
     verdict, record = recorded(network, question)
     assert (verdict.status, record.is_proof) == ("unsat", True)
     assert decide_file(network, read_vnnlib(question), 60.0).status == "unsat"
@@ -74,7 +74,7 @@ def test_a_network_that_is_read_in_another_order_is_not_recorded(asked, monkeypa
     from deel_lip_tf.verify.search.inputs import record
 
     monkeypatch.setattr(record, "_order", lambda program, layers: {})
-    network, question = asked(1.6)
+    network, question = asked(1.45)
     verdict, found = recorded(network, question)
     assert (verdict.status, found.is_proof) == ("unsat", False)
     with pytest.raises(Rejected):
