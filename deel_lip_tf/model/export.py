@@ -7,6 +7,8 @@ from deel_lip_tf._keras import flat_layers, replaced_method, rounding_as
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.copying import copy_of
 from deel_lip_tf.semantics.graph import graph_of, is_readable
+from deel_lip_tf.semantics.rule import rule_for
+from deel_lip_tf.semantics.rules.identity import Augmentation
 from deel_lip_tf.semantics.state import copy_state
 
 
@@ -14,7 +16,8 @@ def vanillaModel(model: keras.Model) -> keras.Model:
     """A copy of a model in plain Keras layers, with the effective kernels as kernels.
 
     Nested models are exported too, layers used several times stay shared, and the given model is
-    not changed. Activations that Keras has not got, such as `GroupSort2`, stay layers of this
+    not changed. Augmentations, which are identities at inference, become layers that multiply by 1.
+    Activations that Keras has not got, such as `GroupSort2`, stay layers of this
     library; without them the copy loads where this library is not installed.
 
     Args:
@@ -90,6 +93,9 @@ def _export_layer(layer: keras.layers.Layer, exported: dict) -> keras.layers.Lay
         return _export_model(layer, exported)
     if isinstance(layer, LipschitzLayer | Condensable):
         return layer.vanilla_export()
+    if isinstance(rule_for(layer), Augmentation):
+        # The SavedModel that Keras writes of one would go on drawing random numbers.
+        return keras.layers.Rescaling(1.0, name=layer.name, dtype=layer.dtype_policy)
     copy = copy_of(layer)
     if isinstance(layer, keras.layers.Layer) and layer.weights:
         copy.build_from_config(layer.get_build_config())

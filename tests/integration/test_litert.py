@@ -60,6 +60,18 @@ def test_so_does_a_model_that_was_not_exported(rng):
     np.testing.assert_allclose(outputs_of(content, x), model(x), **SAME_FLOAT32)
 
 
+def test_a_file_takes_batches_of_every_size(rng, tmp_path):
+    model, path = model_of(PAIRS[-1]), tmp_path / "model.tflite"
+    model.export(path, format="litert", verbose=False)
+    interpreter = lite.Interpreter(str(path))
+    assert interpreter.get_input_details()[0]["shape_signature"].tolist() == [-1, 8]
+    run = interpreter.get_signature_runner("serving_default")
+    (name,) = run.get_input_details()
+    for size in (1, 5, 2):
+        x = rng.normal(size=(size, 8)).astype("float32")
+        np.testing.assert_allclose(run(**{name: x})["output_0"], model(x), **SAME_FLOAT32)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not a 1-Lipschitz layer")
 @pytest.mark.parametrize(

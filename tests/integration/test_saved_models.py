@@ -82,6 +82,17 @@ def test_the_signature_keeps_the_name_of_the_input(tmp_path):
     assert list(served(model, tmp_path).structured_input_signature[1]) == ["pixels"]
 
 
+def test_augmentations_are_not_served(rng, tmp_path):
+    """Keras's own export of one goes on drawing random numbers."""
+    augmentation = keras.layers.RandomTranslation(0.3, 0.3, fill_mode="constant")
+    body = [keras.Input((8, 8, 1)), augmentation, keras.layers.Flatten(), layers.SpectralDense(2)]
+    model = lip.Sequential(body)
+    x = rng.random((2, 8, 8, 1), "float32")
+    for name, exported in (("model", model), ("plain", model.vanilla_export())):
+        signature = served(exported, tmp_path / name)
+        np.testing.assert_allclose(run(signature, x)[0], model.predict(x, verbose=0), **SAME)
+
+
 class Halved(layers.SpectralDense):
     def call(self, inputs, training=None):
         return 0.5 * super().call(inputs, training=training)
@@ -122,9 +133,8 @@ PROGRAM = """
 import importlib.util, json, sys
 import numpy as np, tensorflow as tf
 missing = [name for name in ("deel_lip_tf", "keras") if importlib.util.find_spec(name) is None]
-x = np.load(sys.argv[1])
-loaded = [tf.saved_model.load(folder) for folder in sys.argv[2:]]
-served = [np.asarray(one.serve(x)).tolist() for one in loaded]
+loaded = [(tf.saved_model.load(folder), np.load(folder + ".npy")) for folder in sys.argv[1:]]
+served = [np.asarray(one.serve(x)).tolist() for one, x in loaded]
 print(json.dumps({"missing": missing, "served": served}))
 """
 
@@ -144,8 +154,26 @@ def environment_without(names, folder):
     return folder / "bin" / "python"
 
 
+def served_elsewhere(exported, tmp_path):
+    """What plain TensorFlow says of `(model, inputs)`, where this library is not installed."""
+    folders = [tmp_path / str(index) for index in range(len(exported))]
+    for folder, (model, x) in zip(folders, exported, strict=True):
+        model.export(folder, verbose=False)
+        np.save(f"{folder}.npy", x)
+    python = environment_without(ABSENT, tmp_path / "environment")
+    command = [python, "-I", "-c", PROGRAM, *folders]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    said = json.loads(finished.stdout.splitlines()[-1])
+    assert said["missing"] == list(ABSENT)
+    return [np.asarray(outputs) for outputs in said["served"]]
+
+
+ELSEWHERE = pytest.mark.skipif(os.name == "nt", reason="makes links to packages")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="makes links to packages")
+@ELSEWHERE
 def test_plain_tensorflow_runs_them_where_this_library_is_not_installed(rng, tmp_path):
     shape = (6, 4, 4)
     cases = [case for case in ACTIVATIONS if case.shape[-1] % 2 == 0 or case.cls is layers.Abs]
@@ -154,15 +182,24 @@ def test_plain_tensorflow_runs_them_where_this_library_is_not_installed(rng, tmp
     body = [keras.Input(shape), convolution, *(case.make() for case in kinds)]
     model = lip.Sequential([*body, keras.layers.Flatten(), layers.SpectralDense(5)])
     x = rng.normal(size=(4, *shape)).astype("float32")
-    np.save(tmp_path / "x.npy", x)
-    folders = [tmp_path / "model", tmp_path / "plain"]
-    for exported, folder in zip((model, model.vanilla_export()), folders, strict=True):
-        exported.export(folder, verbose=False)
-    python = environment_without(ABSENT, tmp_path / "environment")
-    command = [python, "-I", "-c", PROGRAM, tmp_path / "x.npy", *folders]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    said = json.loads(finished.stdout.splitlines()[-1])
-    assert said["missing"] == list(ABSENT)
-    for outputs in said["served"]:
+    for outputs in served_elsewhere([(model, x), (model.vanilla_export(), x)], tmp_path):
         np.testing.assert_allclose(outputs, model(x), **SAME)
+
+
+@pytest.mark.slow
+@ELSEWHERE
+def test_so_it_does_the_networks_of_all_recipes_and_of_the_zoo(rng, tmp_path):
+    recipes = pytest.importorskip("benchmarks.recipes", reason="needs the benchmarks")
+    models = {name: lip.zoo.load(name) for name in lip.zoo.names()}
+    for name, recipe in recipes.RECIPES.items():
+        shape = (16, 16, 3) if "cifar" in name else (8, 8, 1)
+        x, y = rng.random((2, *shape), "float32"), np.zeros(2, "int32")
+        models[name] = recipe.model(recipes.Images(name, x, y, x, y))
+    inputs = [rng.random((16, *model.input_shape[1:]), "float32") for model in models.values()]
+    exports = [model.vanilla_export() for model in models.values()]
+    said = served_elsewhere(list(zip(exports, inputs, strict=True)), tmp_path)
+    for (name, model), x, outputs in zip(models.items(), inputs, said, strict=True):
+        wanted = model.predict(x, verbose=0)
+        np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-5, err_msg=name)
+        assert (outputs.argmax(-1) == wanted.argmax(-1)).all(), name
+        assert np.ptp(wanted, axis=0).max() > 1e-3, name
