@@ -41,10 +41,10 @@ def inverse_root(error, square, radius, is_large: bool):
     """
     radius = ops.maximum(radius, _SMALLEST_RADIUS)
     if not is_large:
-        return _of_degree(6, error, square, radius, is_large)
+        return _of_degree(6, error, square, radius, is_large=False)
     return cond_with_rare_branch(
         ops.max(radius) <= _LARGEST_RADII[2],
-        lambda *tensors: _of_degree(2, *tensors, is_large),
+        lambda *tensors: _of_degree(2, *tensors, is_large=True),
         _of_higher_degree,
         error,
         square,
@@ -60,7 +60,7 @@ def _of_higher_degree(error, square, radius):
     )
 
 
-def _of_degree(degree: int, error, square, radius, is_large: bool):
+def _of_degree(degree: int, error, square, radius, *, is_large: bool):
     a = _coefficients(degree, radius)
     polynomial = shifted(a[1] * error + a[2] * square, a[0])
     if degree == 4:

@@ -145,18 +145,24 @@ class Signs:
                 splits = part.splits.copy()
                 splits[neuron] = side
                 halves.append(part._replace(splits=splits, node=node))
-        if last:
-            self._is_left |= bool(self._bounded(last, _LAST_STEPS)[0])
+        left, _ = self._bounded(last, _LAST_STEPS)
+        if time.monotonic() < self._end:
+            self._is_left |= bool(left)
+        else:  # they may have been cut off
+            self._keep(left)
         return self._round(halves, _STEPS)
 
     def _round(self, parts: list[_Part], steps: int) -> bool:
         """Keeps what is not refuted; whether a counterexample was found."""
         parts = self._sharper(self._bounded(parts, steps)[0])
         parts, places = self._bounded(parts, steps)
-        for part in parts:
-            heapq.heappush(self._open, (part.lowest, next(self._order), part))
+        self._keep(parts)
         lowest = np.argsort([part.lowest for part in parts], kind="stable")[:_TRIED]
         return self._is_found([parts[i].claim for i in lowest], places[lowest])
+
+    def _keep(self, parts: list[_Part]) -> None:
+        for part in parts:
+            heapq.heappush(self._open, (part.lowest, next(self._order), part))
 
     def _bounded(self, parts: list[_Part], steps: int) -> tuple[list[_Part], np.ndarray]:
         """Those of parts that are not refuted, and (n, inputs) where their bounds are reached."""
