@@ -126,7 +126,7 @@ def plane(
         marker = _MARKERS[index % len(_MARKERS)]
         axes.scatter(
             *own.T, s=14, color=f"C{index}", marker=marker, edgecolor="white", linewidth=0.4,
-            zorder=3, label=f"class {one}",
+            zorder=3, label=f"class {one:g}",
         )  # fmt: skip
     if radii is not None:
         _discs(axes, points, np.asarray(radii))

@@ -59,7 +59,7 @@ def test_the_sign_of_one_value_is_the_class(function):
 
 
 def test_the_largest_of_several_scores_is_the_class():
-    axes = plots.plane(three, SAMPLES, [2, 0, 0]).axes[0]
+    axes = plots.plane(three, SAMPLES, [2.0, 0.0, 0.0]).axes[0]
     for point in ([0.9, 0.1], [-0.2, 0.4], [-0.9, -0.2]):
         assert same_color(region_at(axes, point), f"C{three(np.array([point])).argmax()}")
     assert [text.get_text() for text in axes.get_legend().texts] == ["class 0", "class 2"]
