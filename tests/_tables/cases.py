@@ -197,10 +197,10 @@ FACTORED = [
         dict(filters=4, kernel_size=3, parametrization=AOC(), dilation_rate=2, padding="reflect"),
         IMAGE,
     ),
-    Case(layers.LipNeXtBlock, dict(filters=8, activation=None), (3, 4, 8)),
+    Case(layers.LipNeXtBlock, dict(filters=8, activation="linear"), (3, 4, 8)),
     Case(
         layers.LipNeXtBlock,
-        dict(filters=3, kernel_size=(5, 1), share=0.25, padding="same", activation=None),
+        dict(filters=3, kernel_size=(5, 1), share=0.25, padding="same", activation="linear"),
         (6, 3, 4),
     ),
     Case(

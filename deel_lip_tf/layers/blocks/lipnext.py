@@ -32,9 +32,9 @@ class LipNeXtBlock(ConstrainedConvolution, keras.layers.Conv2D):
             `SpectralConv2D`. Those that copy cost the square root of how often.
         share: of the channels in each group that moves: above 0 and at most 1/4, 1/8 by default;
             it must give one channel at least.
-        activation: a function, a name such as "relu", a layer such as `GroupSort2()`, or `None`
-            for none; the constant of the layer assumes that it is 1-Lipschitz. `Abs(0.5)` where it
-            is left out.
+        activation: a function, a name such as "relu", "linear" for none, or a layer such as
+            `GroupSort2()`; the constant of the layer assumes that it is 1-Lipschitz. `None`, the
+            default, for `Abs(0.5)`.
         use_bias: whether to add a bias; True by default.
         kernel_initializer: of both raw matrices; default `SpectralInitializer()`.
         k_coef_lip: the Lipschitz constant: positive, 1 by default.
@@ -72,7 +72,7 @@ class LipNeXtBlock(ConstrainedConvolution, keras.layers.Conv2D):
         padding: str = "circular",
         **kwargs,
     ):
-        if "activation" not in kwargs:
+        if kwargs.get("activation") is None:
             data_format = standardize_data_format(kwargs.get("data_format"))
-            kwargs["activation"] = Abs(0.5, data_format=data_format)
+            kwargs["activation"] = Abs(0.5, data_format=data_format, name="activation")
         super().__init__(filters, kernel_size, strides, padding, **kwargs)

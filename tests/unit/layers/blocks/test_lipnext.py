@@ -23,7 +23,7 @@ def test_the_activation_is_the_absolute_value_of_half_of_the_channels(rng):
     block = layers.LipNeXtBlock(8)
     x = rng.normal(size=(2, 4, 4, 8)).astype("float32")
     y = np.asarray(block(x))
-    linear = layers.LipNeXtBlock(8, activation=None)
+    linear = layers.LipNeXtBlock(8, activation="linear")
     linear.build(x.shape)
     linear.set_weights(block.get_weights())
     z = np.asarray(linear(x))
