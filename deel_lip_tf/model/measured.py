@@ -13,7 +13,6 @@ from keras import layers, ops
 
 from deel_lip_tf.layers.base import LipschitzLayer
 from deel_lip_tf.layers.blocks.linear import LiResConv2D
-from deel_lip_tf.layers.blocks.recurrent import SpectralSimpleRNN
 from deel_lip_tf.layers.dense import SpectralDense
 from deel_lip_tf.normalizers import (
     flatten_kernel,
@@ -24,7 +23,8 @@ from deel_lip_tf.normalizers.numerics.arithmetic import safe_sqrt
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 from deel_lip_tf.semantics.functions import activation_constant
 from deel_lip_tf.semantics.graph import Call, Graph, graph_of
-from deel_lip_tf.semantics.rule import lipschitz_constant
+from deel_lip_tf.semantics.rule import lipschitz_constant, rule_for
+from deel_lip_tf.semantics.rules import dense as rules
 from deel_lip_tf.semantics.state import is_constrained
 
 __all__ = ["gap_constants"]
@@ -75,7 +75,7 @@ def gap_constants(model: keras.Model) -> Tensor:
     chain = _chain(model)
     head = chain[-1].operation if chain else None
     is_linear = getattr(head, "activation", None) in (None, keras.activations.linear)
-    is_dense = isinstance(head, layers.Dense) and not isinstance(head, SpectralSimpleRNN)
+    is_dense = isinstance(rule_for(head), rules.Dense)
     if not is_dense or not is_linear or _has_orthogonal_columns(chain[-1]):
         return ops.multiply(math.sqrt(2.0), _product(chain))
     # a Gram matrix, so that no tensor has three axes; differences of equal columns are 0
@@ -119,7 +119,7 @@ def _product(chain: list[Call]) -> Tensor:
 
 def _constant(call: Call) -> Tensor:
     layer, shape = call.operation, call.inputs[0].shape
-    if isinstance(layer, SpectralSimpleRNN) and _slope(layer) > 1.0:
+    if isinstance(rule_for(layer), rules.SimpleRNN) and _slope(layer) > 1.0:
         raise _unknown(layer)  # what its activation adds grows from step to step
     if _is_kept(layer):
         return layer.k_coef_lip * _ceiling(layer) * _slope(layer)

@@ -51,7 +51,7 @@ def recurrence_bound(recurrence: Recurrence, slope: float, norm: Norm) -> tuple[
         `(bound, method)`.
 
     Raises:
-        UnsupportedLayerError: weights that are not finite, or no bound for all numbers of steps.
+        UnsupportedLayerError: weights that are not finite, or no finite bound for the steps.
     """
     try:
         b, q, *_ = (
@@ -73,6 +73,9 @@ def recurrence_bound(recurrence: Recurrence, slope: float, norm: Norm) -> tuple[
         raise UnsupportedLayerError(
             "its constant grows with the number of steps, which is not known: build it on "
             "`keras.Input((steps, inputs))`"
+            if steps is None
+            else f"what is proven of {steps} steps is larger than any float64: make its recurrent "
+            "kernel smaller, or use SpectralSimpleRNN"
         )
     return best, "spectral norm of both kernels, through time" if norm == L2 else (
         "sums of absolute values, through time"

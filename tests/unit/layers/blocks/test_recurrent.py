@@ -97,6 +97,8 @@ def test_any_number_of_steps_is_bounded_where_nothing_grows():
     for returns_all, factor in ((True, 1.0), (False, 1.01)):
         with pytest.raises(UnsupportedLayerError, match="number of steps, which is not known"):
             recurrence_bound(Recurrence(kernel, factor / 0.8 * recurrent, None, returns_all), 1, L2)
+    with pytest.raises(UnsupportedLayerError, match="of 3000 steps is larger than any float64"):
+        recurrence_bound(Recurrence(kernel, 2.0 * recurrent, 3000, False), 1.0, L2)
 
 
 # --- the layer ----------------------------------------------------------------------------------
