@@ -1,6 +1,7 @@
 """The float64 evaluation behind the certificates: its error bounds hold, against NumPy alone."""
 
 import math
+from fractions import Fraction
 
 import keras
 import numpy as np
@@ -178,3 +179,26 @@ def test_a_split_model_is_certified():
     x = keras.Input((6,), dtype="float64")
     model = keras.Model(x, layers.Dense(2, dtype="float64")(halves(x)))
     assert (certify(model, np.random.default_rng(0).normal(size=(9, 6))).radius > 0).all()
+
+
+def exact_last_state(layer, sequence):
+    """By rational numbers."""
+    kernel, recurrent, bias = (np.vectorize(Fraction)(w) for w in layer.get_weights())
+    state = 0 * bias
+    for x in np.vectorize(Fraction)(sequence):
+        state = x @ kernel + state @ recurrent + bias
+    return state
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 3.0])  # states that shrink, stay and grow
+def test_rounding_is_counted_through_time(factor, rng):
+    layer = layers.SimpleRNN(3, activation=None, dtype="float64")
+    model = sequential(layer, shape=(12, 2))
+    recurrent = factor * np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    layer.set_weights([rng.normal(size=(2, 3)), recurrent, rng.normal(size=3)])
+    x = rng.normal(size=(5, 12, 2))
+    outputs, errors = evaluated(model, x)
+    for sequence, output, error in zip(x, outputs, errors, strict=True):
+        distance = np.vectorize(Fraction)(output) - exact_last_state(layer, sequence)
+        assert 0 < sum(distance**2) <= Fraction(float(error)) ** 2
+        assert error <= 1e-5 * np.linalg.norm(output)
