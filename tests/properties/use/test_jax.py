@@ -12,6 +12,7 @@ import pytest
 
 import deel_lip_tf as lip
 from deel_lip_tf import layers, losses
+from tests._tables.trainings import margins_learned
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras runs on JAX here")
 
@@ -34,17 +35,8 @@ def fitted(model, loss, rate=0.1, epochs=1, **options):
 
 @pytest.mark.parametrize("reward", [0.1, 0.3])
 def test_margins_are_learned_in_a_compiled_step(reward):
-    # beyond its margins a loss has no gradient but that of the reward
-    head = layers.SpectralDense(1, kernel_initializer="ones", use_bias=False)
-    model = lip.LossVariableSequential([keras.Input((2,)), head])
-    loss = losses.HingeMarginAuto(alpha_margin=reward, max_margin=1.25)
-    model.compile(keras.optimizers.SGD(0.5), loss)
-    x, y = np.array([[99.0, 99.0], [-99.0, -99.0]]), np.array([[1.0], [-1.0]])
-    seen = []
-    for _ in range(3):
-        model.fit(x, y, batch_size=2, verbose=0)
-        seen.append(float(loss.hinge_margins[0]))
-    assert seen == pytest.approx([min(1.25, 1 + 0.5 * reward * n) for n in (1, 2, 3)], rel=1e-6)
+    seen, expected = margins_learned(reward)
+    assert seen == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_running_mean_of_a_loss_is_that_of_its_batches():

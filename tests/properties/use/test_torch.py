@@ -13,6 +13,7 @@ from deel_lip_tf import bounds, callbacks, constraints, layers, losses, metrics
 from tests._oracles.tolerances import SAME_FLOAT32, SOUND
 from tests._tables.all_losses import ALL_LOSSES, needed_by
 from tests._tables.cases import LAYERS
+from tests._tables.trainings import Crash, margins_learned
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="Keras runs on PyTorch here"
@@ -80,17 +81,8 @@ def test_every_loss_trains(make):
 
 @pytest.mark.parametrize("reward", [0.1, 0.3])
 def test_gradients_of_margins_do_not_add_up_over_steps(reward):
-    # beyond its margins a loss has no gradient but that of the reward
-    head = layers.SpectralDense(1, kernel_initializer="ones", use_bias=False)
-    model = lip.LossVariableSequential([keras.Input((2,)), head])
-    loss = losses.HingeMarginAuto(alpha_margin=reward, max_margin=1.25)
-    model.compile(keras.optimizers.SGD(0.5), loss)
-    x, y = np.array([[99.0, 99.0], [-99.0, -99.0]]), np.array([[1.0], [-1.0]])
-    seen = []
-    for _ in range(3):
-        model.fit(x, y, batch_size=2, verbose=0)
-        seen.append(float(ops.convert_to_numpy(loss.hinge_margins)[0]))
-    assert seen == pytest.approx([min(1.25, 1 + 0.5 * reward * n) for n in (1, 2, 3)], rel=1e-6)
+    seen, expected = margins_learned(reward)
+    assert seen == pytest.approx(expected, rel=1e-6)
 
 
 def test_certificates_hold_and_metrics_prove_the_same(rng):
@@ -136,19 +128,6 @@ def test_what_is_estimated_is_below_what_is_proven():
     model = dense()
     report = bounds.report(model, X)
     assert 0 < report.lower <= report.bound.value
-
-
-class Crash(keras.callbacks.Callback):
-    """Ends the training behind so many batches."""
-
-    def __init__(self, left):
-        super().__init__()
-        self.left = left
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("save_freq", ["epoch", 2])

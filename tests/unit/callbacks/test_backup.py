@@ -11,6 +11,7 @@ import pytest
 
 import deel_lip_tf as lip
 from tests._oracles.killed_training import KINDS, Trainings, everything
+from tests._tables.trainings import Crash
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
 Y = np.eye(2)[np.arange(6) % 2]
@@ -28,19 +29,6 @@ def network(loss=None, optimizer="adam", units=4, activation=None, **arguments):
     if model.loss.get_trainable_variables():
         model.loss.hinge_margins.assign([0.5, 0.7])  # from where they move
     return model
-
-
-class Crash(keras.callbacks.Callback):
-    """Ends the training behind some number of batches."""
-
-    def __init__(self, left):
-        super().__init__()
-        self.left = left
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def fit(model, *callbacks, epochs=2):
