@@ -11,16 +11,8 @@ from onnx.external_data_helper import set_external_data  # noqa: E402
 from deel_lip_tf.checking.network import Rejected, read_network  # noqa: E402
 from deel_lip_tf.checking.proof import MALFORMED, read  # noqa: E402
 from tests._oracles.onnx_oracles import CLOSE, outputs_of  # noqa: E402
+from tests._tables.onnx_files import node, numbers  # noqa: E402
 from tests.unit.checking.files import question, written  # noqa: E402
-
-
-def node(kind, inputs, output="y", **attributes):
-    return helper.make_node(kind, inputs, [output], **attributes)
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
 
 CONSTANTS = {
     "w": numbers(6, 4),

@@ -12,7 +12,7 @@ from deel_lip_tf.verify import decide, files  # noqa: E402
 from deel_lip_tf.verify.specification.parsing import parsed  # noqa: E402
 from deel_lip_tf.verify.specification.property import property_of  # noqa: E402
 from tests._oracles.onnx_oracles import outputs_of  # noqa: E402
-from tests.unit.formats.onnx.test_read import node, numbers, written  # noqa: E402
+from tests._tables.onnx_files import node, numbers, written  # noqa: E402
 
 DENSE = [node("Gemm", ["x", "w", "b"], "h"), node("Relu", ["h"], "i"), node("Gemm", ["i", "v"])]
 CONSTANTS = {"w": numbers(3, 16), "b": numbers(16), "v": numbers(16, 2)}

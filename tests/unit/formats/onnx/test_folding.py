@@ -13,7 +13,7 @@ from deel_lip_tf.formats import reader_of  # noqa: E402
 from deel_lip_tf.formats.onnx.read import from_onnx  # noqa: E402
 from deel_lip_tf.verify import bounds, box  # noqa: E402
 from tests._oracles.onnx_oracles import CLOSE, outputs_of  # noqa: E402
-from tests.unit.formats.onnx.test_read import FILES, IMAGE, file_of, node, numbers, written  # noqa: E402
+from tests._tables.onnx_files import FILES, IMAGE, file_of, node, numbers, written  # noqa: E402
 
 A, B, WHOLE = numbers(2, 3), numbers(2, 3, seed=1), np.arange(6).reshape(2, 3)
 SIZES = {k: np.array(v, np.int64) for k, v in {

@@ -7,7 +7,7 @@ onnx = pytest.importorskip("onnx", reason="needs the verify extra")
 
 from deel_lip_tf.formats.onnx.running import OnnxRun  # noqa: E402
 from tests._oracles.onnx_oracles import CLOSE, outputs_of  # noqa: E402
-from tests.unit.formats.onnx.test_read import (  # noqa: E402
+from tests._tables.onnx_files import (  # noqa: E402
     FILES,
     IMAGE,
     file_of,

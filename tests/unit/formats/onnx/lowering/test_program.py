@@ -11,7 +11,7 @@ from deel_lip_tf.semantics.ir.lowering import lower_model  # noqa: E402
 from deel_lip_tf.verify.propagation.interval import propagate  # noqa: E402
 from deel_lip_tf.verify.tensorflow import evaluate  # noqa: E402
 from tests._oracles.onnx_oracles import CLOSE, outputs_of  # noqa: E402
-from tests.unit.formats.onnx.test_read import (  # noqa: E402
+from tests._tables.onnx_files import (  # noqa: E402
     FILES,
     IMAGE,
     file_of,
