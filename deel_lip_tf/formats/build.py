@@ -1,13 +1,14 @@
 """The operators of a file become calls of Keras layers, whatever its format."""
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+import keras
 import numpy as np
 
 from deel_lip_tf.formats.graph import Node, UnsupportedOperatorError, carries_batch
 
-__all__ = ["KerasGraphBuilder", "called"]
+__all__ = ["KerasGraphBuilder", "activation", "called", "elementwise", "operation", "weighted"]
 
 Tensor = TypeVar("Tensor")
 """What stands for a tensor of the file: each format has its own."""
@@ -86,6 +87,33 @@ class KerasGraphBuilder(Generic[Tensor]):
         if not np.array_equal(kept, given, equal_nan=True):
             raise node.unsupported(f"constants of the input's type {self.dtype}", given.dtype.name)
         return kept
+
+
+def elementwise(call_on: Callable[..., Any]) -> Callable:
+    """The rule of a function of the tensor, the attributes and the type, entry by entry."""
+
+    def call(builder: KerasGraphBuilder, node: Node):
+        value = builder.tensor(node.inputs[0])
+        return value.of(call_on(value.tensor, node.attributes, builder.dtype))
+
+    return call
+
+
+def activation(name: str) -> Callable:
+    """The rule of an activation function of Keras."""
+    return elementwise(lambda x, _, dtype: keras.layers.Activation(name, dtype=dtype)(x))
+
+
+def operation(function: Callable) -> Callable:
+    """The rule of an operation of Keras on one tensor, entry by entry."""
+    return elementwise(lambda x, attributes, dtype: function(x))
+
+
+def weighted(layer: keras.layers.Layer, tensor: Any, *weights: np.ndarray | None) -> Any:
+    """The output of a new layer, which then gets its weights; `None` stands for none."""
+    output = layer(tensor)
+    layer.set_weights([weight for weight in weights if weight is not None])
+    return output
 
 
 def called(rule: Callable, builder: KerasGraphBuilder, node: Node):

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.formats.build import KerasGraphBuilder
+from deel_lip_tf.formats.build import KerasGraphBuilder, weighted
 from deel_lip_tf.formats.graph import Node
 from deel_lip_tf.formats.onnx.shapes import axes_of
 from deel_lip_tf.formats.onnx.tensors import Tensor
@@ -36,9 +36,7 @@ def _dense(
     builder: KerasGraphBuilder, value: Tensor, kernel: np.ndarray, bias: np.ndarray | None
 ) -> Tensor:
     layer = keras.layers.Dense(kernel.shape[1], use_bias=bias is not None, dtype=builder.dtype)
-    output = layer(value.channels_first())
-    layer.set_weights([kernel] if bias is None else [kernel, bias])
-    return Tensor(output)
+    return Tensor(weighted(layer, value.channels_first(), kernel, bias))
 
 
 def matmul(builder: KerasGraphBuilder, node: Node) -> Tensor:
@@ -163,9 +161,7 @@ def _along_channels(constant: np.ndarray, sample: tuple[int, ...]) -> np.ndarray
 
 def _normalized(builder: KerasGraphBuilder, tensor, scale: np.ndarray, shift: np.ndarray):
     layer = keras.layers.BatchNormalization(epsilon=0.0, dtype=builder.dtype)
-    output = layer(tensor)
-    layer.set_weights([scale, shift, np.zeros(len(scale)), np.ones(len(scale))])
-    return output
+    return weighted(layer, tensor, scale, shift, np.zeros(len(scale)), np.ones(len(scale)))
 
 
 def scaled_by(constant: np.ndarray, position: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.formats.build import KerasGraphBuilder
+from deel_lip_tf.formats.build import (
+    KerasGraphBuilder,
+    activation,
+    elementwise,
+    operation,
+    weighted,
+)
 from deel_lip_tf.formats.graph import Node
 from deel_lip_tf.formats.onnx.arithmetic import (
     arithmetic,
@@ -69,32 +75,13 @@ def _dropout(builder: KerasGraphBuilder, node: Node) -> Tensor:
     return builder.tensor(node.inputs[0])
 
 
-def _elementwise(call_on: Callable):
-    """A function of the tensor, the attributes and the type, entry by entry."""
-
-    def call(builder: KerasGraphBuilder, node: Node) -> Tensor:
-        value = builder.tensor(node.inputs[0])
-        return value.of(call_on(value.tensor, node.attributes, builder.dtype))
-
-    return call
-
-
-def _named(activation: str):
-    return _elementwise(lambda x, _, dtype: keras.layers.Activation(activation, dtype=dtype)(x))
-
-
-def _operation(function: Callable):
-    return _elementwise(lambda x, attributes, dtype: function(x))
-
-
 def _batch_normalization(builder: KerasGraphBuilder, node: Node) -> Tensor:
     check_normalization(node, builder.version)
     value = builder.tensor(node.inputs[0])
     weights = [builder.numbers(node, position) for position in (1, 2, 3, 4)]
     epsilon = node.attributes.get("epsilon", IN_FILES(1e-5))
     layer = keras.layers.BatchNormalization(epsilon=float(epsilon), dtype=builder.dtype)
-    output = layer(value.channels_last())
-    layer.set_weights(weights)
+    output = weighted(layer, value.channels_last(), *weights)
     return Tensor(output, "NHWC" if value.rank > 2 else "NCHW")
 
 
@@ -120,9 +107,7 @@ def _prelu(builder: KerasGraphBuilder, node: Node) -> Tensor:
     slopes = value.beside(slopes)
     shared = [axis for axis, size in enumerate(slopes.shape, 1) if size == 1]
     layer = keras.layers.PReLU(shared_axes=shared, dtype=builder.dtype)
-    output = layer(value.tensor)
-    layer.set_weights([slopes])
-    return value.of(output)
+    return value.of(weighted(layer, value.tensor, slopes))
 
 
 def _elu(x, attributes: dict, dtype: str):
@@ -166,27 +151,27 @@ def _clip(builder: KerasGraphBuilder, node: Node) -> Tensor:
 
 
 OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
-    "Abs": _operation(ops.absolute),
+    "Abs": operation(ops.absolute),
     "Add": arithmetic(keras.layers.Add, shifted_by(1.0)),
     "AveragePool": pooling(AVERAGE, counts_padding=True),
     "BatchNormalization": _batch_normalization,
     "Cast": _cast,
-    "Celu": _elementwise(lambda x, a, _: ops.celu(x, a.get("alpha", 1.0))),
+    "Celu": elementwise(lambda x, a, _: ops.celu(x, a.get("alpha", 1.0))),
     "Clip": _clip,
     "Concat": concat,
     "Conv": convolution,
     "ConvTranspose": transposed_convolution,
     "Div": divided,
     "Dropout": _dropout,
-    "Elu": _elementwise(_elu),
-    "Exp": _operation(ops.exp),
+    "Elu": elementwise(_elu),
+    "Exp": operation(ops.exp),
     "Flatten": flatten,
-    "Gelu": _elementwise(_gelu),
+    "Gelu": elementwise(_gelu),
     "Gemm": gemm,
     "GlobalAveragePool": global_pooling(GLOBAL_AVERAGE),
     "GlobalMaxPool": global_pooling(GLOBAL_MAXIMUM),
-    "HardSigmoid": _elementwise(_hard_sigmoid),
-    "HardSwish": _named("hard_silu"),
+    "HardSigmoid": elementwise(_hard_sigmoid),
+    "HardSwish": activation("hard_silu"),
     "Identity": _identity,
     "LeakyRelu": _leaky_relu,
     "MatMul": matmul,
@@ -194,26 +179,26 @@ OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "MaxPool": pooling(MAXIMUM, counts_padding=False),
     "Mean": merged(keras.layers.Average),
     "Min": extreme(keras.layers.Minimum, ops.minimum),
-    "Mish": _named("mish"),
+    "Mish": activation("mish"),
     "Mul": arithmetic(None, scaled_by),
-    "Neg": _operation(ops.negative),
+    "Neg": operation(ops.negative),
     "PRelu": _prelu,
     "Pad": pad,
     "ReduceMean": reduced(ops.mean, GLOBAL_AVERAGE),
     "ReduceSum": reduced(ops.sum),
-    "Relu": _elementwise(lambda x, _, dtype: keras.layers.ReLU(dtype=dtype)(x)),
+    "Relu": elementwise(lambda x, _, dtype: keras.layers.ReLU(dtype=dtype)(x)),
     "Reshape": reshape,
-    "Selu": _elementwise(_selu),
-    "Sigmoid": _named("sigmoid"),
+    "Selu": elementwise(_selu),
+    "Sigmoid": activation("sigmoid"),
     "Slice": sliced,
     "Softmax": _softmax,
-    "Softplus": _named("softplus"),
-    "Softsign": _named("softsign"),
+    "Softplus": activation("softplus"),
+    "Softsign": activation("softsign"),
     "Split": split,
     "Squeeze": squeeze,
     "Sub": arithmetic(keras.layers.Subtract, shifted_by(-1.0)),
     "Sum": merged(keras.layers.Add),
-    "Tanh": _named("tanh"),
+    "Tanh": activation("tanh"),
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }

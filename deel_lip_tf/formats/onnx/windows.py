@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from deel_lip_tf.formats.build import KerasGraphBuilder
+from deel_lip_tf.formats.build import KerasGraphBuilder, weighted
 from deel_lip_tf.formats.graph import Node
 from deel_lip_tf.formats.onnx.attributes import Pairs, pairs_of, steps_of
 from deel_lip_tf.formats.onnx.shapes import zeros_added
@@ -94,12 +94,10 @@ def convolution(builder: KerasGraphBuilder, node: Node) -> Tensor:
 
 def _convolved(builder, node: Node, value: Tensor, kernel, kind: type, options: dict) -> Tensor:
     """The output of a layer of a kernel, and of a bias if the operator has one."""
-    bias = [builder.numbers(node, 2)] if len(node.inputs) > 2 and node.inputs[2] else []
-    window = kernel.shape[:-2]
-    layer = kind(kernel_size=window, use_bias=bool(bias), dtype=builder.dtype, **options)
-    output = layer(value.tensor)
-    layer.set_weights([kernel, *bias])
-    return Tensor(output, "NHWC")
+    bias = builder.numbers(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
+    options |= {"kernel_size": kernel.shape[:-2], "use_bias": bias is not None}
+    layer = kind(dtype=builder.dtype, **options)
+    return Tensor(weighted(layer, value.tensor, kernel, bias), "NHWC")
 
 
 def transposed_convolution(builder: KerasGraphBuilder, node: Node) -> Tensor:

@@ -8,7 +8,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf.formats.build import KerasGraphBuilder
+from deel_lip_tf.formats.build import (
+    KerasGraphBuilder,
+    activation,
+    elementwise,
+    operation,
+    weighted,
+)
 from deel_lip_tf.formats.graph import Node
 from deel_lip_tf.formats.saved_model.shapes import (
     concatenated,
@@ -37,34 +43,11 @@ from deel_lip_tf.normalizers import safe_sqrt
 __all__ = ["OPERATORS"]
 
 
-def _elementwise(make: Callable[..., keras.layers.Layer]):
-    def call(builder: KerasGraphBuilder, node: Node) -> Tensor:
-        value = builder.tensor(node.inputs[0])
-        return value.of(make(node.attributes, dtype=builder.dtype)(value.tensor))
-
-    return call
-
-
-def _named(activation: str):
-    return _elementwise(lambda a, dtype: keras.layers.Activation(activation, dtype=dtype))
-
-
-def _operation(function: Callable):
-    """An operation of Keras on one tensor, entry by entry."""
-
-    def call(builder: KerasGraphBuilder, node: Node) -> Tensor:
-        value = builder.tensor(node.inputs[0])
-        return value.of(function(value.tensor))
-
-    return call
-
-
 def _dense(
     builder: KerasGraphBuilder, value: Tensor, kernel: np.ndarray, bias: np.ndarray | None = None
 ) -> Tensor:
     layer = keras.layers.Dense(kernel.shape[1], use_bias=bias is not None, dtype=builder.dtype)
-    output = value.of(layer(value.tensor))
-    layer.set_weights([kernel] if bias is None else [kernel, bias])
+    output = value.of(weighted(layer, value.tensor, kernel, bias))
     if bias is not None:
         return output
     return replace(output, with_bias=partial(_dense, builder, value, kernel))
@@ -197,9 +180,7 @@ def _batch_normalization(builder: KerasGraphBuilder, node: Node) -> Tensor:
     value = builder.tensor(node.inputs[0])
     weights = [builder.constant(node, position) for position in (1, 2, 3, 4)]
     layer = keras.layers.BatchNormalization(epsilon=node.attributes["epsilon"], dtype=builder.dtype)
-    output = layer(value.samples())
-    layer.set_weights(weights)
-    return value.of(output)
+    return value.of(weighted(layer, value.samples(), *weights))
 
 
 def _softmax(builder: KerasGraphBuilder, node: Node) -> Tensor:
@@ -233,20 +214,20 @@ def _sorted_neighbours(builder: KerasGraphBuilder, node: Node) -> Tensor:
     return value.of(GroupSort2(dtype=builder.dtype)(value.tensor))
 
 
-def _leaky_relu(attributes: dict, dtype: str) -> keras.layers.Layer:
-    return keras.layers.LeakyReLU(negative_slope=attributes["alpha"], dtype=dtype)
+def _leaky_relu(x, attributes: dict, dtype: str):
+    return keras.layers.LeakyReLU(negative_slope=attributes["alpha"], dtype=dtype)(x)
 
 
-def _elu(attributes: dict, dtype: str) -> keras.layers.Layer:
-    return keras.layers.ELU(alpha=attributes.get("alpha", 1.0), dtype=dtype)
+def _elu(x, attributes: dict, dtype: str):
+    return keras.layers.ELU(alpha=attributes.get("alpha", 1.0), dtype=dtype)(x)
 
 
 def _relu(maximum: float | None = None):
-    return _elementwise(lambda a, dtype: keras.layers.ReLU(max_value=maximum, dtype=dtype))
+    return elementwise(lambda x, _, dtype: keras.layers.ReLU(max_value=maximum, dtype=dtype)(x))
 
 
 OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
-    "Abs": _operation(ops.absolute),
+    "Abs": operation(ops.absolute),
     "Add": _sum,
     "AddV2": _sum,
     "AvgPool": average_pooling,
@@ -258,13 +239,13 @@ OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "Conv2DBackpropInput": transposed_convolution,
     "DepthwiseConv2dNative": depthwise_convolution,
     "Einsum": _contracted,
-    "Elu": _elementwise(_elu),
-    "Exp": _named("exponential"),
+    "Elu": elementwise(_elu),
+    "Exp": activation("exponential"),
     "ExpandDims": expanded,
     "FusedBatchNormV3": _batch_normalization,
     "GatherV2": gathered,
-    "Gelu": _named("gelu"),
-    "LeakyRelu": _elementwise(_leaky_relu),
+    "Gelu": activation("gelu"),
+    "LeakyRelu": elementwise(_leaky_relu),
     "MatMul": _matmul,
     "Max": _maximum_over_axes,
     "MaxPool": max_pooling,
@@ -272,30 +253,30 @@ OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "Mean": _reduced(ops.mean),
     "Minimum": _arithmetic(ops.minimum, keras.layers.Minimum),
     "Mul": _arithmetic(ops.multiply, None),
-    "Neg": _operation(ops.negative),
+    "Neg": operation(ops.negative),
     "Pad": padded,
     "PadV2": padded,
     "RealDiv": _arithmetic(ops.divide, None, constant_second=True),
     "Relu": _relu(),
     "Relu6": _relu(6.0),
     "Reshape": reshaped,
-    "SafeRoot": _operation(safe_sqrt),
-    "Selu": _named("selu"),
-    "Sigmoid": _named("sigmoid"),
-    "Silu": _named("silu"),
+    "SafeRoot": operation(safe_sqrt),
+    "Selu": activation("selu"),
+    "Sigmoid": activation("sigmoid"),
+    "Silu": activation("silu"),
     "Softmax": _softmax,
-    "Softplus": _named("softplus"),
-    "Softsign": _named("softsign"),
+    "Softplus": activation("softplus"),
+    "Softsign": activation("softsign"),
     "SortedNeighbours": _sorted_neighbours,
     "SortedPairs": _sorted_pairs,
     "SpaceToBatchND": space_to_batch,
-    "Sqrt": _operation(ops.sqrt),
-    "Square": _operation(ops.square),
+    "Sqrt": operation(ops.sqrt),
+    "Square": operation(ops.square),
     "Squeeze": squeezed,
     "StridedSlice": sliced,
     "Sub": _arithmetic(ops.subtract, keras.layers.Subtract),
     "Sum": _reduced(ops.sum),
-    "Tanh": _named("tanh"),
+    "Tanh": activation("tanh"),
     "Tile": repeated,
     "TopKV2": _largest_of_last,
     "Transpose": transposed,

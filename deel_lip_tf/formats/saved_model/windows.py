@@ -7,7 +7,7 @@ from functools import partial
 import keras
 import numpy as np
 
-from deel_lip_tf.formats.build import KerasGraphBuilder
+from deel_lip_tf.formats.build import KerasGraphBuilder, weighted
 from deel_lip_tf.formats.graph import BATCH, Node
 from deel_lip_tf.formats.saved_model.tensors import Blocks, Tensor
 
@@ -111,8 +111,7 @@ def _layer_called(builder, kind: Callable, kernel, value, strides, dilation, pad
         use_bias=bias is not None,
         dtype=builder.dtype,
     )
-    output = value.of(layer(value.tensor))
-    layer.set_weights([kernel] if bias is None else [kernel, bias])
+    output = value.of(weighted(layer, value.tensor, kernel, bias))
     if bias is not None:
         return output
     again = partial(_layer_called, builder, kind, kernel, value, strides, dilation, padding)
