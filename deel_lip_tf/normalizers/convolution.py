@@ -6,6 +6,7 @@ product of one count per axis, and each count is made, not approximated: closed 
 somewhere (for reflected padding on small images, say).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -93,6 +94,27 @@ def padded_indices(size, before: int, after: int, mode: str, xp=np):
     if mode == "replicate":
         return xp.clip(index, 0, size - 1)
     return xp.where((index >= 0) & (index < size), index, ZERO)
+
+
+def most_copies(size: int | None, added: tuple[int, int], padding: str) -> int:
+    """How often an element of an axis occurs in the padded one; the worst size, of `None`, is 1."""
+    if padding not in EXTENDING:
+        return 1
+    return int(np.bincount(padded_indices(size or 1, *added, padding)).max())
+
+
+def common_steps(
+    sizes: Sequence[int | None], strides: Sequence[int], padding: str
+) -> tuple[int, ...]:
+    """For each axis, what the distances between any two patches are multiples of: the stride.
+
+    On a ring of another length than a multiple of it, the last patch may be at any distance of the
+    first one.
+    """
+    if padding != "circular":
+        return tuple(strides)
+    pairs = zip(sizes, strides, strict=True)
+    return tuple(s if size is not None and size % s == 0 else 1 for size, s in pairs)
 
 
 @lru_cache(maxsize=4096)

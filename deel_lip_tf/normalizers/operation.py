@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from keras import ops
 
 from deel_lip_tf.normalizers.convolution import (
     EXTENDING,
+    common_steps,
     max_duplication,
-    padded_indices,
+    most_copies,
     padding_amounts,
     transposed_max_duplication,
 )
@@ -80,10 +80,9 @@ class Operation:
         """
         if self.padding not in EXTENDING or self.padding == "circular":
             return (1,) * len(self.kernel_size)
-        return tuple(
-            _most_copies(size, k, self.padding)
-            for size, k in zip(self._image_sizes, self.reach, strict=True)
-        )
+        pairs = zip(self._image_sizes, self.reach, strict=True)
+        added = ((size, padding_amounts(size, k, 1, self.padding)) for size, k in pairs)
+        return tuple(most_copies(*axis, self.padding) for axis in added)
 
     @property
     def padding_norm(self) -> float:
@@ -92,17 +91,10 @@ class Operation:
 
     @property
     def lattice(self) -> tuple[int, ...]:
-        """For each spatial axis, what the distances between any two patches are multiples of.
-
-        That is the stride, unless the axis is a ring of another length than a multiple of it: the
-        last patch may then be at any distance of the first one.
-        """
-        if self.padding != "circular" or self.is_transposed:
+        """For each spatial axis, what the distances between any two patches are multiples of."""
+        if self.is_transposed:
             return self.strides
-        return tuple(
-            stride if size is not None and size % stride == 0 else 1
-            for size, stride in zip(self.sizes, self.strides, strict=True)
-        )
+        return common_steps(self.sizes, self.strides, self.padding)
 
     @property
     def excess(self) -> tuple[int, ...]:
@@ -150,13 +142,6 @@ class Operation:
         if self.is_depthwise:
             return depthwise_kernel(function(depthwise_matrices(kernel)), kernel.shape)
         return ops.reshape(function(flatten_kernel(kernel)), kernel.shape)
-
-
-def _most_copies(size: int | None, kernel_size: int, padding: str) -> int:
-    """How often an element occurs in a padded axis; the worst size is 1."""
-    size = 1 if size is None else size
-    added = padding_amounts(size, kernel_size, 1, padding)
-    return int(np.bincount(padded_indices(size, *added, padding)).max())
 
 
 def flatten_kernel(kernel):

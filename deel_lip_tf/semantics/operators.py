@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf._rounding import product_up, sum_up
+from deel_lip_tf.normalizers.convolution import common_steps
 from deel_lip_tf.semantics.norms import Norm
 
 __all__ = ["Convolution", "Copies", "Matrices", "Merge", "Operator", "Potential", "Recurrence"]
@@ -80,16 +81,13 @@ class Convolution:
         """Along each axis the size, the number of taps, the stride and the dilation."""
         return list(zip(self.sizes, self.kernel_size, self.strides, self.dilation, strict=True))
 
-    def effective_strides(self) -> list[int]:
+    def effective_strides(self) -> tuple[int, ...]:
         """Strides under which the operator is, axis by axis, a compression of the infinite one.
 
         Wrapping round commutes with the step only if the step divides the length. Else the strided
         convolution is bounded by the one without stride, of which it keeps some outputs.
         """
-        if self.padding != "circular":
-            return list(self.strides)
-        pairs = zip(self.sizes, self.strides, strict=True)
-        return [stride if size is not None and size % stride == 0 else 1 for size, stride in pairs]
+        return common_steps(self.sizes, self.strides, self.padding)
 
 
 Operator = Matrices | Copies | Sums | Convolution

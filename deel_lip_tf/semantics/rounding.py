@@ -10,12 +10,13 @@ Functions made of exponentials are taken to be wrong by at most `64 u (1 + |x| +
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from deel_lip_tf._rounding import UNITS, UP
 from deel_lip_tf.errors import UnsupportedLayerError
 
-__all__ = ["FLUSHED", "LARGEST", "UNIT", "CallShapes", "Rounding", "exact", "few", "gamma"]
-__all__ += ["root_of_squares", "smooth", "softmax"]
+__all__ = ["FLUSHED", "LARGEST", "UNIT", "CallShapes", "Rounding", "copied", "exact", "few"]
+__all__ += ["gamma", "root_of_squares", "smooth", "softmax"]
 
 UNIT = UNITS["float32"]
 """Unit roundoff of float32."""
@@ -102,6 +103,11 @@ def gamma(count: int) -> float:
 
 def exact(shapes: CallShapes) -> Rounding:
     """Of a function that only compares and selects."""
+    return shapes.copied()
+
+
+def copied(layer: Any, shapes: CallShapes) -> Rounding:
+    """Of a layer, or an operation, that copies entries, or compares them and selects."""
     return shapes.copied()
 
 

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
+from deel_lip_tf.normalizers.convolution import EXTENDING
 from deel_lip_tf.semantics.rule import rule_for
 
 if TYPE_CHECKING:
     from deel_lip_tf.semantics.graph import Value
 
-__all__ = ["are_equal", "is_beside_features"]
+__all__ = ["are_equal", "every_axis", "is_beside_features", "keeps_windows"]
 
 
 def are_equal(tensors: "Sequence[Value]", axis: int) -> bool:
@@ -54,6 +56,11 @@ def _keeps(operation: Any, axis: int, rank: int) -> bool:
     return not isinstance(activation, keras.layers.Layer) or _keeps(activation, axis, rank)
 
 
+def every_axis(layer: keras.layers.Layer, axis: int, rank: int) -> bool:
+    """True: the layer keeps the size of each axis."""
+    return True
+
+
 def is_beside_features(layer: keras.layers.Layer, axis: int, rank: int) -> bool:
     """Whether an axis is not that of the features of a layer, along which its weights lie."""
     if hasattr(layer, "axis"):
@@ -61,3 +68,11 @@ def is_beside_features(layer: keras.layers.Layer, axis: int, rank: int) -> bool:
     else:
         features = 1 if getattr(layer, "data_format", None) == "channels_first" else -1
     return axis != features % rank
+
+
+def keeps_windows(layer: keras.layers.Layer, axis: int, rank: int) -> bool:
+    """Whether a layer has one window around each entry of an axis."""
+    if set(np.ravel(layer.strides)) != {1} or not is_beside_features(layer, axis, rank):
+        return False
+    is_dense = set(np.ravel(getattr(layer, "dilation_rate", 1))) == {1}
+    return layer.padding in ("same", "causal") or (layer.padding in EXTENDING and is_dense)

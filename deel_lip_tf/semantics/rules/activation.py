@@ -23,6 +23,7 @@ from deel_lip_tf.semantics.rounding import few, gamma, smooth, softmax
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.rules.data_movement import scaled
 from deel_lip_tf.semantics.rules.normalization import broadcast_copies
+from deel_lip_tf.semantics.sizes import every_axis
 from deel_lip_tf.semantics.state import as_computed_with, as_float64, check_built
 
 __all__ = ["Activation"]
@@ -31,6 +32,8 @@ __all__ = ["Activation"]
 @rule(layers.Activation)
 class Activation(Rule):
     """`activation(x)`, a function or a layer."""
+
+    keeps_size = staticmethod(every_axis)
 
     def lipschitz(self, layer, input_shape, norm):
         return activation_constant(layer.activation, norm)
@@ -47,9 +50,6 @@ class Activation(Rule):
     def never_falls(self, layer):
         return never_falls(layer.activation)
 
-    def keeps_size(self, layer, axis, rank):
-        return True
-
     def lower(self, lowering, layer, inputs):
         return only(inputs)  # the walk applies `activation`, as of any layer
 
@@ -57,6 +57,8 @@ class Activation(Rule):
 @rule(layers.ReLU)
 class ReLU(Rule):
     """`max(0, x)`, with a slope below 0 and a largest value."""
+
+    keeps_size = staticmethod(every_axis)
 
     def lipschitz(self, layer, input_shape, norm):
         # With a threshold t > 0 the function jumps from 0 to t at x = t: no constant exists.
@@ -75,9 +77,6 @@ class ReLU(Rule):
             return PiecewiseLinear(breakpoints, slopes)
         return PiecewiseLinear((*breakpoints, float(layer.max_value)), (*slopes, 0.0))
 
-    def keeps_size(self, layer, axis, rank):
-        return True
-
     def lower(self, lowering, layer, inputs):
         if layer.threshold != 0:
             raise UnsupportedLayerError("its function jumps at `threshold`")
@@ -89,6 +88,8 @@ class ReLU(Rule):
 class LeakyReLU(Rule):
     """`x`, times a slope below 0."""
 
+    keeps_size = staticmethod(every_axis)
+
     def lipschitz(self, layer, input_shape, norm):
         return _steepest(layer, layer.negative_slope)
 
@@ -97,9 +98,6 @@ class LeakyReLU(Rule):
 
     def pieces(self, layer):
         return PiecewiseLinear((0.0,), (float(layer.negative_slope), 1.0))
-
-    def keeps_size(self, layer, axis, rank):
-        return True
 
     def lower(self, lowering, layer, inputs):
         return lowering.builder.function(only(inputs), elementwise.relu(layer.negative_slope))
@@ -148,14 +146,13 @@ class PReLUlip(Rule):
 class SoftHuber(Rule):
     """`k_coef_lip` times `sqrt(x**2 + delta**2) - delta`."""
 
+    keeps_size = staticmethod(every_axis)
+
     def lipschitz(self, layer, input_shape, norm):
         return layer.lipschitz_constant()
 
     def rounding(self, layer, shapes):
         return shapes.rounding(gamma(24))  # no term is negative but the sign of the input
-
-    def keeps_size(self, layer, axis, rank):
-        return True
 
     def lower(self, lowering, layer, inputs):
         index, builder = only(inputs), lowering.builder
@@ -170,6 +167,8 @@ class SoftHuber(Rule):
 class ELU(Rule):
     """`x`, and `alpha * (exp(x) - 1)` below 0."""
 
+    keeps_size = staticmethod(every_axis)
+
     def lipschitz(self, layer, input_shape, norm):
         return _steepest(layer, layer.alpha)
 
@@ -179,9 +178,6 @@ class ELU(Rule):
     def rounding(self, layer, shapes):
         return smooth(shapes)
 
-    def keeps_size(self, layer, axis, rank):
-        return True
-
     def lower(self, lowering, layer, inputs):
         return lowering.builder.function(only(inputs), elementwise.elu(layer.alpha))
 
@@ -189,6 +185,8 @@ class ELU(Rule):
 @rule(layers.Softmax)
 class Softmax(Rule):
     """Exponentials divided by their sum along axes."""
+
+    keeps_size = staticmethod(every_axis)
 
     def lipschitz(self, layer, input_shape, norm):
         axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
@@ -200,9 +198,6 @@ class Softmax(Rule):
 
     def rounding(self, layer, shapes):
         return softmax(shapes)
-
-    def keeps_size(self, layer, axis, rank):
-        return True
 
     def lower(self, lowering, layer, inputs):
         if layer.axis not in (-1, len(lowering.builder.shape(only(inputs)))):

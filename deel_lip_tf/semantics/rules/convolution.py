@@ -11,7 +11,12 @@ from keras import layers
 
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
-from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
+from deel_lip_tf.normalizers.convolution import (
+    EXTENDING,
+    most_copies,
+    padded_indices,
+    padding_amounts,
+)
 from deel_lip_tf.semantics.ir.decompositions import channels_last, convolved, grouped, last_if_first
 from deel_lip_tf.semantics.ir.parameters import Coefficients
 from deel_lip_tf.semantics.ir.primitives import Adjoint, Conv, Gather, MatMul
@@ -27,17 +32,20 @@ from deel_lip_tf.semantics.operators import (
     spatial_sizes,
 )
 from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
-from deel_lip_tf.semantics.sizes import is_beside_features
+from deel_lip_tf.semantics.sizes import is_beside_features, keeps_windows
 from deel_lip_tf.semantics.state import check_built, kernel_of
 from deel_lip_tf.semantics.sums import check_bias
 
-__all__ = ["Depthwise", "Direct", "Padded", "Separable", "Transposed", "keeps_windows"]
+__all__ = ["Depthwise", "Direct", "Padded", "Separable", "Transposed", "bordered"]
+
+Pads = tuple[tuple[int, int], ...]
 
 
 class _Sliding(Rule, ABC):
     """What one kernel or two slide over an image."""
 
     slides = True
+    keeps_size = staticmethod(keeps_windows)
 
     def operators(self, layer, input_shape):
         return [_convolution(layer, self.kernel(layer), input_shape)]
@@ -45,9 +53,6 @@ class _Sliding(Rule, ABC):
     @abstractmethod
     def kernel(self, layer, source: Source = NUMBERS) -> Any:
         """The kernel (*size, groups, inputs, outputs) of the convolution."""
-
-    def keeps_size(self, layer, axis, rank):
-        return keeps_windows(layer, axis, rank)
 
     def lower(self, lowering, layer, inputs):
         check_built(layer)
@@ -62,15 +67,13 @@ class _Sliding(Rule, ABC):
         index = channels_last(builder, index, layer)
         rank = len(layer.kernel_size)
         pads = self.pads(layer, builder.shape(index)[:-1])
-        if layer.padding in EXTENDING:
-            index = builder.affine(index, _border(builder.shape(index)[:-1], pads, layer.padding))
-            pads = ((0, 0),) * rank
-        strides, dilation = _tuple(layer.strides, rank), _tuple(layer.dilation_rate, rank)
+        index, pads = bordered(builder, index, pads, layer.padding)
+        steps = _tuple(layer.strides, rank), _tuple(layer.dilation_rate, rank)
         kernel = self.kernel(layer, lowering.source)
-        index = convolved(builder, index, kernel, strides, dilation, pads, bias)
+        index = convolved(builder, index, kernel, *steps, pads, bias)
         return last_if_first(builder, index, layer)
 
-    def pads(self, layer, sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    def pads(self, layer, sizes: tuple[int, ...]) -> Pads:
         """How many pixels are added before and after each axis."""
         rank = len(sizes)
         rates = _tuple(layer.dilation_rate, rank)
@@ -101,7 +104,7 @@ class Padded(Direct):
             return super().operators(layer, input_shape)
         # Otherwise the padding, which copies a pixel at most m times, and a "valid" convolution.
         axes = list(zip(_sizes(layer, input_shape), layer.amounts, strict=True))
-        copies = [_copies(size, added, layer.padding) for size, added in axes]
+        copies = [most_copies(size, added, layer.padding) for size, added in axes]
         extended = tuple(size and size + sum(added) for size, added in axes)
         convolution = _convolution(layer, self.kernel(layer), None)
         return [Copies(math.prod(copies)), replace(convolution, padding="valid", sizes=extended)]
@@ -214,18 +217,18 @@ def _each_channel(kernel: Any) -> Any:
     return kernel.reshape(*kernel.shape[:-1], 1, kernel.shape[-1])
 
 
-def _border(sizes: tuple[int, ...], pads: tuple[tuple[int, int], ...], padding: str) -> Gather:
+def bordered(builder: Builder, index: int, pads: Pads, padding: str) -> tuple[int, Pads]:
+    """An image with its channels last, with the copies around it, and what is left to pad."""
+    if padding not in EXTENDING:
+        return index, pads
+    border = _border(builder.shape(index)[:-1], pads, padding)
+    return builder.affine(index, border), ((0, 0),) * len(pads)
+
+
+def _border(sizes: tuple[int, ...], pads: Pads, padding: str) -> Gather:
     """The copies of pixels around an image, channels last."""
     axes = zip(sizes, pads, strict=True)
     return Gather((*(padded_indices(n, *added, padding) for n, added in axes), None))
-
-
-def keeps_windows(layer: layers.Layer, axis: int, rank: int) -> bool:
-    """Whether a layer has one window around each entry of an axis."""
-    if set(np.ravel(layer.strides)) != {1} or not is_beside_features(layer, axis, rank):
-        return False
-    is_dense = set(np.ravel(getattr(layer, "dilation_rate", 1))) == {1}
-    return layer.padding in ("same", "causal") or (layer.padding in EXTENDING and is_dense)
 
 
 def _convolution(layer: layers.Layer, kernel: np.ndarray, input_shape: Shape) -> Convolution:
@@ -240,13 +243,6 @@ def _sizes(layer: layers.Layer, input_shape: Shape) -> tuple[int | None, ...]:
 
 def _tuple(value: Any, rank: int) -> tuple[int, ...]:
     return (value,) * rank if isinstance(value, int) else tuple(value)
-
-
-def _copies(size: int | None, added: tuple[int, int], padding: str) -> int:
-    """How often an element of an axis occurs in the padded axis; `None` is the worst size, 1."""
-    if padding not in EXTENDING:
-        return 1
-    return int(np.bincount(padded_indices(size or 1, *added, padding)).max())
 
 
 def _crops_as_same(layer: layers.Layer) -> bool:

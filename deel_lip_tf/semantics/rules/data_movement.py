@@ -13,8 +13,9 @@ from deel_lip_tf.semantics.float64 import in_float64
 from deel_lip_tf.semantics.integers import same, with_zero
 from deel_lip_tf.semantics.ir.moves import move_of
 from deel_lip_tf.semantics.ir.primitives import Scale
+from deel_lip_tf.semantics.rounding import copied
 from deel_lip_tf.semantics.rule import Rule, only, rule
-from deel_lip_tf.semantics.sizes import is_beside_features
+from deel_lip_tf.semantics.sizes import every_axis, is_beside_features
 
 __all__ = ["Copying", "DataMovement", "UpSampling", "scaled"]
 
@@ -34,12 +35,10 @@ class DataMovement(Rule):
     """Every entry of the input is in the output once or not at all; the other entries are 0."""
 
     gradient = "average"
+    rounding = staticmethod(copied)
 
     def lipschitz(self, layer, input_shape, norm):
         return 1.0
-
-    def rounding(self, layer, shapes):
-        return shapes.copied()
 
     def integers(self, call):
         return with_zero(call)
@@ -51,6 +50,9 @@ class DataMovement(Rule):
 class Copying(Rule, ABC):
     """Every entry of the input is in the output `copies(layer)` times."""
 
+    rounding = staticmethod(copied)
+    integers = staticmethod(same)
+
     @abstractmethod
     def copies(self, layer) -> int | None:
         """How often an entry is copied; None where they are not copies."""
@@ -60,12 +62,6 @@ class Copying(Rule, ABC):
         if count is None:
             return None
         return {"l2": sqrt_outward(count), "linf": 1.0, "l1": float(count)}[norm.name]
-
-    def rounding(self, layer, shapes):
-        return shapes.copied()
-
-    def integers(self, call):
-        return same(call)
 
     def lower(self, lowering, layer, inputs):
         if self.copies(layer) is None:
@@ -119,20 +115,18 @@ class InvertibleDownSampling(InvertibleResampling):
 class SpatialShift(InvertibleDownSampling):
     """Neighbouring pixels in the place of each other, times `k_coef_lip`."""
 
+    keeps_size = staticmethod(every_axis)
+
     def singular_values(self, layer, input_shape):
         is_permutation = layer.padding == "circular"
         return (layer.k_coef_lip if is_permutation else 0.0, layer.k_coef_lip)
-
-    def keeps_size(self, layer, axis, rank):
-        return True
 
 
 @rule(lip.FirstChannels, lip.PadChannels)
 class Channels(InvertibleDownSampling):
     """Some of the channels, or all and zeros, times `k_coef_lip`."""
 
-    def keeps_size(self, layer, axis, rank):
-        return is_beside_features(layer, axis, rank)
+    keeps_size = staticmethod(is_beside_features)
 
 
 def moved(lowering, layer, inputs: list[int]) -> int:

@@ -24,12 +24,10 @@ class Dense(Rule):
 
     gradient = "kernel"
     casts_integers = True
+    keeps_size = staticmethod(is_beside_features)
 
     def operators(self, layer, input_shape):
         return [Matrices(kernel_of(layer)[None])]
-
-    def keeps_size(self, layer, axis, rank):
-        return is_beside_features(layer, axis, rank)
 
     def lower(self, lowering, layer, inputs):
         check_built(layer)

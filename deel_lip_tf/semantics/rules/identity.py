@@ -3,7 +3,9 @@
 from keras import layers
 
 from deel_lip_tf.semantics.integers import same
+from deel_lip_tf.semantics.rounding import copied
 from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.sizes import every_axis
 
 __all__ = ["Augmentation", "Identity"]
 
@@ -24,18 +26,12 @@ class Identity(Rule):
     """`x`: noise and dropout do nothing at inference."""
 
     gradient = "average"
+    rounding = staticmethod(copied)
+    integers = staticmethod(same)
+    keeps_size = staticmethod(every_axis)
 
     def lipschitz(self, layer, input_shape, norm):
         return 1.0
-
-    def rounding(self, layer, shapes):
-        return shapes.copied()
-
-    def integers(self, call):
-        return same(call)
-
-    def keeps_size(self, layer, axis, rank):
-        return True
 
     def lower(self, lowering, layer, inputs):
         return only(inputs)

@@ -17,9 +17,9 @@ from deel_lip_tf.semantics.ir.primitives import Concatenate
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.norms import Norm
 from deel_lip_tf.semantics.operators import Merge, all_known
-from deel_lip_tf.semantics.rounding import gamma
+from deel_lip_tf.semantics.rounding import copied, gamma
 from deel_lip_tf.semantics.rule import Rule, rule
-from deel_lip_tf.semantics.sizes import are_equal
+from deel_lip_tf.semantics.sizes import are_equal, every_axis
 from deel_lip_tf.semantics.state import as_float64
 
 __all__ = ["Extreme", "Sum", "broadcast_weights", "check_batch", "check_ranks", "concatenated"]
@@ -29,11 +29,10 @@ __all__ += ["largest", "side_by_side"]
 class _Sum(Rule):
     """A sum with signs or shares."""
 
+    keeps_size = staticmethod(every_axis)
+
     def rounding(self, layer, shapes):
         return shapes.rounding(gamma(shapes.branches + 4))
-
-    def keeps_size(self, layer, axis, rank):
-        return True
 
     def lower(self, lowering, layer, inputs):
         check_ranks(lowering, inputs)
@@ -124,17 +123,12 @@ class Residual(_Sum):
 class Extreme(Rule):
     """The largest, or the smallest, of its inputs at every entry."""
 
+    rounding = staticmethod(copied)
+    integers = staticmethod(same)
+    keeps_size = staticmethod(every_axis)
+
     def merge(self, call, norm):
         return largest(call, norm)
-
-    def rounding(self, layer, shapes):
-        return shapes.copied()
-
-    def integers(self, call):
-        return same(call)
-
-    def keeps_size(self, layer, axis, rank):
-        return True
 
     def lower(self, lowering, layer, inputs):
         check_ranks(lowering, inputs)
@@ -146,14 +140,11 @@ class Extreme(Rule):
 class Concatenation(Rule):
     """Its inputs side by side."""
 
+    rounding = staticmethod(copied)
+    integers = staticmethod(same)
+
     def merge(self, call, norm):
         return concatenated(call)
-
-    def rounding(self, layer, shapes):
-        return shapes.copied()
-
-    def integers(self, call):
-        return same(call)
 
     def lower(self, lowering, layer, inputs):
         return side_by_side(lowering.builder, inputs, layer.axis)

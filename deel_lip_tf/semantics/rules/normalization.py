@@ -114,6 +114,8 @@ class Normalization(Scaling):
 class BatchNormalization(Scaling):
     """`gamma * (x - mean) / sqrt(variance + epsilon) + beta` with its moving statistics."""
 
+    keeps_size = staticmethod(is_beside_features)
+
     def lipschitz(self, layer, input_shape, norm):
         if not layer.built:
             return None
@@ -122,9 +124,6 @@ class BatchNormalization(Scaling):
 
     def singular_values(self, layer, input_shape):
         return _diagonal(self._scale(layer)) if layer.built else None
-
-    def keeps_size(self, layer, axis, rank):
-        return is_beside_features(layer, axis, rank)
 
     def _scale(self, layer, source: Source = NUMBERS) -> Any:
         def scale(read, xp):
@@ -151,12 +150,11 @@ class BatchNormalization(Scaling):
 class Shifted(Scaling):
     """`x - mean` or `scalar * x`, plus a bias, times `k_coef_lip`."""
 
+    keeps_size = staticmethod(is_beside_features)
+
     def lipschitz(self, layer, input_shape, norm):
         vectors = [getattr(layer, name, None) for name in ("bias", "moving_mean")]
         return layer.lipschitz_constant() if has_channels(layer, input_shape, vectors) else None
-
-    def keeps_size(self, layer, axis, rank):
-        return is_beside_features(layer, axis, rank)
 
     def lower(self, lowering, layer, inputs):
         index = only(inputs)

@@ -23,10 +23,10 @@ from deel_lip_tf.semantics.ir.primitives import AxisProducts
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
 from deel_lip_tf.semantics.operators import Shape, image_sizes, known_sizes, spatial_sizes
-from deel_lip_tf.semantics.rounding import root_of_squares
+from deel_lip_tf.semantics.rounding import copied, root_of_squares
 from deel_lip_tf.semantics.rule import Rule, only, rule
-from deel_lip_tf.semantics.rules.convolution import keeps_windows
 from deel_lip_tf.semantics.rules.data_movement import scaled
+from deel_lip_tf.semantics.sizes import keeps_windows
 
 __all__ = ["averaged", "AveragePooling", "GlobalAverage", "GlobalMaximum", "MaxPooling"]
 
@@ -36,6 +36,8 @@ class MaxPooling(Rule):
     """The largest entry of each window."""
 
     slides = True
+    rounding = staticmethod(copied)
+    keeps_size = staticmethod(keeps_windows)
 
     def lipschitz(self, layer, input_shape, norm):
         # |max(a) - max(b)| <= ||a - b||, and no value lies in more than prod(ceil(k/s)) windows.
@@ -45,16 +47,10 @@ class MaxPooling(Rule):
         windows = math.prod(-(-k // s) for k, s in pairs)
         return {"l2": sqrt_outward(windows), "linf": 1.0, "l1": float(windows)}[norm.name]
 
-    def rounding(self, layer, shapes):
-        return shapes.copied()
-
     def singular_values(self, layer, input_shape):
         # Where windows overlap, what the layer does to a difference depends on the input.
         apart = all(s >= k for s, k in zip(layer.strides, layer.pool_size, strict=True))
         return super().singular_values(layer, input_shape) if apart else None
-
-    def keeps_size(self, layer, axis, rank):
-        return keeps_windows(layer, axis, rank)
 
     def lower(self, lowering, layer, inputs):
         windows = _windows(lowering.builder, layer, only(inputs))
@@ -66,11 +62,10 @@ class MaxPooling(Rule):
 class GlobalMaximum(Rule):
     """The largest entry of each channel."""
 
+    rounding = staticmethod(copied)
+
     def lipschitz(self, layer, input_shape, norm):
         return 1.0
-
-    def rounding(self, layer, shapes):
-        return shapes.copied()
 
     def lower(self, lowering, layer, inputs):
         windows = _whole_image(lowering.builder, layer, only(inputs))
@@ -83,6 +78,7 @@ class AveragePooling(Rule):
 
     gradient = "average"
     slides = True
+    keeps_size = staticmethod(keeps_windows)
 
     def lipschitz(self, layer, input_shape, norm):
         if min(layer.strides) < 1:
@@ -106,9 +102,6 @@ class AveragePooling(Rule):
         matrices = [_averages(*axis, layer.padding) for axis in axes]
         values = [np.linalg.svd(matrix, compute_uv=False) for matrix in matrices]
         return math.prod(float(v[-1]) for v in values), math.prod(float(v[0]) for v in values)
-
-    def keeps_size(self, layer, axis, rank):
-        return keeps_windows(layer, axis, rank)
 
     def lower(self, lowering, layer, inputs):
         return averaged(lowering.builder, layer, only(inputs))

@@ -5,13 +5,20 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from deel_lip_tf import layers as lip
-from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
-from deel_lip_tf.semantics.ir.decompositions import channels_last, combined, last_if_first
+from deel_lip_tf.normalizers.convolution import padding_amounts
+from deel_lip_tf.semantics.ir.decompositions import (
+    channels_last,
+    combined,
+    convolved,
+    last_if_first,
+)
 from deel_lip_tf.semantics.ir.elementwise import relu
-from deel_lip_tf.semantics.ir.primitives import Conv, Gather, MatMul
+from deel_lip_tf.semantics.ir.primitives import MatMul
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.operators import Convolution, Matrices, Potential, spatial_sizes
 from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.rules.convolution import bordered
+from deel_lip_tf.semantics.sizes import every_axis
 from deel_lip_tf.semantics.state import as_computed_with, check_built, kernel_of
 
 __all__ = ["ConvolutionPotential", "DensePotential"]
@@ -19,6 +26,8 @@ __all__ = ["ConvolutionPotential", "DensePotential"]
 
 class _ConvexPotential(Rule, ABC):
     """`k_coef_lip * (x - 2 V relu(V^T x + bias))`."""
+
+    keeps_size = staticmethod(every_axis)
 
     def potential(self, layer, input_shape):
         check_built(layer)
@@ -31,9 +40,6 @@ class _ConvexPotential(Rule, ABC):
 
     def singular_values(self, layer, input_shape):
         return (layer.k_coef_lip,) * 2
-
-    def keeps_size(self, layer, axis, rank):
-        return True
 
     def lower(self, lowering, layer, inputs):
         check_built(layer)
@@ -77,13 +83,8 @@ class ConvolutionPotential(_ConvexPotential):
         return Convolution(kernel, (1, 1), (1, 1), layer.padding, sizes)
 
     def applied(self, builder, layer, index, kernel, bias):
-        sizes = builder.shape(index)[:-1]
-        axes = list(zip(sizes, layer.kernel_size, strict=True))
+        sizes, one = builder.shape(index)[:-1], (1, 1)
+        axes = zip(sizes, layer.kernel_size, strict=True)
         pads = tuple(padding_amounts(n, k, 1, layer.padding) for n, k in axes)
-        if layer.padding in EXTENDING:
-            pairs = zip(sizes, pads, strict=True)
-            places = (padded_indices(n, *added, layer.padding) for n, added in pairs)
-            index = builder.affine(index, Gather((*places, None)))
-            sizes, pads = builder.shape(index)[:-1], ((0, 0), (0, 0))
-        conv = Conv(np.expand_dims(kernel, -3), (1, 1), (1, 1), pads, sizes)
-        return builder.affine(index, conv, bias)
+        index, pads = bordered(builder, index, pads, layer.padding)
+        return convolved(builder, index, np.expand_dims(kernel, -3), one, one, pads, bias)

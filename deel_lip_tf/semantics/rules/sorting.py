@@ -35,14 +35,13 @@ __all__ = ["Absolute", "Householder", "NActivation", "Sorting", "Spline"]
 class Sorting(Rule):
     """The entries of each group in order, times `k_coef_lip`."""
 
+    keeps_size = staticmethod(is_beside_features)
+
     def lipschitz(self, layer, input_shape, norm):
         return layer.lipschitz_constant()
 
     def rounding(self, layer, shapes):
         return shapes.copied(layer.k_coef_lip)
-
-    def keeps_size(self, layer, axis, rank):
-        return is_beside_features(layer, axis, rank)
 
     def lower(self, lowering, layer, inputs):
         builder, index = lowering.builder, channels_last(lowering.builder, only(inputs), layer)

@@ -19,6 +19,7 @@ from deel_lip_tf.semantics.rules.merging import (
     largest,
 )
 from deel_lip_tf.semantics.rules.normalization import broadcast_norm
+from deel_lip_tf.semantics.sizes import every_axis
 from deel_lip_tf.semantics.state import as_kept
 
 __all__ = ["NUMBERS", "check_shape", "shifted"]
@@ -35,17 +36,13 @@ class _Arithmetic(Rule):
     """
 
     of_integers: Callable[[int, int], int]
+    keeps_size = staticmethod(every_axis)
 
     def integers(self, call):
         return arithmetic(call, self.of_integers)
 
     def rounding(self, operation, shapes):
         return shifted(shapes, shapes.numbers)
-
-    def keeps_size(self, layer, axis, rank):
-        # A constant operand has the size 1 where that of the result is unknown: Keras would know
-        # any other.
-        return True
 
 
 @rule("Add")
@@ -139,6 +136,8 @@ class Multiply(_Arithmetic):
 class Divide(Rule):
     """`x / c`."""
 
+    keeps_size = staticmethod(every_axis)
+
     def merge(self, call, norm):
         number, rounding = _number(call, np.min)
         if number == 0.0 or call.args[0] is not call.inputs[0]:
@@ -147,9 +146,6 @@ class Divide(Rule):
 
     def rounding(self, operation, shapes):
         return shapes.rounding(gamma(8))
-
-    def keeps_size(self, layer, axis, rank):
-        return True
 
     def lower_call(self, lowering, call, inputs):
         nodes, constant, is_first = operands(call, inputs)

@@ -13,8 +13,10 @@ from deel_lip_tf.semantics.ir import elementwise
 from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.semantics.ir.primitives import Scale
 from deel_lip_tf.semantics.operators import Merge
+from deel_lip_tf.semantics.rounding import copied
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.rules.operations.arithmetic import check_shape, shifted
+from deel_lip_tf.semantics.sizes import every_axis
 
 __all__ = ["Elementwise", "Formula"]
 
@@ -44,6 +46,7 @@ class Elementwise(Formula):
 
     method: str
     slope = 1.0
+    keeps_size = staticmethod(every_axis)
 
     def merge(self, call, norm):
         if len(call.inputs) != 1:
@@ -51,18 +54,13 @@ class Elementwise(Formula):
         check_shape(call)
         return Merge([self.slope], False, self.method)
 
-    def keeps_size(self, layer, axis, rank):
-        return True
-
 
 @rule("Negative")
 class Negative(Elementwise):
     """`-x`."""
 
     method = "change of sign"
-
-    def rounding(self, operation, shapes):
-        return shapes.copied()
+    rounding = staticmethod(copied)
 
     def integers(self, call):
         low, high = call.inputs[0].integers
@@ -77,9 +75,7 @@ class Absolute(Elementwise):
     """`|x|`."""
 
     method = "slope of abs"
-
-    def rounding(self, operation, shapes):
-        return shapes.copied()
+    rounding = staticmethod(copied)
 
     def integers(self, call):
         low, high = call.inputs[0].integers
@@ -117,12 +113,10 @@ class Relu(Elementwise):
 
     method = "slope of relu"
     slope = proven_slope(activations.relu)
+    rounding = staticmethod(copied)
 
     def formula(self, operation):
         return elementwise.relu()
-
-    def rounding(self, operation, shapes):
-        return shapes.copied()
 
 
 @rule("Relu6")
@@ -178,15 +172,14 @@ class LeakyRelu(Elementwise):
 class Cast(Rule):
     """The same numbers in another type."""
 
+    keeps_size = staticmethod(every_axis)
+
     def merge(self, call, norm):
         return Merge([1.0], False, "change of type")
 
     def integers(self, call):
         # True is 1, but any other number than 0 becomes True.
         return None if call.outputs[0].dtype == "bool" else same(call)
-
-    def keeps_size(self, layer, axis, rank):
-        return True
 
     def lower_call(self, lowering, call, inputs):
         return only(inputs)  # the exact function rounds nothing

@@ -12,6 +12,7 @@ from deel_lip_tf.semantics.integers import hull, same, with_zero
 from deel_lip_tf.semantics.ir.decompositions import reshaped
 from deel_lip_tf.semantics.ir.moves import move_of
 from deel_lip_tf.semantics.operators import Merge
+from deel_lip_tf.semantics.rounding import copied
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.rules.merging import concatenated, side_by_side
 
@@ -23,8 +24,7 @@ _MIXES = "it mixes the samples of a batch, or adds a constant"
 class Movement(Rule):
     """Some of the entries of the input, moved or copied."""
 
-    def integers(self, call):
-        return same(call)
+    integers = staticmethod(same)
 
     def lower_call(self, lowering, call, inputs):
         shape = lowering.builder.shape(only(inputs))
@@ -39,8 +39,7 @@ class Movement(Rule):
 class Moving(Movement):
     """The same, with a constant and without rounding."""
 
-    def rounding(self, operation, shapes):
-        return shapes.copied()
+    rounding = staticmethod(copied)
 
 
 class Reordering(Moving):
