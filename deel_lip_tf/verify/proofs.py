@@ -17,7 +17,7 @@ from deel_lip_tf.verify.domain import Domain, ball, check_domain
 from deel_lip_tf.verify.methods import METHODS, batches, lower_bounds
 from deel_lip_tf.verify.models import classified, margin_objectives, output_values, predicted_labels
 from deel_lip_tf.verify.propagation import lipschitz
-from deel_lip_tf.verify.properties.answer import FALSIFIED, UNKNOWN, Answers
+from deel_lip_tf.verify.properties.answer import FALSIFIED, UNKNOWN, Answers, Progress
 from deel_lip_tf.verify.search import attack
 from deel_lip_tf.verify.search.branch_and_bound import MOST_SECONDS, branch_and_bound
 from deel_lip_tf.verify.search.inputs.network import is_searchable
@@ -184,8 +184,8 @@ def _proved(
     check_domain(domain)
     program, outputs, predicted, labels = classified(model, domain, y)
     excluded = ~guard.confirmed(model, program, domain.center, outputs)
-    clock = started, time_limit
-    search = _Search(model, program, domain, labels, excluded, clock, in_turns)
+    progress = Progress(excluded, domain.lower.shape[1:], time_limit, started)
+    search = _Search(model, program, domain, labels, progress, in_turns)
     search.predict(predicted)
     for stage in stages_of(program, method, domain.ball_norm):
         search.run(stage)
@@ -208,39 +208,26 @@ def stages_of(program: Program, method: str, norm: str | None) -> tuple[str, ...
 
 
 class _Search:
-    """The samples, what is known of each, and the clock."""
+    """The samples, and what is known of each."""
 
-    def __init__(self, model, program: Program, domain: Domain, labels, excluded, clock, in_turns):
+    def __init__(self, model, program: Program, domain: Domain, labels, progress, in_turns):
         self._model, self._program = model, program
-        (self._started, limit), is_box = clock, domain.ball_norm is None
-        self._in_turns = in_turns and is_box and is_searchable(program)
+        self._in_turns = in_turns and domain.ball_norm is None and is_searchable(program)
         self._domain, self._labels = domain, labels
         self._objectives = margin_objectives(labels, program.outputs)
-        self._limit = math.inf if limit is None else limit
-        count = len(domain)
         self._lower = np.full(self._objectives.shape[:2], -np.inf)
-        self._status = np.full(count, UNKNOWN, dtype="<U9")
-        self._method = np.full(count, "", dtype="<U32")
-        self._seconds = np.zeros(count)
-        self._witness = np.full(domain.lower.shape, np.nan)
-        self._excluded = excluded  # samples that stay unknown
-
-    def _elapsed(self) -> float:
-        return time.perf_counter() - self._started
-
-    def _decide(self, which: np.ndarray, status: str, method: str) -> None:
-        self._status[which], self._method[which] = status, method
-        self._seconds[which] = self._elapsed()
+        self._progress: Progress = progress
 
     def predict(self, predicted: np.ndarray) -> None:
         """Falsifies the samples whose own prediction is another label."""
-        runs = guard.can_run(self._model, self._domain.center) & ~self._excluded
-        wrong = np.flatnonzero((predicted != self._labels) & runs)
+        which = self._progress.open()
+        wrong = which[(predicted != self._labels)[which]]
+        wrong = wrong[guard.can_run(self._model, self._domain.center[wrong])]
         self._falsify(wrong, self._domain.center[wrong], "prediction")
 
     def run(self, stage: str) -> None:
         """Runs one stage on the undecided samples."""
-        open_ones = np.flatnonzero((self._status == UNKNOWN) & ~self._excluded)
+        open_ones = self._progress.open()
         if stage == ATTACK:
             self._attack(open_ones)
             return
@@ -248,7 +235,7 @@ class _Search:
             self._branch(open_ones)
             return
         for part in batches(self._program, stage, self._domain[open_ones]):
-            if self._elapsed() >= self._limit:
+            if self._progress.left() <= 0:
                 return
             self._bound(open_ones[part], stage)
 
@@ -256,22 +243,22 @@ class _Search:
         found = lower_bounds(self._program, stage, self._domain[which], self._objectives[which])
         self._lower[which] = np.maximum(self._lower[which], found)
         proven = (self._lower[which] > 0).all(axis=1)
-        self._decide(which[proven], ROBUST, stage)
+        self._progress.decide(which[proven], ROBUST, stage)
 
     def _branch(self, which: np.ndarray) -> None:
         if self._in_turns:
             which = self._branch_in_turns(which)
-        left = self._limit - self._elapsed()
-        if not len(which) or left <= 0:
+        limit = self._progress.time_limit()
+        if not len(which) or limit == 0.0:
             return
         domain, objectives, known = self._domain[which], self._objectives[which], self._lower[which]
-        limit, each = None if math.isinf(left) else left, 1.0 - _TURNS * self._in_turns
+        each = 1.0 - _TURNS * self._in_turns
         options = {"known": known, "time_limit": limit, "each": each}
         found = branch_and_bound(self._program, domain, objectives, **options)
         self._lower[which] = found.lower
         proven, whole = ((part > 0).all(axis=1) for part in (found.lower, found.whole))
-        self._decide(which[whole], ROBUST, WHOLE)
-        self._decide(which[proven & ~whole], ROBUST, BRANCHING)
+        self._progress.decide(which[whole], ROBUST, WHOLE)
+        self._progress.decide(which[proven & ~whole], ROBUST, BRANCHING)
         reached = attack.is_found(found.points) & ~proven
         self._replay(which[reached], found.points[reached], BRANCHING)
 
@@ -280,7 +267,7 @@ class _Search:
 
         It is quick and knows no common batches; TensorFlow's search takes the rest of the time.
         """
-        left = self._limit - self._elapsed()
+        left = self._progress.left()
         if not len(which) or left <= 0:
             return which
         left = min(MOST_SECONDS, len(which)) if math.isinf(left) else left
@@ -291,23 +278,18 @@ class _Search:
         proven = which[found.is_positive]
         # No more is known than that the bounds of all parts are positive numbers.
         self._lower[proven] = np.maximum(self._lower[proven], np.nextafter(0.0, 1.0))
-        self._decide(proven, ROBUST, BRANCHING)
+        self._progress.decide(proven, ROBUST, BRANCHING)
         reached = ~np.isnan(found.points).any(axis=1)
         points = found.points[reached].reshape(-1, *self._program.input_shape)
         self._replay(which[reached], points, BRANCHING)
-        return which[self._status[which] == UNKNOWN]
+        return which[self._progress.status[which] == UNKNOWN]
 
     def _attack(self, which: np.ndarray) -> None:
-        left = self._limit - self._elapsed()
-        if not len(which) or left <= 0:
+        limit = self._progress.time_limit()
+        if not len(which) or limit == 0.0:
             return
-        witnesses = attack.falsify(
-            self._model,
-            self._domain.center[which],
-            self._labels[which],
-            self._domain[which],
-            time_limit=None if math.isinf(left) else left,
-        )
+        domain, labels = self._domain[which], self._labels[which]
+        witnesses = attack.falsify(self._model, domain.center, labels, domain, time_limit=limit)
         found = attack.is_found(witnesses)
         self._replay(which[found], np.asarray(witnesses, np.float64)[found], ATTACK)
 
@@ -327,12 +309,8 @@ class _Search:
         domain = Domain(witnesses, witnesses, witnesses, np.zeros(len(which)))
         exact = lower_bounds(self._program, "ibp", domain, self._objectives[which])
         possible = ~(exact > 0).all(axis=1)
-        self._witness[which[possible]] = witnesses[possible]
-        self._decide(which[possible], FALSIFIED, method)
+        self._progress.falsify(which[possible], witnesses[possible], method)
 
     def result(self) -> Robustness:
         """What is known at the end."""
-        self._seconds[self._status == UNKNOWN] = self._elapsed()
-        return Robustness(
-            self._status, self._lower.min(axis=1), self._witness, self._method, self._seconds
-        )
+        return self._progress.answers(Robustness, self._lower.min(axis=1))

@@ -1,14 +1,16 @@
 """Answers to questions that are not about labels."""
 
+import math
+import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from deel_lip_tf import plots
 from deel_lip_tf._tables import html_table
 
-__all__ = ["FALSIFIED", "PROVEN", "UNKNOWN", "Answer", "Answers"]
+__all__ = ["FALSIFIED", "PROVEN", "UNKNOWN", "Answer", "Answers", "Progress"]
 
 PROVEN, FALSIFIED, UNKNOWN = "proven", "falsified", "unknown"
 
@@ -104,3 +106,64 @@ class Answer(Answers):
 
     statuses = (PROVEN, FALSIFIED, UNKNOWN)
     questions = "domains"
+
+
+Kind = TypeVar("Kind", bound=Answers)
+
+
+class Progress:
+    """What is known of n questions so far, and the clock: answers in the making.
+
+    Args:
+        excluded: (n,) questions that stay unknown.
+        witness_shape: of one witness.
+        time_limit: in seconds, or None.
+        started: when the clock began, by `time.perf_counter`; now, if it is not given.
+    """
+
+    def __init__(
+        self,
+        excluded: np.ndarray,
+        witness_shape: tuple[int, ...],
+        time_limit: float | None,
+        started: float | None = None,
+    ):
+        count = len(excluded)
+        self.status = np.full(count, UNKNOWN, dtype="<U9")
+        self._method = np.full(count, "", dtype="<U32")
+        self._witness = np.full((count, *witness_shape), np.nan)
+        self._seconds = np.zeros(count)
+        self._excluded = excluded
+        self._start = time.perf_counter() if started is None else started
+        self._limit = math.inf if time_limit is None else time_limit
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._start
+
+    def left(self) -> float:
+        """Seconds; infinite without a limit."""
+        return self._limit - self._elapsed()
+
+    def time_limit(self) -> float | None:
+        """What is left, for what takes `None` for no limit."""
+        left = self.left()
+        return None if math.isinf(left) else max(left, 0.0)
+
+    def open(self) -> np.ndarray:
+        """Positions of the questions that are not decided, nor excluded."""
+        return np.flatnonzero((self.status == UNKNOWN) & ~self._excluded)
+
+    def decide(self, which: np.ndarray, status: str, method: str) -> None:
+        """Takes a decision about some questions."""
+        self.status[which], self._method[which] = status, method
+        self._seconds[which] = self._elapsed()
+
+    def falsify(self, which: np.ndarray, witness: np.ndarray, method: str) -> None:
+        """Takes witnesses."""
+        self._witness[which] = witness
+        self.decide(which, FALSIFIED, method)
+
+    def answers(self, kind: type[Kind], margin: np.ndarray) -> Kind:
+        """What is known at the end."""
+        self._seconds[self.status == UNKNOWN] = self._elapsed()
+        return kind(self.status, margin, self._witness, self._method, self._seconds)

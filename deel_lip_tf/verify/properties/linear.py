@@ -17,7 +17,7 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.guard import can_run, confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
-from deel_lip_tf.verify.properties.answer import FALSIFIED, PROVEN, UNKNOWN, Answer
+from deel_lip_tf.verify.properties.answer import PROVEN, UNKNOWN, Answer, Progress
 from deel_lip_tf.verify.properties.splitting import FEW, split
 from deel_lip_tf.verify.search.attack import FLOATS, Claims, is_found, search
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
@@ -151,26 +151,18 @@ def search_seconds(left: float, count: int) -> float:
 
 
 class _Work:
-    """The domains, what is known of each, and the clock."""
+    """The domains, and what is known of each."""
 
     def __init__(self, claims: LinearClaims, time_limit: float | None):
-        count = len(claims.domain)
-        self._claims, self._start = claims, time.perf_counter()
-        self._limit = math.inf if time_limit is None else time_limit
-        self._lower = np.full(claims.offsets.shape, -np.inf)
-        self._status = np.full(count, UNKNOWN, dtype="<U9")
-        self._method = np.full(count, "", dtype="<U32")
-        self._seconds = np.zeros(count)
-        self._witness = np.full(claims.domain.lower.shape, np.nan)
-        self._excluded = ~confirmed(claims.model, claims.program, claims.domain.center)
-
-    def _left(self) -> float:
-        return self._limit - (time.perf_counter() - self._start)
+        started, center = time.perf_counter(), claims.domain.center
+        excluded = ~confirmed(claims.model, claims.program, center)
+        self._claims, self._lower = claims, np.full(claims.offsets.shape, -np.inf)
+        self._progress = Progress(excluded, center.shape[1:], time_limit, started)
 
     def run(self, stage: str) -> None:
         """Runs one stage on what is undecided."""
-        which = np.flatnonzero((self._status == UNKNOWN) & ~self._excluded)
-        if not len(which) or self._left() <= 0:
+        which = self._progress.open()
+        if not len(which) or self._progress.left() <= 0:
             return
         others = {
             GRADIENT: self._bound_by_gradients,
@@ -190,11 +182,10 @@ class _Work:
     def _raise(self, which: np.ndarray, lower: np.ndarray, method: str) -> None:
         """Takes better bounds of the rows, and what they prove."""
         self._lower[which] = np.maximum(self._lower[which], lower)
-        self._decide(which[(self._margin(which) >= 0).all(axis=1)], PROVEN, method)
+        self._progress.decide(which[(self._margin(which) >= 0).all(axis=1)], PROVEN, method)
 
-    def _decide(self, which: np.ndarray, status: str, method: str) -> None:
-        self._status[which], self._method[which] = status, method
-        self._seconds[which] = time.perf_counter() - self._start
+    def _is_open(self, index: int) -> bool:
+        return self._progress.status[index] == UNKNOWN
 
     def _bound(self, which: np.ndarray, stage: str) -> None:
         domain, rows = self._claims.domain[which], self._claims.rows[which]
@@ -210,28 +201,27 @@ class _Work:
         is_left = claims.bounds is None and is_searchable(claims.program)
         if is_left or claims.domain.is_ball:
             return
-        seconds = search_seconds(self._left(), len(which)) / len(which)
+        seconds = search_seconds(self._progress.left(), len(which)) / len(which)
         for index in which:
             domain, target = claims.domain[[index]], -claims.offsets[index]
-            if (domain.lower < domain.upper).sum() > FEW or self._left() <= 0:
+            if (domain.lower < domain.upper).sum() > FEW or self._progress.left() <= 0:
                 continue
-            end = time.monotonic() + min(seconds, _PART * self._left())
+            end = time.monotonic() + min(seconds, _PART * self._progress.left())
             known = self._lower[index]
 
             def refuted(parts: Domain, index: int = index) -> bool:
                 self._try(index, _centers(claims, parts), PARTS)
-                return self._status[index] == FALSIFIED
+                return not self._is_open(index)
 
             found = split(claims.program, domain, claims.lower, known, target, end, refuted)
             self._lower[index] = np.maximum(known, found)
-            if self._status[index] == UNKNOWN:
+            if self._is_open(index):
                 self._raise(np.array([index]), found[None], PARTS)
 
     def _try(self, index: int, points: np.ndarray, method: str) -> None:
         """Takes the first of some points that is a counterexample."""
         for found in np.flatnonzero(self._claims.is_broken(index, points))[:1]:
-            self._witness[index] = points[found]
-            self._decide(np.array([index]), FALSIFIED, method)
+            self._progress.falsify(np.array([index]), points[found], method)
 
     def _attack(self, which: np.ndarray) -> None:
         claims, domain = self._claims, self._claims.domain[which]
@@ -240,10 +230,10 @@ class _Work:
         sample, row = np.nonzero(~(self._margin(which) >= 0))
         weights, offsets = claims.rows[which][sample, row], claims.offsets[which][sample, row]
         asked = Claims(np.arange(len(sample)), weights[:, None], offsets[:, None])
-        left = None if math.isinf(self._left()) else max(self._left(), 0.0)
-        points = search(claims.model, domain[sample], asked, time_limit=left)
+        limit = self._progress.time_limit()
+        points = search(claims.model, domain[sample], asked, time_limit=limit)
         for i in np.flatnonzero(is_found(points)):
-            if self._status[which[sample[i]]] == UNKNOWN:
+            if self._is_open(which[sample[i]]):
                 self._try(which[sample[i]], points[i : i + 1], ATTACK)
 
     def _split(self, which: np.ndarray) -> None:
@@ -252,11 +242,11 @@ class _Work:
         dtype = keras.backend.standardize_dtype(claims.model.inputs[0].dtype)
         if claims.domain.is_ball or dtype not in FLOATS:
             return
-        seconds = search_seconds(self._left(), len(which)) / len(which)
+        seconds = search_seconds(self._progress.left(), len(which)) / len(which)
         options = {"seconds": seconds, "run": claims.run, "dtype": np.dtype(dtype)}
         for index in which:
             free = claims.domain.lower[index] < claims.domain.upper[index]
-            if free.sum() > FEW or self._left() <= 0:
+            if free.sum() > FEW or self._progress.left() <= 0:
                 continue
             verdict = decide_program(claims.program, claims.broken(index), **options)
             if verdict.status == "unsat":
@@ -265,7 +255,7 @@ class _Work:
                 self._try(index, np.reshape(verdict.witness, (1, *shape)), SPLITTING)
 
     def _branch(self, which: np.ndarray) -> None:
-        claims, limit = self._claims, search_seconds(self._left(), len(which))
+        claims, limit = self._claims, search_seconds(self._progress.left(), len(which))
         offsets = claims.offsets[which]
         found = branch_and_bound(
             claims.program,
@@ -277,14 +267,13 @@ class _Work:
         )
         self._raise(which, found.lower, BRANCHING)
         for i in np.flatnonzero(is_found(found.points)):
-            if self._status[which[i]] == UNKNOWN:
+            if self._is_open(which[i]):
                 self._try(which[i], found.points[i : i + 1], BRANCHING)
 
     def result(self) -> Answer:
         """What is known at the end."""
-        self._seconds[self._status == UNKNOWN] = time.perf_counter() - self._start
-        margin = self._margin(np.arange(len(self._status))).min(axis=1)
-        return Answer(self._status, margin, self._witness, self._method, self._seconds)
+        margin = self._margin(np.arange(len(self._lower))).min(axis=1)
+        return self._progress.answers(Answer, margin)
 
 
 def _centers(claims: LinearClaims, domain: Domain) -> np.ndarray:

@@ -14,7 +14,7 @@ from deel_lip_tf.verify.domain import Domain, box, check_domain
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
 from deel_lip_tf.verify.models import program_of
-from deel_lip_tf.verify.properties.answer import FALSIFIED, PROVEN, UNKNOWN, Answer
+from deel_lip_tf.verify.properties.answer import PROVEN, UNKNOWN, Answer, Progress
 from deel_lip_tf.verify.properties.gradients import gradients_on
 from deel_lip_tf.verify.properties.linear import search_seconds
 from deel_lip_tf.verify.properties.ranges import flat_values, whole
@@ -97,9 +97,7 @@ def monotone(
     if output is not None:
         rows = rows[[_position("output", output, shape)]]
     place = _position("feature", feature, program.input_shape)
-    work = _Work(model, program, domain, rows, place, method, time_limit)
-    work.run()
-    return work.answer
+    return _Work(model, program, domain, rows, place, method, time_limit).answer()
 
 
 def _position(name: str, index: Any, shape: tuple[int, ...]) -> int:
@@ -116,7 +114,7 @@ def _position(name: str, index: Any, shape: tuple[int, ...]) -> int:
 
 
 class _Work:
-    """The boxes, what is known of each, and the clock."""
+    """The boxes, and what is known of each."""
 
     def __init__(
         self,
@@ -130,33 +128,23 @@ class _Work:
     ):
         self._model, self._program, self._domain = model, program, domain
         self._rows, self._feature, self._method = rows, feature, method
-        self._start = time.perf_counter()
-        self._limit = math.inf if time_limit is None else time_limit
-        count = len(domain)
-        self._lower = np.full((count, len(rows)), -np.inf)
-        self.answer = Answer(
-            np.full(count, UNKNOWN, dtype="<U9"),
-            np.full(count, -np.inf),
-            np.full((count, 2, *domain.lower.shape[1:]), np.nan),
-            np.full(count, "", dtype="<U32"),
-            np.zeros(count),
-        )
+        started, center = time.perf_counter(), domain.center
+        excluded = ~confirmed(model, program, center)
+        self._progress = Progress(excluded, (2, *center.shape[1:]), time_limit, started)
+        self._lower = np.full((len(domain), len(rows)), -np.inf)
 
-    def run(self) -> None:
+    def answer(self) -> Answer:
         """Bounds of the whole boxes, a search for pairs, bounds of parts."""
-        confirmed_ones = np.flatnonzero(confirmed(self._model, self._program, self._domain.center))
-        if len(confirmed_ones):
-            self._lower[confirmed_ones] = self._slopes(self._domain[confirmed_ones])
-            self._decide(confirmed_ones, "gradient")
+        if len(which := self._progress.open()):
+            self._lower[which] = self._slopes(self._domain[which])
+            self._decide(which, "gradient")
         for step in (self._attack, self._split):
-            undecided = confirmed_ones[self.answer.status[confirmed_ones] == UNKNOWN]
-            if len(undecided) and self._left() > 0:
-                step(undecided)
-        self.answer.margin[:] = self._lower.min(axis=1)
-        self.answer.seconds[self.answer.status == UNKNOWN] = time.perf_counter() - self._start
+            if len(which := self._progress.open()) and self._progress.left() > 0:
+                step(which)
+        return self._progress.answers(Answer, self._lower.min(axis=1))
 
-    def _left(self) -> float:
-        return self._limit - (time.perf_counter() - self._start)
+    def _is_open(self, index: int) -> bool:
+        return self._progress.status[index] == UNKNOWN
 
     def _slopes(self, domain: Domain) -> np.ndarray:
         """(n, rows) bounds of the derivatives by the feature."""
@@ -164,12 +152,10 @@ class _Work:
         return lower.reshape(*lower.shape[:2], -1)[..., self._feature]
 
     def _decide(self, which: np.ndarray, method: str) -> None:
-        proven = which[(self._lower[which] >= 0).all(axis=1)]
-        self.answer.status[proven], self.answer.method[proven] = PROVEN, method
-        self.answer.seconds[proven] = time.perf_counter() - self._start
+        self._progress.decide(which[(self._lower[which] >= 0).all(axis=1)], PROVEN, method)
 
     def _split(self, which: np.ndarray) -> None:
-        seconds = search_seconds(self._left(), len(which)) / len(which)
+        seconds = search_seconds(self._progress.left(), len(which)) / len(which)
         for index in which:
             domain = self._domain[[index]]
             if (domain.lower < domain.upper).sum() > FEW:
@@ -179,7 +165,7 @@ class _Work:
             self._lower[index] = split(
                 self._program, domain, self._slopes, known, 0.0, end, refuted
             )
-            if self.answer.status[index] == UNKNOWN:
+            if self._is_open(index):
                 self._decide(np.array([index]), "box-splitting")
 
     def _try_ends(self, index: int, parts: Domain) -> bool:
@@ -191,7 +177,7 @@ class _Work:
         for side, ends in enumerate((parts.lower, parts.upper)):
             pairs[:, side, self._feature] = ends.reshape(len(parts), -1)[:, self._feature]
         self._try(index, pairs.astype(dtype))
-        return self.answer.status[index] == FALSIFIED
+        return not self._is_open(index)
 
     def _attack(self, which: np.ndarray) -> None:
         """Searches two inputs, as one of a model that runs twice."""
@@ -207,11 +193,10 @@ class _Work:
         claims = Claims(
             np.arange(len(sample)), self._rows[row][:, None], np.zeros((len(sample), 1))
         )
-        left = None if math.isinf(self._left()) else max(self._left(), 0.0)
-        twice = _twice(self._model, place)
-        points = search(twice, box(wide[0], wide[1], center), claims, time_limit=left)
+        limit, twice = self._progress.time_limit(), _twice(self._model, place)
+        points = search(twice, box(wide[0], wide[1], center), claims, time_limit=limit)
         for i in np.flatnonzero(is_found(points)):
-            if self.answer.status[which[sample[i]]] == UNKNOWN:
+            if self._is_open(which[sample[i]]):
                 pair = np.stack([points[i, :-1]] * 2)
                 pair[:, place] = np.sort(points[i, [place, -1]])
                 self._try(which[sample[i]], pair)
@@ -231,9 +216,7 @@ class _Work:
         pairs = pairs.reshape(-1, 2, *self._program.input_shape)
         for pair in pairs[inside & falls][:_JUDGED]:
             if not self._provably_grows(pair.astype(np.float64)):
-                self.answer.witness[index] = pair
-                self.answer.status[index], self.answer.method[index] = FALSIFIED, "attack"
-                self.answer.seconds[index] = time.perf_counter() - self._start
+                self._progress.falsify(np.array([index]), pair, "attack")
                 return
 
     def _provably_grows(self, pair: np.ndarray) -> bool:
