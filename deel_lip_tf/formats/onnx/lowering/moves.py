@@ -15,7 +15,7 @@ from deel_lip_tf.semantics.ir.primitives import Concatenate, Reshape
 __all__ = ["concatenated", "identity", "moved"]
 
 
-def identity(values: Values, node: Node, version: int) -> list[Value]:
+def identity(values: Values, node: Node) -> list[Value]:
     """`Identity`, and `Dropout` at inference.
 
     Raises:
@@ -23,11 +23,11 @@ def identity(values: Values, node: Node, version: int) -> list[Value]:
     """
     if node.kind == "Dropout":
         name = node.inputs[2] if len(node.inputs) > 2 else ""
-        check_dropout(node, version, values.constants.get(name, np.array(bool(name))))
+        check_dropout(node, values.version, values.constants.get(name, np.array(bool(name))))
     return [values.value(node)]
 
 
-def moved(values: Values, node: Node, version: int) -> list[Value]:
+def moved(values: Values, node: Node) -> list[Value]:
     """An operator of one tensor that moves its entries, as ONNX's reference implementation does.
 
     Raises:
@@ -39,7 +39,7 @@ def moved(values: Values, node: Node, version: int) -> list[Value]:
         raise node.unsupported("constants behind its first input", node.inputs)
 
     def results(x: np.ndarray) -> list[np.ndarray]:
-        return evaluated(node, [x.reshape(value.shape), *constants], version)
+        return evaluated(node, [x.reshape(value.shape), *constants], values.version)
 
     outputs = []
     for place, result in enumerate(results(np.zeros(value.shape))):
@@ -59,7 +59,7 @@ def _part(
     return results(x)[place].reshape(shape)
 
 
-def concatenated(values: Values, node: Node, version: int) -> list[Value]:
+def concatenated(values: Values, node: Node) -> list[Value]:
     """`Concat` of tensors, not along an axis that their nodes do not have.
 
     Raises:

@@ -24,14 +24,14 @@ from deel_lip_tf.semantics.ir.primitives import AxisProducts, MatMul, Scale
 __all__ = ["OPERATORS"]
 
 
-def _matmul(values: Values, node: Node, version: int) -> list[Value]:
+def _matmul(values: Values, node: Node) -> list[Value]:
     """`x @ kernel` with the bias that `graph` has found behind it, or `kernel @ x`."""
     if values.is_constant(node.inputs[0]):
         return [_from_left(values, node)]
     return [_dense(values, node, _matrix(values, node, 1), values.optional(node, 2))]
 
 
-def _gemm(values: Values, node: Node, version: int) -> list[Value]:
+def _gemm(values: Values, node: Node) -> list[Value]:
     """`alpha x @ kernel + beta bias`; of float32 numbers, float64 holds the products."""
     node.expect("transA", 0, 0)
     factors = [float(node.attributes.get(name, 1.0)) for name in ("alpha", "beta")]
@@ -85,7 +85,7 @@ def _affine(values: Values, node: Node, value: Value, scale=None, shift=None) ->
 def _sum_of(signs: tuple[float, ...] | None):
     """`Add` and `Sub` of two by their signs, `Sum` of any number."""
 
-    def call(values: Values, node: Node, version: int) -> list[Value]:
+    def call(values: Values, node: Node) -> list[Value]:
         node.expect("broadcast", 0, 0)  # below version 7, broadcasting began at another axis
         weights = [1.0] * len(node.inputs) if signs is None else list(signs)
         if not any(map(values.is_constant, node.inputs)):
@@ -113,7 +113,7 @@ def _merged(values: Values, node: Node, join: Callable[[list[int]], int]) -> Val
     return Value(join([values.first(value) for value in given]), shape)
 
 
-def _product(values: Values, node: Node, version: int) -> list[Value]:
+def _product(values: Values, node: Node) -> list[Value]:
     """`Mul` with a constant."""
     node.expect("broadcast", 0, 0)
     position = int(not values.is_constant(node.inputs[0]))
@@ -121,7 +121,7 @@ def _product(values: Values, node: Node, version: int) -> list[Value]:
     return [_affine(values, node, value, scale=constant)]
 
 
-def _quotient(values: Values, node: Node, version: int) -> list[Value]:
+def _quotient(values: Values, node: Node) -> list[Value]:
     """`Div` by a constant."""
     node.expect("broadcast", 0, 0)
     constant = values.numbers(node, 1)
@@ -133,7 +133,7 @@ def _quotient(values: Values, node: Node, version: int) -> list[Value]:
 def _extreme(sign: float):
     """`Max` (1) or `Min` (-1) of tensors, or of one and a constant."""
 
-    def call(values: Values, node: Node, version: int) -> list[Value]:
+    def call(values: Values, node: Node) -> list[Value]:
         is_constant = [values.is_constant(name) for name in node.inputs]
         if not any(is_constant):
             return [_merged(values, node, lambda nodes: extreme_of(values.builder, nodes, sign))]
@@ -151,7 +151,7 @@ def _extreme(sign: float):
 def _entrywise(function_of: Callable[[dict], Function]):
     """A function of each entry, by the attributes of the operator."""
 
-    def call(values: Values, node: Node, version: int) -> list[Value]:
+    def call(values: Values, node: Node) -> list[Value]:
         value, function = values.value(node), function_of(node.attributes)
         index = values.builder.function(value.index, function)
         return [Value(index, value.shape, value.is_last)]
@@ -163,14 +163,14 @@ def _named(name: str):
     return _entrywise(lambda attributes: Function(name))
 
 
-def _prelu(values: Values, node: Node, version: int) -> list[Value]:
+def _prelu(values: Values, node: Node) -> list[Value]:
     value = values.value(node)
     slopes = values.beside(node, value, values.numbers(node, 1))
     index = values.builder.function(value.index, elementwise.prelu(slopes))
     return [Value(index, value.shape, value.is_last)]
 
 
-def _clip(values: Values, node: Node, version: int) -> list[Value]:
+def _clip(values: Values, node: Node) -> list[Value]:
     """`Clip` between constants, of which either may be missing."""
     value = values.value(node)
     low, high = (values.optional(node, position) for position in (1, 2))
@@ -188,7 +188,7 @@ def _clip(values: Values, node: Node, version: int) -> list[Value]:
     return [Value(index, value.shape, value.is_last)]
 
 
-def _negated(values: Values, node: Node, version: int) -> list[Value]:
+def _negated(values: Values, node: Node) -> list[Value]:
     value = values.value(node)
     return [Value(values.builder.affine(value.index, Scale(-1.0)), value.shape, value.is_last)]
 
@@ -197,7 +197,7 @@ def _leaky_relu(attributes: dict) -> Function:
     return elementwise.relu(float(attributes.get("alpha", IN_FILES(0.01))))
 
 
-OPERATORS: dict[str, Callable[[Values, Node, int], list[Value]]] = {
+OPERATORS: dict[str, Callable[[Values, Node], list[Value]]] = {
     "Abs": _entrywise(lambda attributes: elementwise.relu(negative_slope=-1.0)),
     "Add": _sum_of((1.0, 1.0)),
     "AveragePool": average_pooling,
@@ -237,4 +237,4 @@ OPERATORS: dict[str, Callable[[Values, Node, int], list[Value]]] = {
     "Transpose": moved,
     "Unsqueeze": moved,
 }
-"""By type: of a node, and the version of the file's operators, the outputs."""
+"""By type: the outputs of a node."""

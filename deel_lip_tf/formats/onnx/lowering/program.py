@@ -30,25 +30,24 @@ def lower_onnx(model) -> Program:
             operator, or a way to use it, that is not supported.
     """
     graph = read(model, {*OPERATORS, *OF_SHAPES, "Constant"})
-    shape = (1, *graph.shape) if graph.has_batch else graph.shape
-    values = Values(graph.input, shape, graph.constants, graph.dtype)
+    values = Values(graph)
     for node in graph.nodes:
-        _append(values, node, graph.version)
+        _append(values, node)
     output = values.first(values.output(graph.output))
     return Program(tuple(values.builder.nodes), output, ())
 
 
-def _append(values: Values, node: Node, version: int) -> None:
+def _append(values: Values, node: Node) -> None:
     """Keeps the outputs of an operator: constants where they depend on shapes alone."""
     if node.kind in OF_SHAPES:
         shape = values.value(node).shape
         ends = node.attributes.get("start", 0), node.attributes.get("end", len(shape))
         values.constants[node.output] = np.array(shape[slice(*ends)], np.int64)
     elif (arrays := values.known(node)) is not None and is_foldable(node.kind):
-        values.constants.update(results_by_name(node, arrays, version))
+        values.constants.update(results_by_name(node, arrays, values.version))
     else:
         try:
-            outputs = OPERATORS[node.kind](values, node, version)
+            outputs = OPERATORS[node.kind](values, node)
         except (KeyError, TypeError, IndexError) as error:  # an attribute or input that is missing
             raise UnsupportedOperatorError(
                 f"The operator {node.label} cannot be read: {error!r}"

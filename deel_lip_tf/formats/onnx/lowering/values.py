@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deel_lip_tf.formats.graph import Node, UnsupportedOperatorError
+from deel_lip_tf.formats.onnx.graph import OnnxGraph
 from deel_lip_tf.semantics.ir.primitives import Shape, Transpose
 from deel_lip_tf.semantics.ir.program import Builder
 
@@ -46,17 +47,15 @@ class Values:
     """The tensors and the constants that are known, and the program that grows.
 
     Args:
-        input: name of the input.
-        shape: of it, for a batch of one.
-        constants: arrays by name.
-        dtype: of the input.
+        graph: what there is to lower, for a batch of one.
     """
 
-    def __init__(self, input: str, shape: Shape, constants: dict[str, np.ndarray], dtype: str):
+    def __init__(self, graph: OnnxGraph):
+        shape = (1, *graph.shape) if graph.has_batch else graph.shape
         self.builder = Builder(sample_of(shape))
-        self.dtype = dtype
-        self.constants = dict(constants)
-        self._values = {input: Value(0, shape)}
+        self.dtype, self.version = graph.dtype, graph.version
+        self.constants = dict(graph.constants)
+        self._values = {graph.input: Value(0, shape)}
 
     def is_constant(self, name: str) -> bool:
         """Whether a tensor is known without the input."""

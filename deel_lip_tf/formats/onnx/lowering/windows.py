@@ -49,7 +49,7 @@ def _geometry(node: Node, window: tuple[int, ...]) -> tuple[tuple, tuple, Pairs]
     return *steps_of(node, len(window)), pads
 
 
-def convolution(values: Values, node: Node, version: int) -> list[Value]:
+def convolution(values: Values, node: Node) -> list[Value]:
     """`Conv`, in groups of channels or not."""
     kernel, bias = values.numbers(node, 1), values.optional(node, 2)
     kernel = np.moveaxis(kernel, (0, 1), (-1, -2))
@@ -62,9 +62,9 @@ def convolution(values: Values, node: Node, version: int) -> list[Value]:
     return [values.image(index)]
 
 
-def batch_normalization(values: Values, node: Node, version: int) -> list[Value]:
+def batch_normalization(values: Values, node: Node) -> list[Value]:
     """`BatchNormalization` with its stored statistics."""
-    check_normalization(node, version)
+    check_normalization(node, values.version)
     gamma, beta, mean, variance = (values.numbers(node, position) for position in (1, 2, 3, 4))
     epsilon = float(node.attributes.get("epsilon", IN_FILES(1e-5)))
     value = values.value(node)
@@ -79,7 +79,7 @@ def batch_normalization(values: Values, node: Node, version: int) -> list[Value]
     return [values.image(index) if is_image else Value(index, value.shape)]
 
 
-def maximum_pooling(values: Values, node: Node, version: int) -> list[Value]:
+def maximum_pooling(values: Values, node: Node) -> list[Value]:
     """`MaxPool`; places beyond the border do not count."""
     if any(node.further_outputs):
         raise node.unsupported("one output", node.further_outputs)
@@ -89,7 +89,7 @@ def maximum_pooling(values: Values, node: Node, version: int) -> list[Value]:
     return [values.image(maximum_of_last(values.builder, windows))]
 
 
-def average_pooling(values: Values, node: Node, version: int) -> list[Value]:
+def average_pooling(values: Values, node: Node) -> list[Value]:
     """`AveragePool`; places beyond the border count where `count_include_pad` says so."""
     window, index = tuple(node.attributes["kernel_shape"]), values.last(node)
     strides, pads = _of_pooling(node, window)
@@ -108,7 +108,7 @@ def _of_pooling(node: Node, window: tuple[int, ...]) -> tuple[tuple, Pairs]:
     return strides, pads
 
 
-def global_average(values: Values, node: Node, version: int) -> list[Value]:
+def global_average(values: Values, node: Node) -> list[Value]:
     """`GlobalAveragePool`."""
     index = values.last(node)
     sizes = values.builder.shape(index)[:-1]
@@ -116,7 +116,7 @@ def global_average(values: Values, node: Node, version: int) -> list[Value]:
     return [values.image(values.builder.affine(index, AxisProducts((*matrices, None))))]
 
 
-def global_maximum(values: Values, node: Node, version: int) -> list[Value]:
+def global_maximum(values: Values, node: Node) -> list[Value]:
     """`GlobalMaxPool`."""
     index = values.last(node)
     *sizes, channels = values.builder.shape(index)
