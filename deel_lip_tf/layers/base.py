@@ -28,6 +28,9 @@ class LipschitzLayer(CheckedArguments):
 
     k_coef_lip: float = 1.0
     coef_lip: float | None = None
+    # Arguments that each class keeps under their names, and those that a subclass decides.
+    _own_arguments: tuple[str, ...] = ()
+    _filled_in: tuple[str, ...] = ()
 
     @property
     def is_guaranteed(self) -> bool:
@@ -71,8 +74,11 @@ class LipschitzLayer(CheckedArguments):
         return self.coef_lip * self.k_coef_lip
 
     def get_config(self) -> dict:
-        """The Keras parent's arguments and `k_coef_lip`."""
-        return {**super().get_config(), "k_coef_lip": self.k_coef_lip}
+        """The Keras parent's arguments, `k_coef_lip`, and what `_own_arguments` names."""
+        classes = reversed(type(self).__mro__)
+        names = [name for cls in classes for name in vars(cls).get("_own_arguments", ())]
+        own = {name: getattr(self, name) for name in names if name not in self._filled_in}
+        return {**super().get_config(), "k_coef_lip": self.k_coef_lip, **own}
 
     def vanilla_export(self) -> keras.layers.Layer:
         """A copy of the layer, of the same name, in Keras's own layers where there are any.

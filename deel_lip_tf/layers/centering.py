@@ -13,6 +13,8 @@ from deel_lip_tf.layers.convolution.padding import spatial_axes
 class Shifted(LipschitzLayer, keras.layers.Layer):
     """Base of the layers with a learned bias for each channel that know where the channels are."""
 
+    _own_arguments: tuple[str, ...] = ("use_bias", "data_format")
+
     def __init__(
         self,
         use_bias: bool = True,
@@ -75,14 +77,6 @@ class Shifted(LipschitzLayer, keras.layers.Layer):
         """The shape of the input."""
         return tuple(input_shape)
 
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "use_bias": self.use_bias,
-            "data_format": self.data_format,
-        }
-
 
 @register
 class ScaleBias(Shifted):
@@ -111,6 +105,8 @@ class ScaleBias(Shifted):
         0.5
     """
 
+    _own_arguments: tuple[str, ...] = ("scalar",)
+
     def __init__(self, scalar: float = 1.0, use_bias: bool = True, **kwargs):
         super().__init__(use_bias=use_bias, **kwargs)
         self.scalar = number("scalar", scalar, FINITE)
@@ -131,10 +127,6 @@ class ScaleBias(Shifted):
     def vanilla_export(self) -> keras.layers.Layer:
         """A `keras.layers.Rescaling`, of the same name."""
         return self._rescaling(self.k_coef_lip * self.scalar, self.bias)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "scalar": self.scalar}
 
 
 @register
@@ -168,6 +160,8 @@ class LayerCentering(Shifted):
     Source: `LayerCentering` of deel-torchlip, whose default takes the mean over the batch where
     the input has two axes.
     """
+
+    _own_arguments: tuple[str, ...] = ("axis",)
 
     def __init__(self, axis=None, use_bias: bool = True, **kwargs):
         super().__init__(use_bias=use_bias, **kwargs)
@@ -217,7 +211,3 @@ class LayerCentering(Shifted):
             return ops.cast(self._centered(inputs) + bias.reshape(shape), self.compute_dtype)
 
         return operation_export(self, operation)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "axis": self.axis}

@@ -12,6 +12,8 @@ from deel_lip_tf.layers.base import LipschitzLayer, operation_export
 class ChannelLayer(LipschitzLayer, keras.layers.Layer):
     """Base of the layers that do not treat all channels alike."""
 
+    _own_arguments: tuple[str, ...] = ("data_format",)
+
     def __init__(self, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         self.data_format = standardize_data_format(data_format)
@@ -54,13 +56,11 @@ class ChannelLayer(LipschitzLayer, keras.layers.Layer):
         """The shape of the input."""
         return tuple(input_shape)
 
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "data_format": self.data_format}
-
 
 class _Resized(ChannelLayer):
     """A layer of another number of channels, `n`."""
+
+    _own_arguments: tuple[str, ...] = ("n",)
 
     def __init__(
         self, n: int, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs
@@ -86,10 +86,6 @@ class _Resized(ChannelLayer):
     def vanilla_export(self) -> keras.layers.Layer:
         """A Keras model of the same name, of Keras's own operations."""
         return operation_export(self, self.call)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "n": self.n}
 
 
 @register

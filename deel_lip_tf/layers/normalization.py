@@ -53,6 +53,8 @@ class BatchCentering(Shifted):
          [ 2. 11.]]
     """
 
+    _own_arguments: tuple[str, ...] = ("momentum",)
+
     def __init__(self, momentum: float = 0.99, use_bias: bool = True, **kwargs):
         super().__init__(use_bias=use_bias, **kwargs)
         self.momentum = number("momentum", momentum, Rule(lambda m: 0 <= m < 1, "in [0, 1["))
@@ -113,10 +115,6 @@ class BatchCentering(Shifted):
         mean = ops.convert_to_tensor(self.moving_mean) if self.built else None
         return self._export(mean, self.k_coef_lip)
 
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "momentum": self.momentum}
-
 
 @register
 class BatchLipNorm(BatchCentering):
@@ -161,6 +159,8 @@ class BatchLipNorm(BatchCentering):
     Source: `BatchLipNorm` of deel-torchlip, which normalizes by default and does not count the
     factor.
     """
+
+    _own_arguments: tuple[str, ...] = ("centering", "normalize", "epsilon")
 
     def __init__(
         self,
@@ -232,12 +232,3 @@ class BatchLipNorm(BatchCentering):
             return LipschitzLayer.vanilla_export(self)
         mean = ops.convert_to_tensor(self.moving_mean) if self.centering else None
         return self._export(mean, self.k_coef_lip * self._frozen_factor())
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "centering": self.centering,
-            "normalize": self.normalize,
-            "epsilon": self.epsilon,
-        }

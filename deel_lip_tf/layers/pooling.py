@@ -115,6 +115,8 @@ class ScaledAveragePooling2D(_ScaledPooling2D):
 class _RootOfSquares(BesideLayer):
     """Mixin: the Euclidean norm, forward and gradient exact, gradient 0 at 0."""
 
+    _own_arguments: tuple[str, ...] = ("eps_grad_sqrt",)
+
     def __init__(self, *, eps_grad_sqrt: float = 1e-6, **kwargs):
         rule = "at least 0 (it has no effect here: leave it out)"
         eps_grad_sqrt = number("eps_grad_sqrt", eps_grad_sqrt, Rule(lambda eps: eps >= 0, rule))
@@ -131,10 +133,6 @@ class _RootOfSquares(BesideLayer):
     def vanilla_export(self) -> keras.layers.Layer:
         """A Keras model of the same name, of Keras's own operations."""
         return operation_export(self, self._norm)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "eps_grad_sqrt": self.eps_grad_sqrt}
 
 
 @register

@@ -12,6 +12,8 @@ from deel_lip_tf.layers.base import LipschitzLayer, operation_export
 class _Resampling2D(LipschitzLayer, keras.layers.Layer):
     """A reordering of the entries of an image."""
 
+    _own_arguments: tuple[str, ...] = ("pool_size", "data_format")
+
     def __init__(
         self,
         pool_size,
@@ -59,14 +61,6 @@ class _Resampling2D(LipschitzLayer, keras.layers.Layer):
     def vanilla_export(self) -> keras.layers.Layer:
         """A Keras model of the same name, of Keras's own operations."""
         return operation_export(self, self.call)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "pool_size": self.pool_size,
-            "data_format": self.data_format,
-        }
 
 
 def _pair(pool_size) -> tuple[int, int]:

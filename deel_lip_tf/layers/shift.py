@@ -55,6 +55,8 @@ class SpatialShift2D(LipschitzLayer, keras.layers.Layer):
     Source: Hu et al., arXiv:2601.18513, between orthogonal layers.
     """
 
+    _own_arguments: tuple[str, ...] = ("shift", "share", "padding", "data_format")
+
     def __init__(
         self,
         shift: int = 1,
@@ -145,13 +147,3 @@ class SpatialShift2D(LipschitzLayer, keras.layers.Layer):
             kernel[(*tap, slice(group * count, (group + 1) * count))] = self.k_coef_lip
         kernel[middle, middle, 4 * count :] = self.k_coef_lip
         return kernel
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "shift": self.shift,
-            "share": self.share,
-            "padding": self.padding,
-            "data_format": self.data_format,
-        }

@@ -45,6 +45,8 @@ class Abs(ChannelLayer):
     Source: `Abs` of orthogonium; of a share of the channels, arXiv:2601.18513.
     """
 
+    _own_arguments: tuple[str, ...] = ("fraction",)
+
     def __init__(
         self,
         fraction: float = 1.0,
@@ -68,10 +70,6 @@ class Abs(ChannelLayer):
     def vanilla_export(self) -> keras.layers.Layer:
         """A Keras model of the same name, of Keras's own operations."""
         return operation_export(self, self.call)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "fraction": self.fraction}
 
 
 @register
@@ -103,6 +101,8 @@ class SoftHuber(LipschitzLayer, keras.layers.Layer):
     Source: the pseudo-Huber function, scaled to the constant 1 as in orthogonium's `SoftHuber`.
     """
 
+    _own_arguments: tuple[str, ...] = ("delta",)
+
     def __init__(self, delta: float = 0.05, k_coef_lip: float = 1.0, **kwargs):
         super().__init__(**kwargs)
         self.delta = number("delta", delta, _BEND)
@@ -122,10 +122,6 @@ class SoftHuber(LipschitzLayer, keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """The shape of the input."""
         return tuple(input_shape)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "delta": self.delta}
 
 
 @register

@@ -138,6 +138,8 @@ class LipschitzSpline(ChannelLayer):
     there values at the knots are learned, here the slopes between them.
     """
 
+    _own_arguments: tuple[str, ...] = ("knots", "radius")
+
     def __init__(
         self,
         knots: int = 11,
@@ -204,12 +206,8 @@ class LipschitzSpline(ChannelLayer):
     def get_config(self) -> dict:
         """Arguments of the constructor."""
         given = self.slopes_initializer
-        return {
-            **super().get_config(),
-            "knots": self.knots,
-            "radius": self.radius,
-            "slopes_initializer": initializers.serialize(given) if given else None,
-        }
+        written = initializers.serialize(given) if given else None
+        return {**super().get_config(), "slopes_initializer": written}
 
 
 def _alternating_slopes(shape, dtype=None):

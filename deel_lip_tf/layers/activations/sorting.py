@@ -38,6 +38,8 @@ class GroupSort(ChannelLayer):
     Source: Anil, Lucas, Grosse, 2019, arXiv:1811.05381.
     """
 
+    _own_arguments: tuple[str, ...] = ("n",)
+
     def __init__(
         self,
         n: int | None = None,
@@ -73,10 +75,6 @@ class GroupSort(ChannelLayer):
         groups = ops.reshape(inputs, (*shape[:-1], inputs.shape[-1] // size, size))
         return ops.reshape(ops.sort(groups, axis=-1), shape)
 
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "n": self.n}
-
 
 @register
 class GroupSort2(GroupSort):
@@ -108,10 +106,6 @@ class GroupSort2(GroupSort):
     def __init__(self, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs):
         super().__init__(n=2, data_format=data_format, k_coef_lip=k_coef_lip, **kwargs)
 
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return _without_n(super().get_config())
-
 
 @register
 class FullSort(GroupSort):
@@ -140,14 +134,6 @@ class FullSort(GroupSort):
 
     def __init__(self, data_format: str = "channels_last", k_coef_lip: float = 1.0, **kwargs):
         super().__init__(n=None, data_format=data_format, k_coef_lip=k_coef_lip, **kwargs)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        return _without_n(super().get_config())
-
-
-def _without_n(config: dict) -> dict:
-    return {name: value for name, value in config.items() if name != "n"}
 
 
 @register

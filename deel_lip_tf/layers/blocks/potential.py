@@ -34,6 +34,7 @@ class _ConvexPotential(LipschitzLayer, Condensable, keras.layers.Layer):
     """
 
     parametrization_class: type[Parametrization]
+    _own_arguments: tuple[str, ...] = ("hidden",)
 
     def __init__(self, hidden, k_coef_lip, arguments: dict):
         chosen = {name: arguments.pop(name) for name in _OF_BRANCH if name in arguments}
@@ -61,7 +62,7 @@ class _ConvexPotential(LipschitzLayer, Condensable, keras.layers.Layer):
         """Arguments of the constructor."""
         branch = self._made(1).get_config()
         chosen = {name: branch[name] for name in _OF_BRANCH}
-        return {**super().get_config(), "hidden": self.hidden, **chosen}
+        return {**super().get_config(), **chosen}
 
     def build(self, input_shape):
         """Creates the weights, those of the branch; `hidden` is that of the input by default."""
@@ -162,6 +163,8 @@ class _DensePotential(_ConvexPotential):
 class _ConvolutionPotential(_ConvexPotential):
     """The family of convolutions."""
 
+    _own_arguments: tuple[str, ...] = ("kernel_size", "padding", "data_format")
+
     def __init__(
         self,
         kernel_size,
@@ -188,11 +191,6 @@ class _ConvolutionPotential(_ConvexPotential):
 
     def _made(self, width):
         return self._made_with(self.padding, width)
-
-    def get_config(self) -> dict:
-        """Arguments of the constructor."""
-        own = {name: getattr(self, name) for name in ("kernel_size", "padding", "data_format")}
-        return {**super().get_config(), **own}
 
 
 @register
