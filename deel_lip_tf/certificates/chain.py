@@ -6,13 +6,13 @@ Each knows how it maps a set of gradients backward: see `local.py`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf._rounding import UNIT, UP, gamma
+from deel_lip_tf._rounding import UNIT, gamma
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
 from deel_lip_tf.semantics.float64 import computable, plain_of
 from deel_lip_tf.semantics.functions import PiecewiseLinear, pieces_of, proven_slope
@@ -33,13 +33,13 @@ class GradientSet:
 
     Attributes:
         centre: (rows, ...) float64.
-        box: (rows, ...) not negative.
+        box: (rows, ...) not negative; None where it is 0 everywhere.
         ball: (rows,) radii.
         best: (rows,) the smallest bound so far on how fast they change with the model's input.
     """
 
     centre: np.ndarray
-    box: np.ndarray
+    box: np.ndarray | None
     ball: np.ndarray
     best: np.ndarray
 
@@ -47,13 +47,54 @@ class GradientSet:
     def of(cls, directions: np.ndarray) -> "GradientSet":
         """Of combinations `directions` (rows, classes) of the logits, with respect to these."""
         rows = len(directions)
-        zeros = np.zeros_like(directions)
-        return cls(directions, zeros, np.zeros(rows), np.full(rows, np.inf))
+        return cls(directions, None, np.zeros(rows), np.full(rows, np.inf))
 
     def stop(self, constant: float) -> None:
         """Notes the bound that follows from a constant of the tensor."""
-        bound = (_norm(self.centre) + _norm(self.box) + self.ball) * constant * _UP
-        self.best = np.minimum(self.best, bound)
+        box = 0.0 if self.box is None else _norm(self.box)
+        self._note((_norm(self.centre) + box + self.ball) * constant)
+
+    def straighten(self, slopes: "Slopes", steepest: float, constant: float) -> None:
+        """From the output of an activation to its input.
+
+        Args:
+            slopes: what slopes it can have, for each row.
+            steepest: bound of their absolute values.
+            constant: of the input.
+        """
+        magnitude = np.abs(self.centre)
+        self.ball = (self.ball + gamma(8) * _norm(magnitude)) * steepest * _UP
+        reach = magnitude if self.box is None else magnitude + self.box
+        self._note((_norm(slopes.steepest * reach) + self.ball) * constant)
+        magnitude *= slopes.half_width * _UP
+        if self.box is not None:
+            magnitude += slopes.steepest * self.box * _UP
+        self.centre, self.box = self.centre * slopes.middle, magnitude
+
+    def _note(self, bound: np.ndarray) -> None:
+        self.best = np.minimum(self.best, bound * _UP)
+
+
+class Slopes(NamedTuple):
+    """The slopes that an activation can have in some balls, arrays (n, ...).
+
+    Attributes:
+        middle: of the smallest and the largest one.
+        half_width: half their difference.
+        steepest: the largest absolute value.
+    """
+
+    middle: np.ndarray
+    half_width: np.ndarray
+    steepest: np.ndarray
+
+    @classmethod
+    def between(cls, low: np.ndarray, high: np.ndarray) -> "Slopes":
+        return cls(0.5 * (low + high), 0.5 * (high - low), np.maximum(np.abs(low), np.abs(high)))
+
+    def of_rows(self, row: np.ndarray) -> "Slopes":
+        """Those of the ball that each row is about."""
+        return Slopes(*(slopes[row] for slopes in self))
 
 
 @dataclass(frozen=True)
@@ -78,16 +119,14 @@ class LinearStep:
 
     def backward(self, gradients: GradientSet) -> None:
         """From the gradients with respect to the output to those with respect to the input."""
-        centre, box = gradients.centre, gradients.box
-        ball = gradients.ball * self.norm + self.rounding * _norm(centre)
-        gradients.centre = self.adjoint(centre)
-        if self.rows is None:
-            is_empty = not box.any()
-            gradients.box = np.zeros_like(gradients.centre)
-            gradients.box += 0.0 if is_empty else np.abs(self.adjoint(box)) * _UP
-        else:
+        box = gradients.box
+        ball = gradients.ball * self.norm + self.rounding * _norm(gradients.centre)
+        gradients.centre = self.adjoint(gradients.centre)
+        if box is not None and self.rows is None:
+            gradients.box = np.abs(self.adjoint(box)) * _UP
+        elif box is not None:
             ball = ball + self._norm_of_image(box, self.rows)
-            gradients.box = np.zeros_like(gradients.centre)
+            gradients.box = None
         gradients.ball = ball * _UP
         gradients.stop(self.constant)
 
@@ -115,10 +154,8 @@ class PiecewiseStep:
     constant: float
     entries: np.ndarray
 
-    def slopes(
-        self, values: np.ndarray, errors: np.ndarray, radius: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The smallest and largest slopes, entry by entry, in the balls of these radii.
+    def slopes(self, values: np.ndarray, errors: np.ndarray, radius: np.ndarray) -> Slopes:
+        """The slopes that each entry can have in the balls of these radii.
 
         Args:
             values: (n, ...) inputs of the activation at the samples.
@@ -129,17 +166,11 @@ class PiecewiseStep:
         moved = self.entries * radius.reshape(shape) + errors.reshape(shape)
         # The second term: one rounding of the ends of the interval.
         moved = moved * _UP + 4.0 * UNIT * np.abs(values)
-        return self.pieces.range_of_slopes(values - moved, values + moved)
+        return Slopes.between(*self.pieces.range_of_slopes(values - moved, values + moved))
 
-    def backward(self, gradients: GradientSet, low: np.ndarray, high: np.ndarray) -> None:
-        """As in `LinearStep`, for slopes between `low` and `high`, (rows, ...)."""
-        steepest = np.maximum(np.abs(low), np.abs(high))
-        magnitude, carried = np.abs(gradients.centre), steepest * gradients.box
-        gradients.ball = (gradients.ball + gamma(8) * _norm(magnitude)) * self.steepest * _UP
-        whole = _norm(steepest * magnitude + carried) + gradients.ball
-        gradients.best = np.minimum(gradients.best, whole * self.constant * _UP)
-        gradients.centre = 0.5 * (low + high) * gradients.centre
-        gradients.box = (0.5 * (high - low) * magnitude + carried) * _UP
+    def backward(self, gradients: GradientSet, slopes: Slopes) -> None:
+        """As in `LinearStep`, for these slopes of each row."""
+        gradients.straighten(slopes, self.steepest, self.constant)
 
 
 def sequential_tail(graph: Graph) -> list[Call]:
@@ -265,4 +296,5 @@ def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], 
 
 
 def _norm(rows: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(rows.reshape(len(rows), -1), axis=1) * UP
+    rows = rows.reshape(len(rows), -1)
+    return np.sqrt(np.einsum("ij,ij->i", rows, rows))  # their rounding is in `_UP`

@@ -53,15 +53,10 @@ def certified_radii(evaluated: Evaluated, label: np.ndarray, divisors: np.ndarra
         divisors: (n, classes) how fast `f_t - f_j` may change, sample by sample; (n, 1) for one
             logit.
     """
-    logits, errors, growth, reach = evaluated
-    if logits.shape[1] == 1:
-        margin = np.abs(logits[:, 0])
-        with np.errstate(all="ignore"):
-            radius = (margin - errors) / (divisors[:, 0] + growth)
-        return Radii(label, downward(np.minimum(radius, reach), logits, errors), margin)
     gaps, ratios = gap_radii(evaluated, label, divisors)
-    radius = np.minimum(ratios.min(axis=1), reach)
-    return Radii(label, downward(radius, logits, errors), gaps.min(axis=1))
+    radius = np.minimum(ratios.min(axis=1), evaluated.reach)
+    radius = downward(radius, evaluated.logits, evaluated.errors)
+    return Radii(label, radius, gaps.min(axis=1))
 
 
 def gap_radii(
@@ -69,9 +64,14 @@ def gap_radii(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(n, classes) gaps of the logit of `label` to each other, and how far from 0 each one stays.
 
-    Both are infinite for the label itself. Arguments as `certified_radii`, of several logits.
+    Both are infinite for the label itself. Of one logit, (n, 1): it and how far it stays from 0.
+    Arguments as `certified_radii`.
     """
     logits, errors, growth, _ = evaluated
+    if logits.shape[1] == 1:
+        gaps = np.abs(logits)
+        with np.errstate(all="ignore"):
+            return gaps, (gaps - errors[:, None]) / (divisors + growth)
     own = np.arange(len(logits)), label
     with np.errstate(all="ignore"):
         gaps = logits[own][:, None] - logits

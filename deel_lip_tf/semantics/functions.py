@@ -46,8 +46,8 @@ class PiecewiseLinear:
             meets = (high >= left) & (low <= right)
             # As written, or as backends keep it.
             both = slope, np.float64(np.float32(slope))
-            smallest = np.where(meets, np.minimum(smallest, np.minimum(*both)), smallest)
-            largest = np.where(meets, np.maximum(largest, np.maximum(*both)), largest)
+            np.minimum(smallest, np.where(meets, np.minimum(*both), np.inf), out=smallest)
+            np.maximum(largest, np.where(meets, np.maximum(*both), -np.inf), out=largest)
         return smallest, largest
 
 

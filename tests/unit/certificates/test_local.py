@@ -8,8 +8,9 @@ from keras import layers, ops
 import deel_lip_tf as lip
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
 from deel_lip_tf.certificates import certify
-from deel_lip_tf.certificates.local import LocalBounds
+from deel_lip_tf.certificates.local import LocalBounds, widened
 from deel_lip_tf.certificates.proofs import prove
+from deel_lip_tf.certificates.radii import Evaluated
 from deel_lip_tf.semantics.functions import pieces_of
 
 pytestmark = pytest.mark.skipif(
@@ -270,6 +271,50 @@ def test_float32_and_local_together(rng):
     # the search for the best ball ends within some percent of it
     assert (both.radius <= real.radius * 1.05).all()
     assert (both.radius > known.radius).mean() > 0.5
+
+
+class Growing:
+    """Stands for `LocalBounds`: divisors that grow with the ball, by steps or without."""
+
+    def __init__(self, growth):
+        self.growth = growth
+
+    def divisors(self, radius, sample, directions):
+        return self.growth(radius[sample]) * np.linalg.norm(directions, axis=1) / 2**0.5
+
+
+# With a divisor of the whole space of 2, and gaps to two rivals.
+GROWTHS = {
+    "linear": lambda radius: np.minimum(2.0, 0.5 + 0.5 * radius),
+    "steep": lambda radius: np.minimum(2.0, np.exp(3.0 * radius - 1.0)),
+    "by a step": lambda radius: np.where(radius > 0.31, 2.0, 0.25),
+    "none": lambda radius: np.full(radius.shape, 0.25),
+}
+
+
+@pytest.mark.parametrize("name", GROWTHS)
+def test_the_search_finds_the_largest_ball(name):
+    growth, gap = GROWTHS[name], np.linspace(0.02, 3.0, 50)
+    logits = np.stack([gap, np.zeros(50), -0.2 * gap], axis=1)
+    label, divisors = np.zeros(50, int), np.full((50, 3), 2.0)
+    nothing, everywhere = np.zeros(50), np.full(50, np.inf)
+    evaluated = Evaluated(logits, nothing, 0.0, everywhere)
+    radius = widened(evaluated, label, divisors, Growing(growth)).radius
+    grid = np.linspace(0.0, 15.0, 150_001)  # the largest R with R <= gap / divisor(R)
+    largest = np.array([grid[grid * growth(grid) <= one].max() for one in gap])
+    largest = np.maximum(largest, gap / 2.0)
+    assert (radius <= largest + 1e-4).all()
+    assert (radius >= largest * 0.985 - 1e-4).all()
+
+
+def test_a_classifier_that_never_changes_is_certified_everywhere():
+    model = chain((5,), dense(4, "relu"), dense(3))
+    for weight in model.weights:
+        weight.assign(
+            np.zeros(weight.shape) if len(weight.shape) > 1 else np.arange(weight.shape[0])
+        )
+    x = np.ones((2, 5))
+    assert (certify(model, x, local=True).radius == certify(model, x).radius).all()
 
 
 def test_networks_that_sort_gain_nothing_and_lose_nothing(rng):
