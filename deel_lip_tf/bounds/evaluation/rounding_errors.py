@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf._rounding import TINY, gamma
-from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
+from deel_lip_tf.bounds.norms.operators import operator_bound
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.operators import Recurrence
@@ -90,9 +90,8 @@ def rounding_of(
         lost = lost * math.sqrt(places)
         return Rounding([unit * constant for constant in constants], unit, around_one + lost)
     if (recurrence := (rule_for(operation) or Rule()).recurrence(operation, None)) is not None:
-        terms = sum(recurrence.kernel.shape)
-        unit = roundoff * gamma(4 * terms + 128) + written
-        return _of_recurrence(operation, recurrence, size, unit, lost)
+        unit = roundoff * gamma(4 * recurrence.terms + 128) + written
+        return _of_recurrence(operation, recurrence, size, output_shape, unit, lost)
     state = [float(np.linalg.norm(as_computed_with(operation, w))) for w in _vectors(operation)]
     state.append(float(_is_transcendental(operation)))
     absolute = (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
@@ -122,25 +121,39 @@ def rounding_of(
 
 
 def _of_recurrence(
-    operation: keras.layers.Layer, recurrence: Recurrence, size: int, unit: float, lost: float
+    operation: keras.layers.Layer,
+    recurrence: Recurrence,
+    size: int,
+    output_shape: tuple[int, ...],
+    unit: float,
+    lost: float,
 ) -> Rounding:
     """Each step is wrong by a share of what it adds up, and those after it carry that on.
 
-    With F the Frobenius norm of both kernels and `G = 1 + q + ... + q**(T - 1)`, where q is at
-    least 1 and the constant in the state, `||h_t|| <= G (slope (F ||x|| + ||bias||) + ||a(0)||)`.
+    With F a bound of the absolute values of both kernels, q that of the constant in the state, at
+    least 1, with what rounding adds to it, `o = slope ||bias|| + ||a(0)||` and sums of T terms,
+    `||h_t|| <= sum_i q**i (slope F ||x_(t-i)|| + o)`. A step is wrong by a share of
+    `F (||x_t|| + ||h_(t-1)||) + o`, of which `sum_i q**i` reaches the end; of the states, whose sum
+    is double, `sum_i i q**(i-1)`.
     """
-    inputs, units = recurrence.kernel.shape
-    steps, slope = size // inputs, proven_slope(operation.activation, input_shape=(None, units))
-    constant = max(1.0, slope * spectral_norm_bound(recurrence.recurrent))
-    grown = sum(constant**step for step in range(steps))
-    frobenius = math.hypot(*map(np.linalg.norm, (recurrence.kernel, recurrence.recurrent)))
+    *kernel_size, inputs, units = recurrence.kernel.shape
+    sizes = output_shape[1 - len(recurrence.state_shape) : -1]
+    taps, pixels = math.prod(kernel_size), math.prod(sizes)
+    steps = size // (inputs * pixels)
+    slope = proven_slope(operation.activation, input_shape=(None, *sizes, units))
+    norms = map(np.linalg.norm, (recurrence.factor * recurrence.kernel, recurrence.recurrent))
+    frobenius = math.sqrt(taps) * math.hypot(*map(float, norms))
+    constant = slope * operator_bound(recurrence.operator(recurrence.recurrent))[0]
+    constant = max(1.0, constant) + unit * (1.0 + slope) * frobenius
+    grown = twice = 0.0
+    for _ in range(steps):
+        grown, twice = 1.0 + constant * grown, grown + constant * twice
     vectors = [as_computed_with(operation, weight) for weight in _vectors(operation)]
-    offset = sum(float(np.linalg.norm(vector)) for vector in vectors)
-    offset = (1.0 + slope) * (offset + math.sqrt(units))  # no activation is beyond 1 at 0
-    # Twice: what is computed at a step is a little larger than what is exact there.
-    carried = 2.0 * (1.0 + slope) * math.sqrt(steps) * grown
-    share = carried * frobenius * (1.0 + grown * slope * frobenius)
-    absolute = carried * offset * (1.0 + grown * frobenius)
+    offset = sum(float(np.linalg.norm(vector)) for vector in vectors) * math.sqrt(pixels)
+    offset = (1.0 + slope) * (offset + math.sqrt(units * pixels))  # no activation is beyond 1 at 0
+    carried = 2.0 * (1.0 + slope) * math.sqrt(steps)  # twice: of the sums that are rounded here
+    share = carried * frobenius * (grown + twice * slope * frobenius)
+    absolute = carried * offset * (grown + twice * frobenius)
     return Rounding([unit * share], unit, unit * absolute + lost * absolute * (size + units))
 
 

@@ -26,7 +26,7 @@ from deel_lip_tf.bounds.norms.operators import operator_bound
 from deel_lip_tf.bounds.norms.spectral import largest_eigenvalues
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
-from deel_lip_tf.semantics.operators import Matrices, Recurrence
+from deel_lip_tf.semantics.operators import Recurrence
 
 __all__ = ["recurrence_bound"]
 
@@ -35,17 +35,21 @@ _LEAST = 1e-290  # a norm below is not divided by
 _COUNTED = 10**5  # powers that are added up one by one
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _NARROWINGS = 60
+_FREQUENCIES = 4  # along each axis, at which convolutions are measured in a search
 # An unknown number of steps needs `s <= 1` itself, which rounding may miss by a little.
 _ENLARGED = (1.0, 1.0 + 1e-9, 1.0 + 1e-6, 1.0 + 1e-5, 1.0 + 1e-4)
 
 
-def recurrence_bound(recurrence: Recurrence, slope: float, norm: Norm) -> tuple[float, str]:
+def recurrence_bound(
+    recurrence: Recurrence, slope: float, norm: Norm, budget: float = 1.0
+) -> tuple[float, str]:
     """Bounds a recurrent layer, from the norm of a sequence to that of its output.
 
     Args:
         recurrence: its kernels, taken as exact.
         slope: the constant of its activation in this norm.
         norm: of whole sequences and states.
+        budget: work for each convolution.
 
     Returns:
         `(bound, method)`.
@@ -53,22 +57,25 @@ def recurrence_bound(recurrence: Recurrence, slope: float, norm: Norm) -> tuple[
     Raises:
         UnsupportedLayerError: weights that are not finite, or no finite bound for the steps.
     """
+
+    def norm_of(kernel: np.ndarray, norm: Norm = norm) -> float:
+        return product_up(slope, operator_bound(recurrence.operator(kernel), norm, budget)[0])
+
     try:
-        b, q, *_ = (
-            _norm_of(part, slope, norm) for part in (recurrence.kernel, recurrence.recurrent)
-        )
+        b, q = norm_of(recurrence.kernel), norm_of(recurrence.recurrent)
+        largest = _of_absolute(recurrence, b, norm_of)
     except ValueError as error:
         raise UnsupportedLayerError(str(error)) from error
     steps, returns_all = recurrence.steps, recurrence.returns_all
     weights = norm.dual if not returns_all else L1
     best = product_up(b, _powers(q, steps, weights)) if b else 0.0
     for scale in _scales(recurrence, slope, norm, b, q) if b > _LEAST else ():
-        joint = np.concatenate([recurrence.kernel / scale, recurrence.recurrent])
-        # Each quotient is rounded; a norm of absolute values is at most the root of a rank larger.
-        rounded = UNIT * math.sqrt(min(recurrence.kernel.shape)) * b / scale
-        s = sum_up([_norm_of(joint, slope, norm), product_up(2.0, rounded), TINY])
+        joint = np.concatenate([recurrence.kernel / scale, recurrence.recurrent], axis=-2)
+        # Each quotient is rounded.
+        s = sum_up([norm_of(joint), product_up(2.0, UNIT * largest / scale), TINY])
         powers = _powers(s, steps, norm if returns_all else LINF)
         best = min(best, product_up(scale, s, powers))
+    best = best if recurrence.factor == 1.0 else product_up(best, recurrence.factor)
     if math.isinf(best):
         raise UnsupportedLayerError(
             "its constant grows with the number of steps, which is not known: build it on "
@@ -82,8 +89,11 @@ def recurrence_bound(recurrence: Recurrence, slope: float, norm: Norm) -> tuple[
     )
 
 
-def _norm_of(matrix: np.ndarray, slope: float, norm: Norm) -> float:
-    return product_up(slope, operator_bound(Matrices(matrix[None]), norm)[0])
+def _of_absolute(recurrence: Recurrence, b: float, norm_of: Callable[..., float]) -> float:
+    """A bound, in each of the norms, of the operator with the absolute values of `K`."""
+    if recurrence.convolution is None:
+        return math.sqrt(min(recurrence.kernel.shape)) * b  # the root of a rank larger
+    return max(norm_of(recurrence.kernel, norm) for norm in (L1, LINF))  # Schur's test
 
 
 def _powers(base: float, steps: int | None, norm: Norm) -> float:
@@ -157,12 +167,25 @@ def _measure(
 ) -> Callable[[float], float]:
     """About `s(a)`."""
     if norm == L2:
-        grams = kernel.T @ kernel, recurrent.T @ recurrent
+        inputs, state = (_gram(each) for each in (kernel, recurrent))
         return lambda a: (
-            slope * math.sqrt(max(float(largest_eigenvalues(grams[0] / a**2 + grams[1])), 0.0))
+            slope * math.sqrt(max(float(largest_eigenvalues(inputs / a**2 + state).max()), 0.0))
         )
+    taps = tuple(range(kernel.ndim - 2))
     if norm == LINF:
-        sums = np.abs(kernel).sum(axis=0), np.abs(recurrent).sum(axis=0)
-        return lambda a: slope * float((sums[0] / a + sums[1]).max())
-    largest = np.abs(kernel).sum(axis=1).max(), np.abs(recurrent).sum(axis=1).max()
+        sums = (np.abs(each).sum(axis=(*taps, -2)) for each in (kernel, recurrent))
+        of_inputs, of_state = sums
+        return lambda a: slope * float((of_inputs / a + of_state).max())
+    largest = [np.abs(each).sum(axis=(*taps, -1)).max() for each in (kernel, recurrent)]
     return lambda a: slope * float(max(largest[0] / a, largest[1]))
+
+
+def _gram(kernel: np.ndarray) -> np.ndarray:
+    """Gram matrices of a kernel, of a convolution at some frequencies."""
+    if kernel.ndim > 2:
+        sizes, axes = (
+            [max(_FREQUENCIES, size) for size in kernel.shape[:-3]],
+            range(kernel.ndim - 3),
+        )
+        kernel = np.fft.fftn(kernel, sizes, tuple(axes)).reshape(-1, *kernel.shape[-2:])
+    return np.swapaxes(kernel.conj(), -1, -2) @ kernel
