@@ -131,6 +131,7 @@ class Recurrence:
         returns_all: whether all states are the output, or the last one alone.
         convolution: of any kernel, where the two are those of convolutions.
         factor: a positive number.
+        bias: of the units, or None.
     """
 
     kernel: np.ndarray
@@ -139,6 +140,7 @@ class Recurrence:
     returns_all: bool
     convolution: Convolution | None = None
     factor: float = 1.0
+    bias: np.ndarray | None = None
 
     def operator(self, kernel: np.ndarray) -> Matrices | Convolution:
         """What a step does with a kernel of this layout."""

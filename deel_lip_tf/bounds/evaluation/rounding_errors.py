@@ -5,13 +5,14 @@ float64 or, to say how far a running model may be, with that of another type.
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from deel_lip_tf._rounding import TINY, gamma
-from deel_lip_tf.bounds.norms.operators import operator_bound
+from deel_lip_tf.bounds.norms.recurrence import StepErrors, absolute_norms, through_time
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.operators import Recurrence
@@ -128,33 +129,22 @@ def _of_recurrence(
     unit: float,
     lost: float,
 ) -> Rounding:
-    """Each step is wrong by a share of what it adds up, and those after it carry that on.
-
-    With F a bound of the absolute values of both kernels, q that of the constant in the state, at
-    least 1, with what rounding adds to it, `o = slope ||bias|| + ||a(0)||` and sums of T terms,
-    `||h_t|| <= sum_i q**i (slope F ||x_(t-i)|| + o)`. A step is wrong by a share of
-    `F (||x_t|| + ||h_(t-1)||) + o`, of which `sum_i q**i` reaches the end; of the states, whose sum
-    is double, `sum_i i q**(i-1)`.
-    """
-    *kernel_size, inputs, units = recurrence.kernel.shape
+    """Each step is wrong by a share of the absolute values that it adds up, and of its result."""
+    inputs, units = recurrence.kernel.shape[-2:]
     sizes = output_shape[1 - len(recurrence.state_shape) : -1]
-    taps, pixels = math.prod(kernel_size), math.prod(sizes)
-    steps = size // (inputs * pixels)
+    pixels = math.prod(sizes)
+    recurrence = replace(recurrence, steps=size // (inputs * pixels))
     slope = proven_slope(operation.activation, input_shape=(None, *sizes, units))
-    norms = map(np.linalg.norm, (recurrence.factor * recurrence.kernel, recurrence.recurrent))
-    frobenius = math.sqrt(taps) * math.hypot(*map(float, norms))
-    constant = slope * operator_bound(recurrence.operator(recurrence.recurrent))[0]
-    constant = max(1.0, constant) + unit * (1.0 + slope) * frobenius
-    grown = twice = 0.0
-    for _ in range(steps):
-        grown, twice = 1.0 + constant * grown, grown + constant * twice
+    of_inputs, of_state = absolute_norms(recurrence)
     vectors = [as_computed_with(operation, weight) for weight in _vectors(operation)]
     offset = sum(float(np.linalg.norm(vector)) for vector in vectors) * math.sqrt(pixels)
-    offset = (1.0 + slope) * (offset + math.sqrt(units * pixels))  # no activation is beyond 1 at 0
-    carried = 2.0 * (1.0 + slope) * math.sqrt(steps)  # twice: of the sums that are rounded here
-    share = carried * frobenius * (grown + twice * slope * frobenius)
-    absolute = carried * offset * (grown + twice * frobenius)
-    return Rounding([unit * share], unit, unit * absolute + lost * absolute * (size + units))
+    start = (1.0 + slope) * (offset + math.sqrt(units * pixels))  # none is beyond 1 at 0
+    share = 2.0 * (1.0 + slope) * unit
+    flushed = lost * (1.0 + slope) * (of_inputs + of_state + recurrence.terms)
+    constant = share * start + flushed * (size + units * pixels)
+    errors = StepErrors(share * of_inputs, share * of_state, constant)
+    relative, absolute = through_time(recurrence, slope, start, errors)
+    return Rounding([relative], unit, absolute)
 
 
 def lost_squares(size: int, constant: float, lost: float) -> float:

@@ -18,6 +18,7 @@ the logarithm of what is proven is convex in that of `a`.
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
 from deel_lip_tf.semantics.operators import Recurrence
 
-__all__ = ["recurrence_bound"]
+__all__ = ["StepErrors", "absolute_norms", "recurrence_bound", "through_time"]
 
 _MANY = 10**7  # steps, in place of an unknown number of them, for the search alone
 _LEAST = 1e-290  # a norm below is not divided by
@@ -37,6 +38,7 @@ _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _NARROWINGS = 60
 _FREQUENCIES = 4  # along each axis, at which convolutions are measured in a search
 # An unknown number of steps needs `s <= 1` itself, which rounding may miss by a little.
+_ADDED_UP = 1.0 + 1e-9  # more than what rounding makes of sums and powers of positive numbers
 _ENLARGED = (1.0, 1.0 + 1e-9, 1.0 + 1e-6, 1.0 + 1e-5, 1.0 + 1e-4)
 
 
@@ -87,6 +89,68 @@ def recurrence_bound(
     return best, "spectral norm of both kernels, through time" if norm == L2 else (
         "sums of absolute values, through time"
     )
+
+
+@dataclass(frozen=True)
+class StepErrors:
+    """A step is wrong by at most `of_inputs ||x_t|| + of_state ||h_(t-1)|| + constant`."""
+
+    of_inputs: float
+    of_state: float
+    constant: float
+
+
+def through_time(
+    recurrence: Recurrence, slope: float, start: float, errors: StepErrors
+) -> tuple[float, float]:
+    """What errors of each step make of the output of a recurrence, in the Euclidean norm.
+
+    With q the constant in the state and that share of it, `q + of_state`, and b the one in the
+    input, errors obey `e_t <= q e_(t-1) + of_inputs ||x_t|| + of_state ||h_(t-1)|| + constant`, so
+    that those of a step count `q**i` times after i others. Of what states are, there are two
+    bounds: `sum_i q**i (b ||x_(t-i)|| + start)`, in which growth is counted once, and
+    the constant of the last state, which is smaller where nothing grows.
+
+    Args:
+        recurrence: with a known number of steps.
+        slope: the constant of its activation.
+        start: a bound of the norm of a state whose inputs are zero.
+        errors: of one step.
+
+    Returns:
+        `(relative, absolute)`: the output is wrong by at most `relative ||x|| + absolute`.
+    """
+    steps = recurrence.steps or 0
+    state = product_up(slope, operator_bound(recurrence.operator(recurrence.recurrent))[0])
+    inputs = operator_bound(recurrence.operator(recurrence.kernel))[0]
+    inputs = product_up(slope, recurrence.factor, inputs)
+    whole, _ = recurrence_bound(replace(recurrence, returns_all=False), slope, L2)
+    growth, after = (state + errors.of_state) * _ADDED_UP, np.arange(steps)
+    of_states = absolute = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        powers = growth**after
+        before = np.concatenate([[0.0], powers[:-1]])
+        once = errors.of_inputs * powers + errors.of_state * inputs * after * before
+        added = errors.of_inputs * powers, errors.of_state * whole * before.sum()
+        for _ in range(steps):
+            absolute = growth * absolute + errors.of_state * of_states + errors.constant
+            of_states = state * of_states + start
+        if recurrence.returns_all:
+            absolute *= math.sqrt(steps)
+            relative = min(once.sum(), added[0].sum() + math.sqrt(steps) * added[1])
+        else:
+            relative = min(np.linalg.norm(once), np.linalg.norm(added[0]) + added[1])
+    known = [float(x) * _ADDED_UP if x >= 0.0 else math.inf for x in (relative, absolute)]
+    return known[0], known[1]
+
+
+def absolute_norms(recurrence: Recurrence) -> tuple[float, float]:
+    """The norms of the operators with the absolute values of the kernels, the factor included."""
+    of_inputs, of_state = (
+        operator_bound(recurrence.operator(np.abs(kernel)))[0]
+        for kernel in (recurrence.kernel, recurrence.recurrent)
+    )
+    return product_up(recurrence.factor, of_inputs), of_state
 
 
 def _of_absolute(recurrence: Recurrence, b: float, norm_of: Callable[..., float]) -> float:

@@ -225,7 +225,8 @@ class ConvRNN(Rule):
         convolution = Convolution(kernel, one, one, layer.padding, tuple(sizes))
         factor = float(as_kept(layer.input_factor, layer.compute_dtype))
         every = layer.return_sequences
-        return Recurrence(of_inputs, of_state, steps, every, convolution, factor)
+        bias = bias_of(layer)
+        return Recurrence(of_inputs, of_state, steps, every, convolution, factor, bias)
 
     def lower(self, lowering, layer, inputs):
         builder, index = lowering.builder, only(inputs)
@@ -246,7 +247,7 @@ class ConvRNN(Rule):
         def padded(image: int) -> int:
             return image if border is None else builder.affine(image, border)
 
-        return unrolled(lowering, layer, index, (of_inputs, of_state), bias_of(layer), padded)
+        return unrolled(lowering, layer, index, (of_inputs, of_state), known.bias, padded)
 
 
 def _each_channel(kernel: Any) -> Any:

@@ -82,15 +82,15 @@ class SimpleRNN(Rule):
                     f"no rule is known for `{name}=True`: its output is a function of more than "
                     "its input, or it has several; build it without"
                 )
-        kernel, recurrent, _ = self._weights(layer)
+        kernel, recurrent, bias = self._weights(layer)
         steps = None if input_shape is None else input_shape[1]
-        return Recurrence(kernel, recurrent, steps, layer.return_sequences)
+        return Recurrence(kernel, recurrent, steps, layer.return_sequences, bias=bias)
 
     def lower(self, lowering, layer, inputs):
         shape = lowering.builder.shape(only(inputs))
         known = self.recurrence(layer, (None, *shape))
         maps = MatMul(known.kernel), MatMul(known.recurrent)
-        return unrolled(lowering, layer, only(inputs), maps, self._weights(layer)[2])
+        return unrolled(lowering, layer, only(inputs), maps, known.bias)
 
     @staticmethod
     def _weights(layer) -> tuple:

@@ -7,6 +7,8 @@ import pytest
 import deel_lip_tf as lip
 from deel_lip_tf import certificates, layers, verify
 from deel_lip_tf.bounds.norms.recurrence import recurrence_bound
+from deel_lip_tf.certificates.execution import Float32ErrorAnalysis
+from deel_lip_tf.certificates.proofs import prove
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.normalizers import AOL, BRO, Cayley, Frobenius, OperatorNorm, Spectral
 from deel_lip_tf.semantics.norms import L1, L2, LINF
@@ -393,6 +395,38 @@ def test_several_lengths_share_the_last_state_of_images(rng):
         assert model(rng.normal(size=shape)).shape == (shape[0], *shape[2:4], 2)
     assert lip.lipschitz_bound(model).value <= SOUND
     assert type(layer.vanilla_export()) is layers.AOCConvRNN2D  # Keras records known sizes only
+
+
+def steps_of_images(x, kernels, bias):
+    """The last state in float64, with relu, and circular padding."""
+    state = np.zeros((*x.shape[:1], *x.shape[2:-1], len(bias)))
+    for step in range(x.shape[1]):
+        moved = (
+            convolved(*pair, "circular") for pair in zip((x[:, step], state), kernels, strict=True)
+        )
+        state = np.maximum(sum(moved) + bias, 0.0)
+    return state
+
+
+def test_programs_and_models_near_stay_where_it_is_said(rng):
+    layer = layers.AOCConvRNN2D(3, 3, "circular", "relu", name="steps", k_coef_lip=3.0)
+    model = keras.Sequential([keras.Input((4, 3, 3, 2)), layer, keras.layers.Flatten()])
+    layer.bias.assign(rng.normal(size=3))
+    x = rng.normal(size=(6, 4, 3, 3, 2)).astype("float32")
+    kernel, bias = np.asarray(layer.wbar, np.float64), np.asarray(layer.bias, np.float64)
+    kernels = layer.input_factor * kernel[:, :, :2], kernel[:, :, 2:]
+    exact = steps_of_images(np.float64(x), kernels, bias).reshape(6, -1)
+    errors = Float32ErrorAnalysis(model, prove(model).propagation).execute(np.float64(x)).errors
+    found = np.linalg.norm(np.asarray(model(x)) - exact, axis=1)
+    assert (found > 0).all() and (found <= errors).all() and (errors < 2e-3).all()
+    amount = {"kernel": 1e-3, "recurrent_kernel": 2e-3, "bias": 1e-3}
+    allowed = certificates.certify(model, x, weights_within={"steps": amount}).output_change
+    for _ in range(20):
+        signs = (rng.choice([-1.0, 1.0], size) for size in ((3, 3, 2, 3), (3, 3, 3, 3), 3))
+        near = [one * sign for one, sign in zip((3e-3, 2e-3, 1e-3), signs, strict=True)]
+        pair = kernels[0] + near[0], kernels[1] + near[1]  # the inputs are multiplied by 3
+        moved = steps_of_images(np.float64(x), pair, bias + near[2]).reshape(6, -1) - exact
+        assert (np.linalg.norm(moved, axis=1) <= allowed).all()
 
 
 @pytest.mark.slow
