@@ -48,8 +48,8 @@ def layer_bound(
     if (potential := known.potential(layer, input_shape)) is not None:
         return potential_bound(potential, norm, budget)
     if (recurrence := known.recurrence(layer, input_shape)) is not None:
-        slope = proven_slope(layer.activation, norm, (None, *recurrence.recurrent.shape[1:]))
-        return recurrence_bound(recurrence, slope, norm)
+        slope = proven_slope(layer.activation, norm, recurrence.state_shape)
+        return recurrence_bound(recurrence, slope, norm, budget)
     if not known.knows("operators"):
         constant = lipschitz_constant(layer, input_shape, norm)
         if constant is None:

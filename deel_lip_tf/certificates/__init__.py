@@ -13,7 +13,12 @@ from deel_lip_tf.certificates.certification import certify
 from deel_lip_tf.certificates.exported import ExportCertificate, export_certificate, load
 from deel_lip_tf.certificates.proofs import margin_lipschitz_constants
 from deel_lip_tf.certificates.result import Certificates
-from deel_lip_tf.certificates.statements.conformal import ConformalSets, conformal_sets
+from deel_lip_tf.certificates.statements.conformal import (
+    ConformalScores,
+    ConformalSets,
+    conformal_scores,
+    conformal_sets,
+)
 from deel_lip_tf.certificates.statements.regression import CertifiedIntervals, certify_regression
 from deel_lip_tf.certificates.statements.segmentation import (
     SegmentationCertificates,
@@ -23,8 +28,9 @@ from deel_lip_tf.certificates.statements.top_k import TopKCertificates, certify_
 
 __all__ = ["Certificates", "ExportCertificate", "certify", "class_divisors", "export_certificate"]
 __all__ += ["load", "margin_lipschitz_constants"]
-__all__ += ["CertifiedIntervals", "ConformalSets", "SegmentationCertificates", "TopKCertificates"]
-__all__ += ["certify_regression", "certify_segmentation", "certify_top_k", "conformal_sets"]
+__all__ += ["CertifiedIntervals", "ConformalScores", "ConformalSets", "SegmentationCertificates"]
+__all__ += ["TopKCertificates", "certify_regression", "certify_segmentation", "certify_top_k"]
+__all__ += ["conformal_scores", "conformal_sets"]
 
 __dir__ = public_names(__name__)
 

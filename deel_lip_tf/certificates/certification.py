@@ -87,9 +87,10 @@ def certify(
             which any entry of any kernel and bias may be off. A mapping from names of layers, as
             `lipschitz_bound` prints them, says which may be off at all, and by how much: such a
             number, or a mapping of "kernel" and "bias" to numbers or arrays, entry by entry, and of
-            "norm" to the largest operator norm of the change of the kernel. The kernel of a
-            constrained layer is its effective one, which `vanilla_export` keeps. See
-            `certificates.weights.analysis`. Not with `semantics="float32"`.
+            "norm" to the largest operator norm of the change of the kernel; of recurrent layers, of
+            "recurrent_kernel" instead. The kernel of a constrained layer is its effective one,
+            which `vanilla_export` keeps. See `certificates.weights.analysis`. Not with
+            `semantics="float32"`.
 
     Returns:
         The certificates.

@@ -10,9 +10,16 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from deel_lip_tf._rounding import UP, product_up
 from deel_lip_tf.bounds.norms.operators import operator_bound
+from deel_lip_tf.bounds.norms.recurrence import (
+    StepErrors,
+    absolute_norms,
+    recurrence_bound,
+    through_time,
+)
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.functions import (
     activation_rounding,
@@ -20,14 +27,15 @@ from deel_lip_tf.semantics.functions import (
     proven_slope,
 )
 from deel_lip_tf.semantics.graph import Call
-from deel_lip_tf.semantics.operators import Convolution, Matrices, Operator, Sums
+from deel_lip_tf.semantics.norms import L2
+from deel_lip_tf.semantics.operators import Convolution, Matrices, Operator, Recurrence, Sums
 from deel_lip_tf.semantics.rounding import FLUSHED, LARGEST, CallShapes, Rounding, gamma
 from deel_lip_tf.semantics.rule import Rule, rule_for
 from deel_lip_tf.semantics.rules.activation import Activation
 from deel_lip_tf.semantics.rules.operations.arithmetic import NUMBERS
 from deel_lip_tf.semantics.state import as_float64, is_quantized
 
-__all__ = ["check_operation", "rounding_of"]
+__all__ = ["check_operation", "offsets", "rounding_of"]
 
 # Two roundings of reciprocals or products with constants that a compiler may fold into a kernel.
 _FOLDED = 4
@@ -53,6 +61,8 @@ def rounding_of(call: Call, inputs: tuple, outputs: tuple, constants: list[float
         return _of_kernel(call.operation, known, shapes)
     if known.knows("potential"):
         return _of_potential(call.operation, known, shapes)
+    if known.knows("recurrence"):
+        return _of_recurrence(call.operation, known, shapes)
     return known.rounding(call.operation, shapes)
 
 
@@ -63,7 +73,7 @@ def check_operation(operation: Any) -> None:
         UnsupportedLayerError: the reason, without the name of the operation.
     """
     known = rule_for(operation) or Rule()
-    has_kernel = known.knows("operators")
+    has_kernel = known.knows("operators") or known.knows("recurrence")
     is_layer = isinstance(operation, keras.layers.Layer)
     if not has_kernel and not known.knows("rounding") and not known.knows("potential"):
         kind = "type" if is_layer else "operation"
@@ -141,6 +151,55 @@ def _of_potential(layer: keras.layers.Layer, known: Rule, shapes: CallShapes) ->
         (unit * twice * bias + lost * (1.0 + bias)) * UP,
         (reach * (1.0 + absolute_norm), reach * (bias + lost)),
     )
+
+
+def _of_recurrence(layer: keras.layers.Layer, known: Rule, shapes: CallShapes) -> Rounding:
+    """Of steps `activation(factor * x_t K + h_(t-1) R + bias)`, each of which adds its own."""
+    recurrence = known.recurrence(layer, (None, *shapes.inputs))
+    if recurrence is None:
+        raise UnsupportedLayerError("no float32 rule is known for it")
+    state = recurrence.state_shape[1:]
+    slope = proven_slope(layer.activation, input_shape=recurrence.state_shape)
+    of_inputs, of_state = absolute_norms(recurrence)
+    places, (bias, start) = math.prod(state), offsets(layer, recurrence, slope)
+    unit = gamma(recurrence.terms + _FOLDED)
+    underflow = FLUSHED * math.sqrt(places * recurrence.terms)
+    flushed = 4.0 * math.sqrt(recurrence.terms) * underflow
+    read = math.sqrt(math.prod(shapes.inputs)) + math.sqrt(places)
+    flushed += FLUSHED * (of_inputs + of_state + recurrence.factor) * read
+    after = activation_rounding(layer.activation, CallShapes(state, state, slope))
+    share = slope * unit + after.relative * (1.0 + unit)
+    lost = (slope + after.relative) * underflow
+    errors = StepErrors(
+        (share * of_inputs + lost) * UP,
+        (share * of_state + lost) * UP,
+        (share * bias + (slope + after.relative) * flushed + after.absolute) * UP,
+    )
+    relative, absolute = through_time(recurrence, slope, start, errors)
+    # The largest numbers of a step are made of the states that the program has.
+    states = replace(recurrence, returns_all=True)
+    grows, wrong = (
+        recurrence_bound(states, slope, L2)[0],
+        through_time(states, slope, start, errors),
+    )
+    _, own = through_time(states, slope, start, StepErrors(0.0, 0.0, start))
+    numbers = of_inputs + recurrence.factor + of_state * (grows + wrong[0])
+    fixed = bias + flushed + of_state * (own + wrong[1])
+    wider = 2.0 * max(1.0, after.reach[0] * LARGEST) / LARGEST
+    return Rounding(relative, absolute, (wider * numbers, wider * fixed + after.reach[1]))
+
+
+def offsets(layer: keras.layers.Layer, recurrence: Recurrence, slope: float) -> tuple[float, float]:
+    """Bounds the norms of the bias in all places, and of a state whose inputs are zero."""
+    state, bias = recurrence.state_shape[1:], 0.0
+    if recurrence.bias is not None:
+        copies = math.prod(state) / recurrence.bias.size
+        bias = float(np.linalg.norm(recurrence.bias)) * math.sqrt(copies) * UP
+    at_zero = 0.0
+    if layer.activation is not None:
+        zeros = layer.activation(ops.zeros((1, *state), dtype="float32"))
+        at_zero = float(np.linalg.norm(as_float64(zeros))) * (1.0 + 1e-5)
+    return bias, product_up(slope, bias) + at_zero
 
 
 def _absolute_sums(layer: keras.layers.Layer, known: Rule, input_shape: tuple) -> tuple[float, int]:

@@ -4,7 +4,7 @@
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import keras
@@ -119,19 +119,43 @@ class Potential:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """`h_t = activation(x_t K + h_(t-1) R + bias)` along a sequence, from a state that is given.
+    """`h_t = activation(factor * x_t K + h_(t-1) R + bias)` along a sequence, from a given state.
 
     Attributes:
-        kernel: `K`, (inputs, units) float64.
-        recurrent: `R`, (units, units) float64.
+        kernel: `K`, (inputs, units) float64, or the (*kernel_size, 1, inputs, units) of a
+            convolution.
+        recurrent: `R`, of the same layout, from the units to themselves.
         steps: how many there are; None where that is not known.
         returns_all: whether all states are the output, or the last one alone.
+        convolution: of any kernel, where the two are those of convolutions.
+        factor: a positive number.
+        bias: of the units, or None.
     """
 
     kernel: np.ndarray
     recurrent: np.ndarray
     steps: int | None
     returns_all: bool
+    convolution: Convolution | None = None
+    factor: float = 1.0
+    bias: np.ndarray | None = None
+
+    def operator(self, kernel: np.ndarray) -> Matrices | Convolution:
+        """What a step does with a kernel of this layout."""
+        if self.convolution is None:
+            return Matrices(kernel[None])
+        return replace(self.convolution, kernel=kernel)
+
+    @property
+    def terms(self) -> int:
+        """How many products an entry of a state sums up."""
+        return (self.kernel.size + self.recurrent.size) // self.kernel.shape[-1]
+
+    @property
+    def state_shape(self) -> tuple[int | None, ...]:
+        """With the batch axis."""
+        sizes = () if self.convolution is None else self.convolution.sizes
+        return (None, *sizes, self.recurrent.shape[-1])
 
 
 @dataclass(frozen=True)

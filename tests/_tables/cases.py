@@ -318,6 +318,11 @@ RECURRENT = [
         dict(units=6, activation=None, return_sequences=True, go_backwards=True, unroll=True),
         (5, 3),
     ),
+    Case(
+        layers.AOCConvRNN2D,
+        dict(filters=2, kernel_size=3, padding="circular", return_sequences=True, unroll=True),
+        (3, 4, 4, 2),
+    ),
 ]
 UNCONSTRAINED = POOLINGS + ACTIVATIONS + RESAMPLINGS + CHANNELS + NORMALIZATIONS + POTENTIALS
 LAYERS = CONSTRAINED + UNCONSTRAINED + SCALED + RECURRENT

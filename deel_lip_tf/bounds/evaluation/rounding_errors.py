@@ -5,13 +5,14 @@ float64 or, to say how far a running model may be, with that of another type.
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from deel_lip_tf._rounding import TINY, gamma
-from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
+from deel_lip_tf.bounds.norms.recurrence import StepErrors, absolute_norms, through_time
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.operators import Recurrence
@@ -90,9 +91,8 @@ def rounding_of(
         lost = lost * math.sqrt(places)
         return Rounding([unit * constant for constant in constants], unit, around_one + lost)
     if (recurrence := (rule_for(operation) or Rule()).recurrence(operation, None)) is not None:
-        terms = sum(recurrence.kernel.shape)
-        unit = roundoff * gamma(4 * terms + 128) + written
-        return _of_recurrence(operation, recurrence, size, unit, lost)
+        unit = roundoff * gamma(4 * recurrence.terms + 128) + written
+        return _of_recurrence(operation, recurrence, size, output_shape, unit, lost)
     state = [float(np.linalg.norm(as_computed_with(operation, w))) for w in _vectors(operation)]
     state.append(float(_is_transcendental(operation)))
     absolute = (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
@@ -122,26 +122,29 @@ def rounding_of(
 
 
 def _of_recurrence(
-    operation: keras.layers.Layer, recurrence: Recurrence, size: int, unit: float, lost: float
+    operation: keras.layers.Layer,
+    recurrence: Recurrence,
+    size: int,
+    output_shape: tuple[int, ...],
+    unit: float,
+    lost: float,
 ) -> Rounding:
-    """Each step is wrong by a share of what it adds up, and those after it carry that on.
-
-    With F the Frobenius norm of both kernels and `G = 1 + q + ... + q**(T - 1)`, where q is at
-    least 1 and the constant in the state, `||h_t|| <= G (slope (F ||x|| + ||bias||) + ||a(0)||)`.
-    """
-    inputs, units = recurrence.kernel.shape
-    steps, slope = size // inputs, proven_slope(operation.activation, input_shape=(None, units))
-    constant = max(1.0, slope * spectral_norm_bound(recurrence.recurrent))
-    grown = sum(constant**step for step in range(steps))
-    frobenius = math.hypot(*map(np.linalg.norm, (recurrence.kernel, recurrence.recurrent)))
+    """Each step is wrong by a share of the absolute values that it adds up, and of its result."""
+    inputs, units = recurrence.kernel.shape[-2:]
+    sizes = output_shape[1 - len(recurrence.state_shape) : -1]
+    pixels = math.prod(sizes)
+    recurrence = replace(recurrence, steps=size // (inputs * pixels))
+    slope = proven_slope(operation.activation, input_shape=(None, *sizes, units))
+    of_inputs, of_state = absolute_norms(recurrence)
     vectors = [as_computed_with(operation, weight) for weight in _vectors(operation)]
-    offset = sum(float(np.linalg.norm(vector)) for vector in vectors)
-    offset = (1.0 + slope) * (offset + math.sqrt(units))  # no activation is beyond 1 at 0
-    # Twice: what is computed at a step is a little larger than what is exact there.
-    carried = 2.0 * (1.0 + slope) * math.sqrt(steps) * grown
-    share = carried * frobenius * (1.0 + grown * slope * frobenius)
-    absolute = carried * offset * (1.0 + grown * frobenius)
-    return Rounding([unit * share], unit, unit * absolute + lost * absolute * (size + units))
+    offset = sum(float(np.linalg.norm(vector)) for vector in vectors) * math.sqrt(pixels)
+    start = (1.0 + slope) * (offset + math.sqrt(units * pixels))  # none is beyond 1 at 0
+    share = 2.0 * (1.0 + slope) * unit
+    flushed = lost * (1.0 + slope) * (of_inputs + of_state + recurrence.terms)
+    constant = share * start + flushed * (size + units * pixels)
+    errors = StepErrors(share * of_inputs, share * of_state, constant)
+    relative, absolute = through_time(recurrence, slope, start, errors)
+    return Rounding([relative], unit, absolute)
 
 
 def lost_squares(size: int, constant: float, lost: float) -> float:

@@ -18,6 +18,7 @@ the logarithm of what is proven is convex in that of `a`.
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,26 +27,31 @@ from deel_lip_tf.bounds.norms.operators import operator_bound
 from deel_lip_tf.bounds.norms.spectral import largest_eigenvalues
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
-from deel_lip_tf.semantics.operators import Matrices, Recurrence
+from deel_lip_tf.semantics.operators import Recurrence
 
-__all__ = ["recurrence_bound"]
+__all__ = ["StepErrors", "absolute_norms", "recurrence_bound", "through_time"]
 
 _MANY = 10**7  # steps, in place of an unknown number of them, for the search alone
 _LEAST = 1e-290  # a norm below is not divided by
 _COUNTED = 10**5  # powers that are added up one by one
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 _NARROWINGS = 60
+_FREQUENCIES = 4  # along each axis, at which convolutions are measured in a search
 # An unknown number of steps needs `s <= 1` itself, which rounding may miss by a little.
+_ADDED_UP = 1.0 + 1e-9  # more than what rounding makes of sums and powers of positive numbers
 _ENLARGED = (1.0, 1.0 + 1e-9, 1.0 + 1e-6, 1.0 + 1e-5, 1.0 + 1e-4)
 
 
-def recurrence_bound(recurrence: Recurrence, slope: float, norm: Norm) -> tuple[float, str]:
+def recurrence_bound(
+    recurrence: Recurrence, slope: float, norm: Norm, budget: float = 1.0
+) -> tuple[float, str]:
     """Bounds a recurrent layer, from the norm of a sequence to that of its output.
 
     Args:
         recurrence: its kernels, taken as exact.
         slope: the constant of its activation in this norm.
         norm: of whole sequences and states.
+        budget: work for each convolution.
 
     Returns:
         `(bound, method)`.
@@ -53,22 +59,25 @@ def recurrence_bound(recurrence: Recurrence, slope: float, norm: Norm) -> tuple[
     Raises:
         UnsupportedLayerError: weights that are not finite, or no finite bound for the steps.
     """
+
+    def norm_of(kernel: np.ndarray, norm: Norm = norm) -> float:
+        return product_up(slope, operator_bound(recurrence.operator(kernel), norm, budget)[0])
+
     try:
-        b, q, *_ = (
-            _norm_of(part, slope, norm) for part in (recurrence.kernel, recurrence.recurrent)
-        )
+        b, q = norm_of(recurrence.kernel), norm_of(recurrence.recurrent)
+        largest = _of_absolute(recurrence, b, norm_of)
     except ValueError as error:
         raise UnsupportedLayerError(str(error)) from error
     steps, returns_all = recurrence.steps, recurrence.returns_all
     weights = norm.dual if not returns_all else L1
     best = product_up(b, _powers(q, steps, weights)) if b else 0.0
     for scale in _scales(recurrence, slope, norm, b, q) if b > _LEAST else ():
-        joint = np.concatenate([recurrence.kernel / scale, recurrence.recurrent])
-        # Each quotient is rounded; a norm of absolute values is at most the root of a rank larger.
-        rounded = UNIT * math.sqrt(min(recurrence.kernel.shape)) * b / scale
-        s = sum_up([_norm_of(joint, slope, norm), product_up(2.0, rounded), TINY])
+        joint = np.concatenate([recurrence.kernel / scale, recurrence.recurrent], axis=-2)
+        # Each quotient is rounded.
+        s = sum_up([norm_of(joint), product_up(2.0, UNIT * largest / scale), TINY])
         powers = _powers(s, steps, norm if returns_all else LINF)
         best = min(best, product_up(scale, s, powers))
+    best = best if recurrence.factor == 1.0 else product_up(best, recurrence.factor)
     if math.isinf(best):
         raise UnsupportedLayerError(
             "its constant grows with the number of steps, which is not known: build it on "
@@ -82,8 +91,73 @@ def recurrence_bound(recurrence: Recurrence, slope: float, norm: Norm) -> tuple[
     )
 
 
-def _norm_of(matrix: np.ndarray, slope: float, norm: Norm) -> float:
-    return product_up(slope, operator_bound(Matrices(matrix[None]), norm)[0])
+@dataclass(frozen=True)
+class StepErrors:
+    """A step is wrong by at most `of_inputs ||x_t|| + of_state ||h_(t-1)|| + constant`."""
+
+    of_inputs: float
+    of_state: float
+    constant: float
+
+
+def through_time(
+    recurrence: Recurrence, slope: float, start: float, errors: StepErrors
+) -> tuple[float, float]:
+    """What errors of each step make of the output of a recurrence, in the Euclidean norm.
+
+    With q the constant in the state and that share of it, `q + of_state`, and b the one in the
+    input, errors obey `e_t <= q e_(t-1) + of_inputs ||x_t|| + of_state ||h_(t-1)|| + constant`, so
+    that those of a step count `q**i` times after i others. Of what states are, there are two
+    bounds: `sum_i q**i (b ||x_(t-i)|| + start)`, in which growth is counted once, and
+    the constant of the last state, which is smaller where nothing grows.
+
+    Args:
+        recurrence: with a known number of steps.
+        slope: the constant of its activation.
+        start: a bound of the norm of a state whose inputs are zero.
+        errors: of one step.
+
+    Returns:
+        `(relative, absolute)`: the output is wrong by at most `relative ||x|| + absolute`.
+    """
+    steps = recurrence.steps or 0
+    state = product_up(slope, operator_bound(recurrence.operator(recurrence.recurrent))[0])
+    inputs = operator_bound(recurrence.operator(recurrence.kernel))[0]
+    inputs = product_up(slope, recurrence.factor, inputs)
+    whole, _ = recurrence_bound(replace(recurrence, returns_all=False), slope, L2)
+    growth, after = (state + errors.of_state) * _ADDED_UP, np.arange(steps)
+    of_states = absolute = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        powers = growth**after
+        before = np.concatenate([[0.0], powers[:-1]])
+        once = errors.of_inputs * powers + errors.of_state * inputs * after * before
+        added = errors.of_inputs * powers, errors.of_state * whole * before.sum()
+        for _ in range(steps):
+            absolute = growth * absolute + errors.of_state * of_states + errors.constant
+            of_states = state * of_states + start
+        if recurrence.returns_all:
+            absolute *= math.sqrt(steps)
+            relative = min(once.sum(), added[0].sum() + math.sqrt(steps) * added[1])
+        else:
+            relative = min(np.linalg.norm(once), np.linalg.norm(added[0]) + added[1])
+    known = [float(x) * _ADDED_UP if x >= 0.0 else math.inf for x in (relative, absolute)]
+    return known[0], known[1]
+
+
+def absolute_norms(recurrence: Recurrence) -> tuple[float, float]:
+    """The norms of the operators with the absolute values of the kernels, the factor included."""
+    of_inputs, of_state = (
+        operator_bound(recurrence.operator(np.abs(kernel)))[0]
+        for kernel in (recurrence.kernel, recurrence.recurrent)
+    )
+    return product_up(recurrence.factor, of_inputs), of_state
+
+
+def _of_absolute(recurrence: Recurrence, b: float, norm_of: Callable[..., float]) -> float:
+    """A bound, in each of the norms, of the operator with the absolute values of `K`."""
+    if recurrence.convolution is None:
+        return math.sqrt(min(recurrence.kernel.shape)) * b  # the root of a rank larger
+    return max(norm_of(recurrence.kernel, norm) for norm in (L1, LINF))  # Schur's test
 
 
 def _powers(base: float, steps: int | None, norm: Norm) -> float:
@@ -157,12 +231,25 @@ def _measure(
 ) -> Callable[[float], float]:
     """About `s(a)`."""
     if norm == L2:
-        grams = kernel.T @ kernel, recurrent.T @ recurrent
+        inputs, state = (_gram(each) for each in (kernel, recurrent))
         return lambda a: (
-            slope * math.sqrt(max(float(largest_eigenvalues(grams[0] / a**2 + grams[1])), 0.0))
+            slope * math.sqrt(max(float(largest_eigenvalues(inputs / a**2 + state).max()), 0.0))
         )
+    taps = tuple(range(kernel.ndim - 2))
     if norm == LINF:
-        sums = np.abs(kernel).sum(axis=0), np.abs(recurrent).sum(axis=0)
-        return lambda a: slope * float((sums[0] / a + sums[1]).max())
-    largest = np.abs(kernel).sum(axis=1).max(), np.abs(recurrent).sum(axis=1).max()
+        sums = (np.abs(each).sum(axis=(*taps, -2)) for each in (kernel, recurrent))
+        of_inputs, of_state = sums
+        return lambda a: slope * float((of_inputs / a + of_state).max())
+    largest = [np.abs(each).sum(axis=(*taps, -1)).max() for each in (kernel, recurrent)]
     return lambda a: slope * float(max(largest[0] / a, largest[1]))
+
+
+def _gram(kernel: np.ndarray) -> np.ndarray:
+    """Gram matrices of a kernel, of a convolution at some frequencies."""
+    if kernel.ndim > 2:
+        sizes, axes = (
+            [max(_FREQUENCIES, size) for size in kernel.shape[:-3]],
+            range(kernel.ndim - 3),
+        )
+        kernel = np.fft.fftn(kernel, sizes, tuple(axes)).reshape(-1, *kernel.shape[-2:])
+    return np.swapaxes(kernel.conj(), -1, -2) @ kernel

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from deel_lip_tf import layers as lip
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.normalizers.convolution import (
@@ -26,17 +27,19 @@ from deel_lip_tf.semantics.operators import (
     Convolution,
     Copies,
     Matrices,
+    Recurrence,
     Shape,
     image_sizes,
     known_sizes,
     spatial_sizes,
 )
 from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
+from deel_lip_tf.semantics.rules.dense import unrolled
 from deel_lip_tf.semantics.sizes import is_beside_features, keeps_windows
-from deel_lip_tf.semantics.state import check_built, kernel_of
+from deel_lip_tf.semantics.state import as_kept, bias_of, check_built, kernel_of
 from deel_lip_tf.semantics.sums import check_bias
 
-__all__ = ["Depthwise", "Direct", "Padded", "Separable", "Transposed", "bordered"]
+__all__ = ["ConvRNN", "Depthwise", "Direct", "Padded", "Separable", "Transposed", "bordered"]
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -210,6 +213,44 @@ class Separable(_Sliding):
         pointwise = lowering.source.kernel(layer, "pointwise_kernel")
         index = builder.affine(index, MatMul(pointwise.reshape(pointwise.shape[-2:])), bias)
         return last_if_first(builder, index, layer)
+
+
+@rule(lip.AOCConvRNN2D)
+class ConvRNN(Rule):
+    """`h_t = activation(factor * x_t * K + h_(t-1) * R + bias)`, from zeros, with convolutions."""
+
+    def recurrence(self, layer, input_shape):
+        check_built(layer)
+        kernel = grouped(kernel_of(layer), 1)
+        of_inputs, of_state = np.split(kernel, [-layer.filters], axis=-2)
+        steps, *sizes = (None,) * 3 if input_shape is None else input_shape[1:-1]
+        one = (1,) * len(sizes)
+        convolution = Convolution(kernel, one, one, layer.padding, tuple(sizes))
+        factor = float(as_kept(layer.input_factor, layer.compute_dtype))
+        every = layer.return_sequences
+        bias = bias_of(layer)
+        return Recurrence(of_inputs, of_state, steps, every, convolution, factor, bias)
+
+    def lower(self, lowering, layer, inputs):
+        builder, index = lowering.builder, only(inputs)
+        known = self.recurrence(layer, (None, *builder.shape(index)))
+        if known.factor != 1.0:
+            index = builder.scaled(index, known.factor)
+        sizes = builder.shape(index)[1:-1]
+        axes = zip(sizes, layer.kernel_size, strict=True)
+        pads = tuple(padding_amounts(n, k, 1, layer.padding) for n, k in axes)
+        border = _border(sizes, pads, layer.padding) if layer.padding in EXTENDING else None
+        if border is not None:
+            sizes, pads = border.shape([(*sizes, 1)])[:-1], ((0, 0),) * len(sizes)
+        one = (1,) * len(sizes)
+        of_inputs, of_state = (
+            Conv(kernel, one, one, pads, sizes) for kernel in (known.kernel, known.recurrent)
+        )
+
+        def padded(image: int) -> int:
+            return image if border is None else builder.affine(image, border)
+
+        return unrolled(lowering, layer, index, (of_inputs, of_state), known.bias, padded)
 
 
 def _each_channel(kernel: Any) -> Any:

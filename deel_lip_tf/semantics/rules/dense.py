@@ -1,6 +1,8 @@
 """Layers that multiply by a matrix."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from keras import layers
@@ -9,13 +11,14 @@ from deel_lip_tf import layers as lip
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.ir.decompositions import reshaped
 from deel_lip_tf.semantics.ir.primitives import Concatenate, Einsum, Gather, MatMul, Sum
+from deel_lip_tf.semantics.ir.primitives.base import Unary
 from deel_lip_tf.semantics.operators import Matrices, Operator, Recurrence, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import bias_of, check_built, is_constrained, kernel_of
 from deel_lip_tf.semantics.sums import check_bias
 
-__all__ = ["Dense", "EinsumDense", "SimpleRNN"]
+__all__ = ["Dense", "EinsumDense", "SimpleRNN", "unrolled"]
 
 
 @rule(layers.Dense)
@@ -77,27 +80,15 @@ class SimpleRNN(Rule):
                     f"no rule is known for `{name}=True`: its output is a function of more than "
                     "its input, or it has several; build it without"
                 )
-        kernel, recurrent, _ = self._weights(layer)
+        kernel, recurrent, bias = self._weights(layer)
         steps = None if input_shape is None else input_shape[1]
-        return Recurrence(kernel, recurrent, steps, layer.return_sequences)
+        return Recurrence(kernel, recurrent, steps, layer.return_sequences, bias=bias)
 
     def lower(self, lowering, layer, inputs):
-        index, builder = only(inputs), lowering.builder
-        steps, size = builder.shape(index)
-        known = self.recurrence(layer, (None, steps, size))
-        _, _, bias = self._weights(layer)
-        states: list[int] = []
-        for step in reversed(range(steps)) if layer.go_backwards else range(steps):
-            one = builder.affine(index, Gather((np.array([step]), None)))
-            parts, maps = [reshaped(builder, one, (size,))], [MatMul(known.kernel)]
-            if states:
-                parts.append(lowering.activate(states[-1], layer.activation))
-                maps.append(MatMul(known.recurrent))
-            states.append(builder.affine(parts, Sum(tuple(maps)), bias))
-        if not layer.return_sequences:
-            return states[-1]
-        rows = [reshaped(builder, state, (1, *builder.shape(state))) for state in states]
-        return builder.affine(rows, Concatenate(1))
+        shape = lowering.builder.shape(only(inputs))
+        known = self.recurrence(layer, (None, *shape))
+        maps = MatMul(known.kernel), MatMul(known.recurrent)
+        return unrolled(lowering, layer, only(inputs), maps, known.bias)
 
     @staticmethod
     def _weights(layer) -> tuple:
@@ -110,6 +101,36 @@ class SimpleRNN(Rule):
             raise UnsupportedLayerError(f"no rule is known for its cell, {type(cell).__name__}")
         bias = bias_of(cell) if cell.use_bias else None
         return kernel_of(cell), kernel_of(cell, "recurrent_kernel"), bias
+
+
+def unrolled(
+    lowering: Any,
+    layer: layers.Layer,
+    index: int,
+    maps: tuple[Unary, Unary],
+    bias: Any,
+    padded: Callable[[int], int] = int,
+) -> int:
+    """Appends the states of a recurrent layer, whose maps are of one step and of the state.
+
+    `padded` appends what comes before them. The last activation is left to whoever lowers the
+    layer.
+    """
+    builder = lowering.builder
+    steps, *shape = builder.shape(index)
+    whole = (None,) * len(shape)
+    states: list[int] = []
+    for step in reversed(range(steps)) if layer.go_backwards else range(steps):
+        one = builder.affine(index, Gather((np.array([step]), *whole)))
+        parts = [reshaped(builder, one, tuple(shape))]
+        if states:
+            parts.append(lowering.activate(states[-1], layer.activation))
+        parts = [padded(part) for part in parts]
+        states.append(builder.affine(parts, Sum(maps[: len(parts)]), bias))
+    if not layer.return_sequences:
+        return states[-1]
+    rows = [reshaped(builder, state, (1, *builder.shape(state))) for state in states]
+    return builder.affine(rows, Concatenate(1))
 
 
 def _contraction(layer: layers.EinsumDense, input_shape: Shape) -> list[Operator]:

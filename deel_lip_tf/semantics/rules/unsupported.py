@@ -13,7 +13,7 @@ _NORMALIZES = (
 _ATTENDS = "it multiplies functions of its input, so that its slope grows with the input"
 _GATES = (
     "no rule is known for gates, which multiply the state of a recurrent layer by functions of its "
-    "input; SpectralSimpleRNN has a constant, and SimpleRNN has a bound"
+    "input; SpectralSimpleRNN and AOCConvRNN2D have a constant, and SimpleRNN has a bound"
 )
 
 _REASONS: dict[type, str] = {

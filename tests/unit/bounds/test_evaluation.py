@@ -201,4 +201,4 @@ def test_rounding_is_counted_through_time(factor, rng):
     for sequence, output, error in zip(x, outputs, errors, strict=True):
         distance = np.vectorize(Fraction)(output) - exact_last_state(layer, sequence)
         assert 0 < sum(distance**2) <= Fraction(float(error)) ** 2
-        assert error <= 1e-5 * np.linalg.norm(output)
+        assert error <= 1e-8 * np.linalg.norm(output)

@@ -86,6 +86,12 @@ MODELS = {
     "sequences": lambda: chain(
         layers.Conv1D(4, 3, padding="causal"), layers.Flatten(), layers.Dense(3), shape=(9, 2)
     ),
+    "recurrent": lambda: chain(
+        lip.layers.SpectralSimpleRNN(5, return_sequences=True),
+        layers.SimpleRNN(4, activation="relu"),
+        layers.Dense(3),
+        shape=(3, 2),
+    ),
     "poolings": image(
         lambda: layers.MaxPooling2D(2, strides=1),
         lambda: layers.AveragePooling2D(2, padding="same"),

@@ -80,12 +80,11 @@ def test_every_layer_has_a_bound_or_a_reason():
         assert is_answered or known.knows("reason"), kind
 
 
+ANSWERS = ("rounding", "operators", "potential", "recurrence")
 WITHOUT_FLOAT32 = {
     layers.Multiply: "it has no constant",
     layers.Dot: "likewise",
     layers.TimeDistributed: "no rule is written yet",
-    layers.SimpleRNN: "likewise",
-    lip.SpectralSimpleRNN: "likewise",
     layers.SpectralNormalization: "likewise",
     "Tanh": "which functions the program computes with is not known of an operation",
     "Sigmoid": "likewise",
@@ -98,7 +97,7 @@ def test_every_kind_with_a_bound_has_a_float32_rule_or_a_reason():
     missing = {
         kind
         for kind, known in RULES.items()
-        if not any(known.knows(name) for name in ("rounding", "operators", "potential"))
+        if not any(known.knows(name) for name in ANSWERS)
         if not is_refused(known) or isinstance(known, Wrapper)
     }
     assert missing == set(WITHOUT_FLOAT32)
@@ -106,8 +105,7 @@ def test_every_kind_with_a_bound_has_a_float32_rule_or_a_reason():
 
 @pytest.mark.parametrize("kind", [k for k in WITHOUT_FLOAT32 if not isinstance(k, str)])
 def test_what_has_no_float32_rule_is_refused(kind):
-    inner = {layers.SimpleRNN: 2, lip.SpectralSimpleRNN: 2}.get(kind, layers.Dense(2))
-    arguments = () if kind in (layers.Multiply, layers.Dot) else (inner,)
+    arguments = () if kind in (layers.Multiply, layers.Dot) else (layers.Dense(2),)
     layer = kind(*arguments, **({"axes": 1} if kind is layers.Dot else {}))
     with pytest.raises(UnsupportedLayerError, match="no float32 rule"):
         check_operation(layer)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from deel_lip_tf.certificates import conformal_sets
+from deel_lip_tf.certificates import conformal_scores, conformal_sets
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,48 @@ def test_too_few_samples_give_all_labels(problem):
     model, x, y = problem
     sets = conformal_sets(model, x[:5], y[:5], alpha=0.1)
     assert sets.threshold == math.inf and sets.predict(x[:7]).all()
+
+
+@pytest.mark.parametrize("score", ["margin", "logit"])
+def test_puncc_calibrates_the_scores(problem, score):
+    """Coverage of its sets, clean and under attack: what ours are, sample by sample."""
+    conformalization = pytest.importorskip(
+        "deel.puncc.api.conformalization", reason="needs puncc: pip install puncc"
+    )
+    from deel.puncc.api.prediction import BasePredictor
+
+    model, x, y = problem
+    rest, truth = x[600:], y[600:]
+    moved = attacked(model, rest, truth, 0.5)
+    sets = conformal_sets(model, x[:600], y[:600], alpha=0.1, score=score)
+    coverages = []
+    for radius, seen in ((0.0, rest), (0.0, moved), (0.5, moved)):
+        scores = conformal_scores(model, radius, score)
+        calibrated = conformalization.SplitConformalPredictor(
+            BasePredictor(scores, is_trained=True),
+            nonconf_score_func=scores.nonconformity,
+            pred_set_func=scores.prediction_sets,
+            train=False,
+        )
+        calibrated.fit(X_calib=x[:600], y_calib=y[:600])
+        _, found = calibrated.predict(seen, alpha=0.1)
+        assert found == [np.flatnonzero(row).tolist() for row in sets.predict(seen, radius)]
+        coverages.append(np.mean([label in each for label, each in zip(truth, found, strict=True)]))
+    clean, broken, robust = coverages
+    assert broken < 0.85 < clean <= robust
+
+
+def test_scores_are_calibrated_by_hand(problem):
+    """The three functions by themselves, as any library would call them."""
+    model, x, y = problem
+    sets = conformal_sets(model, x[:600], y[:600], alpha=0.1)
+    scores = conformal_scores(model, radius=0.3)
+    of_labels = np.sort(scores.nonconformity(scores.predict(x[:600]), y[:600]))
+    quantile = np.array(of_labels[math.ceil(601 * 0.9) - 1])
+    (found,) = scores.prediction_sets(scores.predict(x[600:700]), scores_quantile=quantile)
+    assert found == [np.flatnonzero(row).tolist() for row in sets.predict(x[600:700], 0.3)]
+    with pytest.raises(ValueError, match="`radius` must be one number"):
+        conformal_scores(model, [0.1, 0.2])
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,22 @@ def test_other_weights_must_be_left_out_by_name():
     assert certify(model, X, weights_within={"first": 0.0}).output_change.max() < 1e-9
 
 
+def recurrent(layer):
+    return keras.Sequential([keras.Input((3, 2)), layer, layers.Flatten(), layers.Dense(2)])
+
+
+def test_recurrent_layers_have_two_kernels():
+    x = X.reshape(2, 3, 1).repeat(2, axis=2)
+    model = recurrent(layers.SimpleRNN(4, name="steps"))
+    both = {"kernel": 0.1, "recurrent_kernel": np.full((4, 4), 0.1), "bias": np.full(4, 0.1)}
+    given = [{"steps": 0.1}, {"steps": both}, {"steps": {"kernel": 0.1}}]
+    found = [certify(model, x, weights_within=each).output_change for each in given]
+    assert found[0] == pytest.approx(found[1], rel=1e-9) and (found[2] < found[0]).all()
+    for wrong in ({"norm": 0.1}, {"recurrent_kernel": np.ones((2, 4))}):
+        with pytest.raises(ValueError, match="of recurrent layers, of 'recurrent_kernel'"):
+            certify(model, x, weights_within={"steps": wrong})
+
+
 def test_float32_is_refused():
     with pytest.raises(ValueError, match="exact functions of the weights"):
         certify(network(), X, weights_within=0.1, semantics="float32")
