@@ -119,6 +119,7 @@ lip.plots.plane(
     np.ones(len(shown)),
     certificate.radius[:40],
     levels=[-0.4, -0.2, 0.1],
+    names=["not normal", "normal"],
 )
 
 # %% [markdown]

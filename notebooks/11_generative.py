@@ -123,8 +123,8 @@ lip.plots.curves(
 
 # %% [markdown]
 # The exact distance does not fall to 0: two draws of the eight places themselves are as far apart
-# as is printed here, because samples are finite. The critic is large where real points (class 1)
-# are and the generator is not yet, and small where it puts too many (class 0).
+# as is printed here, because samples are finite. The critic is large where real points are and the
+# generator is not yet, and small where it puts too many.
 
 # %%
 costs = np.linalg.norm(eight(samples)[:, None] - eight(samples)[None], axis=2)
@@ -132,7 +132,10 @@ print(f"between two draws of real points: {costs[linear_sum_assignment(costs)].m
 points = np.concatenate([eight(samples), made])
 level = np.mean(critic(points))
 lip.plots.plane(
-    lambda p: np.asarray(critic(p.astype("float32"))) - level, points, np.repeat([1, 0], samples)
+    lambda p: np.asarray(critic(p.astype("float32"))) - level,
+    points,
+    np.repeat([1, 0], samples),
+    names=["generated", "real"],
 )
 
 # %% [markdown]

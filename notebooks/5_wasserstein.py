@@ -143,6 +143,7 @@ lip.plots.plane(
     np.concatenate([inner, outer]),
     np.repeat([0, 1], samples),
     levels=[-0.5, 0.5],
+    names=["disc", "ring"],
 )
 
 # %% [markdown]

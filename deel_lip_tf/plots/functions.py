@@ -84,6 +84,7 @@ def plane(
     radii: ArrayLike | None = None,
     levels: Sequence[float] | None = None,
     *,
+    names: Sequence[str] | None = None,
     resolution: int = 150,
     ax: Any = None,
 ) -> Any:
@@ -96,6 +97,7 @@ def plane(
         y: (n,) their classes, from 0, or -1 and 1: marker and colour.
         radii: (n,) certified radii, drawn as circles around those where they are positive.
         levels: of level sets that are drawn besides the border of the classes; of one value only.
+        names: of the classes, by label; -1 and 1 are the first and the second.
         resolution: points of the grid along each axis.
         ax: axes to draw into; by default those of a new figure.
 
@@ -104,7 +106,8 @@ def plane(
 
     Raises:
         ImportError: without the package `matplotlib`.
-        ValueError: samples that are not points of the plane, or levels of several scores.
+        ValueError: samples that are not points of the plane, levels of several scores, or a class
+            without a name.
 
     Example:
         >>> figure = lip.plots.plane(lambda p: p[:, 0], [[-1.0, 0.0], [1.0, 0.0]], [0, 1], [1, 1])
@@ -119,20 +122,31 @@ def plane(
         )
     axes = axes_for(ax, 6.0, 5.0)
     _regions(axes, function, points, levels, resolution)
-    kinds = np.unique(classes)
-    is_signed = kinds[0] < 0  # -1 and 1 are the classes 0 and 1
-    for order, one in enumerate(kinds):
-        own, index = points[classes == one], order if is_signed else int(one)
+    for one, index, label in _kinds(classes, names):
+        own = points[classes == one]
         marker = _MARKERS[index % len(_MARKERS)]
         axes.scatter(
             *own.T, s=14, color=f"C{index}", marker=marker, edgecolor="white", linewidth=0.4,
-            zorder=3, label=f"class {one:g}",
+            zorder=3, label=label,
         )  # fmt: skip
     if radii is not None:
         _discs(axes, points, np.asarray(radii))
     axes.set(aspect="equal", xlabel="x1", ylabel="x2")
     axes.legend()
     return figure_of(axes)
+
+
+def _kinds(classes: np.ndarray, names: Sequence[str] | None) -> list[tuple[Any, int, str]]:
+    """The classes that there are, each with its index and what it is called."""
+    kinds = np.unique(classes)
+    is_signed = kinds[0] < 0  # -1 and 1 are the classes 0 and 1
+    indices = range(len(kinds)) if is_signed else [int(one) for one in kinds]
+    if names is not None and indices[-1] >= len(names):
+        raise ValueError(
+            f"`names` must name every class. Received: {len(names)} names, class {kinds[-1]:g}."
+        )
+    labels = [f"class {kind:g}" for kind in kinds] if names is None else [names[i] for i in indices]
+    return list(zip(kinds, indices, labels, strict=True))
 
 
 def _regions(

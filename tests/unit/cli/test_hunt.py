@@ -152,6 +152,15 @@ def test_a_flip_by_rounding_refutes_the_float32_claim_alone(monkeypatch):
     assert findings and {finding.semantics for finding in findings} == {"float32"}
 
 
+def test_that_huge_inputs_overflow_is_no_warning():
+    """Warnings are errors in tests: a user would read of a fault to be reported."""
+    rng = np.random.default_rng(0)
+    model = under_policy(network(), "mixed_float16")
+    hunted = Target.of("mixed_float16", model, rng.uniform(size=(4, 5, 5, 1)))
+    outcome = searches.SEARCHES["extreme inputs"](hunted, rng)
+    assert outcome.tried > 50 and outcome.findings == []
+
+
 WEIGHTS = {
     "isometry of patches": lambda rng: isometry_of_patches(),
     "rank one": lambda rng: np.ones((3, 3, 1, 1)) * rng.normal(size=9),

@@ -77,6 +77,14 @@ def test_samples_are_where_they_are_in_the_colour_of_their_region():
     assert same_color(points["class 1"].get_facecolor()[0][:3], "C1")
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 1], [-1, 1, 1], [0.0, 1.0, 1.0]], ids=str)
+def test_classes_have_their_names(labels):
+    axes = plots.plane(half, SAMPLES, labels, names=["generated", "real"]).axes[0]
+    assert [text.get_text() for text in axes.get_legend().texts] == ["generated", "real"]
+    only = plots.plane(half, SAMPLES[1:], labels[1:], names="ab")
+    assert [text.get_text() for text in only.axes[0].get_legend().texts] == ["b"]
+
+
 def test_distributions_are_densities_with_the_function_beside():
     figure = plots.distributions({"P": [0.0, 1.0], "Q": [2.0, 3.0, 3.0]}, ([0, 3], [1, 2]), bins=3)
     left, right = figure.axes
@@ -104,6 +112,7 @@ def test_axes_that_are_given_are_drawn_into():
         (lambda: plots.lipschitz_cone(X, X[1:]), "values"),
         (lambda: plots.plane(half, X, X), "`x` must hold points"),
         (lambda: plots.plane(half, SAMPLES, [0]), "1 classes"),
+        (lambda: plots.plane(half, SAMPLES, [0, 1, 2], names="ab"), "2 names, class 2"),
         (lambda: plots.plane(three, SAMPLES, [0, 1, 2], levels=[0.1]), "levels"),
         (lambda: plots.distributions({}), "samples"),
     ],
