@@ -39,6 +39,7 @@ __all__ = [
     "note_trace",
     "operation_name",
     "outside_of_graphs",
+    "overrides_call",
     "replaced_method",
     "rounding_as",
     "rounds_by_surroundings",
@@ -66,16 +67,22 @@ def functional_of(model: keras.Model) -> keras.Model | None:
     It may where a class outside of Keras and this library, or the instance, overrides what leads
     from its call to those of its layers, or where a Sequential has not been built on an input.
     """
-    for name in _CALL_PATH:
-        if name in vars(model):
-            return None
-        owner = next((c for c in type(model).__mro__ if name in vars(c)), None)
-        if owner is not None and not owner.__module__.startswith(("keras.", "deel_lip_tf.")):
-            return None
+    if overrides_call(model):
+        return None
     functional = model._functional if isinstance(model, keras.Sequential) else model
     if not isinstance(functional, keras.Function):
         return None
     return functional if functional is model else functional_of(functional)
+
+
+def overrides_call(model: keras.Model) -> bool:
+    """Whether a class outside of Keras and this library, or the instance, overrides a call."""
+    for name in _CALL_PATH:
+        owner = next((c for c in type(model).__mro__ if name in vars(c)), None)
+        is_known = owner is None or owner.__module__.startswith(("keras.", "deel_lip_tf."))
+        if name in vars(model) or not is_known:
+            return True
+    return False
 
 
 def replaced_method(operation) -> str | None:

@@ -20,6 +20,9 @@ _OPERATIONS = {
     "HardSigmoid": "hard_sigmoid",
 }
 
+_PACKAGES = ("keras", "tensorflow", "jax")
+_UNKNOWN = "unknown function"
+
 
 def final_call(graph: Graph) -> Call | None:
     """The call that makes the output of a model, before calls that only hand it on.
@@ -33,7 +36,10 @@ def final_call(graph: Graph) -> Call | None:
 
 
 def final_function(operation: Any) -> str:
-    """Name of the function at the end of a layer, or of an operation; "" of none."""
+    """Name of the function at the end of a layer, or of an operation; "" of none.
+
+    A function that is nobody's known one may have any name, also that of another: it has none here.
+    """
     return _final(operation)[0]
 
 
@@ -43,9 +49,15 @@ def _final(operation: Any) -> tuple[str, object]:
     if isinstance(activation, layers.Layer):
         return _final(activation)
     if activation is not None and activation is not keras.activations.linear:
-        return getattr(activation, "__name__", ""), -1
+        return _name_of(activation), -1
     name = _OPERATIONS.get(type(operation).__name__, "") if is_of_keras(operation) else ""
     return name, getattr(operation, "axis", -1)
+
+
+def _name_of(function: Any) -> str:
+    """The name of a function of Keras or of a backend; of anything else it says nothing."""
+    package = (getattr(function, "__module__", None) or "").partition(".")[0]
+    return getattr(function, "__name__", _UNKNOWN) if package in _PACKAGES else _UNKNOWN
 
 
 def normalized_by(call: Call) -> str:

@@ -324,9 +324,32 @@ def test_overridden_calls_are_refused(make, tmp_path):
         lambda: certify(model, point),
         lambda: verify.bounds(model, verify.box(point, point)),
         lambda: verify.to_onnx(model, tmp_path / "model.onnx"),
+        lambda: vanillaModel(model),
     ):
         with pytest.raises(ValueError):
             ask()
+
+
+class DoubledDense(lip.layers.SpectralDense):
+    """A layer of another function, which it knows how to export, or not."""
+
+    def call(self, inputs):
+        return 2.0 * super().call(inputs)
+
+
+class ExportedDense(DoubledDense):
+    def vanilla_export(self):
+        plain = super().vanilla_export()
+        plain.set_weights([2.0 * weight for weight in plain.get_weights()])
+        return plain
+
+
+def test_an_export_does_not_lose_what_a_class_overrides():
+    exported = keras.Sequential([keras.Input((2,)), ExportedDense(2)])
+    plain = vanillaModel(exported)
+    np.testing.assert_allclose(output(plain, np.eye(2)), output(exported, np.eye(2)), rtol=1e-6)
+    with pytest.raises(ValueError, match="`call` of its own"):
+        vanillaModel(keras.Sequential([keras.Input((2,)), DoubledDense(2)]))
 
 
 def test_a_replaced_call_is_seen_by_a_model_that_was_verified_before():

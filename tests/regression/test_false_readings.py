@@ -260,3 +260,50 @@ def test_a_dilated_transposed_convolution_is_refused_by_name():
     model = keras.Sequential([keras.Input((2, 2, 1)), *parts])
     with pytest.raises(ValueError, match="no dilated transposed convolution"):
         certify(model, np.zeros((1, 2, 2, 1)))
+
+
+# --- what has the name of something else ---------------------------------------------------------
+
+
+def _beyond(function, x):
+    """A function of Keras up to 1, and something else beyond."""
+    return ops.where(ops.max(x, axis=-1, keepdims=True) > 1.0, -function(x), function(x))
+
+
+def softmax(x):
+    return _beyond(keras.activations.softmax, x)
+
+
+def log_softmax(x):
+    return _beyond(keras.activations.log_softmax, x)
+
+
+def sigmoid(x):
+    return _beyond(keras.activations.sigmoid, x)
+
+
+@pytest.mark.parametrize("function", [softmax, log_softmax, sigmoid], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("end", ["activation", "layer"])
+def test_a_function_is_not_known_by_its_name(function, end, tmp_path):
+    """It was left out as the function of Keras that has that name, which it is at the center."""
+    units = 1 if function is sigmoid else 2
+    parts = [layers.Dense(units, function)]
+    if end == "layer":
+        parts = [layers.Dense(units), layers.Activation(function)]
+    model = keras.Sequential([keras.Input((1,)), *parts])
+    model.set_weights([np.eye(1, units), np.zeros(units)])
+    x = np.array([[0.5]])
+    labels = [_label(output(model, point)) for point in (x, x + 1.0)]
+    assert labels[0] != labels[1]
+    asked = (
+        lambda: verify.robustness(model, x, eps=2.0, clip=None, time_limit=1.0),
+        lambda: verify.to_onnx(model, tmp_path / "model.onnx"),
+        lambda: certify(model, x),
+    )
+    for ask in asked:
+        with pytest.raises(ValueError, match=function.__name__):
+            ask()
+
+
+def _label(outputs):
+    return int(outputs[0].argmax()) if outputs.size > 1 else int(outputs.item() > 0.5)
