@@ -10,7 +10,7 @@ from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Copies, Operator, Potential, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
-from deel_lip_tf.semantics.state import check_built, check_quantization
+from deel_lip_tf.semantics.state import check_built, check_merged, check_quantization
 
 __all__ = ["layer_bound", "potential_bound"]
 
@@ -40,10 +40,7 @@ def layer_bound(
             are missing.
     """
     check_quantization(layer)
-    if getattr(layer, "lora_enabled", False):
-        raise UnsupportedLayerError(
-            "LoRA weights are not merged into its kernel: save and reload it"
-        )
+    check_merged(layer)
     known = rule_for(layer) or Rule()
     if (potential := known.potential(layer, input_shape)) is not None:
         return potential_bound(potential, norm, budget)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from deel_lip_tf._rounding import gamma, norm_up, product_up, sqrt_up, sum_up
+from deel_lip_tf._validation.models import check_instance
 from deel_lip_tf.bounds.chains import find_chains
 from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.semantics.ends import final_call, final_function
@@ -87,8 +88,7 @@ def bounded(model: keras.Model) -> tuple[Graph, LipschitzPropagation, float]:
     Raises:
         TypeError, ValueError: as `certify`, for the model.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
+    check_instance("model", model, keras.Model, "a Keras model")
     propagation = LipschitzPropagation()
     if not is_readable(model):
         propagation.model(model)
@@ -107,9 +107,8 @@ def output_constants(graph: Graph, propagation: LipschitzPropagation, bound: flo
     """
     constants = np.array(bound)
     for columns, constant, slack in _linear_forms(graph, propagation):
-        norms = [norm_up(np.abs(column)) * (1.0 + gamma(8)) for column in columns.T]
-        each = [product_up(constant, sum_up([norm, slack])) for norm in norms]
-        constants = np.fmin(constants, each)  # what overflowed is NaN, and proves nothing
+        # What overflowed is NaN, and proves nothing.
+        constants = np.fmin(constants, _rates(columns, constant, slack))
     return constants
 
 
@@ -174,10 +173,15 @@ def _pairwise(columns: np.ndarray, constant: float, slack: float = 0.0) -> np.nd
     found = np.empty((count, count))
     for top in range(count):
         differences = columns if count == 1 else columns[:, top, None] - columns
-        # One rounding for each difference, and those of a sum of squares and of its root.
-        norms = [norm_up(np.abs(column)) * (1.0 + gamma(8)) for column in differences.T]
-        found[top] = [product_up(constant, sum_up([norm, slack])) for norm in norms]
+        found[top] = _rates(differences, constant, slack)
     return found
+
+
+def _rates(columns: np.ndarray, constant: float, slack: float) -> list[float]:
+    """`constant (||v|| + slack)` of columns that are differences of float64 numbers at most."""
+    # One rounding for each difference, and those of a sum of squares and of its root.
+    norms = [norm_up(np.abs(column)) * (1.0 + gamma(8)) for column in columns.T]
+    return [product_up(constant, sum_up([norm, slack])) for norm in norms]
 
 
 def _linear_head(graph: Graph) -> Call | None:

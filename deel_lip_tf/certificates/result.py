@@ -14,6 +14,7 @@ from deel_lip_tf import plots
 from deel_lip_tf._files.reading import opened_arrays
 from deel_lip_tf._files.writing import whole_file
 from deel_lip_tf._tables import at_most, html_table
+from deel_lip_tf._validation.models import check_instance
 from deel_lip_tf.certificates.fingerprints import content_fingerprint, model_fingerprint
 from deel_lip_tf.certificates.samples import Samples
 
@@ -97,8 +98,7 @@ class Certificates:
             ValueError: if the model or the samples are other ones, or if it is not known which
                 they were, as in files of older versions.
         """
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
+        check_instance("model", model, keras.Model, "a Keras model")
         if self.model_fingerprint is None or self.data_fingerprint is None:
             raise ValueError(
                 "These certificates do not say which model and samples they are about. Certify "

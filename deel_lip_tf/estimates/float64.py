@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import flat_layers
 from deel_lip_tf.model import vanillaModel
 
 
@@ -17,7 +18,7 @@ def in_float64(model: keras.Model) -> keras.Model | None:
     plain = vanillaModel(model)
     copy = type(plain).from_config(_with_float64(plain.get_config()))
     copy.set_weights(plain.get_weights())
-    for layer in copy._flatten_layers():
+    for layer in flat_layers(copy):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()  # it keeps tensors beside its weights
     return copy

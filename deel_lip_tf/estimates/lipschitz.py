@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -114,18 +114,20 @@ def evaluate_lip_const(
     # One stream for each search: it finds the same whether or not others run before it.
     samples, noise, attack = np.random.default_rng(seed).spawn(3)
     searches: dict[str, Callable[..., float]] = {
-        "jacobian_norm": _Jacobian(),
-        "noise_norm": _Noise(
-            whole_number("num_noisy_samples", num_noisy_samples),
-            number("epsilon_noise", epsilon_noise, POSITIVE),
-            noise,
+        "jacobian_norm": _jacobian_norm,
+        "noise_norm": partial(
+            _noise_norm,
+            samples=whole_number("num_noisy_samples", num_noisy_samples),
+            deviation=number("epsilon_noise", epsilon_noise, POSITIVE),
+            rng=noise,
         ),
-        "attack": _Attack(
-            whole_number("num_iterations", num_iterations),
-            number("eps", eps, POSITIVE),
-            number("step_size", step_size, NOT_NEGATIVE),
-            flag("double_attack", double_attack),
-            attack,
+        "attack": partial(
+            _attack,
+            iterations=whole_number("num_iterations", num_iterations),
+            radius=number("eps", eps, POSITIVE),
+            step_size=number("step_size", step_size, NOT_NEGATIVE),
+            moves_samples=flag("double_attack", double_attack),
+            rng=attack,
         ),
     }
     x = _drawn(input_shape, samples) if x is None else np.asarray(x)
@@ -265,59 +267,51 @@ def _standardize_types(evaluation_type: Any) -> list[str]:
     return names
 
 
-@dataclass(frozen=True)
-class _Jacobian:
-    def __call__(self, function: Function, x: np.ndarray, disjoint: bool) -> float:
-        return max(_matrix_norm(_jacobian(function, sample), disjoint) for sample in x)
+def _jacobian_norm(function: Function, x: np.ndarray, disjoint: bool) -> float:
+    return max(_matrix_norm(_jacobian(function, sample), disjoint) for sample in x)
 
 
-@dataclass(frozen=True)
-class _Noise:
-    samples: int
-    deviation: float
-    rng: np.random.Generator
-
-    def __call__(self, function: Function, x: np.ndarray, disjoint: bool) -> float:
-        noises = [self.deviation * self.rng.standard_normal(x.shape) for _ in range(self.samples)]
-        return max(_largest_quotient(function, x, x + noise, disjoint) for noise in noises)
-
-
-@dataclass(frozen=True)
-class _Attack:
-    iterations: int
-    radius: float
-    step_size: float
-    moves_samples: bool
-    rng: np.random.Generator
-
-    def __call__(self, function: Function, x: np.ndarray, disjoint: bool) -> float:
-        # Below this the rounding of the outputs would pass for a difference.
-        floor = math.sqrt(np.finfo(x.dtype).eps) * np.maximum(norms(x), 1.0)
-        radius = column(np.maximum(self.radius, floor), x)
-        delta = radius * directions(self.rng.standard_normal(x.shape))
-        largest = 0.0
-        for _ in range(self.iterations):
-            at = x
-
-            def stretched(d: Any, at: Any = at) -> Any:
-                return _squared_stretch(function, ops.convert_to_tensor(at), d, disjoint)
-
-            uphill = gradient(stretched, delta.astype(x.dtype))
-            delta = np.where(column(norms(uphill), x) > 0, radius * directions(uphill), delta)
-            largest = max(largest, _largest_quotient(function, x, x + delta, disjoint))
-            if self.moves_samples:
-                x = self._moved(function, x, delta, disjoint)
-        return largest
-
-    def _moved(
-        self, function: Function, x: np.ndarray, delta: np.ndarray, disjoint: bool
-    ) -> np.ndarray:
-        fixed = ops.convert_to_tensor(delta.astype(x.dtype))
-        uphill = gradient(lambda at: _squared_stretch(function, at, fixed, disjoint), x)
-        return (x + self.step_size * directions(uphill)).astype(x.dtype)
+def _noise_norm(
+    function: Function,
+    x: np.ndarray,
+    disjoint: bool,
+    *,
+    samples: int,
+    deviation: float,
+    rng: np.random.Generator,
+) -> float:
+    noises = [deviation * rng.standard_normal(x.shape) for _ in range(samples)]
+    return max(_largest_quotient(function, x, x + noise, disjoint) for noise in noises)
 
 
-def _squared_stretch(function: Function, at: Any, delta: Any, disjoint: bool) -> Any:
+def _attack(
+    function: Function,
+    x: np.ndarray,
+    disjoint: bool,
+    *,
+    iterations: int,
+    radius: float,
+    step_size: float,
+    moves_samples: bool,
+    rng: np.random.Generator,
+) -> float:
+    # Below this the rounding of the outputs would pass for a difference.
+    floor = math.sqrt(np.finfo(x.dtype).eps) * np.maximum(norms(x), 1.0)
+    lengths = column(np.maximum(radius, floor), x)
+    delta = lengths * directions(rng.standard_normal(x.shape))
+    stretch, largest = partial(_squared_stretch, function, disjoint), 0.0
+    for _ in range(iterations):
+        uphill = gradient(partial(stretch, ops.convert_to_tensor(x)), delta.astype(x.dtype))
+        delta = np.where(column(norms(uphill), x) > 0, lengths * directions(uphill), delta)
+        largest = max(largest, _largest_quotient(function, x, x + delta, disjoint))
+        if moves_samples:
+            fixed = ops.convert_to_tensor(delta.astype(x.dtype))
+            uphill = gradient(lambda at, fixed=fixed: stretch(at, fixed), x)
+            x = (x + step_size * directions(uphill)).astype(x.dtype)
+    return largest
+
+
+def _squared_stretch(function: Function, disjoint: bool, at: Any, delta: Any) -> Any:
     """Sum over the samples of `||f(x + d) - f(x)||**2`, or of its largest term if disjoint."""
     squares = ops.square(function(at + delta) - function(at))
     return ops.sum(ops.max(squares, axis=1) if disjoint else squares)

@@ -8,7 +8,7 @@ from deel_lip_tf._registration import register
 from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.parametrization import MatrixParametrization, at_least_float32
 from deel_lip_tf.normalizers.polar.factor import retracted
-from deel_lip_tf.normalizers.polar.products import transposed
+from deel_lip_tf.normalizers.polar.products import for_tall, transposed
 from deel_lip_tf.normalizers.polar.projectors import EPS, MAXIMUM, projector_factors
 
 
@@ -46,7 +46,7 @@ class BRO(MatrixParametrization):
         Args:
             matrix: tensor (..., rows, outputs), any finite entries.
         """
-        return _for_tall(_reflected, at_least_float32(matrix))
+        return for_tall(_reflected, at_least_float32(matrix))
 
     def retract(self, matrix):
         """Each half with orthonormal columns of the same range; no gradient.
@@ -54,17 +54,11 @@ class BRO(MatrixParametrization):
         Args:
             matrix: as for `project`, in at least float32.
         """
-        return _for_tall(_with_orthonormal_halves, matrix)
+        return for_tall(_with_orthonormal_halves, matrix)
 
     def condensed(self, weights, operation):
         """The raw weights: what they are projected to would be projected to something else."""
         return weights
-
-
-def _for_tall(function, matrix):
-    if matrix.shape[-2] >= matrix.shape[-1]:
-        return function(matrix)
-    return transposed(function(transposed(matrix)))
 
 
 def _halves(matrix) -> list:

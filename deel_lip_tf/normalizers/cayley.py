@@ -8,7 +8,7 @@ from deel_lip_tf._registration import register
 from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, unit_scale
 from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.parametrization import MatrixParametrization, at_least_float32
-from deel_lip_tf.normalizers.polar.products import transposed
+from deel_lip_tf.normalizers.polar.products import for_tall, transposed
 
 # The inverse of `I + A` is wrong by some roundoff times `||A||`, here at most 5e3: about 3e-4 in
 # float32, of which the last step leaves the square.
@@ -48,10 +48,7 @@ class Cayley(MatrixParametrization):
         Args:
             matrix: tensor (..., rows, outputs), any finite entries.
         """
-        matrix = at_least_float32(matrix)
-        if matrix.shape[-2] >= matrix.shape[-1]:
-            return _transform(matrix)
-        return transposed(_transform(transposed(matrix)))
+        return for_tall(_transform, at_least_float32(matrix))
 
     def condensed(self, weights, operation):
         """The raw weights: what they are projected to would be projected to something else."""

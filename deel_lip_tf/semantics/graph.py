@@ -19,6 +19,7 @@ from deel_lip_tf import _keras
 from deel_lip_tf.semantics import integers, sums
 
 __all__ = ["UNREADABLE", "Call", "Graph", "Value", "float_types", "graph_of", "is_readable"]
+__all__ += ["readable"]
 
 UNREADABLE = (
     "it is not a built Sequential or functional model: give it an `Input`, and do not override "
@@ -108,11 +109,11 @@ def is_readable(model: Any) -> bool:
     return isinstance(model, keras.Model) and _keras.functional_of(model) is not None
 
 
-def graph_of(model: keras.Model) -> Graph:
-    """Reads the graph of a model.
+def readable(model: keras.Model) -> keras.Model:
+    """The functional model whose graph a model runs.
 
     Raises:
-        ValueError: if it has none. A nested model without one is a call that is `unsupported`.
+        ValueError: if it has none.
     """
     functional = _keras.functional_of(model)
     if functional is None:
@@ -120,6 +121,16 @@ def graph_of(model: keras.Model) -> Graph:
             f"`model` must be a built Sequential or functional model. Received: {model.name!r} "
             f"({type(model).__name__}). Give it an `Input`, and do not override `call`."
         )
+    return functional
+
+
+def graph_of(model: keras.Model) -> Graph:
+    """Reads the graph of a model.
+
+    Raises:
+        ValueError: if it has none. A nested model without one is a call that is `unsupported`.
+    """
+    functional = readable(model)
     inputs = [_input(tensor, index) for index, tensor in enumerate(functional.inputs)]
     calls: list[Call] = []
     outputs = _write_out(functional, inputs, "", _keras.autocast_inside(model, None), calls)

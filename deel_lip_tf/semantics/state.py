@@ -10,7 +10,14 @@ from deel_lip_tf._keras import dequantized_kernel, flat_layers, is_autocast, rou
 from deel_lip_tf.errors import UnsupportedLayerError
 
 __all__ = ["as_computed_with", "as_float64", "as_kept", "bias_of", "check_built", "copy_state"]
-__all__ += ["check_quantization", "is_constrained", "is_quantized", "kernel_of", "state_of"]
+__all__ += [
+    "check_merged",
+    "check_quantization",
+    "is_constrained",
+    "is_quantized",
+    "kernel_of",
+    "state_of",
+]
 
 # Tensors that Keras makes of weights when it is told to, and computes with from then on: setting
 # the weights does not change them.
@@ -36,6 +43,17 @@ def kernel_of(layer: keras.layers.Layer, name: str = "kernel") -> np.ndarray:
 def is_quantized(layer: keras.layers.Layer) -> bool:
     """Whether a layer keeps its weights as integers, or computes in float8."""
     return getattr(layer, "quantization_mode", None) is not None
+
+
+def check_merged(layer: keras.layers.Layer) -> None:
+    """Refuses a layer that adds weights of LoRA to its kernel.
+
+    Raises:
+        UnsupportedLayerError: it does.
+    """
+    if getattr(layer, "lora_enabled", False):
+        reason = "LoRA weights are not merged into its kernel: save and reload it"
+        raise UnsupportedLayerError(reason)
 
 
 def check_quantization(layer: keras.layers.Layer) -> None:

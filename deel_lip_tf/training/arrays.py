@@ -4,7 +4,6 @@ Numbers are of one floating type and rounded to nearest: bounds that are trained
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from keras import ops
@@ -22,6 +21,14 @@ class KerasOps:
         dtype: of all tensors.
         of: what the coefficients of this interpreter are the absolute values of.
     """
+
+    transpose = staticmethod(ops.transpose)
+    pad = staticmethod(ops.pad)
+    einsum = staticmethod(ops.einsum)
+    maximum = staticmethod(ops.maximum)
+    minimum = staticmethod(ops.minimum)
+    where = staticmethod(ops.where)
+    sort = staticmethod(ops.sort)  # of the last axis
 
     def __init__(self, dtype: str, of: "KerasOps | None" = None):
         self.dtype = dtype
@@ -47,17 +54,9 @@ class KerasOps:
         """(batch, ...) to (batch, *shape)."""
         return ops.reshape(x, (-1, *shape))
 
-    def transpose(self, x: Tensor, axes: Sequence[int]) -> Tensor:
-        """As `keras.ops.transpose`."""
-        return ops.transpose(x, axes)
-
     def take(self, x: Tensor, indices: np.ndarray, axis: int) -> Tensor:
         """As `keras.ops.take`."""
         return ops.take(x, np.asarray(indices, np.int32), axis)
-
-    def pad(self, x: Tensor, amounts: Sequence[tuple[int, int]]) -> Tensor:
-        """Zeros before and after each axis."""
-        return ops.pad(x, amounts)
 
     def scatter(self, x: Tensor, indices: np.ndarray, size: int, axis: int) -> Tensor:
         """The adjoint of `take`."""
@@ -73,10 +72,6 @@ class KerasOps:
     def matmul(self, x: Tensor, matrix: Tensor, transposed: bool = False) -> Tensor:
         """`x @ matrix`, or `x @ transpose(matrix)`."""
         return ops.matmul(x, ops.transpose(matrix) if transposed else matrix)
-
-    def einsum(self, equation: str, *tensors: Tensor) -> Tensor:
-        """As `keras.ops.einsum`."""
-        return ops.einsum(equation, *tensors)
 
     def sum(self, x: Tensor, axes: Sequence[int]) -> Tensor:
         """The sum over some axes, which stay with size 1."""
@@ -97,22 +92,6 @@ class KerasOps:
         image = image[(slice(None), *(slice(0, size) for size in sizes))]
         missing = [(0, size - n) for size, n in zip(sizes, image.shape[1:], strict=False)]
         return ops.pad(image, [(0, 0), *missing, (0, 0)])
-
-    def maximum(self, x: Tensor, y: Any) -> Tensor:
-        """As `keras.ops.maximum`."""
-        return ops.maximum(x, y)
-
-    def minimum(self, x: Tensor, y: Any) -> Tensor:
-        """As `keras.ops.minimum`."""
-        return ops.minimum(x, y)
-
-    def sort(self, x: Tensor) -> Tensor:
-        """The last axis in ascending order."""
-        return ops.sort(x, axis=-1)
-
-    def where(self, condition: np.ndarray, x: Tensor, y: Tensor) -> Tensor:
-        """As `keras.ops.where`."""
-        return ops.where(condition, x, y)
 
     def _ungrouped(self, kernel: Tensor) -> Tensor:
         """The kernel of all channels, with zeros between the groups."""

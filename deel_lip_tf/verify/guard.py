@@ -79,7 +79,7 @@ def _differs(program: Program, x: np.ndarray, own: np.ndarray, unit: float) -> n
 
 def _evaluated(program: Program, x: np.ndarray, unit: float) -> list[tuple[np.ndarray, np.ndarray]]:
     """Values of all nodes at points, and how far the model's own arithmetic may be from them."""
-    largest = max(math.prod(node.shape) for node in program.nodes)
+    largest = max(program.sizes)
     # Rounding errors of sums of n terms grow like the root of n but for a factor; this is more.
     roundoff = unit * (64.0 + 16.0 * math.sqrt(largest))
     point = tf.constant(x, tf.float64)

@@ -5,6 +5,7 @@ do not fall below. Each half is a graph that is traced once for a program and a 
 methods that begin alike share the first one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -152,12 +153,8 @@ def _first_of(program: Program, problem: Problem, known: Known) -> list[Interval
     return known[0]
 
 
-def _largest_node(program: Program) -> int:
-    return max(int(np.prod(node.shape)) for node in program.nodes)
-
-
 def _objective_entries(program: Program) -> int:
-    return program.outputs * _largest_node(program)
+    return program.outputs * max(program.sizes)
 
 
 def _crown_entries(program: Program) -> int:
@@ -167,12 +164,11 @@ def _crown_entries(program: Program) -> int:
 
 def _alpha_entries(program: Program) -> int:
     # Objectives are samples of their own, and a step of the optimization keeps all nodes of each.
-    entries = sum(int(np.prod(node.shape)) for node in program.nodes)
-    return max(_crown_entries(program), 4 * program.outputs * entries)
+    return max(_crown_entries(program), 4 * program.outputs * sum(program.sizes))
 
 
 def _forward_entries(program: Program) -> int:
-    return 2 * int(np.prod(program.input_shape)) * _largest_node(program)
+    return 2 * math.prod(program.input_shape) * max(program.sizes)
 
 
 METHODS: dict[str, Method] = {

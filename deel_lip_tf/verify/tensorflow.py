@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -65,6 +64,15 @@ class TensorFlow:
         is_absolute: whether coefficients are their absolute values.
     """
 
+    transpose = staticmethod(tf.transpose)
+    pad = staticmethod(tf.pad)
+    concatenate = staticmethod(tf.concat)
+    einsum = staticmethod(tf.einsum)
+    maximum = staticmethod(tf.maximum)
+    minimum = staticmethod(tf.minimum)
+    where = staticmethod(tf.where)
+    sort = staticmethod(tf.sort)  # of the last axis
+
     def __init__(self, is_absolute: bool = False):
         self._is_absolute = is_absolute
 
@@ -81,10 +89,6 @@ class TensorFlow:
         """(batch, ...) to (batch, *shape)."""
         return tf.reshape(x, [-1, *shape])
 
-    def transpose(self, x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
-        """As `tf.transpose`."""
-        return tf.transpose(x, axes)
-
     def take(self, x: tf.Tensor, indices: np.ndarray, axis: int) -> tf.Tensor:
         """As `tf.gather`; a slice where the indices are one."""
         step = int(indices[1] - indices[0]) if len(indices) > 1 else 1
@@ -93,29 +97,17 @@ class TensorFlow:
             return x[(*[slice(None)] * axis, part)]
         return tf.gather(x, indices, axis=axis)
 
-    def pad(self, x: tf.Tensor, amounts: Sequence[tuple[int, int]]) -> tf.Tensor:
-        """Zeros before and after each axis."""
-        return tf.pad(x, amounts)
-
     def scatter(self, x: tf.Tensor, indices: np.ndarray, size: int, axis: int) -> tf.Tensor:
         """The adjoint of `take`."""
         front = [axis, *(i for i in range(len(x.shape)) if i != axis)]
         summed = tf.math.unsorted_segment_sum(tf.transpose(x, front), indices, size)
         return tf.transpose(summed, np.argsort(front))
 
-    def concatenate(self, tensors: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
-        """As `tf.concat`."""
-        return tf.concat(tensors, axis)
-
     def matmul(self, x: tf.Tensor, matrix: tf.Tensor, transposed: bool = False) -> tf.Tensor:
         """`x @ matrix`, or `x @ transpose(matrix)`, over the last axis."""
         if len(x.shape) == 2:
             return tf.matmul(x, matrix, transpose_b=transposed)
         return tf.tensordot(x, matrix, axes=[[-1], [int(transposed)]])
-
-    def einsum(self, equation: str, *tensors: tf.Tensor) -> tf.Tensor:
-        """As `tf.einsum`."""
-        return tf.einsum(equation, *tensors)
 
     def sum(self, x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
         """The sum over some axes, which stay with size 1."""
@@ -144,22 +136,6 @@ class TensorFlow:
             tape.watch(point)
             image = self.conv(point, kernel, strides, dilation)
         return tape.gradient(image, point, output_gradients=y)
-
-    def maximum(self, x: tf.Tensor, y: Any) -> tf.Tensor:
-        """As `tf.maximum`."""
-        return tf.maximum(x, y)
-
-    def minimum(self, x: tf.Tensor, y: Any) -> tf.Tensor:
-        """As `tf.minimum`."""
-        return tf.minimum(x, y)
-
-    def sort(self, x: tf.Tensor) -> tf.Tensor:
-        """The last axis in ascending order."""
-        return tf.sort(x, axis=-1)
-
-    def where(self, condition: np.ndarray, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """As `tf.where`."""
-        return tf.where(condition, x, y)
 
 
 def _ungrouped(kernel: tf.Tensor) -> tf.Tensor:

@@ -18,6 +18,12 @@ def singular_values(matrix) -> np.ndarray:
     return np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)
 
 
+def polar(matrix) -> np.ndarray:
+    """The nearest matrix with orthonormal columns, or rows."""
+    left, _, right = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
+    return left @ right
+
+
 def pad(images, kernel_size, strides, padding):
     """Pads a batch of images (n, *sizes, channels) for a valid convolution."""
     widths = [(0, 0)]

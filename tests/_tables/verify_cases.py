@@ -78,6 +78,16 @@ def randomize(model, scale=1.0, seed=0):
         weight.assign(np.abs(value) + 0.5 if "variance" in weight.path else value)
 
 
+def with_head(row):
+    """A model of a row, an activation, and a dense head: what is nonlinear lies inside."""
+    inputs = keras.Input(row.shape, dtype="float64")
+    hidden = layers.Flatten(dtype="float64")(row.apply(inputs))
+    hidden = layers.Dense(4, activation="relu", dtype="float64")(hidden)
+    model = keras.Model(inputs, layers.Dense(3, dtype="float64")(hidden))
+    randomize(model, 0.5)
+    return model
+
+
 def layer(cls, shape, **arguments):
     """One layer."""
     text = ",".join(f"{k}={v}" for k, v in arguments.items())

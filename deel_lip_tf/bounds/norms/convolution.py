@@ -17,14 +17,14 @@ from dataclasses import replace
 import numpy as np
 
 from deel_lip_tf._rounding import UNIT, gamma, product_up, sqrt_up
-from deel_lip_tf.bounds.norms.dense_matrix import matrix_bound
+from deel_lip_tf.bounds.norms.dense_matrix import check_finite, matrix_bound
 from deel_lip_tf.bounds.norms.fourier import ACCURACY, grid_maximum, supremum
 from deel_lip_tf.bounds.norms.residual import least_norm, residual_bound
 from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
 from deel_lip_tf.bounds.norms.symbol import Symbol
 from deel_lip_tf.normalizers.convolution import (
     max_duplication,
-    padded_indices,
+    most_copies,
     padding_amounts,
     transposed_max_duplication,
 )
@@ -51,8 +51,7 @@ def convolution_bound(convolution: Convolution, budget: float = 1.0) -> tuple[fl
         ValueError: if the kernel holds NaN or infinity.
     """
     kernel = convolution.kernel
-    if not np.isfinite(kernel).all():
-        raise ValueError("the kernel holds NaN or infinite values")
+    check_finite(kernel)
     largest = np.abs(kernel).max(initial=0.0)
     if largest == 0.0:
         return 0.0, "zero kernel"
@@ -100,8 +99,7 @@ def multiplicity(size: int | None, reach: int, padding: str, stride: int = 1) ->
     if size is None:
         # Longer axes than the kernel have the counts of their ends, which no longer meet.
         return max(multiplicity(n, reach, padding, stride) for n in range(1, reach + 2))
-    before, after = padding_amounts(size, reach, 1, padding)
-    occurs = int(np.bincount(padded_indices(size, before, after, padding)).max())
+    occurs = most_copies(size, padding_amounts(size, reach, 1, padding), padding)
     if size > 1 and padding == "replicate":
         return occurs
     return min(occurs, stride * (1 if size == 1 else 2))

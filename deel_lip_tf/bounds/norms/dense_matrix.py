@@ -14,7 +14,7 @@ from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
 from deel_lip_tf.normalizers.convolution import ZERO, padded_indices, padding_amounts
 from deel_lip_tf.semantics.operators import Convolution, all_known
 
-__all__ = ["axis_taps", "matrix_bound"]
+__all__ = ["axis_taps", "check_finite", "matrix_bound"]
 
 _FLOPS = 1e10  # what a bound with a budget of 1 may cost: about a second on two cores
 
@@ -39,6 +39,16 @@ def matrix_bound(convolution: Convolution, budget: float = 1.0) -> float | None:
     kernel = convolution.kernel.reshape(taps, groups, inputs, outputs)
     bounds = [_norm(spatial, kernel[:, group]) for group in range(groups)]
     return math.nextafter(max(bounds), math.inf)
+
+
+def check_finite(kernel: np.ndarray) -> None:
+    """Refuses a kernel of which nothing can be proven.
+
+    Raises:
+        ValueError: it holds what is no finite number.
+    """
+    if not np.isfinite(kernel).all():
+        raise ValueError("the kernel holds NaN or infinite values")
 
 
 def _norm(spatial: np.ndarray, kernel: np.ndarray) -> float:

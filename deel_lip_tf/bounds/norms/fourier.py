@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deel_lip_tf.bounds.norms.spectral import krylov_estimates, largest_eigenvalues, prove_at_most
-from deel_lip_tf.bounds.norms.symbol import Symbol
+from deel_lip_tf.bounds.norms.symbol import Symbol, half_of_grid
 
 __all__ = ["ACCURACY", "grid_maximum", "supremum"]
 
@@ -111,10 +111,7 @@ def grid_maximum(symbol: Symbol, sizes: tuple[int, ...], budget: float = 1.0) ->
     count = (sizes[0] // 2 + 1) * math.prod(sizes[1:])
     if count > _FREQUENCIES * budget or count * symbol.flops > _FLOPS * budget:
         return None
-    # Real kernels: opposite frequencies have the same norm.
-    axes = [np.arange(sizes[0] // 2 + 1), *(np.arange(n) - n // 2 for n in sizes[1:])]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(count, len(sizes))
-    frequencies = grid * (2.0 * math.pi / np.array(sizes))
+    frequencies = half_of_grid(sizes)
     return _proved(symbol, frequencies, symbol.estimate(frequencies), np.ones(count))
 
 

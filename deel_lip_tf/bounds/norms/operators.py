@@ -7,6 +7,7 @@ import numpy as np
 from deel_lip_tf._rounding import gamma
 from deel_lip_tf.bounds.norms.absolute_sums import absolute_sums_bound
 from deel_lip_tf.bounds.norms.convolution import convolution_bound
+from deel_lip_tf.bounds.norms.dense_matrix import check_finite
 from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
 from deel_lip_tf.semantics.norms import L2, LINF, Norm
 from deel_lip_tf.semantics.operators import Copies, Matrices, Operator, Sums
@@ -31,7 +32,7 @@ def operator_bound(operator: Operator, norm: Norm = L2, budget: float = 1.0) -> 
         return _matrices_bound(operator.blocks, norm)
     if norm == L2:
         return convolution_bound(operator, budget)
-    _check_finite(operator.kernel)
+    check_finite(operator.kernel)
     # The adjoint swaps rows and columns.
     by_output = (norm == LINF) != operator.transposed
     return absolute_sums_bound(operator, by_output), "sums of absolute values"
@@ -41,7 +42,7 @@ def _matrices_bound(blocks: np.ndarray, norm: Norm) -> tuple[float, str]:
     if norm == L2:
         largest = max((spectral_norm_bound(block) for block in blocks), default=0.0)
         return largest, "spectral norm of the kernel"
-    _check_finite(blocks)
+    check_finite(blocks)
     # The layout is (inputs, outputs): a row of the operator is a column here.
     axis = -2 if norm == LINF else -1
     return _largest_sum(np.abs(blocks), axis), "sums of absolute values"
@@ -52,8 +53,3 @@ def _largest_sum(absolute: np.ndarray, axis: int) -> float:
     terms = absolute.size // max(sums.size, 1)
     largest = float(sums.max(initial=0.0))
     return largest if terms < 2 else math.nextafter(largest * (1.0 + gamma(terms + 2)), math.inf)
-
-
-def _check_finite(kernel: np.ndarray) -> None:
-    if not np.isfinite(kernel).all():
-        raise ValueError("the kernel holds NaN or infinite values")

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from deel_lip_tf._rounding import gamma, sqrt_up
-from deel_lip_tf.bounds.norms.symbol import Symbol
+from deel_lip_tf.bounds.norms.symbol import Symbol, half_of_grid
 
 __all__ = ["least_norm", "residual_bound"]
 
@@ -59,15 +59,9 @@ def residual_bound(symbol: Symbol, budget: float = 1.0) -> float | None:
 
 
 def _grid(lengths: tuple[int, ...]) -> tuple[np.ndarray, float]:
-    """Half of a grid of frequencies, (F, axes), and what a maximum over it is multiplied by.
-
-    Opposite frequencies have conjugate matrices.
-    """
+    """Half of a grid of frequencies, (F, axes), and what a maximum over it is multiplied by."""
     counts = [max(_POINTS * (k - 1), 1) for k in lengths]
-    axes = [np.arange(n) - n // 2 for n in counts]
-    axes[0] = np.arange(counts[0] // 2 + 1)
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(counts))
     factor = math.prod(
         1.0 / math.cos(math.pi * (k - 1) / n) for k, n in zip(lengths, counts, strict=True)
     )
-    return grid * (2.0 * math.pi / np.array(counts)), factor
+    return half_of_grid(counts), factor

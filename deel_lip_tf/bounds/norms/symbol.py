@@ -8,6 +8,8 @@ and once the autocorrelation C is there, it costs n**2 instead of m n**2 operati
 """
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +18,7 @@ import numpy as np
 from deel_lip_tf._rounding import TINY, gamma
 from deel_lip_tf.bounds.norms.spectral import gram, largest_eigenvalues, subspace_estimates
 
-__all__ = ["Autocorrelation", "Symbol"]
+__all__ = ["Autocorrelation", "Symbol", "half_of_grid"]
 
 _CHUNK_BYTES = 2**27
 _AUTOCORRELATION_BYTES = 2**28
@@ -167,3 +169,10 @@ def _correlation(grid: np.ndarray, shift: tuple[int, ...]) -> np.ndarray:
     # One product of matrices for all pairs of taps: (taps, m) is contracted together.
     first, second = (grid[(slice(None), *part)].reshape(groups, -1, n) for part in (back, ahead))
     return np.swapaxes(first, -1, -2) @ second
+
+
+def half_of_grid(counts: Sequence[int]) -> np.ndarray:
+    """(F, axes) frequencies of a grid; of opposite ones, whose norms are equal, one."""
+    axes = [np.arange(counts[0] // 2 + 1), *(np.arange(n) - n // 2 for n in counts[1:])]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(counts))
+    return grid * (2.0 * math.pi / np.array(counts))

@@ -16,6 +16,13 @@ def transposed(matrix):
     return ops.swapaxes(matrix, -1, -2)
 
 
+def for_tall(function, matrix):
+    """`function(matrix)`, by the transposed matrix where that has fewer columns."""
+    if matrix.shape[-2] >= matrix.shape[-1]:
+        return function(matrix)
+    return transposed(function(transposed(matrix)))
+
+
 def size(tensor, axis: int):
     """The length of an axis as a scalar of the type of `tensor`, known now or when it runs."""
     return ops.cast(ops.shape(tensor)[axis], tensor.dtype)

@@ -18,6 +18,14 @@ class NumPy:
         is_absolute: whether coefficients are their absolute values.
     """
 
+    transpose = staticmethod(np.transpose)
+    pad = staticmethod(np.pad)
+    concatenate = staticmethod(np.concatenate)
+    maximum = staticmethod(np.maximum)
+    minimum = staticmethod(np.minimum)
+    where = staticmethod(np.where)
+    sort = staticmethod(np.sort)  # of the last axis
+
     def __init__(self, is_absolute: bool = False):
         self._is_absolute = is_absolute
 
@@ -34,17 +42,9 @@ class NumPy:
         """(batch, ...) to (batch, *shape)."""
         return x.reshape(len(x), *shape)
 
-    def transpose(self, x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-        """As `numpy.transpose`."""
-        return x.transpose(axes)
-
     def take(self, x: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:
         """As `numpy.take`."""
         return np.take(x, indices, axis)
-
-    def pad(self, x: np.ndarray, amounts: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Zeros before and after each axis."""
-        return np.pad(x, amounts)
 
     def scatter(self, x: np.ndarray, indices: np.ndarray, size: int, axis: int) -> np.ndarray:
         """The adjoint of `take`."""
@@ -52,10 +52,6 @@ class NumPy:
         place: Any = (*[slice(None)] * axis, indices)
         np.add.at(result, place, x)
         return result
-
-    def concatenate(self, tensors: Sequence[np.ndarray], axis: int) -> np.ndarray:
-        """As `numpy.concatenate`."""
-        return np.concatenate(tensors, axis)
 
     def matmul(self, x: np.ndarray, matrix: np.ndarray, transposed: bool = False) -> np.ndarray:
         """`x @ matrix`, or `x @ matrix.T`."""
@@ -99,22 +95,6 @@ class NumPy:
             slices = [slice(a, a + (n - 1) * step + 1, step) for a, n, step in places]
             image[(slice(None), *slices)] += given
         return image
-
-    def maximum(self, x: np.ndarray, y: Any) -> np.ndarray:
-        """As `numpy.maximum`."""
-        return np.maximum(x, y)
-
-    def minimum(self, x: np.ndarray, y: Any) -> np.ndarray:
-        """As `numpy.minimum`."""
-        return np.minimum(x, y)
-
-    def sort(self, x: np.ndarray) -> np.ndarray:
-        """The last axis in ascending order."""
-        return np.sort(x, axis=-1)
-
-    def where(self, condition: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """As `numpy.where`."""
-        return np.where(condition, x, y)
 
 
 def _windows(x: np.ndarray, sizes: Shape, strides: Shape, dilation: Shape) -> np.ndarray:

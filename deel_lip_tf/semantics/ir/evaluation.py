@@ -53,7 +53,7 @@ def rounding_errors(
     Rounding errors of sums of n terms are at most n units, and grow like the root of n but for a
     factor; this is more.
     """
-    largest = max(math.prod(node.shape) for node in program.nodes)
+    largest = max(program.sizes)
     roundoff = unit * min(largest + 16.0, 64.0 + 16.0 * math.sqrt(largest))
     errors = [unit * np.abs(values[0])]
     for node in program.nodes[1:]:

@@ -10,11 +10,12 @@ from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.ends import final_call, is_all_of, normalized_by
 from deel_lip_tf.semantics.functions import function_of
 from deel_lip_tf.semantics.graph import Call as GraphCall
-from deel_lip_tf.semantics.graph import Value, graph_of, is_readable
+from deel_lip_tf.semantics.graph import Value, graph_of, readable
 from deel_lip_tf.semantics.ir.primitives import Pick
 from deel_lip_tf.semantics.ir.program import Builder, Call, Program
 from deel_lip_tf.semantics.ir.sources import NUMBERS, Source
 from deel_lip_tf.semantics.rule import Rule, rule_for
+from deel_lip_tf.semantics.state import check_merged, is_quantized
 
 __all__ = ["Lowering", "lower_model"]
 
@@ -53,7 +54,9 @@ def lower_model(
         ValueError: several inputs or outputs, unknown sizes, or layers, activations or operations
             without a rule: all of them are named.
     """
-    _check_model(model)
+    check_instance("model", model, keras.Model, "a Keras model")
+    readable(model)
+    check_one_to_one(model)
     expected = tuple(model.inputs[0].shape[1:])
     shape = expected if input_shape is None else tuple(input_shape)
     fits = len(shape) == len(expected) and all(
@@ -74,16 +77,6 @@ def lower_model(
     lowering.unsupported.raise_if_any()
     builder = lowering.builder
     return Program(tuple(builder.nodes), output, tuple(lowering.calls), lowering.dropped)
-
-
-def _check_model(model: Any) -> None:
-    check_instance("model", model, keras.Model, "a Keras model")
-    if not is_readable(model):
-        raise ValueError(
-            f"`model` must be a built Sequential or functional model. Received: {model.name!r} "
-            f"({type(model).__name__}). Give it an `Input`, and do not override `call`."
-        )
-    check_one_to_one(model)
 
 
 class Lowering:
@@ -141,12 +134,9 @@ class Lowering:
         self, layer: keras.layers.Layer, inputs: list[int], with_activation: bool = True
     ) -> int:
         """Lowers one layer, its activation included, by the rule of its exact type."""
-        if getattr(layer, "quantization_mode", None) is not None:
+        if is_quantized(layer):
             raise UnsupportedLayerError("it is quantized")
-        if getattr(layer, "lora_enabled", False):
-            raise UnsupportedLayerError(
-                "LoRA weights are not merged into its kernel: save and reload it"
-            )
+        check_merged(layer)
         output = (rule_for(layer) or Rule()).lower(self, layer, inputs)
         activation = getattr(layer, "activation", None) if with_activation else None
         return self.activate(output, activation)

@@ -152,14 +152,18 @@ class Program:
         return [self.nodes[index].shape for index in indices]
 
     @property
+    def sizes(self) -> list[int]:
+        """The number of entries of each node, of one sample."""
+        return [math.prod(node.shape) for node in self.nodes]
+
+    @property
     def roundoff(self) -> float:
         """Relative error of any sum of products in this program, in float64.
 
         Sums have at most as many terms as a node has entries; coefficients that are computed from
         weights, and sums of the sums of all nodes, add a few more roundings.
         """
-        largest = max(math.prod(node.shape) for node in self.nodes)
-        return gamma(4 * (largest + len(self.nodes)) + 256)
+        return gamma(4 * (max(self.sizes) + len(self.nodes)) + 256)
 
     def nonlinear(self) -> tuple[int, ...]:
         """The nodes that are not affine."""

@@ -91,10 +91,6 @@ class Dense:
             for part, shape in zip(parts, shapes, strict=True)
         ]
 
-    def selected(self, rows: tf.Tensor) -> "Dense":
-        """Of shared rows, for each sample the ones of given positions (batch, count)."""
-        return Dense(tf.gather(self.values[0], rows), self.shape)
-
     def dense(self) -> "Dense":
         """Itself."""
         return self

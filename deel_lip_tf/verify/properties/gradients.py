@@ -92,8 +92,7 @@ def gradients_on(
 
 
 def _parts(program: Program, samples: int, rows: int) -> Iterator[slice]:
-    largest = max(math.prod(node.shape) for node in program.nodes)
-    size = max(1, _ENTRIES // (rows * largest))
+    size = max(1, _ENTRIES // (rows * max(program.sizes)))
     return (slice(start, start + size) for start in range(0, samples, size))
 
 

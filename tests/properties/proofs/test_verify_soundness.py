@@ -37,16 +37,6 @@ def briefly(monkeypatch):
     monkeypatch.setattr(branch_and_bound, "_LAST_STEPS", 2)
 
 
-def with_head(row):
-    """The row, an activation, and a dense head: what is nonlinear lies inside."""
-    inputs = keras.Input(row.shape, dtype="float64")
-    hidden = layers.Flatten(dtype="float64")(row.apply(inputs))
-    hidden = layers.Dense(4, activation="relu", dtype="float64")(hidden)
-    model = keras.Model(inputs, layers.Dense(3, dtype="float64")(hidden))
-    verify_cases.randomize(model, 0.5)
-    return model
-
-
 def values(model, x):
     """Outputs at (count, n, *shape) points, by Keras itself."""
     flat = model(x.reshape(-1, *x.shape[2:]), training=False)
@@ -110,7 +100,7 @@ def hold(lower, upper, method, least, most):
 
 @pytest.mark.parametrize("row", RUN_AS_WRITTEN, ids=str)
 def test_no_point_of_a_box_leaves_the_bounds(row, eagerly, briefly):
-    model, domain = with_head(row), verify_cases.domains(row.shape)["box"]
+    model, domain = verify_cases.with_head(row), verify_cases.domains(row.shape)["box"]
     least, most = ends(model, domain, POINTS)
     for method in verify_cases.METHODS:
         check(model, domain, method, least, most)
@@ -152,7 +142,7 @@ BALLS = [
 @pytest.mark.parametrize("kind", ["l2", "l1"])  # to a bound an L-infinity ball is a box
 @pytest.mark.parametrize("row", BALLS, ids=str)
 def test_no_point_of_a_ball_leaves_the_bounds(row, kind, eagerly, briefly):
-    model, domain = with_head(row), verify_cases.domains(row.shape)[kind]
+    model, domain = verify_cases.with_head(row), verify_cases.domains(row.shape)[kind]
     least, most = ends(model, domain, POINTS)
     for method in (*verify_cases.METHODS, "sdp-crown", "alpha-crown"):
         check(model, domain, method, least, most)
@@ -165,7 +155,7 @@ ONCE = [row for row in RUN_AS_WRITTEN if row.name not in ("shared", "nested")]
 
 @pytest.mark.parametrize("row", ONCE[::23], ids=str)
 def test_no_layer_leaves_its_bounds(row, eagerly):
-    model, domain = with_head(row), verify_cases.domains(row.shape)["box"]
+    model, domain = verify_cases.with_head(row), verify_cases.domains(row.shape)["box"]
     x = verify_cases.points(domain, 500)
     parts = [part for part in model.layers[1:] if isinstance(part, layers.Layer)]
     outputs = keras.Model(model.inputs[0], [p.output for p in parts])(x.reshape(-1, *row.shape))
@@ -182,7 +172,7 @@ def test_no_layer_leaves_its_bounds(row, eagerly):
 @pytest.mark.parametrize("scale", [1e-6, 1e4])
 def test_scales_change_nothing(scale, eagerly):
     row = verify_cases.ACTIVATION_LAYERS[0]
-    model, domain = with_head(row), verify_cases.domains(row.shape, scale=scale)["box"]
+    model, domain = verify_cases.with_head(row), verify_cases.domains(row.shape, scale=scale)["box"]
     least, most = ends(model, domain, POINTS)
     for method in verify_cases.METHODS:
         check(model, domain, method, least, most)
@@ -191,7 +181,7 @@ def test_scales_change_nothing(scale, eagerly):
 @pytest.mark.parametrize("method", list(verify_cases.METHODS))
 def test_a_point_is_bounded_by_its_value(method, eagerly):
     row = RUN_AS_WRITTEN[0]
-    model, x = with_head(row), np.random.default_rng(0).normal(size=(3, *row.shape))
+    model, x = verify_cases.with_head(row), np.random.default_rng(0).normal(size=(3, *row.shape))
     bounds = verify.bounds(model, verify.ball(x, 0.0, clip=None), method=method)
     expected = np.asarray(model(x))
     assert (bounds.lower <= expected).all() and (bounds.upper >= expected).all()

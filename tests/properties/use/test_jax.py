@@ -12,6 +12,7 @@ import pytest
 
 import deel_lip_tf as lip
 from deel_lip_tf import layers, losses
+from tests._oracles.oracles import polar
 from tests._tables.trainings import margins_learned
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras runs on JAX here")
@@ -264,10 +265,6 @@ def test_the_gradient_of_a_compiled_projection_is_that_of_the_polar_factor():
 
     kernel, direction, upstream = RNG.normal(size=(3, 6, 3)).astype("float32")
     project = lip.normalizers.Spectral().project
-
-    def polar(matrix):
-        left, _, right = np.linalg.svd(matrix, full_matrices=False)
-        return left @ right
 
     step = 1e-4
     moved = [polar(kernel + sign * step * direction.astype("float64")) for sign in (1, -1)]

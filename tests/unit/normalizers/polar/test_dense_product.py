@@ -8,6 +8,7 @@ import tensorflow as tf
 from deel_lip_tf import layers
 from deel_lip_tf.normalizers import Spectral
 from deel_lip_tf.normalizers.polar import dense_product
+from tests._oracles.oracles import polar
 from tests._oracles.tolerances import GRADIENT
 
 SHAPES = [(9, 6), (6, 9), (7, 7)]
@@ -24,11 +25,6 @@ def gradients(function, x, kernel, upstream):
         tape.watch([x, kernel])
         y = function(x, kernel)
     return y.numpy(), *(g.numpy() for g in tape.gradient(y, [x, kernel], upstream))
-
-
-def polar(matrix):
-    left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    return left @ right
 
 
 @pytest.mark.parametrize("batch", [1, 4, 50])

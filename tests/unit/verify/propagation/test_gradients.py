@@ -32,16 +32,6 @@ ROUNDING = 1e-8  # of quotients of float64 outputs over steps of at least 1e-6
 POINTS = 6
 
 
-def with_head(row):
-    """The row, an activation, and a dense head."""
-    inputs = keras.Input(row.shape, dtype="float64")
-    hidden = layers.Flatten(dtype="float64")(row.apply(inputs))
-    hidden = layers.Dense(4, activation="relu", dtype="float64")(hidden)
-    model = keras.Model(inputs, layers.Dense(3, dtype="float64")(hidden))
-    verify_cases.randomize(model, 0.5)
-    return model
-
-
 def quotients(model, domain, share):
     """(points, n, inputs, outputs) of differences along each axis, NaN where a step is too small.
 
@@ -65,7 +55,7 @@ def quotients(model, domain, share):
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_no_quotient_leaves_the_bounds_of_the_gradient(row, eagerly):
-    model, domain = with_head(row), verify_cases.domains(row.shape)["box"]
+    model, domain = verify_cases.with_head(row), verify_cases.domains(row.shape)["box"]
     program = program_of(model)
     lower, upper = gradients_on(program, domain, np.eye(3)[None], "ibp")
     flat = (len(domain), 3, -1)
@@ -81,7 +71,7 @@ def test_no_quotient_leaves_the_bounds_of_the_gradient(row, eagerly):
 def test_bounds_that_are_too_narrow_are_found(eagerly):
     """The test above fails where a slope is taken for that of the middle."""
     row = verify_cases.layer(layers.Dense, (6,), units=6, activation="relu")
-    model, domain = with_head(row), verify_cases.domains(row.shape)["box"]
+    model, domain = verify_cases.with_head(row), verify_cases.domains(row.shape)["box"]
     middle = box(domain.center, domain.center)
     lower, upper = gradients_on(program_of(model), middle, np.eye(3)[None], "ibp")
     lower, upper = (end.transpose(0, 2, 1) for end in (lower, upper))
