@@ -1,7 +1,7 @@
 """What the constraint costs in a prediction, and what an exported model costs, in one run.
 
 An exported model is made of Keras's own layers and of this library's activations, with the kernels
-that were computed once; the model itself checks its kernels at each call.
+that were computed once; the model itself compares its kernels with those of the last batch.
 
     python benchmarks/predict.py [repetitions]
 """

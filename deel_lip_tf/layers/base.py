@@ -1,10 +1,35 @@
 """What every layer of known Lipschitz constant shares: the constant, and how it is exported."""
 
+import contextlib
+import contextvars
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import keras
 from keras import ops
 
 from deel_lip_tf._validation.constructors import CheckedArguments
 from deel_lip_tf.normalizers import check_lipschitz_factor
+
+_NONE: Mapping[int, Any] = types.MappingProxyType({})
+_KERNELS: contextvars.ContextVar[Mapping] = contextvars.ContextVar("kernels", default=_NONE)
+
+
+@contextlib.contextmanager
+def kernels_in_use(kernels: Mapping[int, Any]) -> Iterator[None]:
+    """Calls of layers take effective kernels from here, by `id(layer)`, and compute the others."""
+    token = _KERNELS.set(kernels)
+    try:
+        yield
+    finally:
+        _KERNELS.reset(token)
+
+
+def kernel_in_use(layer: keras.layers.Layer) -> Any:
+    """The effective kernel that a call of a layer computes with."""
+    kernel = _KERNELS.get().get(id(layer))
+    return layer.effective_kernel() if kernel is None else kernel
 
 
 class LipschitzLayer(CheckedArguments):

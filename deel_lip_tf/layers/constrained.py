@@ -10,7 +10,7 @@ from keras import ops
 
 from deel_lip_tf._validation.constructors import check_activation, named
 from deel_lip_tf.initializers import SpectralInitializer
-from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.base import Condensable, LipschitzLayer, kernel_in_use
 from deel_lip_tf.normalizers import Operation, Parametrization
 from deel_lip_tf.normalizers.parametrization import parametrization_of
 from deel_lip_tf.normalizers.polar.lapack import by_lapack
@@ -236,7 +236,7 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
 
     def call(self, inputs, training=None):
         """Applies the effective kernel, adds the bias, applies the activation."""
-        kernel = ops.cast(self.effective_kernel(), self.compute_dtype)
+        kernel = ops.cast(kernel_in_use(self), self.compute_dtype)
         outputs = self._apply_kernel(inputs, kernel)
         if self.bias is not None:
             outputs = with_bias(outputs, self.bias, getattr(self, "data_format", None))

@@ -15,6 +15,7 @@ from deel_lip_tf.distribute import replicas
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.model.export import is_exported_whole, vanillaModel
 from deel_lip_tf.model.loss_state import LossState
+from deel_lip_tf.model.predictions import with_kept_kernels
 from deel_lip_tf.normalizers import check_lipschitz_factor
 from deel_lip_tf.semantics.functions import activation_constant
 from deel_lip_tf.semantics.rule import lipschitz_constant
@@ -96,8 +97,11 @@ class _LipschitzModel(LossState, Condensable):
         return super().make_test_function(force or self._constants_changed("test"))
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """As in Keras, and again after a layer's constant has changed."""
-        return super().make_predict_function(force or self._constants_changed("predict"))
+        """As in Keras, and again after a layer's constant has changed; see `predictions`."""
+        if self._constants_changed("predict") or force or self.predict_function is None:
+            super().make_predict_function(force=True)
+            self.predict_function = with_kept_kernels(self, self.predict_function)
+        return self.predict_function
 
     def _constants_changed(self, function: str) -> bool:
         # A traced function holds the constants of the layers as numbers.
