@@ -34,8 +34,7 @@ def chain_constants(program: Program, intervals: list[Ends]) -> np.ndarray:
         return np.full(count, math.inf)
     matrices, functions = chain
     ends = []
-    for index in functions:
-        node = program.nodes[index]
+    for node in functions:
         low, high = derivative_of(node.function).on(*intervals[node.parents[0]])
         ends.append((low.reshape(count, -1), high.reshape(count, -1)))
     bounds = [sector_bound(matrices, [(a[i], b[i]) for a, b in ends]) for i in range(count)]
@@ -43,13 +42,13 @@ def chain_constants(program: Program, intervals: list[Ends]) -> np.ndarray:
 
 
 @once
-def _chain(program: Program) -> tuple[list[Matrix], list[int]] | None:
+def _chain(program: Program) -> tuple[list[Matrix], list[Elementwise]] | None:
     """The matrices of a chain, and the functions between them; None where it is none."""
-    matrices, functions = [Matrix.of(np.eye(math.prod(program.input_shape)))], list[int]()
+    matrices, functions = [Matrix.of(np.eye(math.prod(program.input_shape)))], list[Elementwise]()
     for index in _path(program):
         node, size = program.nodes[index], math.prod(program.nodes[index].shape)
         if isinstance(node, Elementwise):
-            functions.append(index)
+            functions.append(node)
             matrices.append(Matrix.of(np.eye(size)))
         elif (matrix := _matrix(program, node)) is not None:
             matrices[-1] = matrix.after(matrices[-1])
