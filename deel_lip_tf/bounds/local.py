@@ -30,7 +30,8 @@ def local_lipschitz(
     rounded upward. All gradients that the function can have in the ball are bounded entry by entry,
     from the slopes that each activation can have there, and K is the norm of the matrix of these
     bounds: exact for "linf" and "l1"; in "l2" the better one of the norm of the largest entries and
-    of the sum of the norms of their middles and of their half widths. Where the constant of the
+    of the sum of the norms of their middles and of their half widths, or what one matrix inequality
+    proves of a chain of layers with the same slopes (`bounds.sectors`). Where the constant of the
     whole space (`lipschitz_bound`) is smaller, it is that one.
 
     Args:
@@ -61,7 +62,7 @@ def local_lipschitz(
         [4.]
         [5.]
 
-    Source: Weng et al., 2018, arXiv:1804.09699.
+    Source: Weng et al., 2018, arXiv:1804.09699; Xu and Sivaranjani, 2025, arXiv:2510.05261.
     """
     tensorflow_for("`bounds.local_lipschitz` needs")
     constants = importlib.import_module(_GRADIENTS).lipschitz_constants

@@ -152,8 +152,8 @@ class Recurrence:
         return (self.kernel.size + self.recurrent.size) // self.kernel.shape[-1]
 
     @property
-    def state_shape(self) -> tuple[int | None, ...]:
-        """With the batch axis."""
+    def state_shape(self) -> tuple[Any, ...]:
+        """With the batch axis; None for what is not known."""
         sizes = () if self.convolution is None else self.convolution.sizes
         return (None, *sizes, self.recurrent.shape[-1])
 

@@ -3,13 +3,15 @@
 import keras
 import numpy as np
 
-from deel_lip_tf import certificates, training
+import deel_lip_tf as lip
+from deel_lip_tf import bounds, certificates, training
 from deel_lip_tf.layers.base import LipschitzLayer
 from tests.fuzz import searches
 from tests.fuzz.claims import Ask, gaps, judged, tolerance
 from tests.fuzz.tally import short
 
-__all__ = ["STATEMENTS", "conformal", "nearby", "regression", "top_k", "verified"]
+__all__ = ["STATEMENTS", "conformal", "monotone", "nearby", "one_class", "regression", "restoring"]
+__all__ += ["steepness", "top_k", "verified"]
 
 _FAR = 1e4  # an infinite radius is searched up to here
 
@@ -148,5 +150,118 @@ def verified(ask: Ask) -> None:
                 ask.violated(name, f"label {label} within {radius!r} of {short(x[i])}, {beta=}")
 
 
+def steepness(ask: Ask) -> None:
+    """No two points of a ball are further apart after the model than a local constant allows."""
+    subject, x = ask.subject, _samples(ask, 2)
+    if x is None:
+        return
+    name, radius = "local_lipschitz", float(ask.rng.choice([0.01, 0.1, 1.0]))
+    norm = str(ask.rng.choice(["l2", "l2", "linf", "l1"]))
+    order = {"l2": 2, "linf": np.inf, "l1": 1}[norm]
+    given = subject.model, subject.arguments(x), radius, norm
+    constants = ask.answer(name, bounds.local_lipschitz, *given)
+    for i in range(len(x) if constants is not None else 0):
+        centers = x[i] + _shorter(ask.rng.normal(size=(6, subject.size)), 0.9 * radius, order)
+        ends = [centers + _shorter(_steepest(ask, centers), 0.1 * radius, order), centers[::-1]]
+        for end in ends:
+            values = [judged(subject, points) for points in (centers, end)]
+            apart = np.linalg.norm(values[1] - values[0], order, axis=1)
+            allowed = constants[i] * np.linalg.norm(end - centers, order, axis=1)
+            if (apart > allowed * (1 + 1e-9) + tolerance(subject, values[0])).any():
+                ask.violated(name, f"{constants[i]!r} in {norm}, {radius!r} of {short(x[i])}")
+
+
+def _shorter(steps: np.ndarray, length: float, order: float) -> np.ndarray:
+    """Steps of at most a length; of their own direction."""
+    norms = np.linalg.norm(steps, order, axis=1, keepdims=True)
+    return steps * length / np.maximum(norms, 1e-30) * (1 - 1e-9)
+
+
+def _steepest(ask: Ask, points: np.ndarray, step: float = 1e-5) -> np.ndarray:
+    """The direction in which the outputs change most, by differences along the axes."""
+    moved = points[:, None] + step * np.eye(points.shape[1])
+    shape = len(points), points.shape[1], -1
+    values = judged(ask.subject, moved.reshape(-1, points.shape[1])).reshape(shape)
+    slopes = np.asarray(values - judged(ask.subject, points)[:, None], np.float64)
+    return np.linalg.svd(np.nan_to_num(slopes))[0][:, :, 0] + 1e-9
+
+
+def monotone(ask: Ask) -> None:
+    """With slopes of its L1 constant, a model grows with each feature that it should grow with."""
+    subject, x = ask.subject, _samples(ask, 8)
+    if x is None or len(subject.inputs[0][0]) != 1 or subject.model.outputs[0].dtype != "float32":
+        return
+    signs = ask.rng.choice([-1, 0, 1], subject.size).tolist()
+    bound = ask.answer("monotonic", bounds.lipschitz_bound, subject.model, "l1")
+    if bound is None or not 0 < bound.value < 1e30:
+        return
+    grown = ask.answer("monotonic", lip.model.monotonic, subject.model, signs, bound.value)
+    if grown is None:
+        return
+    slope = np.asarray(grown.get_layer("slopes").kernel, np.float64)[:, 0]
+    for feature, sign in enumerate(signs):
+        further = x.copy()
+        further[:, feature] += ask.rng.choice([1e-3, 0.1, 3.0], len(x))
+        values = judged(subject, x), judged(subject, further)
+        change = values[1] - values[0] + ((further - x) @ slope)[:, None]
+        if (sign * change).min() < -tolerance(subject, values[0]) * (1.0 + bound.value):
+            ask.violated("monotonic", f"feature {feature}, {sign}: {float(change.min())!r}")
+
+
+def one_class(ask: Ask) -> None:
+    """What scores below zero passes nowhere in its radius, and what passes is never refused."""
+    subject, x = ask.subject, _samples(ask, 3)
+    if x is None:
+        return
+    score = keras.Sequential([subject.model, keras.layers.Dense(1, dtype="float64")])
+    score.build(subject.model.input_shape)
+    kernel, offset = (np.array(weight, np.float64) for weight in score.layers[-1].weights)
+
+    def scores(points):
+        return subject(points) @ kernel + offset
+
+    found = ask.answer("one class", certificates.certify, score, subject.arguments(x))
+    for i in range(len(x) if found is not None else 0):
+        radius, sign = min(float(found.radius[i]), _FAR), 2 * int(found.label[i]) - 1
+        if not radius > 0:
+            continue
+        points = _lowest(ask, lambda p: sign * scores(p), x[i], radius, "l2")  # noqa: B023
+        values = sign * scores(points.astype(np.longdouble))
+        if values.min() < -tolerance(subject, values) * (1.0 + np.abs(kernel).sum()):
+            ask.violated("one class", f"{sign} within {radius!r} of {short(x[i])}")
+
+
+def restoring(ask: Ask) -> None:
+    """A plug-and-play step brings points together as fast as its proven rate says."""
+    rng, size = ask.rng, int(ask.rng.integers(2, 9))
+    blur, k = rng.normal(size=(size, size)), float(rng.choice([0.5, 0.9, 1.0]))
+    t = float(rng.choice([0.5, 1.0, 2.0])) / np.linalg.norm(blur, 2) ** 2
+    gradient = keras.layers.Dense(size, dtype="float64")
+    hidden = lip.layers.SpectralDense(2 * size, "relu", dtype="float64", k_coef_lip=k)
+    last = lip.layers.SpectralDense(size, dtype="float64")
+    step = keras.Sequential([keras.Input((size,), dtype="float64"), gradient, hidden, last])
+    gradient.set_weights([np.eye(size) - t * blur.T @ blur, rng.normal(size=size)])
+    hidden.bias.assign(rng.normal(size=2 * size))
+    found = ask.answer("contraction", bounds.lipschitz_bound, step)
+    if found is None:
+        return
+    kernels = [np.asarray(layer.wbar, np.float64) for layer in (hidden, last)]
+
+    def apply(x):
+        matrix, moved = np.eye(size) - t * blur.T @ blur, np.array(gradient.bias)
+        inner = np.maximum((x @ matrix + moved) @ kernels[0] + np.array(hidden.bias), 0.0)
+        return inner @ kernels[1] + np.array(last.bias)
+
+    x, y = rng.normal(size=(2, 16, size))
+    for _ in range(5):
+        before = np.linalg.norm(x - y, axis=1)
+        x, y = apply(x), apply(y)
+        if (np.linalg.norm(x - y, axis=1) > found.value * before * (1 + 1e-9) + 1e-12).any():
+            ask.violated("contraction", f"{found.value!r} of {size} entries, {k=}")
+    if found.value > k * (1.0 + 1e-5):
+        ask.violated("contraction", f"{found.value!r} is above {k=}")
+
+
 STATEMENTS = (regression, top_k, conformal, nearby, verified)
+STATEMENTS += (steepness, monotone, one_class, restoring)
 """About a classifier."""

@@ -377,7 +377,7 @@ class AOCConvRNN2D(_Recurrent, ConstrainedConvolution, keras.layers.Conv2D):
 
         Keras records it for known sizes only: built for unknown ones, the layer is copied.
         """
-        shape = self.get_build_config()["input_shape"] if self.built else (None, None)
+        shape: tuple = self.get_build_config()["input_shape"] if self.built else (None, None)
         if None in shape[1:]:
             return LipschitzLayer.vanilla_export(self)
         step = super().vanilla_export()

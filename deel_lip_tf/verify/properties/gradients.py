@@ -19,6 +19,7 @@ from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, interval_bounds
 from deel_lip_tf.verify.models import program_of
 from deel_lip_tf.verify.propagation.gradients import Ends, gradient_bounds
+from deel_lip_tf.verify.properties.chains import chain_constants
 from deel_lip_tf.verify.queries import Bounds, objectives_of
 
 __all__ = ["gradients", "gradients_on", "lipschitz_constants", "node_intervals"]
@@ -108,15 +109,23 @@ def lipschitz_constants(
     check_choice("method", method, METHODS)
     domain = ball(x, radius, norm, clip)
     program = program_of(model, domain.lower.shape[1:])
-    lower, upper = gradients_on(program, domain, np.eye(program.outputs)[None], method)
-    flat = (len(domain), program.outputs, -1)
-    pairs = zip(lower.reshape(flat), upper.reshape(flat), strict=True)
-    local = np.array([_matrix_norm(low, high, norm) for low, high in pairs])
+    parts = _parts(program, len(domain), program.outputs)
+    local = np.concatenate([_constants(program, domain[part], norm, method) for part in parts])
     # Both are no steeper than that: a softmax that is left out, and a sigmoid.
     slope = {None: 1.0, "softmax": 0.5, "sigmoid": 0.25}.get(program.dropped, math.inf)
     local = np.array([product_up(value, slope) for value in local])
     local[~confirmed(model, program, domain.center)] = math.inf
     return np.minimum(local, _everywhere(model, norm))
+
+
+def _constants(program: Program, domain: Domain, norm: str, method: str) -> np.ndarray:
+    """(n,) of the program itself."""
+    intervals = node_intervals(program, domain, method)
+    rows = np.eye(program.outputs).reshape(1, program.outputs, *program.output_shape)
+    flat = (len(domain), program.outputs, -1)
+    ends = (end.reshape(flat) for end in gradient_bounds(program, intervals, rows))
+    local = np.array([_matrix_norm(low, high, norm) for low, high in zip(*ends, strict=True)])
+    return np.minimum(local, chain_constants(program, intervals)) if norm == "l2" else local
 
 
 def _everywhere(model: keras.Model, norm: str) -> float:

@@ -20,6 +20,7 @@ from tests.fuzz.models.windows import linear_layer
 
 __all__ = ["MERGES", "ROWS", "effective", "residual"]
 
+_PADDINGS = {"same": "constant", "circular": "wrap"}
 _MODES = {"circular": "wrap", "symmetric": "symmetric", "reflect": "reflect", "replicate": "edge"}
 
 
@@ -163,6 +164,40 @@ def _recurrent(draw: Draw, shape):
         return np.stack(states, axis=1) if returns_all else state
 
     return of_layer(layer, value)
+
+
+def _recurrent_images(draw: Draw, shape):
+    """A convolutional recurrent layer, step by step."""
+    if len(shape) != 4:
+        return None
+    activation, size, padding = drawn_activation(draw), draw.size(1, 3), draw.one_of(*_PADDINGS)
+    returns_all, filters = draw.chance(0.5), draw.size(1, 2)
+    layer = lip.AOCConvRNN2D(
+        filters, size, padding, activation, return_sequences=returns_all,
+        k_coef_lip=draw.one_of(1.0, 0.5, 2.0), dtype=draw.policy,
+    )  # fmt: skip
+
+    def moved(x, kernel):
+        x = values.extended(x, [((size - 1) // 2, size // 2)] * 2, _PADDINGS[padding])
+        return values.convolved(x, kernel, [1, 1], [1, 1])
+
+    def value(x):
+        kernel, bias = effective(layer, x), stored(layer, layer.bias, x)
+        of_inputs, of_state = np.split(kernel, [-filters], axis=-2)
+        factor = read((id(layer), "factor"), lambda: _factor(layer), x)
+        state, states = np.zeros((*x.shape[:1], *x.shape[2:-1], filters), x.dtype), []
+        for step in range(x.shape[1]):
+            added = moved(factor * x[:, step], of_inputs) + moved(state, of_state)
+            state = activated(activation, added + bias)
+            states.append(state)
+        return np.stack(states, axis=1) if returns_all else state
+
+    return of_layer(layer, value)
+
+
+def _factor(layer):
+    """What the inputs are multiplied by, as it is kept."""
+    return keras.ops.cast(keras.ops.convert_to_tensor(layer.input_factor), layer.compute_dtype)
 
 
 def _with_activation_layer(draw: Draw, shape):
@@ -370,7 +405,7 @@ def residual(draw: Draw, shape):
 
 
 ROWS = {
-    _constrained_dense: 4, _recurrent: 0.7,
+    _constrained_dense: 4, _recurrent: 0.7, _recurrent_images: 2,
     _with_activation_layer: 1, _constrained_convolution: 4, _constrained_depthwise: 1,
     _constrained_transposed: 1, _padded_convolution: 1.5, _sorting: 2, _max_min: 1, _householder: 1,
     _prelu: 1, _centering: 1, _batch_centering: 1, _scale_bias: 0.7, _pooling: 1,

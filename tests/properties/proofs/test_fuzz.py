@@ -109,7 +109,7 @@ def shrunk(name, value):
         ("network", (bounds, "lipschitz_bound"), {"value": 0.5}, "lipschitz_bound l2"),
         ("classifier", (certificates, "certify"), {"radius": 3.0}, "certify real radius"),
         pytest.param(
-            *("question", (verify, "certified_radius"), None, "certified_radius"),
+            *("question", (verify, "certified_radius"), 3.0, "certified_radius"),
             marks=pytest.mark.slow,
         ),
         ("question", (verify, "bounds"), {"lower": 0.9, "upper": 0.9}, "bounds"),
@@ -120,6 +120,15 @@ def shrunk(name, value):
                 ("certify_top_k", {"radius": 3.0}, "certify_top_k"),
                 ("conformal_sets", {"constants": 0.1}, "conformal_sets"),
                 ("certify", {"radius": 3.0}, "certify weights_within"),
+                ("certify", {"radius": 3.0}, "one class"),
+            )
+        ),
+        *(
+            pytest.param("statement", (bounds, name), value, claim, marks=pytest.mark.slow)
+            for name, value, claim in (
+                ("local_lipschitz", 0.3, "local_lipschitz"),
+                ("lipschitz_bound", {"value": 0.3}, "contraction"),
+                ("lipschitz_bound", {"value": 0.1}, "monotonic"),
             )
         ),
     ],
@@ -127,7 +136,8 @@ def shrunk(name, value):
 )
 def test_a_false_claim_is_found(group, name, value, claim, monkeypatch):
     honest = getattr(*name)
-    planted = shrunk(name, value) if value else lambda *a, **k: 3.0 * honest(*a, **k)
+    is_factor = isinstance(value, float)
+    planted = (lambda *a, **k: value * honest(*a, **k)) if is_factor else shrunk(name, value)
     monkeypatch.setattr(*name, planted)
     for seed in range(30):
         tally = run(group, [seed])
