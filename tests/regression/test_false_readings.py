@@ -254,11 +254,19 @@ def test_models_that_clip_to_arrays_have_fingerprints():
     assert radius_and_fingerprint(2.0 + 1e-12)[1] != fingerprint
 
 
-def test_a_dilated_transposed_convolution_is_refused_by_name():
+@pytest.mark.parametrize(
+    "layer, reason",
+    [
+        (partial(layers.Conv2DTranspose, 1, 2, dilation_rate=2), "no dilated transposed"),
+        (partial(layers.DepthwiseConv2D, 1, strides=(1, 2)), "no depthwise .* differ"),
+        (partial(layers.SeparableConv2D, 1, 1, strides=(1, 2)), "no depthwise .* differ"),
+    ],
+    ids=["transposed", "depthwise", "separable"],
+)
+def test_a_convolution_that_is_not_computed_in_float64_is_refused_by_name(layer, reason):
     """TensorFlow computes it in float32, and failed in the middle of a float64 evaluation."""
-    parts = [layers.Conv2DTranspose(1, 2, dilation_rate=2), layers.Flatten()]
-    model = keras.Sequential([keras.Input((2, 2, 1)), *parts])
-    with pytest.raises(ValueError, match="no dilated transposed convolution"):
+    model = keras.Sequential([keras.Input((2, 2, 1)), layer(), layers.Flatten()])
+    with pytest.raises(ValueError, match=reason):
         certify(model, np.zeros((1, 2, 2, 1)))
 
 
