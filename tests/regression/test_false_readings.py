@@ -88,6 +88,31 @@ def test_a_bias_that_keras_adds_along_another_axis_is_refused(layer, shape):
         verify.bounds(model, verify.box(np.zeros((1, *shape)), np.ones((1, *shape))))
 
 
+# --- which axis is the batch --------------------------------------------------------------------
+
+
+MATRIX = np.array([[1.0, 5.0], [0.0, 1.0]], "float32")
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda x: ops.einsum("xy,yz->xz", MATRIX, x),
+        lambda x: ops.pad(x, [[0, 0], [0, 1]], constant_values=ops.sum(x)),
+    ],
+    ids=["matrix times batch", "padding by a tensor"],
+)
+@pytest.mark.parametrize("ask", [lipschitz_bound, lambda m: certify(m, np.eye(2))])
+def test_what_mixes_the_samples_of_a_batch_is_refused(mix, ask):
+    """A batch of known size is contracted as any axis; the matrix stood in the tensor's place."""
+    x = keras.Input(batch_shape=(2, 2))
+    model = keras.Model(x, mix(x))
+    one, other = output(model, np.eye(2)), output(model, [[1.0, 0.0], [0.0, 3.0]])
+    assert (one[0] != other[0]).any()  # of the first sample, which is the same in both
+    with pytest.raises(ValueError, match="along one axis|pads by a tensor"):
+        ask(model)
+
+
 # --- weights that broadcast an input ------------------------------------------------------------
 
 

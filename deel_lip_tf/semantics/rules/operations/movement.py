@@ -144,6 +144,8 @@ class Pad(Moving):
     def merge(self, call, norm):
         if call.operation.mode != "constant":
             raise UnsupportedLayerError("it copies entries; no rule is known for it")
+        if len(call.inputs) > 1:
+            raise UnsupportedLayerError("it pads by a tensor")
         return Merge([1.0], False, "padding by a constant")
 
     def integers(self, call):
