@@ -113,6 +113,15 @@ def test_what_mixes_the_samples_of_a_batch_is_refused(mix, ask):
         ask(model)
 
 
+def test_padding_of_the_batch_is_refused():
+    """It had the constant 1, and made of a sample the one behind it."""
+    x = keras.Input((2,))
+    model = keras.Model(x, ops.pad(x, [[1, 0], [0, 0]]))
+    assert len(output(model, np.eye(2))) > 2
+    with pytest.raises(ValueError, match="pads the batch"):
+        lipschitz_bound(model)
+
+
 # --- weights that broadcast an input ------------------------------------------------------------
 
 
