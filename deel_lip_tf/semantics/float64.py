@@ -83,6 +83,12 @@ def computable(layer: keras.layers.Layer) -> keras.layers.Layer:
             f"convolution of it on a CPU. Received: {layer.name!r}, with "
             f"dilation_rate={layer.dilation_rate}."
         )
+    if type(layer) in _DEPTHWISE and len(set(np.ravel(layer.strides))) > 1:
+        raise UnsupportedLayerError(
+            "`model` cannot be computed in float64: TensorFlow has no depthwise convolution of "
+            f"it whose strides differ from each other. Received: {layer.name!r}, with "
+            f"strides={layer.strides}."
+        )
     known = rule_for(layer)
     if known is not None and known.slides and layer.data_format == "channels_first":
         return ChannelsLast(layer)
@@ -159,4 +165,5 @@ class PlaneByPlane(keras.layers.Layer):
 
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+_DEPTHWISE = (layers.DepthwiseConv2D, layers.SeparableConv2D)
 _POOLS = {layers.MaxPooling3D: ops.max_pool, layers.AveragePooling3D: ops.average_pool}

@@ -88,6 +88,40 @@ def test_a_bias_that_keras_adds_along_another_axis_is_refused(layer, shape):
         verify.bounds(model, verify.box(np.zeros((1, *shape)), np.ones((1, *shape))))
 
 
+# --- which axis is the batch --------------------------------------------------------------------
+
+
+MATRIX = np.array([[1.0, 5.0], [0.0, 1.0]], "float32")
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda x: ops.einsum("xy,yz->xz", MATRIX, x),
+        lambda x: ops.pad(x, [[0, 0], [0, 1]], constant_values=ops.sum(x)),
+    ],
+    ids=["matrix times batch", "padding by a tensor"],
+)
+@pytest.mark.parametrize("ask", [lipschitz_bound, lambda m: certify(m, np.eye(2))])
+def test_what_mixes_the_samples_of_a_batch_is_refused(mix, ask):
+    """A batch of known size is contracted as any axis; the matrix stood in the tensor's place."""
+    x = keras.Input(batch_shape=(2, 2))
+    model = keras.Model(x, mix(x))
+    one, other = output(model, np.eye(2)), output(model, [[1.0, 0.0], [0.0, 3.0]])
+    assert (one[0] != other[0]).any()  # of the first sample, which is the same in both
+    with pytest.raises(ValueError, match="along one axis|pads by a tensor"):
+        ask(model)
+
+
+def test_padding_of_the_batch_is_refused():
+    """It had the constant 1, and made of a sample the one behind it."""
+    x = keras.Input((2,))
+    model = keras.Model(x, ops.pad(x, [[1, 0], [0, 0]]))
+    assert len(output(model, np.eye(2))) > 2
+    with pytest.raises(ValueError, match="pads the batch"):
+        lipschitz_bound(model)
+
+
 # --- weights that broadcast an input ------------------------------------------------------------
 
 
@@ -254,11 +288,19 @@ def test_models_that_clip_to_arrays_have_fingerprints():
     assert radius_and_fingerprint(2.0 + 1e-12)[1] != fingerprint
 
 
-def test_a_dilated_transposed_convolution_is_refused_by_name():
+@pytest.mark.parametrize(
+    "layer, reason",
+    [
+        (partial(layers.Conv2DTranspose, 1, 2, dilation_rate=2), "no dilated transposed"),
+        (partial(layers.DepthwiseConv2D, 1, strides=(1, 2)), "no depthwise .* differ"),
+        (partial(layers.SeparableConv2D, 1, 1, strides=(1, 2)), "no depthwise .* differ"),
+    ],
+    ids=["transposed", "depthwise", "separable"],
+)
+def test_a_convolution_that_is_not_computed_in_float64_is_refused_by_name(layer, reason):
     """TensorFlow computes it in float32, and failed in the middle of a float64 evaluation."""
-    parts = [layers.Conv2DTranspose(1, 2, dilation_rate=2), layers.Flatten()]
-    model = keras.Sequential([keras.Input((2, 2, 1)), *parts])
-    with pytest.raises(ValueError, match="no dilated transposed convolution"):
+    model = keras.Sequential([keras.Input((2, 2, 1)), layer(), layers.Flatten()])
+    with pytest.raises(ValueError, match=reason):
         certify(model, np.zeros((1, 2, 2, 1)))
 
 

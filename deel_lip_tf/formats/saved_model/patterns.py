@@ -41,9 +41,10 @@ class _Matcher:
         return node.inputs if node is not None and node.kind == kind else None
 
     def number(self, name: str) -> float | None:
-        """A constant that is one number."""
+        """A constant that is one number, and gives no tensor more axes."""
         constant = self._constants.get(name)
-        return float(constant) if constant is not None and constant.size == 1 else None
+        is_one = constant is not None and constant.shape in ((), (1,))
+        return constant.item() if is_one else None
 
     def constant(self, name: str) -> np.ndarray | None:
         """A constant."""

@@ -21,7 +21,8 @@ class Contraction(Rule):
         operands = [np.asarray(x) for x in call.args if isinstance(x, np.ndarray)]
         terms, _, result = call.operation.subscripts.replace(" ", "").partition("->")
         tensor, _, matrix = terms.partition(",")
-        is_one = len(call.inputs) == 1 and len(operands) == 1
+        # The first letters are those of the tensor, and the first of them is the batch.
+        is_one = len(call.inputs) == 1 and len(operands) == 1 and isinstance(call.args[0], Value)
         is_plain = is_one and operands[0].ndim == 2 and len(matrix) == 2
         if is_plain:
             contracted, new = matrix

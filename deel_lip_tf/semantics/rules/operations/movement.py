@@ -143,6 +143,10 @@ class Pad(Moving):
     def merge(self, call, norm):
         if call.operation.mode != "constant":
             raise UnsupportedLayerError("it copies entries; no rule is known for it")
+        if len(call.inputs) > 1:
+            raise UnsupportedLayerError("it pads by a tensor")
+        if np.any(call.operation.pad_width[0]):  # of the batch, or of all axes
+            raise UnsupportedLayerError("it pads the batch")
         return Merge([1.0], False, "padding by a constant")
 
     def integers(self, call):

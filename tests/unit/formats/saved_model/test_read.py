@@ -262,6 +262,7 @@ FUNCTIONS = {
         (-1, 12),
     ),
     "absolute values": lambda x, k: tf.abs(k[0] - x) / (1.0 + k[1] ** 2),
+    "a vector of one number": lambda x, k: x * tf.sigmoid(tf.constant([1.0]) * x) * k[0, :1],
 }
 
 
@@ -345,6 +346,7 @@ REFUSED = {
     "batch size": (lambda x, k: x / tf.cast(tf.shape(x)[0], x.dtype), "size of the batch"),
     "slices by the batch": (lambda x, k: x[:, : tf.shape(x)[0]] @ k[:1], "StridedSlice .*batch"),
     "mixed samples": (lambda x, k: tf.reshape(x, (3, -1)), "Reshape .*the batch first"),
+    "more axes": (lambda x, k: x * tf.sigmoid(tf.ones((1, 1, 1)) * x), "Mul .*broadcasts against"),
     "over samples": (lambda x, k: tf.reduce_mean(x, 0), "Mean .*behind the batch"),
     "negative slope": (lambda x, k: tf.nn.leaky_relu(x, -0.5), "LeakyRelu .* cannot be read: "),
     "constant of samples": (lambda x, k: x + k, r"broadcasts against samples of shape \(3,\)"),
