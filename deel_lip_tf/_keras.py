@@ -27,6 +27,8 @@ __all__ = [
     "dequantized_kernel",
     "flat_inputs",
     "flat_layers",
+    "float32_at_least",
+    "float64_kept",
     "float64_on_cpu",
     "forgotten_functions",
     "frozen",
@@ -377,22 +379,41 @@ def computes_float64() -> bool:
     return bool(jax.config.jax_enable_x64)
 
 
-@contextlib.contextmanager
-def float64_on_cpu() -> Iterator[None]:
-    """Where what is computed in float64 is so, on the CPU; nothing outside of it changes.
+def float32_at_least(*given: Any) -> str:
+    """float64 where one of the types is that and is computed, and float32 where none is.
 
-    On other backends than TensorFlow Keras takes the means and some functions of float64 tensors in
-    float32, by a table of types.
+    `keras.backend.result_type` knows no float64 on other backends than TensorFlow.
+    """
+    is_wide = "float64" in map(keras.backend.standardize_dtype, given) and computes_float64()
+    return "float64" if is_wide else "float32"
+
+
+@contextlib.contextmanager
+def float64_kept() -> Iterator[None]:
+    """Where Keras's functions of float64 tensors are computed in float64.
+
+    On other backends than TensorFlow it takes means, and some others, in float32, by a table of
+    types.
     """
     narrowed = dtypes.BIT64_TO_BIT32_DTYPE
+    before = narrowed["float64"]
+    narrowed["float64"] = "float64"
+    try:
+        yield
+    finally:
+        narrowed["float64"] = before
+
+
+@contextlib.contextmanager
+def float64_on_cpu() -> Iterator[None]:
+    """Where what is computed in float64 is so, on the CPU; nothing outside of it changes."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(keras.device("cpu:0"))
         if not computes_float64():
             import jax
 
             stack.enter_context(jax.enable_x64(True))
-        stack.callback(narrowed.update, float64=narrowed["float64"])
-        narrowed["float64"] = "float64"
+        stack.enter_context(float64_kept())
         yield
 
 

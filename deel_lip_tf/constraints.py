@@ -14,6 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import float32_at_least
 from deel_lip_tf._lazy import public_names
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, Rule, number
@@ -238,7 +239,7 @@ class AbsoluteSumConstraint(Described, keras.constraints.Constraint):
                 f"Received: a kernel of shape {tuple(w.shape)}. Use `SpectralConstraint`."
             )
         stored = keras.backend.standardize_dtype(w.dtype)
-        dtype = keras.backend.result_type(stored, "float32")
+        dtype = float32_at_least(stored)
         kernel = ops.cast(w, dtype)
         # Each entry is rounded three times, and the sum once for each entry, in the better type.
         slack = 4.0 * _LAST_DIGIT[stored] + (w.shape[1] + 4) * _LAST_DIGIT[dtype]

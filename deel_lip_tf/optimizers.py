@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import float32_at_least
 from deel_lip_tf._lazy import public_names
 from deel_lip_tf._registration import register
 from deel_lip_tf.layers.constrained import Retraction
@@ -119,7 +120,7 @@ class StiefelMuon(keras.optimizers.Optimizer):
 
     def _adam_step(self, gradient, variable, rate, mean, square) -> None:
         # bfloat16 rounds .999 to 1, and 0 / 0 would be what is left
-        step = ops.cast(self.iterations + 1, keras.backend.result_type(variable.dtype, "float32"))
+        step = ops.cast(self.iterations + 1, float32_at_least(variable.dtype))
         shares = [ops.cast(1 - b**step, variable.dtype) for b in (self.beta_1, self.beta_2)]
         self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
         self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))

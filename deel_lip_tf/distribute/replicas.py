@@ -59,16 +59,22 @@ def assign(variable: keras.Variable, value: Tensor) -> None:
 
 
 def check_fit(model: keras.Model) -> None:
-    """Refuses what `fit` of Keras 3 cannot train: any model, with workers in several processes.
+    """Refuses what `fit` of Keras 3 cannot train: any model, in several processes.
 
     Raises:
-        ValueError: the model was made in such a strategy.
+        ValueError: the model was made in a strategy with parameter servers, or with workers.
     """
     if keras.config.backend() != "tensorflow":
         return
     import tensorflow as tf
 
     strategy = model.distribute_strategy
+    if isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        raise ValueError(
+            "`fit` of Keras 3 fails with parameter servers, whatever the model, and their workers "
+            "have no global batch. Use `MultiWorkerMirroredStrategy`, with `deel_lip_tf.distribute."
+            "fit`. Received: a model made in ParameterServerStrategy."
+        )
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and (
         sum(map(len, strategy.cluster_resolver.cluster_spec().as_dict().values())) > 1
     ):

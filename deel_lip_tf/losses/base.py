@@ -1,5 +1,6 @@
 """The one mechanism of the loss classes: parameters that callbacks can change while training."""
 
+import contextlib
 import contextvars
 import warnings
 from typing import Any
@@ -8,7 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf._validation.arrays import numeric
+from deel_lip_tf._keras import float32_at_least, float64_kept
+from deel_lip_tf._validation.arrays import check_finite, numeric
 from deel_lip_tf._validation.scalars import flag
 from deel_lip_tf._validation.signatures import described
 from deel_lip_tf.distribute import replicas
@@ -96,7 +98,7 @@ class ParametricLoss(keras.losses.Loss):
         super().__init__(
             name=name,
             reduction="sum_over_batch_size" if reduction == "auto" else reduction,
-            dtype=keras.backend.result_type(wanted, "float32"),
+            dtype=float32_at_least(wanted),
         )
         self.multi_gpu: Any = None if multi_gpu is None else flag("multi_gpu", multi_gpu)
         for key, value in parameters.items():
@@ -122,11 +124,12 @@ class ParametricLoss(keras.losses.Loss):
             ValueError: shapes that do not fit, as each loss says; NaN and infinite labels, where
                 their values can be seen. In a traced step they make the loss NaN.
         """
-        numeric("y_true", y_true)
+        check_finite("y_true", numeric("y_true", y_true))
         numeric("y_pred", y_pred)
         token = _sample_weight.set(sample_weight)
         try:
-            loss = super().__call__(y_true, y_pred, sample_weight)
+            with float64_kept() if self.dtype == "float64" else contextlib.nullcontext():
+                loss = super().__call__(y_true, y_pred, sample_weight)
         finally:
             _sample_weight.reset(token)
         if replicas.count() == 1 or self.reduction not in _MEANS:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import float32_at_least
 from deel_lip_tf._validation.arrays import check_finite, numeric
 from deel_lip_tf._validation.labels import check_not_swapped, class_mask
 from deel_lip_tf.distribute import replicas
@@ -31,8 +32,7 @@ def floating(x: Tensor) -> Tensor:
     x = ops.convert_to_tensor(x)
     # Scores keep their type, at least float32: a loss of its own dtype has cast them to it.
     given = x.dtype if keras.backend.is_float_dtype(x.dtype) else keras.config.floatx()
-    given = keras.backend.standardize_dtype(given)
-    return ops.cast(x, keras.backend.result_type(given, "float32"))
+    return ops.cast(x, float32_at_least(given))
 
 
 def aligned(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from deel_lip_tf._keras import float32_at_least
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.arrays import weight_per_sample
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, number
@@ -78,7 +79,7 @@ class _Certified(keras.metrics.Mean):
             self.divisors = self.add_variable(
                 divisors.shape,
                 "zeros",
-                keras.backend.result_type(self.dtype, "float32"),
+                float32_at_least(self.dtype),
                 aggregation="mean",
                 name="divisors",
             )
@@ -179,7 +180,7 @@ def _columns(tensor):
 
 def _ratio(gap, divisor):
     # in the wider type of the two: a divisor that is rounded again may end below the proven one
-    wide = keras.backend.result_type(gap.dtype, divisor.dtype)
+    wide = float32_at_least(gap.dtype, divisor.dtype)
     gap, divisor = ops.cast(gap, wide), ops.cast(divisor, wide)
     # 0 / 0, of two outputs that are always equal, certifies nothing
     return ops.where(ops.greater(gap, 0), gap / divisor, 0.0)

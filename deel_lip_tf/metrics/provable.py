@@ -25,8 +25,8 @@ def _true_class(y_true: Any, y_pred: Any) -> Any:
 
     Nowhere, where the labels name no class, or the largest entry of a row is not positive.
     """
-    labels = ops.convert_to_tensor(numeric("y_true", y_true))
-    check_finite("y_true", labels)
+    check_finite("y_true", numeric("y_true", y_true))
+    labels = ops.convert_to_tensor(y_true)
     scores = ops.convert_to_tensor(numeric("y_pred", y_pred))
     if len(scores.shape) != 2 or scores.shape[-1] == 1:
         raise ValueError(

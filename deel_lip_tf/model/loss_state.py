@@ -1,5 +1,7 @@
 """What losses and metrics with a state of their own need from the model they are compiled in."""
 
+import contextlib
+import contextvars
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
     from keras import Model as BesideModel  # a mixin uses what the model beside it has
 else:
     BesideModel = object
+
+
+# On JAX: the variables of a model with the values that its step was handed, and whether its metrics
+# are computed, which Keras hands none.
+_handed: contextvars.ContextVar = contextvars.ContextVar("handed", default=())
+_of_metrics = contextvars.ContextVar("of_metrics", default=False)
 
 
 class LossState(BesideModel):
@@ -73,6 +81,28 @@ class LossState(BesideModel):
                 if hasattr(loss, "update_state"):
                     loss.update_state(scores)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def train_step(self, *args: Any) -> Any:
+        """As in Keras."""
+        with _set(_handed, self._values_of(args)):
+            return super().train_step(*args)
+
+    def test_step(self, *args: Any) -> Any:
+        """As in Keras."""
+        with _set(_handed, self._values_of(args)):
+            return super().test_step(*args)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """As in Keras; losses among the metrics measure the weights that the step began with."""
+        with _set(_of_metrics, True):
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _values_of(self, arguments: tuple) -> list[tuple]:
+        if keras.config.backend() != "jax":
+            return []
+        variables = (self.trainable_variables, self.non_trainable_variables)
+        pairs = zip(variables, arguments[0], strict=False)
+        return [pair for known, given in pairs for pair in zip(known, given, strict=True)]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """PyTorch's, which Keras calls there in each step: also of what the losses learn.
@@ -137,7 +167,23 @@ class LossState(BesideModel):
 def _measure_of(model: keras.Model) -> Callable:
     """`gap_constants` of the model; weak, for a loss is part of what it would keep alive."""
     reference = weakref.ref(model)
-    return lambda: gap_constants(reference())
+
+    def measure() -> Any:
+        if not (_of_metrics.get() and _handed.get()):
+            return gap_constants(reference())
+        with keras.StatelessScope(_handed.get()):
+            return gap_constants(reference())
+
+    return measure
+
+
+@contextlib.contextmanager
+def _set(variable: contextvars.ContextVar, value: Any) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 def _made(one: Any) -> Any:

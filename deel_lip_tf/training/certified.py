@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import float32_at_least
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.labels import class_mask
 from deel_lip_tf._validation.models import check_instance
@@ -156,7 +157,7 @@ class CertifiedModel(keras.Model):
 
     @property
     def _dtype(self) -> str:
-        return keras.backend.result_type(self.model.variable_dtype, "float32")
+        return float32_at_least(self.model.variable_dtype)
 
     def _true_class(self, y: Tensor) -> Tensor:
         """Where the true class is, (batch, classes); of a single output 1 or -1, (batch, 1)."""

@@ -14,6 +14,8 @@ pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
 
 X = np.random.default_rng(2).normal(size=(12, 3)).astype("float32")
 Y = (X[:, :1] > 0).astype("int32")
+# On JAX a compiled step of a model of Keras's own keeps the parameters of its loss.
+NEEDS_PYTHON = keras.backend.backend() == "jax"
 
 
 def small_model(loss=None, rate=0.0):
@@ -104,7 +106,8 @@ def test_scheduled_parameter_changes_the_loss_of_traced_steps():
     )  # one batch an epoch, and a learning rate of zero
     scores = model.predict(X, verbose=0)
     expected = [float(losses.HKR(a)(Y, scores)) for a in (1.0, 4.0, 7.0)]
-    assert seen == pytest.approx(expected, rel=1e-6)
+    # terms of order one cancel in the first: its digits are theirs
+    assert seen == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
 def test_schedule_resumes_from_the_object_its_config_or_a_given_step():
@@ -176,7 +179,7 @@ def test_a_geometric_schedule_multiplies_by_the_same_number():
 
 def test_schedule_reaches_the_loss_of_a_reloaded_model(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    model.compile("sgd", losses.HKR(2.0))
+    model.compile("sgd", losses.HKR(2.0), run_eagerly=NEEDS_PYTHON)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     fit(loaded, callbacks.LossParamScheduler("alpha", [5.0], [0]), epochs=1)
@@ -187,7 +190,8 @@ def test_parameter_is_set_in_every_loss_of_several_outputs():
     inputs = keras.Input((3,))
     outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")}
     model = keras.Model(inputs, outputs)
-    model.compile("sgd", {"a": losses.HKR(1.0), "b": losses.HKR(2.0)})
+    both = {"a": losses.HKR(1.0), "b": losses.HKR(2.0)}
+    model.compile("sgd", both, run_eagerly=NEEDS_PYTHON)
     scheduler = callbacks.LossParamScheduler("alpha", [3.0], [0])
     model.fit(X, {"a": Y, "b": Y}, verbose=0, callbacks=[scheduler])
     assert [model.loss[name].alpha.numpy() for name in ("a", "b")] == [3.0, 3.0]

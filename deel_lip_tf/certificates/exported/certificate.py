@@ -214,7 +214,7 @@ def _export_hash(path: Path) -> str:
     """SHA-256 of a file, or of what a SavedModel computes with: others may add files to it."""
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    parts = [path / "saved_model.pb"]
+    parts = sorted(path.glob("saved_model.*"))  # a loader may prefer another form of the graph
     for folder in ("variables", "assets"):
         parts += sorted(part for part in (path / folder).rglob("*") if part.is_file())
     digest = hashlib.sha256()

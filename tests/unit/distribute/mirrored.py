@@ -98,15 +98,21 @@ def labels(kind: str, classes: np.ndarray) -> np.ndarray:
     return np.concatenate([losses.process_labels_for_multi_gpu(batch) for batch in batches])
 
 
-def model_of(rows: list[Row], scope):
-    """A compiled model with an output for each row, made in the scope of a strategy."""
+def model_of(rows: list[Row], scope, way: str):
+    """A compiled model with an output for each row, made in the scope of a strategy.
+
+    Its steps are run "eagerly", or with a loss that is "scaled", or as by default.
+    """
     keras.utils.set_random_seed(0)
     outside = {row.name: row.loss() for row in rows if row.is_made_outside}
     with scope:
         inputs = keras.Input((4,))
         model = lip.LossVariableModel(inputs, [row.head(inputs) for row in rows])
         made = [outside.get(row.name) or row.loss() for row in rows]
-        model.compile(keras.optimizers.SGD(RATE), made, jit_compile=False)
+        optimizer = keras.optimizers.SGD(RATE)
+        if way == "scaled":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**10)
+        model.compile(optimizer, made, jit_compile=False, run_eagerly=way == "eagerly")
     return model
 
 
@@ -139,7 +145,7 @@ def _variables(model) -> list:
     return [*model.trainable_variables, *model.non_trainable_variables]
 
 
-def differences(count: int, rows: list[Row], cases: list[str]) -> dict:
+def differences(count: int, rows: list[Row], cases: list[str], way: str = "") -> dict:
     """By how much the states of one device and of several differ, for each case and row."""
     import tensorflow as tf
 
@@ -148,7 +154,7 @@ def differences(count: int, rows: list[Row], cases: list[str]) -> dict:
         cpu, [tf.config.LogicalDeviceConfiguration()] * count
     )
     strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
-    one, several = (model_of(rows, s) for s in (contextlib.nullcontext(), strategy.scope()))
+    one, several = (model_of(rows, s, way) for s in (contextlib.nullcontext(), strategy.scope()))
     start = [np.array(v) for v in _variables(one)]
     found = {}
     for case in cases:
@@ -167,8 +173,8 @@ def _largest(first: list, second: list) -> float:
 
 
 if __name__ == "__main__":
-    _count, _names, _cases, *_blind = sys.argv[1:]
-    if _blind:  # as it was before losses knew of replicas
+    _count, _names, _cases, *_way = sys.argv[1:]
+    if _way == ["blind"]:  # as it was before losses knew of replicas
         replicas.count = lambda: 1
     _rows = [ROWS[name] for name in (_names.split(",") if _names != "all" else ROWS)]
-    print(json.dumps(differences(int(_count), _rows, _cases.split(","))))
+    print(json.dumps(differences(int(_count), _rows, _cases.split(","), *_way)))

@@ -61,6 +61,13 @@ def test_three_steps_are_those_of_one_device(devices, rows, cases):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["eagerly", "scaled"])
+def test_so_are_steps_without_a_graph_and_with_a_scaled_loss(way):
+    [found] = differences("2", ",".join(FEW), "sorted", way).values()
+    assert max(found[row] for row in FEW) <= IN_ANOTHER_ORDER and found["reported"] <= 1e-5
+
+
+@pytest.mark.slow
 def test_the_test_above_finds_what_a_replica_does_not_know():
     found = differences("2", ",".join(OF_BATCHES), "sorted", "blind")["sorted"]
     assert {row for row, by_how_much in found.items() if by_how_much > 1e-3} >= set(OF_BATCHES)

@@ -70,14 +70,15 @@ def test_what_cannot_be_trained_is_said(tf, dataset):
 
 
 def test_parameter_servers_are_refused(tf, dataset):
-    class Served(keras.Sequential):
+    class Served(lip.Sequential):
         # as that of a model that was made in its scope; a cluster is not needed to be refused
         distribute_strategy = object.__new__(tf.distribute.ParameterServerStrategy)
 
-    model = Served([keras.Input((4,)), keras.layers.Dense(3)])
+    model = Served([keras.Input((4,)), lip.layers.SpectralDense(3)])
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="no global batch.*MultiWorkerMirroredStrategy"):
-        lip.distribute.fit(model, dataset)
+    for fit in (lambda: lip.distribute.fit(model, dataset), lambda: model.fit(dataset())):
+        with pytest.raises(ValueError, match="no global batch.*MultiWorkerMirroredStrategy"):
+            fit()
 
 
 def port_for(count):

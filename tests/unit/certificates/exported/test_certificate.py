@@ -133,6 +133,11 @@ def test_one_weight_of_a_saved_model_counts_and_what_serving_adds_does_not(tmp_p
     (path / "assets.extra").mkdir()
     (path / "assets.extra" / "warmup").write_bytes(b"requests")
     assert load(path) == written
+    other = path / "saved_model.cpb"
+    other.write_bytes(b"a graph in another form")
+    with pytest.raises(ValueError, match="was changed or replaced"):
+        load(path)
+    other.unlink()
     (data,) = (path / "variables").glob("*.data-*")
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
