@@ -306,7 +306,7 @@ def _attack(
         largest = max(largest, _largest_quotient(function, x, x + delta, disjoint))
         if moves_samples:
             fixed = ops.convert_to_tensor(delta.astype(x.dtype))
-            uphill = gradient(lambda at, fixed=fixed: stretch(at, fixed), x)
+            uphill = gradient(partial(stretch, delta=fixed), x)
             x = (x + step_size * directions(uphill)).astype(x.dtype)
     return largest
 

@@ -11,8 +11,9 @@ from deel_lip_tf.initializers import SpectralInitializer
 from deel_lip_tf.normalizers import AOC, Spectral
 from deel_lip_tf.normalizers.polar import tf_graphs
 from deel_lip_tf.normalizers.polar.lapack import by_lapack, exact_factor
+from tests._oracles.oracles import polar
 from tests._oracles.tolerances import SOUND, TIGHT
-from tests.unit.normalizers.polar.test_factor import KERNELS, LIMIT, SHAPES, SINGULAR, polar
+from tests.unit.normalizers.polar.test_factor import KERNELS, LIMIT, SHAPES, SINGULAR
 
 ROUNDING = {"float32": 2e-4, "float64": 1e-10}  # of kernels 1e4 times nearer to a singular one
 
