@@ -119,14 +119,12 @@ class LinearStep:
 
     def backward(self, gradients: GradientSet) -> None:
         """From the gradients with respect to the output to those with respect to the input."""
-        box = gradients.box
+        box, rows = gradients.box, self.rows
         ball = gradients.ball * self.norm + self.rounding * _norm(gradients.centre)
         gradients.centre = self.adjoint(gradients.centre)
-        if box is not None and self.rows is None:
-            gradients.box = np.abs(self.adjoint(box)) * _UP
-        elif box is not None:
-            ball = ball + self._norm_of_image(box, self.rows)
-            gradients.box = None
+        if box is not None:
+            gradients.box = np.abs(self.adjoint(box)) * _UP if rows is None else None
+            ball = ball if rows is None else ball + self._norm_of_image(box, rows)
         gradients.ball = ball * _UP
         gradients.stop(self.constant)
 

@@ -27,6 +27,7 @@ _restoring = contextvars.ContextVar("restoring", default=False)
 class _LipschitzModel(LossState, Condensable):
     """Mixin of the models: condensation, export, and tracing again after a change of constants."""
 
+    predict_function: Any
     _traced_constants: dict | None = None
 
     def condense(self) -> None:
