@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from deel_lip_tf._registration import register
@@ -335,9 +336,13 @@ class AOCConvRNN2D(_Recurrent, ConstrainedConvolution, keras.layers.Conv2D):
 
     @property
     def input_factor(self) -> float:
-        """What the inputs are multiplied by: `k_coef_lip`, or less where all states are wanted."""
+        """What the inputs are multiplied by: `k_coef_lip`, or less where all states are wanted.
+
+        A number that float32 has, so that no type rounds it twice.
+        """
         steps = self.input_spec.axes.get(1, 1)
-        return self.k_coef_lip / math.sqrt(steps) * (_BELOW_ONE if steps > 1 else 1.0)
+        factor = self.k_coef_lip / math.sqrt(steps) * (_BELOW_ONE if steps > 1 else 1.0)
+        return float(np.float32(factor))
 
     def compute_output_shape(self, input_shape):
         """`(batch, rows, columns, filters)`, or with the steps after the batch."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from deel_lip_tf import layers as lip
 from deel_lip_tf.errors import UnsupportedLayerError
@@ -36,7 +36,7 @@ from deel_lip_tf.semantics.operators import (
 from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
 from deel_lip_tf.semantics.rules.dense import unrolled
 from deel_lip_tf.semantics.sizes import is_beside_features, keeps_windows
-from deel_lip_tf.semantics.state import as_kept, bias_of, check_built, kernel_of
+from deel_lip_tf.semantics.state import as_float64, bias_of, check_built, kernel_of
 from deel_lip_tf.semantics.sums import check_bias
 
 __all__ = ["ConvRNN", "Depthwise", "Direct", "Padded", "Separable", "Transposed", "bordered"]
@@ -226,7 +226,8 @@ class ConvRNN(Rule):
         steps, *sizes = (None,) * 3 if input_shape is None else input_shape[1:-1]
         one = (1,) * len(sizes)
         convolution = Convolution(kernel, one, one, layer.padding, tuple(sizes))
-        factor = float(as_kept(layer.input_factor, layer.compute_dtype))
+        written = ops.convert_to_tensor([layer.input_factor], "float32")
+        (factor,) = as_float64(ops.cast(written, layer.compute_dtype)).tolist()
         every = layer.return_sequences
         bias = bias_of(layer)
         return Recurrence(of_inputs, of_state, steps, every, convolution, factor, bias)

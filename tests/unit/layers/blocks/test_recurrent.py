@@ -465,3 +465,19 @@ def test_states_are_images_of_the_same_size(name):
     arguments, message = BAD_IMAGES[name]
     with pytest.raises(ValueError, match=message):
         layers.AOCConvRNN2D(2, 3, **arguments)
+
+
+@pytest.mark.slow
+def test_training_keeps_the_constant_of_images(rng):
+    """What is learned needs memory: whether the first image of three is bright on the left."""
+    x = 0.1 * rng.normal(size=(256, 3, 4, 4, 1)).astype("float32")
+    y = np.arange(256) % 2
+    x[:, 0, :, :2] += y[:, None, None, None]
+    layer = layers.AOCConvRNN2D(4, 3, "circular", layers.GroupSort2())
+    stack = [layer, keras.layers.Flatten(), layers.SpectralDense(2)]
+    model = lip.Sequential([keras.Input((None, 4, 4, 1)), *stack])
+    model.compile(keras.optimizers.Adam(0.02), lip.losses.TauSparseCategoricalCrossentropy(10.0))
+    history = model.fit(x, y, epochs=5, batch_size=64, verbose=0).history["loss"]
+    assert history[-1] < 0.7 * history[0]
+    assert np.mean(np.argmax(model.predict(x, verbose=0), axis=1) == y) > 0.95
+    assert lip.lipschitz_bound(model).value <= SOUND
