@@ -45,8 +45,10 @@ def configuration(model: Any) -> str | None:
     """All that graphs depend on besides the weights, or `None` where it cannot be written down."""
     if not isinstance(model, keras.Model) or not model.built:
         return None
+    # What layers ask Keras for when they are called: see `Rescaling` and `Normalization`.
+    asked = keras.config.image_data_format(), keras.config.epsilon()
     try:
-        return f"{model.to_json()}{tf.config.functions_run_eagerly()}"
+        return f"{model.to_json()}{tf.config.functions_run_eagerly()}{asked}"
     except (NotImplementedError, TypeError, ValueError):
         return None  # not every custom part can be written down
 

@@ -122,6 +122,27 @@ def test_padding_of_the_batch_is_refused():
         lipschitz_bound(model)
 
 
+@pytest.fixture
+def channels_first():
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    yield
+    keras.config.set_image_data_format(before)
+
+
+def test_a_rescaling_follows_the_channels_of_images(channels_first):
+    """Keras looks where they are when it calls the layer; around 0 nothing else showed it."""
+    parts = [layers.Rescaling([2.0, -30.0]), layers.Reshape((8,)), layers.Dense(1, use_bias=False)]
+    model = keras.Sequential([keras.Input((2, 2, 2)), *parts])
+    model.set_weights([np.eye(8)[:, 1:2]])  # of the first channel, last along the last axis
+    ones = np.ones((1, 2, 2, 2))
+    for places, largest in (("channels_first", 2.0), ("channels_last", 30.0)):
+        keras.config.set_image_data_format(places)
+        assert abs(output(model, ones).item()) == largest
+        upper = verify.bounds(model, verify.box(-ones, ones)).upper
+        assert upper.item() == pytest.approx(largest, rel=1e-9)
+
+
 # --- weights that broadcast an input ------------------------------------------------------------
 
 

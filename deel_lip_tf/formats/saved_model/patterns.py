@@ -43,8 +43,9 @@ class _Matcher:
     def number(self, name: str) -> float | None:
         """A constant that is one number, and gives no tensor more axes."""
         constant = self._constants.get(name)
-        is_one = constant is not None and constant.shape in ((), (1,))
-        return constant.item() if is_one else None
+        if constant is None or constant.shape not in ((), (1,)):
+            return None
+        return constant.item()
 
     def constant(self, name: str) -> np.ndarray | None:
         """A constant."""

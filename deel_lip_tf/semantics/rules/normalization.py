@@ -42,7 +42,7 @@ class Rescaling(Scaling):
     casts_integers = True
 
     def lipschitz(self, layer, input_shape, norm):
-        scale = as_float64(layer.scale)
+        scale = self._scale(layer)
         copies = broadcast_copies(layer, input_shape, scale.shape, np.shape(layer.offset))
         # below the smallest normal number of a type nearly all of a number may be rounding
         largest = float(np.max(np.abs([scale, as_kept(scale, layer.compute_dtype)])))
@@ -59,8 +59,15 @@ class Rescaling(Scaling):
 
     def lower(self, lowering, layer, inputs):
         # As written: Keras rounds both to the type of the layer before it uses them.
-        scale, offset = as_float64(layer.scale), as_float64(layer.offset)
-        return lowering.builder.scaled(only(inputs), scale, offset)
+        offset = as_float64(layer.offset)
+        return lowering.builder.scaled(only(inputs), self._scale(layer), offset)
+
+    def _scale(self, layer) -> np.ndarray:
+        """The scale, along the first axis of images where Keras has their channels first."""
+        scale = as_float64(layer.scale)
+        if scale.ndim and keras.config.image_data_format() == "channels_first":
+            return scale.reshape(scale.shape + (1,) * (3 - scale.ndim))
+        return scale
 
 
 @rule(layers.Normalization)
