@@ -2,9 +2,18 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 import deel_lip_tf as lip
+
+
+@keras.saving.register_keras_serializable("tests")
+class Root(keras.layers.Layer):
+    """The square root, which is NaN of negative numbers."""
+
+    def call(self, inputs):
+        return ops.sqrt(inputs)
 
 
 class Crash(keras.callbacks.Callback):
@@ -35,3 +44,17 @@ def margins_learned(reward):
         model.fit(x, y, batch_size=2, verbose=0)
         seen.append(float(ops.convert_to_numpy(loss.hinge_margins)[0]))
     return seen, [min(1.25, 1 + 0.5 * reward * n) for n in (1, 2, 3)]
+
+
+def whole_and_resumed(train, save_freq, folder):
+    """What a training ends with: as it is, and killed behind five batches and started again.
+
+    Args:
+        train: trains from the same seeds with the given callbacks, and returns what it ends with.
+        save_freq: of `SafeBackup`.
+        folder: for its files.
+    """
+    whole = train()
+    with pytest.raises(KeyboardInterrupt):
+        train(lip.callbacks.SafeBackup(folder, save_freq), Crash(5))
+    return whole, train(lip.callbacks.SafeBackup(folder, save_freq))

@@ -13,7 +13,7 @@ import pytest
 import deel_lip_tf as lip
 from deel_lip_tf import layers, losses
 from tests._oracles.oracles import polar
-from tests._tables.trainings import margins_learned
+from tests._tables.trainings import Root, margins_learned, whole_and_resumed
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras runs on JAX here")
 
@@ -28,9 +28,9 @@ def dense(*between, cls=lip.Sequential):
     return cls([keras.Input((4,)), hidden, *between, layers.SpectralDense(3)])
 
 
-def fitted(model, loss, rate=0.1, epochs=1, **options):
+def fitted(model, loss, *others, rate=0.1, epochs=1, rows=24, **options):
     model.compile(keras.optimizers.SGD(rate), loss, **options)
-    model.fit(X, ONE_HOT, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    model.fit(X[:rows], ONE_HOT[:rows], 8, epochs, shuffle=False, verbose=0, callbacks=others)
     return model
 
 
@@ -83,6 +83,39 @@ def test_four_devices_train_as_one_does(name):
         pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=4")
     for one, other in zip(trained_values(name, 1), trained_values(name, 4), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused():
+    if len(keras.distribution.list_devices()) < 4:
+        pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=4")
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=keras.distribution.list_devices()[:4])
+    )
+    try:
+        with pytest.raises(ValueError, match="evenly divide"):
+            fitted(dense(), "mse", epochs=1, rows=22)
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+@pytest.mark.parametrize("save_freq", ["epoch", 2])
+def test_a_run_that_was_killed_goes_on_with_the_same_bits(save_freq, tmp_path):
+    def run(*others):
+        keras.utils.set_random_seed(0)
+        model = dense(keras.layers.Dropout(0.3), cls=lip.LossVariableSequential)
+        loss = losses.MulticlassHKRauto(alpha=1.0, min_margin=1e-3)
+        fitted(model, loss, *others, epochs=3)
+        return [*model.get_weights(), np.array(loss.hinge_margins)]
+
+    for one, other in zip(*whole_and_resumed(run, save_freq, tmp_path), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_where_a_nan_began_is_said():
+    explain = lip.callbacks.ExplainNaN()
+    model = keras.Sequential([keras.Input((4,)), Root(name="root"), keras.layers.Dense(3)])
+    fitted(model, "mse", explain)
+    assert "'root'" in explain.explanation
 
 
 def test_a_parameter_of_the_loss_is_read_in_each_compiled_step():

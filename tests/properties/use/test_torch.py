@@ -13,7 +13,7 @@ from deel_lip_tf import bounds, callbacks, constraints, layers, losses, metrics
 from tests._oracles.tolerances import SAME_FLOAT32, SOUND
 from tests._tables.all_losses import ALL_LOSSES, needed_by
 from tests._tables.cases import LAYERS
-from tests._tables.trainings import Crash, margins_learned
+from tests._tables.trainings import Root, margins_learned, whole_and_resumed
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="Keras runs on PyTorch here"
@@ -139,19 +139,11 @@ def test_a_run_that_was_killed_goes_on_with_the_same_bits(save_freq, tmp_path):
         fitted(model, loss, *others, epochs=3)
         return [*model.get_weights(), ops.convert_to_numpy(loss.hinge_margins)]
 
-    whole = run()
-    with pytest.raises(KeyboardInterrupt):
-        run(callbacks.SafeBackup(tmp_path, save_freq), Crash(5))
-    for one, other in zip(whole, run(callbacks.SafeBackup(tmp_path, save_freq)), strict=True):
+    for one, other in zip(*whole_and_resumed(run, save_freq, tmp_path), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_where_a_nan_began_is_said():
-    @keras.saving.register_keras_serializable("tests")
-    class Root(keras.layers.Layer):
-        def call(self, inputs):
-            return ops.sqrt(inputs)
-
     explain = callbacks.ExplainNaN()
     model = keras.Sequential([keras.Input((4,)), Root(name="root"), keras.layers.Dense(3)])
     fitted(model, "mse", explain)

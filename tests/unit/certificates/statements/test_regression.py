@@ -47,7 +47,7 @@ def ascended(model, x, radius, sign, steps=15):
 
 
 @pytest.mark.parametrize("build", [plain, one_output, image_to_image], ids=lambda b: b.__name__)
-def test_no_output_leaves_its_interval(build, rng):
+def test_no_output_leaves_its_interval(build, rng, tf):
     keras.utils.set_random_seed(0)
     model = build()
     x = rng.standard_normal((10, *model.inputs[0].shape[1:]))
@@ -75,7 +75,7 @@ def test_a_linear_output_attains_its_interval(scale, rng):
         assert width == pytest.approx(4.0 * norm * scale, rel=1e-6)
 
 
-def test_radius_zero_is_the_value_and_each_sample_has_its_own(rng):
+def test_radius_zero_is_the_value_and_each_sample_has_its_own(rng, tf):
     model, x = plain(), rng.standard_normal((3, 4))
     outputs = np.asarray(model(x))
     found = certify_regression(model, x, [0.0, 0.1, 1.0])
@@ -91,7 +91,7 @@ def test_a_head_has_a_constant_for_each_output():
     assert found.upper == pytest.approx(np.array([[10.0, 0.1]]), rel=1e-9)
 
 
-def test_what_runs_otherwise_is_not_certified(rng):
+def test_what_runs_otherwise_is_not_certified(rng, tf):
     model = plain()
     original = model.layers[1].activation
     x = rng.standard_normal((2, 4))

@@ -29,7 +29,7 @@ def rank(logits, label):
     return (logits >= np.take_along_axis(logits, label[:, None], 1)).sum(axis=1)
 
 
-def test_one_is_certify(rng):
+def test_one_is_certify(rng, tf):
     model, x = network(), rng.standard_normal((20, 4))
     y = rng.integers(0, 5, 20)
     known, found = certify(model, x, y), certify_top_k(model, x, 1, y)

@@ -6,7 +6,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import ops
 
 import deel_lip_tf as lip
@@ -321,7 +320,7 @@ def test_what_has_no_proof_is_refused(make, error, message):
         make()
 
 
-def test_scales_have_the_gradient_of_finite_differences(rng):
+def test_scales_have_the_gradient_of_finite_differences(rng, tf):
     kernel, scales = rng.normal(size=(4, 5)), rng.normal(size=5)
     direction = rng.normal(size=(4, 5))
 
