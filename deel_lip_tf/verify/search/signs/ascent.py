@@ -11,6 +11,7 @@ from deel_lip_tf.verify.search.signs.chain import Chain, Known, Lines, Rows, lin
 __all__ = ["Ascent", "Numbers", "ascended"]
 
 _RATES = 0.15, 0.3, 0.1  # of alphas, and of betas and shares in units of the largest coefficient
+_JOINT_RATES = 0.05, 0.03, 0.03  # where the sum of all multipliers stays
 _SHORTER = 0.05, 4.0  # of the step length, at each step, and at most in all
 _MOMENTUM, _SQUARES = 0.9, 0.99
 _FEWER = 0.75  # of the parts that climb; when fewer are left, they go on alone
@@ -57,6 +58,10 @@ class Ascent:
         is_mean: whether the sum of the shares stays.
         end: of the time, of the monotonic clock.
         goal: bounds that are enough.
+        is_joint: whether the sum of the shares and of the betas, in units of the largest
+            coefficient, is 1 instead. The shares may come to 0: where the splits of a part
+            contradict each other betas alone show it, while without this they would have to grow
+            beyond all bounds.
     """
 
     chain: Chain
@@ -66,6 +71,7 @@ class Ascent:
     is_mean: bool = True
     end: float = math.inf
     goal: float = math.inf
+    is_joint: bool = False
 
 
 def ascended(ascent: Ascent, numbers: Numbers, known: Known) -> Numbers:
@@ -95,6 +101,7 @@ class _Climb:
         count = len(numbers.alphas)
         self.alive, self._highest = np.arange(count), np.full(count, -np.inf, np.float32)
         self._scale = np.ones((count, 1), np.float32)
+        self._values = self._highest
         self._means = [np.zeros_like(part) for part in numbers.arrays]
         self._squares = [np.zeros_like(part) for part in numbers.arrays]
 
@@ -105,7 +112,7 @@ class _Climb:
         self._lines = self._lines._replace(below=now.alphas, added=added)
         self._rows = now.shares @ self._matrix
         constant = now.shares @ self._constant
-        value = self._chain.backward(self._rows, constant, self._lines)
+        value = self._values = self._chain.backward(self._rows, constant, self._lines)
         is_better = value > self._highest
         self._highest[is_better] = value[is_better]
         self.best.put(self.alive[is_better], now.of(is_better))
@@ -114,8 +121,8 @@ class _Climb:
             self._keep(np.flatnonzero(is_open))
 
     def _keep(self, index: np.ndarray) -> None:
-        self.alive, self._highest, self._scale = (
-            part[index] for part in (self.alive, self._highest, self._scale)
+        self.alive, self._highest, self._values, self._scale = (
+            part[index] for part in (self.alive, self._highest, self._values, self._scale)
         )
         self._is_open, self._splits, self._rows = (
             part[index] for part in (self._is_open, self._splits, self._rows)
@@ -137,12 +144,24 @@ class _Climb:
         bent = weights * (1 - chain.slopes)
         alphas = now.alphas + self._moved(step, 0, np.maximum(bent, 0) * reads * self._is_open)
         betas, shares = now.betas, now.shares
+        # What a sum of multipliers gains by one of them, where their sum is to stay.
+        is_joint = self._ascent.is_joint
+        less = self._values[:, None] / self._total(now) if is_joint else np.float32(0)
         if self._splits.any():
-            betas = betas + self._scale * self._moved(step, 1, -self._splits * reads)
+            slope = np.where(self._splits != 0, -self._splits * reads - less / self._scale, 0)
+            betas = np.maximum(betas + self._scale * self._moved(step, 1, slope), 0)
         if self._free is not None:
-            slope = np.where(self._free, values @ self._matrix.T + self._constant, 0)
+            slope = np.where(self._free, values @ self._matrix.T + self._constant - less, 0)
             shares = self._shared(self._free, self._moved(step, 2, slope))
-        self._now = Numbers(np.clip(alphas, 0, 1), np.maximum(betas, 0), shares)
+        if is_joint:
+            total = self._total(Numbers(alphas, betas, shares))
+            betas, shares = betas / total, shares / total
+        self._now = Numbers(np.clip(alphas, 0, 1), betas, shares)
+
+    def _total(self, numbers: Numbers) -> np.ndarray:
+        """(n, 1) the sum of all multipliers."""
+        total = numbers.shares.sum(axis=1) + numbers.betas.sum(axis=1) / self._scale[:, 0]
+        return np.maximum(total, np.float32(1e-30))[:, None]
 
     def _moved(self, step: int, number: int, slope: np.ndarray) -> np.ndarray:
         mean, square = self._means[number], self._squares[number]
@@ -150,15 +169,17 @@ class _Climb:
         square += (1 - _SQUARES) * (slope * slope - square)
         length = np.sqrt(square / (1 - _SQUARES ** (step + 1))) + np.float32(1e-30)
         each = min(_SHORTER[0], _SHORTER[1] / max(self._ascent.steps, 1))
-        rate = _RATES[number] * (1 - each) ** step / (1 - _MOMENTUM ** (step + 1))
+        rates = _JOINT_RATES if self._ascent.is_joint else _RATES
+        rate = rates[number] * (1 - each) ** step / (1 - _MOMENTUM ** (step + 1))
         return np.float32(rate) * mean / length
 
     def _shared(self, free: np.ndarray, moved: np.ndarray) -> np.ndarray:
         now = self._now.shares
+        is_mean = self._ascent.is_mean and not self._ascent.is_joint
         if not self._ascent.is_mean:
             moved *= self._scale / (np.abs(self._matrix).max(axis=1) + np.float32(1e-30))
         shares = np.where(free, np.maximum(now + moved, 0), now)
-        if self._ascent.is_mean:
+        if is_mean:
             total = shares.sum(axis=1, keepdims=True)
             shares = np.where(total > 0, shares / np.maximum(total, 1e-30), now)
         return shares.astype(np.float32)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Signs"]
 
 _FIRST_STEPS, _STEPS, _LAST_STEPS = 60, 15, 400  # of whole boxes, of parts, where no sign is open
+_JOINT_STEPS = 100  # where multipliers of splits count as those of rows
 _FIRST_BATCH, _BATCH = 16, 512  # parts of one round, the first and the most
 _ROUND_SECONDS = 1.0  # a round takes about that long
 _BYTES = 2**29  # of parts that are kept
@@ -178,6 +179,7 @@ class Signs:
         bounds, places = self._chain.proven(self._rows, numbers.shares, lines)
         is_strict = np.array([self._is_strict[part.claim] for part in parts])
         is_refuted = (bounds > 0) | (is_strict & (bounds >= 0))
+        self._contradicted(is_refuted, numbers, known, own)
         if self._steps is not None and is_refuted.any():
             own = np.flatnonzero(is_refuted)
             is_refuted[own] = self._steps.close(*_named([parts[i] for i in own]), numbers.of(own))
@@ -188,6 +190,30 @@ class Signs:
             lowest = max(part.lowest, float(bounds[i]))
             kept.append(part._replace(lowest=lowest, alphas=alphas, betas=betas, shares=shares))
         return kept, places[left]
+
+    def _contradicted(
+        self, is_refuted: np.ndarray, numbers: Numbers, known: Known, own: np.ndarray
+    ) -> None:
+        """Refutes parts whose splits contradict each other, or almost, and puts what shows it."""
+        left = np.flatnonzero(~is_refuted & known.splits.any(axis=1))
+        if not len(left):
+            return
+        ascent = Ascent(
+            self._chain,
+            self._rows,
+            _JOINT_STEPS,
+            own[left],
+            is_joint=True,
+            end=self._end,
+            goal=self._goal,
+        )
+        known = known.of(left)
+        found = ascended(ascent, numbers.of(left), known)
+        lines = lines_of(known, found.alphas, found.betas, np.float64)
+        bounds, _ = self._chain.proven(self._rows, found.shares, lines)
+        gone = np.flatnonzero(bounds > 0)
+        is_refuted[left[gone]] = True
+        numbers.put(left[gone], found.of(gone))
 
     def _sharper(self, parts: list[_Part]) -> list[_Part]:
         """The parts with tighter intervals, without those where no conjunction holds."""

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from deel_lip_tf.semantics.ir.elementwise import relu
-from deel_lip_tf.verify.search.inputs.bounds import Boxes
+from deel_lip_tf.verify.search.inputs.bounds import Boxes, Layer
 from deel_lip_tf.verify.search.inputs.network import Network
 from deel_lip_tf.verify.search.signs.ascent import Ascent, Numbers, ascended
-from deel_lip_tf.verify.search.signs.chain import Chain, Known, lines_of
+from deel_lip_tf.verify.search.signs.chain import Chain, Known, Rows, lines_of
 from deel_lip_tf.verify.search.signs.tightening import Sharpening
 from tests.unit.verify.search.inputs import networks
 from tests.unit.verify.search.inputs.networks import values_at
@@ -160,6 +160,24 @@ def test_slopes_are_those_of_differences(name):
             ends.append(bound(*moved)[0])
         expected = (ends[0] - ends[1]) / (2.0 * step)
         np.testing.assert_allclose((slope * direction).sum(axis=1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_splits_that_contradict_each_other_are_seen_below_any_row():
+    """x_0 >= .5 and x_0 <= -.5: where rows count as much as ever, multipliers take forever."""
+    bias, none = np.full(2, -0.5), np.zeros(2)
+    layer = Layer({-1: np.array([[1.0, 0.0], [-1.0, 0.0]])}, bias, none, none + 1.5, none, none + 1)
+    chain = Chain(Boxes(-np.ones((1, 2)), np.ones((1, 2))), 1e-14)
+    chain.append(layer, none - 1.5, none + 0.5)
+    rows = Rows(np.array([[0.0, 1.0, 1.0, 1.0]]), np.array([-1e6]), np.zeros(1))
+    splits = np.array([[1, 1], [1, 0], [-1, -1]], np.int8)
+    known = Known(*(np.repeat(end[None], 3, axis=0) for end in (chain.low, chain.high)), splits)
+    free = np.zeros((3, 2), np.float32)
+    numbers = Numbers(free, free.copy(), np.ones((3, 1), np.float32))
+    own = np.ones((3, 1), bool)
+    joint = ascended(Ascent(chain, rows, 100, own, is_joint=True), numbers, known)
+    assert (_proven(chain, rows, known, joint) > 0).tolist() == [True, False, False]
+    alone = ascended(Ascent(chain, rows, 100), numbers, known)
+    assert (_proven(chain, rows, known, alone) < -1e5).all()
 
 
 @pytest.mark.parametrize("seed", range(12))
