@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -63,6 +64,7 @@ class Recipe:
         descent: makes the optimizer of a schedule of learning rates.
         rate: the largest, after a tenth of the steps.
         augmentation: makes layers in front, which are identities at inference.
+        callbacks: makes what training calls, of the number of steps.
     """
 
     stack: Callable[[], list]
@@ -73,6 +75,7 @@ class Recipe:
     descent: Callable[..., keras.optimizers.Optimizer] = lip.optimizers.StiefelMuon
     rate: float = 0.025
     augmentation: Callable[[], list] = field(default=list)
+    callbacks: Callable[[int], list] = field(default=lambda steps: [])
 
     def model(self, data: Images) -> keras.Model:
         """The network, with new weights."""
@@ -136,6 +139,29 @@ def shifted_patches(width: int, depth: int, features: int = 512) -> list:
     ]
 
 
+def residual_convolutions(width: int, depth: int, features: int = 1024) -> list:
+    """The network of LiResNet: linear residual convolutions, and orthogonal layers around them."""
+    blocks = [layers.LiResConv2D(width, 3, depth=depth) for _ in range(depth)]
+    return [
+        keras.layers.Rescaling(1.0, -0.5),
+        *_with_sorting(layers.SpectralConv2D(width, 5, strides=2), *blocks),
+        *_with_sorting(layers.SpectralConv2D(width, 4, strides=4, padding="valid")),
+        keras.layers.Flatten(),
+        *_with_sorting(*(layers.SpectralDense(features) for _ in range(5))),
+        layers.SpectralDense(10),
+    ]
+
+
+def convex_potentials(width: int, depth: int = 5, scales: int = 5) -> list:
+    """The network of "1-Lipschitz Layers Compared": twice the channels at half the size."""
+    made = [keras.layers.Rescaling(1.0, -0.5), layers.PadChannels(width)]
+    for scale in range(scales):
+        size = 3 if scale < scales - 1 else 1
+        made += [layers.CPLConv2D(size) for _ in range(depth)]
+        made += [layers.FirstChannels(width * 2**scale // 2), layers.InvertibleDownSampling(2)]
+    return [*made, keras.layers.Flatten(), layers.SpectralDense(10)]
+
+
 def shifted_digits(pixels: int) -> list:
     """Up to so many pixels of 28."""
     share = pixels / 28
@@ -169,6 +195,12 @@ def cifar10(width: int, epochs: int, features: int = 512) -> Recipe:
     )
 
 
+def growing_radius(steps: int) -> list:
+    """From a tenth to twice the radius of interest in the first half of training."""
+    ends = [0.1 * 36 / 255, 2.0 * 36 / 255]
+    return [lip.callbacks.LossParamScheduler("radius", ends, [0, steps / 2], step=None)]
+
+
 RECIPES = {
     "mnist-small-radii": Recipe(
         small_mnist,
@@ -186,4 +218,25 @@ RECIPES = {
     ),
     "cifar10-small": cifar10(96, epochs=6, features=192),
     "cifar10-patches": cifar10(256, epochs=30),
+    # Two for eight minutes of a large GPU, by `--backend jax`.
+    "cifar10-residual": Recipe(
+        lambda: residual_convolutions(256, 8),
+        lambda: lip.losses.EMMA(radius=36 / 255, offset=2.0, temperature=0.75, beta=5.0),
+        CIFAR_RADII,
+        epochs=200,
+        batch_size=512,
+        descent=partial(keras.optimizers.Nadam, global_clipnorm=3.0),
+        rate=1e-3,
+        augmentation=flipped_and_shifted,
+        callbacks=growing_radius,
+    ),
+    "cifar10-potentials": Recipe(
+        lambda: convex_potentials(32),
+        lambda: lip.losses.OffsetCrossentropy(offset=2 * math.sqrt(2.0) * 36 / 255),
+        CIFAR_RADII,
+        epochs=160,
+        descent=partial(keras.optimizers.SGD, momentum=0.9, nesterov=True, weight_decay=1.5e-4),
+        rate=0.07,
+        augmentation=flipped_and_shifted,
+    ),
 }

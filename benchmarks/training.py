@@ -66,7 +66,7 @@ def train(
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         verbose=1 if sys.stderr.isatty() else 2,
-        callbacks=[backup, clock],
+        callbacks=[backup, clock, *recipe.callbacks(steps)],
     )
     model.save(out / f"{name}.keras")
     return clock.spent

@@ -192,7 +192,7 @@ def test_so_it_does_the_networks_of_all_recipes_and_of_the_zoo(rng, tmp_path):
     recipes = pytest.importorskip("benchmarks.recipes", reason="needs the benchmarks")
     models = {name: lip.zoo.load(name) for name in lip.zoo.names()}
     for name, recipe in recipes.RECIPES.items():
-        shape = (16, 16, 3) if "cifar" in name else (8, 8, 1)
+        shape = (32, 32, 3) if "cifar" in name else (8, 8, 1)
         x, y = rng.random((2, *shape), "float32"), np.zeros(2, "int32")
         models[name] = recipe.model(recipes.Images(name, x, y, x, y))
     inputs = [rng.random((16, *model.input_shape[1:]), "float32") for model in models.values()]
