@@ -73,7 +73,6 @@ def run(options: argparse.Namespace) -> None:
             "data": data.name,
             "images": len(data.x_train),
             "epochs": recipe.epochs,
-            "optimizer": type(recipe.optimizer(1)).__name__,
             "rate": recipe.rate,
             **training.train(recipe, data, options.out, name, options.seed),
             "backend": training.backend(),

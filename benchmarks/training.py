@@ -46,10 +46,8 @@ class Clock(keras.callbacks.Callback):
         self.path.write_text(json.dumps({"epochs": epoch + 1, **self.spent}))
 
 
-def train(
-    recipe: recipes.Recipe, data: recipes.Images, out: Path, name: str, seed: int
-) -> dict[str, float]:
-    """Writes the trained model, and says what was spent; a backup is written after each epoch."""
+def train(recipe: recipes.Recipe, data: recipes.Images, out: Path, name: str, seed: int) -> dict:
+    """Writes the trained model, and a backup after each epoch; says what was spent, and by what."""
     keras.utils.set_random_seed(seed)
     model = recipe.model(data)
     steps = recipe.epochs * -(-len(data.x_train) // recipe.batch_size)
@@ -69,7 +67,7 @@ def train(
         callbacks=[backup, clock, *recipe.callbacks(steps)],
     )
     model.save(out / f"{name}.keras")
-    return clock.spent
+    return {"optimizer": type(model.optimizer).__name__, **clock.spent}
 
 
 def certified(path: Path, recipe: recipes.Recipe, data: recipes.Images) -> dict:
