@@ -35,7 +35,8 @@ def traced_once(function: Callable, matrix, *settings):
 
     kinds = _kinds([matrix])
     if not tf.inside_function() and next(_calls(function, kinds, settings)) < _WITHOUT_TRACE:
-        return function(ops.convert_to_tensor(matrix), *settings)
+        # TensorFlow's: Keras would leave a variable what it is.
+        return function(tf.convert_to_tensor(matrix), *settings)
     shape = tuple(matrix.shape)
     # Reshaping does nothing here, and tells the gradient its shape.
     result = _traced(function, kinds, settings, False)(tf.reshape(matrix, shape))
