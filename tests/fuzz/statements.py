@@ -189,7 +189,8 @@ def _steepest(ask: Ask, points: np.ndarray, step: float = 1e-5) -> np.ndarray:
 def monotone(ask: Ask) -> None:
     """With slopes of its L1 constant, a model grows with each feature that it should grow with."""
     subject, x = ask.subject, _samples(ask, 8)
-    if x is None or len(subject.inputs[0][0]) != 1 or subject.model.outputs[0].dtype != "float32":
+    is_vector = len(subject.inputs[0][0]) == 1 and subject.model.outputs[0].dtype == "float32"
+    if x is None or not is_vector or subject.factor != 1.0:
         return
     signs = ask.rng.choice([-1, 0, 1], subject.size).tolist()
     bound = ask.answer("monotonic", bounds.lipschitz_bound, subject.model, "l1")
@@ -211,7 +212,7 @@ def monotone(ask: Ask) -> None:
 def one_class(ask: Ask) -> None:
     """What scores below zero passes nowhere in its radius, and what passes is never refused."""
     subject, x = ask.subject, _samples(ask, 3)
-    if x is None:
+    if x is None or subject.factor != 1.0:  # one that is called otherwise goes into no other model
         return
     score = keras.Sequential([subject.model, keras.layers.Dense(1, dtype="float64")])
     score.build(subject.model.input_shape)
