@@ -27,6 +27,7 @@ __all__ = ["Signs"]
 
 _FIRST_STEPS, _STEPS, _LAST_STEPS = 60, 15, 400  # of whole boxes, of parts, where no sign is open
 _JOINT_STEPS = 100  # where multipliers of splits count as those of rows
+_DEEP = 8  # splits of a part that may contradict each other: of fewer they seldom do
 _FIRST_BATCH, _BATCH = 16, 512  # parts of one round, the first and the most
 _ROUND_SECONDS = 1.0  # a round takes about that long
 _BYTES = 2**29  # of parts that are kept
@@ -195,7 +196,8 @@ class Signs:
         self, is_refuted: np.ndarray, numbers: Numbers, known: Known, own: np.ndarray
     ) -> None:
         """Refutes parts whose splits contradict each other, or almost, and puts what shows it."""
-        left = np.flatnonzero(~is_refuted & known.splits.any(axis=1))
+        is_deep = np.count_nonzero(known.splits, axis=1) >= _DEEP
+        left = np.flatnonzero(~is_refuted & is_deep)
         if not len(left):
             return
         ascent = Ascent(
