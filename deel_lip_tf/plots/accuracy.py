@@ -205,7 +205,7 @@ def verified_share(
     axes.set(title="Share of samples whose label is kept", xlabel="radius", ylabel="share")
     axes.set_ylim(0, _TOP)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right")  # where nothing can be proven
+    axes.legend(loc="best")
     return figure_of(axes)
 
 
