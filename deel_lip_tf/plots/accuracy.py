@@ -194,7 +194,7 @@ def verified_share(
             f"`verified` and `ceiling` must hold a share for each of {where.size} radii. "
             f"Received other numbers for {', '.join(wrong)}."
         )
-    axes = axes_for(ax)
+    axes = axes_for(ax, width=8.5)
     if ceiling is not None:
         left = shares.pop("the ceiling")
         axes.plot(where, left, color="black", linestyle="--", label="left by the attack")
@@ -205,7 +205,7 @@ def verified_share(
     axes.set(title="Share of samples whose label is kept", xlabel="radius", ylabel="share")
     axes.set_ylim(0, _TOP)
     axes.grid(alpha=0.3)
-    axes.legend(loc="best")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))  # lines cross the whole picture
     return figure_of(axes)
 
 
