@@ -2,13 +2,16 @@
 
 import contextlib
 import contextvars
+import functools
+import itertools
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import replaced_method
 from deel_lip_tf._validation.constructors import CheckedArguments
 from deel_lip_tf.normalizers import check_lipschitz_factor
 
@@ -56,6 +59,12 @@ class LipschitzLayer(CheckedArguments):
     # Arguments that each class keeps under their names, and those that a subclass decides.
     _own_arguments: tuple[str, ...] = ()
     _filled_in: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs):
+        """Whatever a class exports its layers to, they have to compute that."""
+        super().__init_subclass__(**kwargs)
+        if "vanilla_export" in vars(cls):
+            cls.vanilla_export = _checked(cls.vanilla_export)  # type: ignore[method-assign]
 
     @property
     def is_guaranteed(self) -> bool:
@@ -109,7 +118,11 @@ class LipschitzLayer(CheckedArguments):
         """A copy of the layer, of the same name, in Keras's own layers where there are any.
 
         Layers that Keras has no equivalent of (the sorting activations) are copied as they are.
+
+        Raises:
+            ValueError: a `call` that is not that of the class which exports the layer.
         """
+        check_exported(self)
         copy = type(self).from_config(self.get_config())
         if self.built and self.weights:
             copy.build(self.get_build_config()["input_shape"])
@@ -138,6 +151,40 @@ class Condensable:
     def vanilla_export(self) -> keras.layers.Layer:
         """The plain Keras layer, of the same name, that computes with the effective kernel."""
         raise NotImplementedError
+
+
+def check_exported(layer: keras.layers.Layer) -> None:
+    """Refuses a layer that computes something else than its class exports it to.
+
+    Raises:
+        ValueError: a method was replaced on the layer, or overridden below the class that exports.
+    """
+    if (name := replaced_method(layer) or _overridden(layer)) is not None:
+        raise ValueError(
+            f"Layer {layer.name!r} ({type(layer).__name__}) has a `{name}` of its own, which an "
+            "export would lose. Give its class a `vanilla_export` that returns what it computes."
+        )
+
+
+def _overridden(layer: keras.layers.Layer) -> str | None:
+    """The name of a call that is overridden below the class that exports a layer, or None."""
+    exporting = getattr(type(layer), "vanilla_export", None)
+    if exporting in (None, LipschitzLayer.vanilla_export):
+        return None  # a copy of the same class computes the same
+    below = itertools.takewhile(lambda c: "vanilla_export" not in vars(c), type(layer).__mro__)
+    own = [c for c in below if not c.__module__.startswith(("keras.", "deel_lip_tf."))]
+    return next((name for c in own for name in ("call", "__call__") if name in vars(c)), None)
+
+
+def _checked(export: Callable) -> Callable:
+    """An export that begins with `check_exported`."""
+
+    @functools.wraps(export)
+    def checked(self: LipschitzLayer) -> keras.layers.Layer:
+        check_exported(self)
+        return export(self)
+
+    return checked
 
 
 def rescaled_export(

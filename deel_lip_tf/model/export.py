@@ -1,12 +1,10 @@
 """Export of a whole model to plain Keras."""
 
-import itertools
-
 import keras
 from keras import ops
 
 from deel_lip_tf._keras import flat_layers, overrides_call, replaced_method, rounding_as
-from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.base import Condensable, LipschitzLayer, check_exported
 from deel_lip_tf.layers.copying import copy_of
 from deel_lip_tf.semantics.graph import graph_of, is_readable
 from deel_lip_tf.semantics.rule import rule_for
@@ -94,11 +92,7 @@ def _export_model(model: keras.Model, exported: dict) -> keras.Model:
 def _export_layer(layer: keras.layers.Layer, exported: dict) -> keras.layers.Layer:
     if isinstance(layer, keras.Model):
         return _export_model(layer, exported)
-    if (name := _own_method(layer)) is not None:
-        raise ValueError(
-            f"Layer {layer.name!r} ({type(layer).__name__}) has a `{name}` of its own, which an "
-            "export would lose. Give its class a `vanilla_export` that returns what it computes."
-        )
+    check_exported(layer)
     if isinstance(layer, LipschitzLayer | Condensable):
         return layer.vanilla_export()
     if isinstance(rule_for(layer), Augmentation):
@@ -110,19 +104,3 @@ def _export_layer(layer: keras.layers.Layer, exported: dict) -> keras.layers.Lay
         copy.set_weights([ops.convert_to_numpy(weight) for weight in layer.weights])
         copy_state(layer, copy)
     return copy
-
-
-def _own_method(layer: keras.layers.Layer) -> str | None:
-    """The name of a method with which a layer computes something else than its export, or None.
-
-    Replaced on the instance, or overridden below the class that exports it.
-    """
-    if not isinstance(layer, keras.layers.Layer):
-        return None
-    if (name := replaced_method(layer)) is not None or not hasattr(layer, "vanilla_export"):
-        return name
-    below = list(
-        itertools.takewhile(lambda c: "vanilla_export" not in vars(c), type(layer).__mro__)
-    )
-    own = [c for c in below if not c.__module__.startswith(("keras.", "deel_lip_tf."))]
-    return next((name for c in own for name in ("call", "__call__") if name in vars(c)), None)

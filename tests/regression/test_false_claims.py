@@ -352,6 +352,37 @@ def test_an_export_does_not_lose_what_a_class_overrides():
         vanillaModel(keras.Sequential([keras.Input((2,)), DoubledDense(2)]))
 
 
+class DoubledConv2D(lip.layers.SpectralConv2D):
+    def call(self, inputs):
+        return 2.0 * super().call(inputs)
+
+
+class HalvedSort(lip.layers.GroupSort2):
+    """Exported as a copy of its own class, which loses nothing."""
+
+    def call(self, inputs):
+        return 0.5 * super().call(inputs)
+
+
+def test_a_layer_by_itself_loses_no_overridden_call_either():
+    padded = DoubledConv2D(2, 3, padding="circular")  # whose class asks its parent for a part of it
+    for layer, shape in ((DoubledDense(2), (None, 2)), (padded, (None, 4, 4, 1))):
+        layer.build(shape)
+        with pytest.raises(ValueError, match="`call` of its own"):
+            layer.vanilla_export()
+    replaced = lip.layers.GroupSort2()
+    replaced.call = lambda x: 2.0 * x
+    with pytest.raises(ValueError, match="`call` of its own"):
+        replaced.vanilla_export()
+    x = np.array([[1.0, -1.0]])
+    exported, halved = ExportedDense(2), HalvedSort()
+    for layer in (exported, halved):
+        expected = np.asarray(layer(x))
+        np.testing.assert_allclose(layer.vanilla_export()(x), expected, rtol=1e-6)
+        whole = vanillaModel(keras.Sequential([keras.Input((2,)), layer]))
+        np.testing.assert_allclose(whole(x), expected, rtol=1e-6)
+
+
 def test_a_replaced_call_is_seen_by_a_model_that_was_verified_before():
     model, point = keras.Sequential([keras.Input((2,)), layers.Dense(2)]), np.ones((1, 2))
     verify.bounds(model, verify.box(point, point))
