@@ -189,7 +189,7 @@ def _extended(chain: Chain | None, call: Call) -> Chain | None:
     known, layer = rule_for(call.operation), call.operation
     if isinstance(known, Dense):
         return _with_dense(chain, call)
-    if chain is None or chain.is_closed or known is None:
+    if chain is None or chain.is_closed:
         return None
     longer = replace(chain, calls=(*chain.calls, call))
     if isinstance(known, Identity):

@@ -41,7 +41,7 @@ def layer_bound(
     """
     check_quantization(layer)
     check_merged(layer)
-    known = rule_for(layer) or Rule()
+    known = rule_for(layer)
     if (potential := known.potential(layer, input_shape)) is not None:
         return potential_bound(potential, norm, budget)
     if (recurrence := known.recurrence(layer, input_shape)) is not None:
@@ -58,11 +58,8 @@ def layer_bound(
     is_layer = isinstance(activation, keras.layers.Layer) and input_shape is not None
     output_shape = layer.compute_output_shape(input_shape) if is_layer else None
     slope = proven_slope(activation, norm, output_shape)
-    try:
-        operators = instead or known.operators(layer, input_shape) or []
-        bounds = [operator_bound(operator, norm, budget) for operator in operators]
-    except ValueError as error:
-        raise UnsupportedLayerError(str(error)) from error
+    operators = instead or known.operators(layer, input_shape) or []
+    bounds = [operator_bound(operator, norm, budget) for operator in operators]
     value = product_up(*(bound for bound, _ in bounds), slope)
     return value, _method(operators, [text for _, text in bounds])
 
@@ -72,17 +69,14 @@ def potential_bound(potential: Potential, norm: Norm, budget: float) -> tuple[fl
 
     That matrix is symmetric, and its eigenvalues are between `1 - 2 ||V||_2**2` and 1.
     """
-    try:
-        value, method = operator_bound(potential.operator, norm, budget)
-        if norm == L2:
-            # Below 1 where V is not above it; the product is rounded by far less than this.
-            constant = max(1.0, 2.0 * value * value * (1.0 + 4.0 * UNIT) - 1.0)
-            constant = constant if constant == 1.0 else constant * (1.0 + 4.0 * UNIT)
-        else:
-            adjoint, _ = operator_bound(potential.operator, norm.dual, budget)
-            constant = sum_up([1.0, product_up(2.0, value, adjoint)])
-    except ValueError as error:
-        raise UnsupportedLayerError(str(error)) from error
+    value, method = operator_bound(potential.operator, norm, budget)
+    if norm == L2:
+        # Below 1 where V is not above it; the product is rounded by far less than this.
+        constant = max(1.0, 2.0 * value * value * (1.0 + 4.0 * UNIT) - 1.0)
+        constant = constant if constant == 1.0 else constant * (1.0 + 4.0 * UNIT)
+    else:
+        adjoint, _ = operator_bound(potential.operator, norm.dual, budget)
+        constant = sum_up([1.0, product_up(2.0, value, adjoint)])
     # The layer multiplies by its factor once.
     return product_up(constant, potential.factor), f"{method}, of a convex potential"
 

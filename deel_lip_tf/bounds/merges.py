@@ -6,7 +6,7 @@ from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.graph import Call
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Merge
-from deel_lip_tf.semantics.rule import Rule, rule_for
+from deel_lip_tf.semantics.rule import rule_for
 
 __all__ = ["merge_of"]
 
@@ -19,7 +19,7 @@ def merge_of(call: Call, norm: Norm = L2) -> Merge | None:
     """
     if call.unsupported is not None:
         raise UnsupportedLayerError(call.unsupported)
-    known = rule_for(call.operation) or Rule()
+    known = rule_for(call.operation)
     if known.knows("call_operator"):
         own, method = operator_bound(known.call_operator(call), norm)
         return Merge([own], False, method.replace("the kernel", "a constant matrix"))

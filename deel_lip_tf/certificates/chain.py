@@ -17,7 +17,7 @@ from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
 from deel_lip_tf.semantics.float64 import computable, plain_of
 from deel_lip_tf.semantics.functions import PiecewiseLinear, pieces_of, proven_slope
 from deel_lip_tf.semantics.graph import Call, Graph
-from deel_lip_tf.semantics.rule import Rule, rule_for
+from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.state import as_float64
 
 __all__ = ["PiecewiseStep", "GradientSet", "LinearStep", "sequential_tail", "steps_of_tail"]
@@ -186,7 +186,7 @@ def sequential_tail(graph: Graph) -> list[Call]:
 
 
 def _gradient(operation: Any) -> str | None:
-    return (rule_for(operation) or Rule()).gradient
+    return rule_for(operation).gradient
 
 
 def _is_linear(operation: Any) -> bool:

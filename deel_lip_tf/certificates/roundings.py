@@ -56,7 +56,7 @@ def rounding_of(call: Call, inputs: tuple, outputs: tuple, constants: list[float
     values = [*call.args, *call.kwargs.values()]
     numbers = tuple(value for value in values if isinstance(value, NUMBERS))
     shapes = CallShapes(inputs, outputs, max(constants), len(constants), numbers)
-    known = rule_for(call.operation) or Rule()
+    known = rule_for(call.operation)
     if known.knows("operators"):
         return _of_kernel(call.operation, known, shapes)
     if known.knows("potential"):
@@ -72,7 +72,7 @@ def check_operation(operation: Any) -> None:
     Raises:
         UnsupportedLayerError: the reason, without the name of the operation.
     """
-    known = rule_for(operation) or Rule()
+    known = rule_for(operation)
     has_kernel = known.knows("operators") or known.knows("recurrence")
     is_layer = isinstance(operation, keras.layers.Layer)
     if not has_kernel and not known.knows("rounding") and not known.knows("potential"):
@@ -212,10 +212,7 @@ def _absolute_sums(layer: keras.layers.Layer, known: Rule, input_shape: tuple) -
         UnsupportedLayerError: if the layer applies two kernels one after the other, or an argument
             has no rule.
     """
-    try:
-        operators = known.operators(layer, input_shape) or []
-    except ValueError as error:
-        raise UnsupportedLayerError(str(error)) from error
+    operators = known.operators(layer, input_shape) or []
     if sum(isinstance(one, Convolution | Matrices) for one in operators) > 1:
         raise UnsupportedLayerError("it applies two kernels: use one layer for each")
     norms = [operator_bound(_absolute(operator))[0] for operator in operators]

@@ -74,7 +74,7 @@ def compute_layer_sv(
         return own(layer)
     if getattr(layer, "quantization_mode", None) is not None:
         return _UNKNOWN
-    known = rule_for(layer) or Rule()
+    known = rule_for(layer)
     if not known.knows("operators"):
         return known.singular_values(layer, _input_shape(layer)) or _UNKNOWN
     if not layer.built:

@@ -23,7 +23,7 @@ from deel_lip_tf.normalizers.numerics.arithmetic import safe_sqrt
 from deel_lip_tf.normalizers.parametrization import at_least_float32
 from deel_lip_tf.semantics.functions import activation_constant
 from deel_lip_tf.semantics.graph import Call, Graph, graph_of
-from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
+from deel_lip_tf.semantics.rule import lipschitz_constant, rule_for
 from deel_lip_tf.semantics.rules import dense as rules
 from deel_lip_tf.semantics.state import is_constrained
 
@@ -119,7 +119,7 @@ def _product(chain: list[Call]) -> Tensor:
 
 def _constant(call: Call) -> Tensor:
     layer, shape = call.operation, call.inputs[0].shape
-    if (rule_for(layer) or Rule()).knows("recurrence") and _slope(layer) > 1.0:
+    if rule_for(layer).knows("recurrence") and _slope(layer) > 1.0:
         raise _unknown(layer)  # what its activation adds grows from step to step
     if _is_kept(layer):
         return layer.k_coef_lip * _ceiling(layer) * _slope(layer)

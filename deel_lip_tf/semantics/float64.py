@@ -89,8 +89,7 @@ def computable(layer: keras.layers.Layer) -> keras.layers.Layer:
             f"it whose strides differ from each other. Received: {layer.name!r}, with "
             f"strides={layer.strides}."
         )
-    known = rule_for(layer)
-    if known is not None and known.slides and layer.data_format == "channels_first":
+    if rule_for(layer).slides and layer.data_format == "channels_first":
         return ChannelsLast(layer)
     if type(layer) in _POOLS:
         return PlaneByPlane(layer)

@@ -18,8 +18,8 @@ from deel_lip_tf.semantics.ir import elementwise
 from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Shape
-from deel_lip_tf.semantics.rounding import CallShapes, Rounding, exact, few, smooth, softmax
-from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
+from deel_lip_tf.semantics.rounding import CallShapes, Rounding, copied, few, smooth, softmax
+from deel_lip_tf.semantics.rule import lipschitz_constant, rule_for
 
 __all__ = ["FUNCTIONS", "ActivationFunction", "PiecewiseLinear", "activation_constant"]
 __all__ += ["activation_rounding", "float32_function", "function_of", "never_falls"]
@@ -66,7 +66,7 @@ class ActivationFunction:
 
     slope: float | None
     function: Function | None = None
-    rounding: Callable[[CallShapes], Rounding] = smooth
+    rounding: Callable[[Any, CallShapes], Rounding] = smooth
     pieces: PiecewiseLinear | None = None
     never_falls: bool = False
 
@@ -74,19 +74,19 @@ class ActivationFunction:
 _RELU = PiecewiseLinear((0.0,), (0.0, 1.0))
 
 FUNCTIONS: dict[Callable, ActivationFunction] = {
-    activations.linear: ActivationFunction(1.0, None, exact, never_falls=True),
-    activations.relu: ActivationFunction(1.0, elementwise.relu(), exact, _RELU, True),
+    activations.linear: ActivationFunction(1.0, None, copied, never_falls=True),
+    activations.relu: ActivationFunction(1.0, elementwise.relu(), copied, _RELU, True),
     activations.relu6: ActivationFunction(
         1.0,
         elementwise.relu(max_value=6.0),
-        exact,
+        copied,
         PiecewiseLinear((0.0, 6.0), (0.0, 1.0, 0.0)),
         True,
     ),
     activations.hard_tanh: ActivationFunction(
         1.0,
         elementwise.clip(-1.0, 1.0),
-        exact,
+        copied,
         PiecewiseLinear((-1.0, 1.0), (0.0, 1.0, 0.0)),
         True,
     ),
@@ -176,8 +176,8 @@ def activation_rounding(activation: Callable | None, shapes: CallShapes) -> Roun
         UnsupportedLayerError: if it has no rule.
     """
     if isinstance(activation, keras.layers.Layer):
-        return (rule_for(activation) or Rule()).rounding(activation, shapes)
-    return float32_function(activation).rounding(shapes)
+        return rule_for(activation).rounding(activation, shapes)
+    return float32_function(activation).rounding(activation, shapes)
 
 
 def float32_function(activation: Callable | None) -> ActivationFunction:
@@ -202,8 +202,7 @@ def unknown_activation(activation: Any) -> str:
 def never_falls(activation: Any) -> bool:
     """Whether an activation, a function or a layer, acts on single entries and never decreases."""
     if isinstance(activation, keras.layers.Layer):
-        known = rule_for(activation)
-        return known is not None and known.never_falls(activation)
+        return rule_for(activation).never_falls(activation)
     row = function_of(activation)
     return row is not None and row.never_falls
 
@@ -211,7 +210,6 @@ def never_falls(activation: Any) -> bool:
 def pieces_of(activation: Any) -> PiecewiseLinear | None:
     """The pieces of an activation, a function or a layer; None where it has others than these."""
     if isinstance(activation, keras.layers.Layer):
-        known = rule_for(activation)
-        return None if known is None else known.pieces(activation)
+        return rule_for(activation).pieces(activation)
     row = function_of(activation)
     return None if row is None else row.pieces

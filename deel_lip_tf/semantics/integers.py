@@ -56,12 +56,12 @@ def unsupported(call: "Call") -> str | None:
     if not ranges:
         return _rounds(call)
     known = rule_for(call.operation)
-    if operation_name(call.operation) == "Where" or (known is not None and known.casts_integers):
+    if operation_name(call.operation) == "Where" or known.casts_integers:
         return None  # `Where` has no rule but in patterns, which look at its condition
     dtype = _result_dtype(call)
     if is_float(dtype) and operation_name(call.operation) in _FLOAT_OPERATIONS:
         return None
-    limits = None if known is None or len(ranges) < len(call.inputs) else known.integers(call)
+    limits = None if len(ranges) < len(call.inputs) else known.integers(call)
     if limits is None:
         return _unknown(call)
     # The operands take the type of the result before anything is computed.

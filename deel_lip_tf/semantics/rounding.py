@@ -15,7 +15,7 @@ from typing import Any
 from deel_lip_tf._rounding import UNITS, UP
 from deel_lip_tf.errors import UnsupportedLayerError
 
-__all__ = ["FLUSHED", "LARGEST", "UNIT", "CallShapes", "Rounding", "copied", "exact", "few"]
+__all__ = ["FLUSHED", "LARGEST", "UNIT", "CallShapes", "Rounding", "copied", "few"]
 __all__ += ["gamma", "root_of_squares", "smooth", "softmax"]
 
 UNIT = UNITS["float32"]
@@ -101,22 +101,17 @@ def gamma(count: int) -> float:
     return count * UNIT / (1.0 - count * UNIT) * UP
 
 
-def exact(shapes: CallShapes) -> Rounding:
-    """Of a function that only compares and selects."""
-    return shapes.copied()
-
-
 def copied(layer: Any, shapes: CallShapes) -> Rounding:
-    """Of a layer, or an operation, that copies entries, or compares them and selects."""
+    """Of what copies entries, or compares them and selects."""
     return shapes.copied()
 
 
-def few(shapes: CallShapes) -> Rounding:
+def few(layer: Any, shapes: CallShapes) -> Rounding:
     """Of a function of a few products and sums."""
     return shapes.rounding(gamma(8))
 
 
-def smooth(shapes: CallShapes, roundings: float = _SMOOTH) -> Rounding:
+def smooth(layer: Any, shapes: CallShapes, roundings: float = _SMOOTH) -> Rounding:
     """Of a function made of exponentials."""
     places = math.prod(shapes.outputs)
     per_input = roundings * (1.0 + shapes.constant)
@@ -124,9 +119,9 @@ def smooth(shapes: CallShapes, roundings: float = _SMOOTH) -> Rounding:
     return Rounding(per_input, absolute, (1.0 / _LARGEST_SMOOTH, 0.0))
 
 
-def softmax(shapes: CallShapes) -> Rounding:
+def softmax(layer: Any, shapes: CallShapes) -> Rounding:
     """Of exponentials divided by their sum."""
-    return smooth(shapes, _SMOOTH + gamma(2 * math.prod(shapes.inputs)))
+    return smooth(layer, shapes, _SMOOTH + gamma(2 * math.prod(shapes.inputs)))
 
 
 def root_of_squares(shapes: CallShapes, window: tuple[int, ...] | None = None) -> Rounding:

@@ -66,7 +66,7 @@ class Rule:
             is no kernel.
 
         Raises:
-            ValueError: if an argument of the layer has no rule.
+            UnsupportedLayerError: if an argument of the layer has no rule.
         """
         return None
 
@@ -178,6 +178,7 @@ class Rule:
 
 
 _RULES: dict[type | str, Rule] = {}
+_UNKNOWN = Rule()
 
 
 def rule(*kinds: type | str) -> Callable[[type[Rule]], type[Rule]]:
@@ -205,18 +206,18 @@ def rule(*kinds: type | str) -> Callable[[type[Rule]], type[Rule]]:
     return register
 
 
-def rule_for(operation: Any) -> Rule | None:
+def rule_for(operation: Any) -> Rule:
     """What is known of a layer or an operation, by its exact type: a subclass may compute anything.
 
     A constrained layer of this library applies its effective kernel as the Keras layer does that it
-    is exported to.
+    is exported to. Of any other type the rule is one that answers nothing.
     """
     kind, rules = type(operation), registered()
     if name := operation_name(operation):
-        return rules.get(name)
+        return rules.get(name, _UNKNOWN)
     if kind not in rules and is_constrained(operation) and _is_own(kind):
-        return next((rules[parent] for parent in kind.__mro__ if parent in rules), None)
-    return rules.get(kind)
+        return next((rules[parent] for parent in kind.__mro__ if parent in rules), _UNKNOWN)
+    return rules.get(kind, _UNKNOWN)
 
 
 def registered() -> Mapping[type | str, Rule]:
@@ -242,8 +243,7 @@ def lipschitz_constant(
         unknown, the layer is not Lipschitz under its arguments (`LayerNormalization`,
         `UnitNormalization`, `Masking`, `ReLU(threshold=1.0)`), or its state is not built yet.
     """
-    known = rule_for(layer)
-    constant = None if known is None else known.lipschitz(layer, input_shape, norm)
+    constant = rule_for(layer).lipschitz(layer, input_shape, norm)
     return constant if constant is not None and math.isfinite(constant) else None
 
 

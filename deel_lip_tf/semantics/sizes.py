@@ -49,8 +49,7 @@ def _sources(tensor: "Value", axis: int) -> "list[Value]":
 
 
 def _keeps(operation: Any, axis: int, rank: int) -> bool:
-    known = rule_for(operation)
-    if known is None or not known.keeps_size(operation, axis, rank):
+    if not rule_for(operation).keeps_size(operation, axis, rank):
         return False
     activation = getattr(operation, "activation", None)
     return not isinstance(activation, keras.layers.Layer) or _keeps(activation, axis, rank)

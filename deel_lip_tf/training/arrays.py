@@ -37,11 +37,9 @@ class KerasOps:
 
     @property
     def absolute(self) -> "KerasOps":
-        """The interpreter of absolute values."""
         return self if self._of is not None else KerasOps(self.dtype, self)
 
     def coefficients(self, array: Coefficients) -> Tensor:
-        """Numbers of a program as a tensor."""
         if self._of is not None:
             return ops.abs(self._of.coefficients(array))
         if id(array) not in self._known:
@@ -51,34 +49,27 @@ class KerasOps:
         return self._known[id(array)][1]
 
     def reshape(self, x: Tensor, shape: Shape) -> Tensor:
-        """(batch, ...) to (batch, *shape)."""
         return ops.reshape(x, (-1, *shape))
 
     def take(self, x: Tensor, indices: np.ndarray, axis: int) -> Tensor:
-        """As `keras.ops.take`."""
         return ops.take(x, np.asarray(indices, np.int32), axis)
 
     def scatter(self, x: Tensor, indices: np.ndarray, size: int, axis: int) -> Tensor:
-        """The adjoint of `take`."""
         front = [axis, *(i for i in range(len(x.shape)) if i != axis)]
         places = np.asarray(indices, np.int32)
         summed = ops.segment_sum(ops.transpose(x, front), places, num_segments=size)
         return ops.transpose(summed, np.argsort(front).tolist())
 
     def concatenate(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
-        """As `keras.ops.concatenate`."""
         return ops.concatenate(list(tensors), axis)
 
     def matmul(self, x: Tensor, matrix: Tensor, transposed: bool = False) -> Tensor:
-        """`x @ matrix`, or `x @ transpose(matrix)`."""
         return ops.matmul(x, ops.transpose(matrix) if transposed else matrix)
 
     def sum(self, x: Tensor, axes: Sequence[int]) -> Tensor:
-        """The sum over some axes, which stay with size 1."""
         return ops.sum(x, axis=tuple(axes), keepdims=True)
 
     def conv(self, x: Tensor, kernel: Tensor, strides: Shape, dilation: Shape) -> Tensor:
-        """A convolution without padding."""
         options = tuple(strides), "valid", "channels_last", tuple(dilation)
         return ops.conv(x, self._ungrouped(kernel), *options)
 

@@ -78,15 +78,12 @@ class TensorFlow:
 
     @property
     def absolute(self) -> "TensorFlow":
-        """The interpreter of absolute values."""
         return _ABSOLUTE
 
     def coefficients(self, array: np.ndarray) -> tf.Tensor:
-        """The array as a tensor, or its absolute values."""
         return tf.abs(constant(array)) if self._is_absolute else constant(array)
 
     def reshape(self, x: tf.Tensor, shape: Shape) -> tf.Tensor:
-        """(batch, ...) to (batch, *shape)."""
         return tf.reshape(x, [-1, *shape])
 
     def take(self, x: tf.Tensor, indices: np.ndarray, axis: int) -> tf.Tensor:
@@ -98,19 +95,16 @@ class TensorFlow:
         return tf.gather(x, indices, axis=axis)
 
     def scatter(self, x: tf.Tensor, indices: np.ndarray, size: int, axis: int) -> tf.Tensor:
-        """The adjoint of `take`."""
         front = [axis, *(i for i in range(len(x.shape)) if i != axis)]
         summed = tf.math.unsorted_segment_sum(tf.transpose(x, front), indices, size)
         return tf.transpose(summed, np.argsort(front))
 
     def matmul(self, x: tf.Tensor, matrix: tf.Tensor, transposed: bool = False) -> tf.Tensor:
-        """`x @ matrix`, or `x @ transpose(matrix)`, over the last axis."""
         if len(x.shape) == 2:
             return tf.matmul(x, matrix, transpose_b=transposed)
         return tf.tensordot(x, matrix, axes=[[-1], [int(transposed)]])
 
     def sum(self, x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
-        """The sum over some axes, which stay with size 1."""
         return tf.reduce_sum(x, axes, keepdims=True)
 
     def conv(self, x: tf.Tensor, kernel: tf.Tensor, strides: Shape, dilation: Shape) -> tf.Tensor:

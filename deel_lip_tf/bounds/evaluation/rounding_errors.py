@@ -16,7 +16,7 @@ from deel_lip_tf.bounds.norms.recurrence import StepErrors, absolute_norms, thro
 from deel_lip_tf.layers.convolution.unconstrained import PadConv2D
 from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.operators import Recurrence
-from deel_lip_tf.semantics.rule import Rule, rule_for
+from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.rules.wrappers import unwrapped
 from deel_lip_tf.semantics.state import (
     as_computed_with,
@@ -90,14 +90,14 @@ def rounding_of(
         around_one = unit * math.sqrt(places) * (type(operation).__name__ in _SMOOTH)
         lost = lost * math.sqrt(places)
         return Rounding([unit * constant for constant in constants], unit, around_one + lost)
-    if (recurrence := (rule_for(operation) or Rule()).recurrence(operation, None)) is not None:
+    if (recurrence := rule_for(operation).recurrence(operation, None)) is not None:
         unit = roundoff * gamma(4 * recurrence.terms + 128) + written
         return _of_recurrence(operation, recurrence, size, output_shape, unit, lost)
     state = [float(np.linalg.norm(as_computed_with(operation, w))) for w in _vectors(operation)]
     state.append(float(_is_transcendental(operation)))
     absolute = (1.0 + sum(constants)) * math.sqrt(places) * sum(state)
     of_inputs, terms = list(constants), size
-    if (potential := (rule_for(operation) or Rule()).potential(operation, None)) is not None:
+    if (potential := rule_for(operation).potential(operation, None)) is not None:
         # x - 2 V relu(V^T x + c): each unit of x and of c passes twice through the kernel.
         patches = math.prod(getattr(operation, "kernel_size", ()))
         twice = 4.0 * (1.0 + float(np.linalg.norm(kernel_of(operation))) * patches) ** 2

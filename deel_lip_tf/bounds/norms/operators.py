@@ -9,6 +9,7 @@ from deel_lip_tf.bounds.norms.absolute_sums import absolute_sums_bound
 from deel_lip_tf.bounds.norms.convolution import convolution_bound
 from deel_lip_tf.bounds.norms.dense_matrix import check_finite
 from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
+from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.norms import L2, LINF, Norm
 from deel_lip_tf.semantics.operators import Copies, Matrices, Operator, Sums
 
@@ -22,8 +23,15 @@ def operator_bound(operator: Operator, norm: Norm = L2, budget: float = 1.0) -> 
         `(bound, method)`; the method is empty for copies and sums.
 
     Raises:
-        ValueError: if a kernel holds NaN or infinity.
+        UnsupportedLayerError: if a kernel holds NaN or infinity.
     """
+    try:
+        return _bound(operator, norm, budget)
+    except ValueError as error:
+        raise UnsupportedLayerError(str(error)) from error
+
+
+def _bound(operator: Operator, norm: Norm, budget: float) -> tuple[float, str]:
     if isinstance(operator, Copies):
         return norm.copies(operator.count), ""
     if isinstance(operator, Sums):

@@ -63,11 +63,8 @@ def recurrence_bound(
     def norm_of(kernel: np.ndarray, norm: Norm = norm) -> float:
         return product_up(slope, operator_bound(recurrence.operator(kernel), norm, budget)[0])
 
-    try:
-        b, q = norm_of(recurrence.kernel), norm_of(recurrence.recurrent)
-        largest = _of_absolute(recurrence, b, norm_of)
-    except ValueError as error:
-        raise UnsupportedLayerError(str(error)) from error
+    b, q = norm_of(recurrence.kernel), norm_of(recurrence.recurrent)
+    largest = _of_absolute(recurrence, b, norm_of)
     steps, returns_all = recurrence.steps, recurrence.returns_all
     weights = norm.dual if not returns_all else L1
     best = product_up(b, _powers(q, steps, weights)) if b else 0.0

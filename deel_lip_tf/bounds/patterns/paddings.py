@@ -9,6 +9,7 @@ from deel_lip_tf.bounds.layers import layer_bound
 from deel_lip_tf.bounds.patterns.pattern import Pattern, maker
 from deel_lip_tf.normalizers.convolution import EXTENDING, padded_indices, padding_amounts
 from deel_lip_tf.semantics.graph import Call, Value
+from deel_lip_tf.semantics.ir.primitives.products import einsum_terms
 from deel_lip_tf.semantics.norms import Norm
 from deel_lip_tf.semantics.operators import Convolution, Shape, all_known, known_sizes
 from deel_lip_tf.semantics.rule import rule_for
@@ -46,7 +47,7 @@ def folded(call: Call) -> Pattern | None:
     inner: tuple[Call, ...] = ()
     while (fold := maker(tensor, "Einsum")) is not None and len(fold.inputs) == 1:
         operands = [x for x in fold.args if isinstance(x, np.ndarray)]
-        tensor_, matrix, result = _letters(fold.operation.subscripts)
+        tensor_, matrix, result = einsum_terms(fold.operation.subscripts)
         is_plain = len(operands) == 1 and operands[0].ndim == 2 and len(matrix) == 2
         if not is_plain or result != tensor_.replace(matrix[0], matrix[1]):
             return None
@@ -91,17 +92,11 @@ def _folded_pattern(
     return _convolution_pattern(transposed, source, (*inner, transposed), whole)
 
 
-def _letters(subscripts: str) -> tuple[str, str, str]:
-    terms, _, result = subscripts.replace(" ", "").partition("->")
-    tensor, _, matrix = terms.partition(",")
-    return tensor, matrix, result
-
-
 def _plain_convolution(call: Call) -> Convolution | None:
     """The convolution of a built "valid" layer, called on one tensor; no dilated transposed one."""
     operation = call.operation
-    known = rule_for(operation) if isinstance(operation, layers.Layer) else None
-    if known is None or not known.slides or not operation.built:
+    known = rule_for(operation)
+    if not isinstance(operation, layers.Layer) or not known.slides or not operation.built:
         return None
     if getattr(operation, "padding", None) != "valid" or len(call.inputs) != 1:
         return None

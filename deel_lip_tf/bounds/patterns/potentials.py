@@ -10,7 +10,7 @@ from deel_lip_tf.bounds.patterns.paddings import before_padding
 from deel_lip_tf.bounds.patterns.pattern import Pattern
 from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.operators import Convolution, Matrices, Potential
-from deel_lip_tf.semantics.rule import Rule, rule_for
+from deel_lip_tf.semantics.rule import rule_for
 
 __all__ = ["potential"]
 
@@ -48,7 +48,7 @@ def _plain_operator(
         return None
     source = call.inputs[0]
     inner: tuple[Call, ...] = (call,)
-    operators = (rule_for(layer) or Rule()).operators(layer, source.shape) or []
+    operators = rule_for(layer).operators(layer, source.shape) or []
     if (found := before_padding(call)) is not None:
         source, takes, padded = found
         inner, operators = (*takes, call), [padded]

@@ -20,7 +20,7 @@ from deel_lip_tf.certificates.roundings import offsets
 from deel_lip_tf.certificates.weights.given import WeightChange
 from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.rounding import Rounding
-from deel_lip_tf.semantics.rule import Rule, rule_for
+from deel_lip_tf.semantics.rule import rule_for
 
 __all__ = ["ChangedWeightsAnalysis"]
 
@@ -60,7 +60,7 @@ class ChangedWeightsAnalysis(DeviationAnalysis):
     def _of_call(self, change: WeightChange, inputs: tuple, outputs: tuple) -> tuple[float, float]:
         """What a call adds: a share of the norm of its input, and a number."""
         layer = change.layer
-        recurrence = (rule_for(layer) or Rule()).recurrence(layer, inputs)
+        recurrence = rule_for(layer).recurrence(layer, inputs)
         if recurrence is not None:
             slope = proven_slope(layer.activation, input_shape=recurrence.state_shape)
             _, start = offsets(layer, recurrence, slope)

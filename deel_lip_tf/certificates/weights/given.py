@@ -15,7 +15,7 @@ from deel_lip_tf.bounds.norms.recurrence import StepErrors
 from deel_lip_tf.semantics.float64 import in_float64, plain_of
 from deel_lip_tf.semantics.graph import Graph
 from deel_lip_tf.semantics.operators import Convolution, Matrices, Operator, Recurrence, Shape
-from deel_lip_tf.semantics.rule import Rule, rule_for
+from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.state import is_constrained, kernel_of
 
 __all__ = ["WeightChange", "read_changes"]
@@ -112,7 +112,7 @@ def _bias(layer: layers.Layer) -> Any:
 
 def _with_kernel(layer: layers.Layer, shape: Shape, entries: np.ndarray) -> list[Operator]:
     """The linear part of a layer with other entries in its kernel."""
-    known = rule_for(layer) or Rule()
+    known = rule_for(layer)
     if entries.ndim == 0:
         found = known.operators(layer, shape) or []
         return [_filled(operator, float(entries)) for operator in found]
@@ -124,7 +124,7 @@ def _with_kernel(layer: layers.Layer, shape: Shape, entries: np.ndarray) -> list
         )
     copy = plain_of(in_float64(plain))
     copy.kernel.assign(np.broadcast_to(entries, copy.kernel.shape))
-    return (rule_for(copy) or Rule()).operators(copy, shape) or []
+    return rule_for(copy).operators(copy, shape) or []
 
 
 def _filled(operator: Operator, entry: float) -> Operator:
@@ -172,7 +172,7 @@ def _has_weights(operation: Any) -> bool:
 def _has_one_kernel(operation: Any) -> bool:
     """Whether a layer is a linear operator of one kernel, a bias, and an activation; or steps."""
     known = rule_for(operation)
-    if known is None or not isinstance(operation, layers.Layer):
+    if not isinstance(operation, layers.Layer):
         return False
     if not known.knows("operators") and not known.knows("recurrence"):
         return False
@@ -198,7 +198,7 @@ def _change(layer: layers.Layer, given: Any) -> WeightChange:
 
 def _shapes(layer: layers.Layer) -> dict[str, tuple[int, ...]]:
     """What may be given for the kernel of a layer, or for the two of a recurrent one."""
-    recurrence = (rule_for(layer) or Rule()).recurrence(layer, None)
+    recurrence = rule_for(layer).recurrence(layer, None)
     if recurrence is None:
         return {"kernel": kernel_of(layer).shape, "norm": ()}
     of_inputs, of_state = map(_plain_shape, (recurrence.kernel, recurrence.recurrent))

@@ -31,38 +31,30 @@ class NumPy:
 
     @property
     def absolute(self) -> "NumPy":
-        """The interpreter of absolute values."""
         return _ABSOLUTE
 
     def coefficients(self, array: np.ndarray) -> np.ndarray:
-        """The array, or its absolute values."""
         return np.abs(array) if self._is_absolute else array
 
     def reshape(self, x: np.ndarray, shape: Shape) -> np.ndarray:
-        """(batch, ...) to (batch, *shape)."""
         return x.reshape(len(x), *shape)
 
     def take(self, x: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:
-        """As `numpy.take`."""
         return np.take(x, indices, axis)
 
     def scatter(self, x: np.ndarray, indices: np.ndarray, size: int, axis: int) -> np.ndarray:
-        """The adjoint of `take`."""
         result = np.zeros((*x.shape[:axis], size, *x.shape[axis + 1 :]))
         place: Any = (*[slice(None)] * axis, indices)
         np.add.at(result, place, x)
         return result
 
     def matmul(self, x: np.ndarray, matrix: np.ndarray, transposed: bool = False) -> np.ndarray:
-        """`x @ matrix`, or `x @ matrix.T`."""
         return x @ (matrix.T if transposed else matrix)
 
     def einsum(self, equation: str, *tensors: np.ndarray) -> np.ndarray:
-        """As `numpy.einsum`."""
         return np.einsum(equation, *tensors, optimize=True)
 
     def sum(self, x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-        """The sum over some axes, which stay with size 1."""
         return x.sum(axis=tuple(axes), keepdims=True)
 
     def conv(

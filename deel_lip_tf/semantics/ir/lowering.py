@@ -14,7 +14,7 @@ from deel_lip_tf.semantics.graph import Value, graph_of, readable
 from deel_lip_tf.semantics.ir.primitives import Pick
 from deel_lip_tf.semantics.ir.program import Builder, Call, Program
 from deel_lip_tf.semantics.ir.sources import NUMBERS, Source
-from deel_lip_tf.semantics.rule import Rule, rule_for
+from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.state import check_merged, is_quantized
 
 __all__ = ["Lowering", "lower_model"]
@@ -127,7 +127,7 @@ class Lowering:
         if drop and is_all_of(operation):
             return inputs[0]
         if not isinstance(operation, keras.layers.Layer):
-            return (rule_for(operation) or Rule()).lower_call(self, call, inputs)
+            return rule_for(operation).lower_call(self, call, inputs)
         return self.layer(operation, inputs, with_activation=not drop)
 
     def layer(
@@ -137,7 +137,7 @@ class Lowering:
         if is_quantized(layer):
             raise UnsupportedLayerError("it is quantized")
         check_merged(layer)
-        output = (rule_for(layer) or Rule()).lower(self, layer, inputs)
+        output = rule_for(layer).lower(self, layer, inputs)
         activation = getattr(layer, "activation", None) if with_activation else None
         return self.activate(output, activation)
 

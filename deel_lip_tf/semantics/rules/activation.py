@@ -89,12 +89,10 @@ class LeakyReLU(Rule):
     """`x`, times a slope below 0."""
 
     keeps_size = staticmethod(every_axis)
+    rounding = staticmethod(few)
 
     def lipschitz(self, layer, input_shape, norm):
         return _steepest(layer, layer.negative_slope)
-
-    def rounding(self, layer, shapes):
-        return few(shapes)
 
     def pieces(self, layer):
         return PiecewiseLinear((0.0,), (float(layer.negative_slope), 1.0))
@@ -107,14 +105,13 @@ class LeakyReLU(Rule):
 class PReLU(Rule):
     """`x`, times a learned slope below 0, which may broadcast."""
 
+    rounding = staticmethod(few)
+
     def lipschitz(self, layer, input_shape, norm):
         if not layer.built or not _keeps_shape(layer, input_shape):
             return None
         slopes = np.abs(as_float64(layer.alpha))
         return _steepest(layer, float(slopes.max())) if slopes.size else 1.0
-
-    def rounding(self, layer, shapes):
-        return few(shapes)
 
     def pieces(self, layer):
         return PiecewiseLinear((0.0,), (as_float64(layer.alpha), 1.0))
@@ -129,11 +126,10 @@ class PReLU(Rule):
 class PReLUlip(Rule):
     """`k_coef_lip` times a PReLU of slopes that are clipped to [-1, 1]."""
 
+    rounding = staticmethod(few)
+
     def lipschitz(self, layer, input_shape, norm):
         return layer.lipschitz_constant() if _keeps_shape(layer, input_shape) else None
-
-    def rounding(self, layer, shapes):
-        return few(shapes)
 
     def lower(self, lowering, layer, inputs):
         check_built(layer)
@@ -168,15 +164,13 @@ class ELU(Rule):
     """`x`, and `alpha * (exp(x) - 1)` below 0."""
 
     keeps_size = staticmethod(every_axis)
+    rounding = staticmethod(smooth)
 
     def lipschitz(self, layer, input_shape, norm):
         return _steepest(layer, layer.alpha)
 
     def never_falls(self, layer):
         return layer.alpha >= 0.0
-
-    def rounding(self, layer, shapes):
-        return smooth(shapes)
 
     def lower(self, lowering, layer, inputs):
         return lowering.builder.function(only(inputs), elementwise.elu(layer.alpha))
@@ -187,6 +181,7 @@ class Softmax(Rule):
     """Exponentials divided by their sum along axes."""
 
     keeps_size = staticmethod(every_axis)
+    rounding = staticmethod(softmax)
 
     def lipschitz(self, layer, input_shape, norm):
         axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
@@ -195,9 +190,6 @@ class Softmax(Rule):
         # the last may be the batch axis as long as the rank is unknown.
         resolved = [axis + rank if axis < -1 and rank else axis for axis in axes]
         return 0.5 if all(axis >= 1 or axis == -1 for axis in resolved) else None
-
-    def rounding(self, layer, shapes):
-        return softmax(shapes)
 
     def lower(self, lowering, layer, inputs):
         if layer.axis not in (-1, len(lowering.builder.shape(only(inputs)))):

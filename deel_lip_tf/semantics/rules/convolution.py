@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,8 +82,7 @@ class _Sliding(Rule, ABC):
         rank = len(sizes)
         rates = _tuple(layer.dilation_rate, rank)
         reach = [(k - 1) * rate + 1 for k, rate in zip(layer.kernel_size, rates, strict=True)]
-        axes = zip(sizes, reach, _tuple(layer.strides, rank), strict=True)
-        return tuple(padding_amounts(*axis, layer.padding) for axis in axes)
+        return paddings(sizes, reach, _tuple(layer.strides, rank), layer.padding)
 
 
 @rule(layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -159,8 +159,7 @@ class Transposed(_Sliding):
         # It is the adjoint of a convolution of an image of these sizes.
         sizes = image_sizes(layer, layer.compute_output_shape((1, *builder.shape(index))))
         index = channels_last(builder, index, layer)
-        axes = list(zip(sizes, layer.kernel_size, strides, strict=True))
-        pads = tuple(padding_amounts(*axis, layer.padding) for axis in axes)
+        written, pads = sizes, paddings(sizes, layer.kernel_size, strides, layer.padding)
         folds, one = layer.padding in EXTENDING, (1,) * rank
         if folds:
             border = _border(sizes, pads, layer.padding)
@@ -169,7 +168,6 @@ class Transposed(_Sliding):
         conv = Conv(kernel, strides, one, pads, sizes, transposed=True)
         index = builder.affine(index, conv, None if folds else bias)
         if folds:
-            written = tuple(n for n, _, _ in axes)
             index = builder.affine(index, Adjoint(border, (*written, kernel.shape[-2])), bias)
         return last_if_first(builder, index, layer)
 
@@ -238,12 +236,11 @@ class ConvRNN(Rule):
         if known.factor != 1.0:
             index = builder.scaled(index, known.factor)
         sizes = builder.shape(index)[1:-1]
-        axes = zip(sizes, layer.kernel_size, strict=True)
-        pads = tuple(padding_amounts(n, k, 1, layer.padding) for n, k in axes)
+        one = (1,) * len(sizes)
+        pads = paddings(sizes, layer.kernel_size, one, layer.padding)
         border = _border(sizes, pads, layer.padding) if layer.padding in EXTENDING else None
         if border is not None:
             sizes, pads = border.shape([(*sizes, 1)])[:-1], ((0, 0),) * len(sizes)
-        one = (1,) * len(sizes)
         of_inputs, of_state = (
             Conv(kernel, one, one, pads, sizes) for kernel in (known.kernel, known.recurrent)
         )
@@ -257,6 +254,14 @@ class ConvRNN(Rule):
 def _each_channel(kernel: Any) -> Any:
     """A kernel (*size, channels, multiplier): each channel is a group of one input."""
     return kernel.reshape(*kernel.shape[:-1], 1, kernel.shape[-1])
+
+
+def paddings(
+    sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int], padding: str
+) -> Pads:
+    """How many pixels are added before and after each axis, for windows of this reach."""
+    axes = zip(sizes, reach, strides, strict=True)
+    return tuple(padding_amounts(*axis, padding) for axis in axes)
 
 
 def bordered(builder: Builder, index: int, pads: Pads, padding: str) -> tuple[int, Pads]:

@@ -7,7 +7,6 @@ from keras import layers
 
 from deel_lip_tf import layers as lip
 from deel_lip_tf._keras import float64_on_cpu
-from deel_lip_tf._rounding import sqrt_outward
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.float64 import in_float64
 from deel_lip_tf.semantics.integers import same, with_zero
@@ -36,12 +35,10 @@ class DataMovement(Rule):
 
     gradient = "average"
     rounding = staticmethod(copied)
+    integers = staticmethod(with_zero)
 
     def lipschitz(self, layer, input_shape, norm):
         return 1.0
-
-    def integers(self, call):
-        return with_zero(call)
 
     def lower(self, lowering, layer, inputs):
         return moved(lowering, layer, inputs)
@@ -59,9 +56,7 @@ class Copying(Rule, ABC):
 
     def lipschitz(self, layer, input_shape, norm):
         count = self.copies(layer)
-        if count is None:
-            return None
-        return {"l2": sqrt_outward(count), "linf": 1.0, "l1": float(count)}[norm.name]
+        return None if count is None else norm.copies(count)
 
     def lower(self, lowering, layer, inputs):
         if self.copies(layer) is None:

@@ -12,6 +12,7 @@ from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.ir.decompositions import reshaped
 from deel_lip_tf.semantics.ir.primitives import Concatenate, Einsum, Gather, MatMul, Sum
 from deel_lip_tf.semantics.ir.primitives.base import Unary
+from deel_lip_tf.semantics.ir.primitives.products import einsum_terms
 from deel_lip_tf.semantics.operators import Matrices, Operator, Recurrence, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
@@ -52,17 +53,14 @@ class EinsumDense(Rule):
     def linear_part(self, layer, input_shape):
         try:
             sums, matrices = self.operators(layer, input_shape)
-        except ValueError:
+        except UnsupportedLayerError:
             return None
         return matrices if sums.count == 1 else None
 
     def lower(self, lowering, layer, inputs):
         check_built(layer)
         index = only(inputs)
-        try:
-            self.operators(layer, (None, *lowering.builder.shape(index)))
-        except ValueError as error:
-            raise UnsupportedLayerError(str(error)) from error
+        self.operators(layer, (None, *lowering.builder.shape(index)))  # refuses what has no rule
         linear = Einsum(layer.equation, lowering.source.kernel(layer))
         check_bias(layer, (None, *linear.shape([lowering.builder.shape(index)])))
         return lowering.builder.affine(index, linear, lowering.source.bias(layer))
@@ -141,10 +139,9 @@ def _contraction(layer: layers.EinsumDense, input_shape: Shape) -> list[Operator
     up before it, and letters of the kernel alone are columns.
     """
     equation = layer.equation.replace(" ", "")
-    terms, _, result = equation.replace("...", "").partition("->")
-    tensor, _, matrix = terms.partition(",")
+    tensor, matrix, result = einsum_terms(equation.replace("...", ""))
     if any(len(set(term)) < len(term) for term in (tensor, matrix, result)):
-        raise ValueError("a letter occurs twice in one operand of its equation")
+        raise UnsupportedLayerError("a letter occurs twice in one operand of its equation")
     both = [letter for letter in matrix if letter in tensor]
     blocks = [letter for letter in both if letter in result]
     rows = [letter for letter in both if letter not in result]
@@ -158,7 +155,7 @@ def _contraction(layer: layers.EinsumDense, input_shape: Shape) -> list[Operator
     if equation.startswith("..."):
         keeps_samples = "->..." in equation
     if not keeps_samples or len(matrix) > len(sizes):
-        raise ValueError("its equation mixes samples, or sums up its kernel")
+        raise UnsupportedLayerError("its equation mixes samples, or sums up its kernel")
     summed = [_size_of(letter, equation, input_shape) for letter in dropped]
     return [Sums(math.prod(summed)), Matrices(kernel.reshape(shape))]
 
@@ -171,5 +168,5 @@ def _size_of(letter: str, equation: str, input_shape: Shape) -> int:
     index = -len(after) + after.index(letter) if index is None else index
     size = input_shape[index] if input_shape is not None else None
     if size is None:
-        raise ValueError("it sums up an axis of unknown size")
+        raise UnsupportedLayerError("it sums up an axis of unknown size")
     return size

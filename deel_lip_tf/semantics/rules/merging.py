@@ -31,6 +31,9 @@ class _Sum(Rule):
 
     keeps_size = staticmethod(every_axis)
 
+    def merge(self, call, norm):
+        return summed(call, norm)
+
     def rounding(self, layer, shapes):
         return shapes.rounding(gamma(shapes.branches + 4))
 
@@ -46,9 +49,6 @@ class _Sum(Rule):
 @rule(layers.Add)
 class Sum(_Sum):
     """The sum of its inputs."""
-
-    def merge(self, call, norm):
-        return Merge(broadcast_weights(call, norm), False, "sum of branches")
 
     def integers(self, call):
         """Branches are added one by one: of all partial sums."""
@@ -68,9 +68,6 @@ class Sum(_Sum):
 @rule(layers.Subtract)
 class Difference(_Sum):
     """The first input minus the second."""
-
-    def merge(self, call, norm):
-        return Merge(broadcast_weights(call, norm), False, "sum of branches")
 
     def integers(self, call):
         (a, b), (c, d) = (value.integers for value in call.inputs)
@@ -156,6 +153,11 @@ class Product(Rule):
 
     def merge(self, call, norm):
         raise UnsupportedLayerError("a product of tensors has no Lipschitz constant")
+
+
+def summed(call: Call, norm: Norm) -> Merge:
+    """The merge of a sum or difference."""
+    return Merge(broadcast_weights(call, norm), False, "sum of branches")
 
 
 def largest(call: Call, norm: Norm) -> Merge:

@@ -25,6 +25,7 @@ from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
 from deel_lip_tf.semantics.operators import Shape, image_sizes, known_sizes, spatial_sizes
 from deel_lip_tf.semantics.rounding import copied, root_of_squares
 from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.rules.convolution import paddings
 from deel_lip_tf.semantics.rules.data_movement import scaled
 from deel_lip_tf.semantics.sizes import keeps_windows
 
@@ -44,8 +45,7 @@ class MaxPooling(Rule):
         if min(layer.strides) < 1:
             return None
         pairs = zip(layer.pool_size, layer.strides, strict=True)
-        windows = math.prod(-(-k // s) for k, s in pairs)
-        return {"l2": sqrt_outward(windows), "linf": 1.0, "l1": float(windows)}[norm.name]
+        return norm.copies(math.prod(-(-k // s) for k, s in pairs))
 
     def singular_values(self, layer, input_shape):
         # Where windows overlap, what the layer does to a difference depends on the input.
@@ -202,8 +202,8 @@ def _whole_image(builder: Builder, layer: layers.Layer, index: int) -> int:
 def _windows(builder: Builder, layer: layers.Layer, index: int) -> int:
     """The windows of a pooling layer."""
     index = channels_last(builder, index, layer)
-    axes = list(zip(builder.shape(index)[:-1], layer.pool_size, layer.strides, strict=True))
-    pads = [padding_amounts(*axis, layer.padding) for axis in axes]
+    sizes = builder.shape(index)[:-1]
+    pads = paddings(sizes, layer.pool_size, layer.strides, layer.padding)
     return pooling_windows(builder, index, layer.pool_size, layer.strides, pads)
 
 

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from deel_lip_tf import layers as lip
-from deel_lip_tf.normalizers.convolution import padding_amounts
 from deel_lip_tf.semantics.ir.decompositions import (
     channels_last,
     combined,
@@ -17,9 +16,9 @@ from deel_lip_tf.semantics.ir.primitives import MatMul
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.operators import Convolution, Matrices, Potential, spatial_sizes
 from deel_lip_tf.semantics.rule import Rule, only, rule
-from deel_lip_tf.semantics.rules.convolution import bordered
+from deel_lip_tf.semantics.rules.convolution import bordered, paddings
 from deel_lip_tf.semantics.sizes import every_axis
-from deel_lip_tf.semantics.state import as_computed_with, check_built, kernel_of
+from deel_lip_tf.semantics.state import bias_of, check_built, kernel_of
 
 __all__ = ["ConvolutionPotential", "DensePotential"]
 
@@ -31,8 +30,7 @@ class _ConvexPotential(Rule, ABC):
 
     def potential(self, layer, input_shape):
         check_built(layer)
-        bias = None if layer.bias is None else as_computed_with(layer, layer.bias)
-        return Potential(self.operator(layer, input_shape), bias, layer.k_coef_lip)
+        return Potential(self.operator(layer, input_shape), bias_of(layer), layer.k_coef_lip)
 
     @abstractmethod
     def operator(self, layer, input_shape) -> Matrices | Convolution:
@@ -44,9 +42,7 @@ class _ConvexPotential(Rule, ABC):
     def lower(self, lowering, layer, inputs):
         check_built(layer)
         builder, index = lowering.builder, only(inputs)
-        kernel, bias = kernel_of(layer), None
-        if layer.bias is not None:
-            bias = as_computed_with(layer, layer.bias)
+        kernel, bias = kernel_of(layer), bias_of(layer)
         moved = channels_last(builder, index, layer)
         hidden = builder.function(self.applied(builder, layer, moved, kernel, bias), relu())
         axes = tuple(range(kernel.ndim - 2))
@@ -83,8 +79,7 @@ class ConvolutionPotential(_ConvexPotential):
         return Convolution(kernel, (1, 1), (1, 1), layer.padding, sizes)
 
     def applied(self, builder, layer, index, kernel, bias):
-        sizes, one = builder.shape(index)[:-1], (1, 1)
-        axes = zip(sizes, layer.kernel_size, strict=True)
-        pads = tuple(padding_amounts(n, k, 1, layer.padding) for n, k in axes)
+        one = (1, 1)
+        pads = paddings(builder.shape(index)[:-1], layer.kernel_size, one, layer.padding)
         index, pads = bordered(builder, index, pads, layer.padding)
         return convolved(builder, index, np.expand_dims(kernel, -3), one, one, pads, bias)

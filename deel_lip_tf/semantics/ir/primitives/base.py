@@ -99,7 +99,7 @@ class LinearMap(Protocol):
 
 
 class Unary:
-    """A map of one tensor: `_shape`, `_apply` and `_adjoint` are those of a subclass."""
+    """A map of one tensor, by `_apply` and `_adjoint`, and by `_shape` where that is another."""
 
     @property
     def is_exact(self) -> bool:
@@ -107,19 +107,15 @@ class Unary:
         return False
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
-        """Shape of one output."""
         return tuple(self._shape(tuple(shapes[0])))
 
     def apply(self, arrays: Arrays, tensors: Sequence[Tensor]) -> Tensor:
-        """The image of a tensor."""
         return self._apply(arrays, tensors[0])
 
     def absolute(self, arrays: Arrays, tensors: Sequence[Tensor]) -> Tensor:
-        """The image under the map of absolute values."""
         return self._absolute(arrays, tensors[0])
 
     def adjoint(self, arrays: Arrays, upstream: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
-        """The image of an output under the transposed map."""
         return [self._adjoint(arrays, upstream, tuple(shapes[0]))]
 
     def _absolute(self, arrays: Arrays, x: Tensor) -> Tensor:
@@ -127,7 +123,7 @@ class Unary:
         return self._apply(arrays.absolute, x)
 
     def _shape(self, shape: Shape) -> Shape:
-        raise NotImplementedError
+        return shape
 
     def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         raise NotImplementedError

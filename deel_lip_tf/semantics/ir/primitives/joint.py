@@ -19,22 +19,18 @@ class Sum:
     is_exact: bool = field(default=False, init=False)
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
-        """Shape of one output."""
         pairs = zip(self.terms, shapes, strict=True)
         return np.broadcast_shapes(*(term.shape([shape]) for term, shape in pairs))
 
     def apply(self, arrays: Arrays, tensors: Sequence[Tensor]) -> Tensor:
-        """The image of some tensors."""
         first, *others = (t.apply(arrays, [x]) for t, x in zip(self.terms, tensors, strict=True))
         return sum(others, start=first)
 
     def absolute(self, arrays: Arrays, tensors: Sequence[Tensor]) -> Tensor:
-        """The image under the map of absolute values."""
         first, *others = (t.absolute(arrays, [x]) for t, x in zip(self.terms, tensors, strict=True))
         return sum(others, start=first)
 
     def adjoint(self, arrays: Arrays, upstream: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
-        """The image of an output under the transposed map, one for each input."""
         return [
             term.adjoint(arrays, unbroadcast(arrays, upstream, term.shape([shape])), [shape])[0]
             for term, shape in zip(self.terms, shapes, strict=True)
@@ -49,20 +45,16 @@ class Concatenate:
     is_exact: bool = field(default=True, init=False)
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
-        """Shape of one output."""
         size = sum(shape[self.axis - 1] for shape in shapes)
         return (*shapes[0][: self.axis - 1], size, *shapes[0][self.axis :])
 
     def apply(self, arrays: Arrays, tensors: Sequence[Tensor]) -> Tensor:
-        """The image of some tensors."""
         return arrays.concatenate(tensors, self.axis)
 
     def absolute(self, arrays: Arrays, tensors: Sequence[Tensor]) -> Tensor:
-        """The image under the map of absolute values."""
         return self.apply(arrays, tensors)
 
     def adjoint(self, arrays: Arrays, upstream: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
-        """The image of an output under the transposed map, one for each input."""
         sizes = [shape[self.axis - 1] for shape in shapes]
         ends = np.cumsum(sizes)
         pairs = zip(ends - sizes, ends, strict=True)

@@ -82,7 +82,6 @@ class Gather(Unary):
 
     @property
     def is_exact(self) -> bool:
-        """Whether no entry is used twice."""
         return all(i is None or _is_injective(i) for i in self.indices)
 
     def _shape(self, shape: Shape) -> Shape:
@@ -113,7 +112,6 @@ class Pick(Unary):
 
     @cached_property
     def is_exact(self) -> bool:
-        """Whether no entry is used twice."""
         return _is_injective(self.indices)
 
     def _shape(self, shape: Shape) -> Shape:
@@ -143,7 +141,6 @@ class Adjoint(Unary):
 
     @property
     def is_exact(self) -> bool:
-        """Whether no entry is used twice."""
         return self.of.is_exact
 
     def _shape(self, shape: Shape) -> Shape:

@@ -23,9 +23,6 @@ class Scale(Unary):
         """Whether it is the identity: -1 exchanges the ends of an interval."""
         return self.factor == 1.0
 
-    def _shape(self, shape: Shape) -> Shape:
-        return tuple(shape)
-
     def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return x if self.factor == 1.0 else x * self.factor
 
@@ -47,9 +44,6 @@ class Diagonal(Unary):
     """Each entry times its own number, `x * scale`; `scale` is (1, *shape)."""
 
     scale: np.ndarray
-
-    def _shape(self, shape: Shape) -> Shape:
-        return tuple(shape)
 
     def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return x * arrays.coefficients(self.scale)
@@ -144,9 +138,6 @@ class Centering(Unary):
     axes: tuple[int, ...]
     scale: float
 
-    def _shape(self, shape: Shape) -> Shape:
-        return tuple(shape)
-
     def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
         return self._combined(arrays, x, self.scale, -self.scale)
 
@@ -172,26 +163,16 @@ class Einsum(Unary):
     equation: str
     kernel: np.ndarray
 
-    @property
-    def _equation(self) -> str:
-        return self.equation.replace(" ", "")
-
-    @property
-    def _terms(self) -> tuple[str, str, str]:
-        operands, _, result = self._equation.partition("->")
-        tensor, _, kernel = operands.partition(",")
-        return tensor, kernel, result
-
     def _shape(self, shape: Shape) -> Shape:
-        tensor, kernel, result = self._terms
+        tensor, kernel, result = einsum_terms(self.equation)
         operands = np.zeros((1, *shape)), np.zeros(self.kernel.shape)
         return np.einsum(f"{tensor},{kernel}->{result}", *operands).shape[1:]
 
     def _apply(self, arrays: Arrays, x: Tensor) -> Tensor:
-        return arrays.einsum(self._equation, x, arrays.coefficients(self.kernel))
+        return arrays.einsum(self.equation.replace(" ", ""), x, arrays.coefficients(self.kernel))
 
     def _adjoint(self, arrays: Arrays, y: Tensor, shape: Shape) -> Tensor:
-        tensor, kernel, result = self._terms
+        tensor, kernel, result = einsum_terms(self.equation)
         coefficients = arrays.coefficients(self.kernel)
         summed = [i for i, a in enumerate(tensor) if a not in f"{kernel}{result}"]
         if not summed:
@@ -202,3 +183,10 @@ class Einsum(Unary):
         sizes = dict(zip(after[::-1], (1, *shape)[::-1], strict=False))
         ones = arrays.coefficients(np.ones([sizes[letter] for letter in letters]))
         return arrays.einsum(f"{result},{kernel},{letters}->{tensor}", y, coefficients, ones)
+
+
+def einsum_terms(equation: str) -> tuple[str, str, str]:
+    """The letters of the two operands of an einsum, and those of its result."""
+    operands, _, result = equation.replace(" ", "").partition("->")
+    tensor, _, kernel = operands.partition(",")
+    return tensor, kernel, result

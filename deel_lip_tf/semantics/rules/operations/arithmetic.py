@@ -12,12 +12,7 @@ from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of, extrem
 from deel_lip_tf.semantics.operators import Merge
 from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
 from deel_lip_tf.semantics.rule import Rule, rule
-from deel_lip_tf.semantics.rules.merging import (
-    broadcast_weights,
-    check_batch,
-    check_ranks,
-    largest,
-)
+from deel_lip_tf.semantics.rules.merging import check_batch, check_ranks, largest, summed
 from deel_lip_tf.semantics.rules.normalization import broadcast_norm
 from deel_lip_tf.semantics.sizes import every_axis
 from deel_lip_tf.semantics.state import as_kept
@@ -55,7 +50,7 @@ class Add(_Arithmetic):
         if len(call.inputs) == 1:
             check_shape(call)
             return Merge([1.0], False, "shift by a constant")
-        return Merge(broadcast_weights(call, norm), False, "sum of branches")
+        return summed(call, norm)
 
     def lower_call(self, lowering, call, inputs):
         return self.added(lowering, call, inputs, 1.0)

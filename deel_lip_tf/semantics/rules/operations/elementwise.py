@@ -1,13 +1,14 @@
 """Functions of each entry by itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from keras import activations
 
 from deel_lip_tf._rounding import number_rounding, product_up
 from deel_lip_tf.errors import UnsupportedLayerError
-from deel_lip_tf.semantics.functions import proven_slope
+from deel_lip_tf.semantics.functions import FUNCTIONS, proven_slope
 from deel_lip_tf.semantics.integers import same
 from deel_lip_tf.semantics.ir import elementwise
 from deel_lip_tf.semantics.ir.elementwise import Function
@@ -17,8 +18,6 @@ from deel_lip_tf.semantics.rounding import copied
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.rules.operations.arithmetic import check_shape, shifted
 from deel_lip_tf.semantics.sizes import every_axis
-
-__all__ = ["Elementwise", "Formula"]
 
 
 class Formula(Rule):
@@ -37,22 +36,20 @@ class Formula(Rule):
 
 
 class Elementwise(Formula):
-    """A function of each entry by itself.
+    """A function of each entry by itself, no steeper than 1.
 
     Attributes:
         method: in words.
-        slope: the largest one.
     """
 
-    method: str
-    slope = 1.0
+    method = ""
     keeps_size = staticmethod(every_axis)
 
     def merge(self, call, norm):
         if len(call.inputs) != 1:
             raise UnsupportedLayerError("no rule is known for several inputs or outputs")
         check_shape(call)
-        return Merge([self.slope], False, self.method)
+        return Merge([1.0], False, self.method)
 
 
 @rule("Negative")
@@ -107,49 +104,32 @@ class Clip(Elementwise):
         return elementwise.clip(low.item(), high.item())
 
 
-@rule("Relu")
-class Relu(Elementwise):
-    """`max(x, 0)`."""
+_FUNCTIONS: dict[str, Callable] = {
+    "Relu": activations.relu,
+    "Relu6": activations.relu6,
+    "Tanh": activations.tanh,
+    "Sigmoid": activations.sigmoid,
+}
 
-    method = "slope of relu"
-    slope = proven_slope(activations.relu)
+
+@rule("Tanh", "Sigmoid")
+class OfKeras(Elementwise):
+    """A function of `keras.activations`, as its row says."""
+
+    def merge(self, call, norm):
+        function = _FUNCTIONS[type(call.operation).__name__]
+        slope, method = proven_slope(function), f"slope of {function.__name__}"
+        return replace(super().merge(call, norm), weights=[slope], method=method)
+
+    def formula(self, operation):
+        return FUNCTIONS[_FUNCTIONS[type(operation).__name__]].function
+
+
+@rule("Relu", "Relu6")
+class Rectified(OfKeras):
+    """One that compares and selects."""
+
     rounding = staticmethod(copied)
-
-    def formula(self, operation):
-        return elementwise.relu()
-
-
-@rule("Relu6")
-class Relu6(Relu):
-    """`min(max(x, 0), 6)`."""
-
-    method = "slope of relu6"
-    slope = proven_slope(activations.relu6)
-
-    def formula(self, operation):
-        return elementwise.relu(max_value=6.0)
-
-
-@rule("Tanh")
-class Tanh(Elementwise):
-    """`tanh(x)`."""
-
-    method = "slope of tanh"
-    slope = proven_slope(activations.tanh)
-
-    def formula(self, operation):
-        return Function("tanh")
-
-
-@rule("Sigmoid")
-class Sigmoid(Elementwise):
-    """`1 / (1 + exp(-x))`."""
-
-    method = "slope of sigmoid"
-    slope = proven_slope(activations.sigmoid)
-
-    def formula(self, operation):
-        return Function("sigmoid")
 
 
 @rule("LeakyRelu")
@@ -161,8 +141,7 @@ class LeakyRelu(Elementwise):
     def merge(self, call, norm):
         slope = max(1.0, abs(float(call.operation.negative_slope)))
         rounding = 1.0 if slope == 1.0 else number_rounding(call.outputs[0].dtype)
-        (weight,) = super().merge(call, norm).weights
-        return Merge([product_up(weight, slope, rounding)], False, self.method)
+        return replace(super().merge(call, norm), weights=[product_up(slope, rounding)])
 
     def formula(self, operation):
         return elementwise.relu(operation.negative_slope)
