@@ -17,7 +17,8 @@ from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.layers.blocks.linear import LiResConv2D, LiResDense
 from deel_lip_tf.layers.blocks.lipnext import LipNeXtBlock
 from deel_lip_tf.layers.blocks.potential import CPLConv2D, CPLDense, SLLConv2D, SLLDense
-from deel_lip_tf.layers.blocks.recurrent import AOCConvRNN2D, SpectralSimpleRNN
+from deel_lip_tf.layers.blocks.recurrent import SpectralSimpleRNN
+from deel_lip_tf.layers.blocks.recurrent_convolution import AOCConvRNN2D
 from deel_lip_tf.layers.centering import LayerCentering, ScaleBias
 from deel_lip_tf.layers.channels import FirstChannels, PadChannels
 from deel_lip_tf.layers.convolution.direct import (
