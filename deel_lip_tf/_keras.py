@@ -18,38 +18,6 @@ from keras.src.ops import core
 from keras.src.ops.node import Node
 from keras.src.random import seed_generator
 
-__all__ = [
-    "autocast_inside",
-    "build_metrics",
-    "built_for_training",
-    "cast",
-    "computes_float64",
-    "dequantized_kernel",
-    "flat_inputs",
-    "flat_layers",
-    "float32_at_least",
-    "float64_kept",
-    "float64_on_cpu",
-    "forgotten_functions",
-    "frozen",
-    "functional_of",
-    "global_seed",
-    "is_autocast",
-    "is_inside_xla",
-    "is_of_keras",
-    "is_stateful_operator",
-    "note_trace",
-    "operation_name",
-    "outside_of_graphs",
-    "overrides_call",
-    "replaced_method",
-    "rounding_as",
-    "rounds_by_surroundings",
-    "rounds_inputs",
-    "set_initial_epoch",
-    "sorted_nodes",
-]
-
 # What runs between the call of a functional model and those of its layers.
 _CALL_PATH = (
     "__call__",

@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-__all__ = ["found_when_asked_for", "imported_with", "public_names"]
-
 
 def public_names(room: str, more: Collection[str] = ()) -> Callable[[], list[str]]:
     """`__dir__` of the module `room`: what completion shows are its `__all__` and `more`.

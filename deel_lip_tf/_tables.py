@@ -5,8 +5,6 @@ import html
 import math
 from collections.abc import Sequence
 
-__all__ = ["at_least", "at_most", "html_table", "text_table"]
-
 Rows = Sequence[Sequence[str]]
 
 

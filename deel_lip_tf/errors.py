@@ -2,8 +2,6 @@
 
 from typing import Any
 
-__all__ = ["UnsupportedLayerError", "UnsupportedParts"]
-
 
 class UnsupportedLayerError(ValueError):
     """A layer or an operation has no rule.

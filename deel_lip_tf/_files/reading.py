@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_archive", "content_of", "opened_arrays"]
-
 _ALWAYS = 2**30
 _TIMES = 100
 

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-__all__ = ["PART", "NotWritten", "whole_file", "whole_folder"]
-
 PART = ".part"
 """How the name of a file ends that is still being written."""
 

@@ -9,8 +9,6 @@ from keras import ops
 
 from deel_lip_tf._validation.shapes import way_to_shape
 
-__all__ = ["check_finite", "numeric", "samples_of", "weight_per_sample"]
-
 
 def numeric(name: str, value: Any) -> Any:
     """`value`, labels or scores, if it can be made a tensor of numbers.

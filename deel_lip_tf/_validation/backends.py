@@ -3,8 +3,6 @@
 import importlib
 from types import ModuleType
 
-__all__ = ["matplotlib_for", "tensorflow_for"]
-
 
 def tensorflow_for(what: str) -> ModuleType:
     """TensorFlow, for what cannot do without.

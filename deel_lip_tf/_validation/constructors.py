@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING
 
 from deel_lip_tf._validation.signatures import WholeSignature
 
-__all__ = ["BesideLayer", "CheckedArguments", "check_activation", "named"]
-
-
 _IN_KERAS = {
     "bias": "`use_bias`",
     "ceil_mode": None,

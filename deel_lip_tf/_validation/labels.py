@@ -20,8 +20,6 @@ import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["check_not_swapped", "class_mask", "is_signed", "true_classes"]
-
 
 def class_mask(labels: Any, classes: int, xp: ModuleType = ops) -> Any:
     """Where the true class of each row is, by the table of this module.

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-__all__ = ["check_instance", "check_one_to_one"]
-
 
 def check_instance(name: str, value: Any, kind: type, text: str) -> None:
     """Refuses an object of another class.

@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["FINITE", "NOT_NEGATIVE", "POSITIVE", "Rule"]
-__all__ += ["check_choice", "check_count", "check_time_limit", "flag", "number", "whole_number"]
-
 
 class Rule(NamedTuple):
     """What a number must keep.

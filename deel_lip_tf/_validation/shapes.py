@@ -5,9 +5,6 @@ from collections.abc import Sequence
 
 import keras
 
-__all__ = ["check_classifier_shape", "check_sizes", "known_size", "standardize_data_format"]
-__all__ += ["way_to_shape"]
-
 
 def standardize_data_format(data_format: str | None) -> str:
     """`data_format`, or Keras's default for `None`.

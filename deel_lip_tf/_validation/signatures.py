@@ -6,8 +6,6 @@ from inspect import Parameter
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["Described", "WholeSignature", "described", "whole_signature"]
-
 
 class WholeSignature:
     """The `__signature__` of a class: with what `*args` and `**kwargs` of its constructor take.

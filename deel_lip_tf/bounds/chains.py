@@ -45,8 +45,6 @@ from deel_lip_tf.semantics.rules.dense import Dense
 from deel_lip_tf.semantics.rules.identity import Identity
 from deel_lip_tf.semantics.state import kernel_of
 
-__all__ = ["Chain", "Matrix", "chain_norm_bound", "find_chains"]
-
 _FLOPS = 4e10  # what a chain may cost with a budget of 1: a second or two on one core
 _LARGEST = 2**25  # entries of K
 _DENSE_ORDER = 128  # beyond it the guess of an eigenvalue is one of a Krylov space

@@ -12,8 +12,6 @@ from deel_lip_tf.semantics.operators import Copies, Operator, Potential, Shape, 
 from deel_lip_tf.semantics.rule import Rule, lipschitz_constant, rule_for
 from deel_lip_tf.semantics.state import check_built, check_merged, check_quantization
 
-__all__ = ["layer_bound", "potential_bound"]
-
 
 def layer_bound(
     layer: keras.layers.Layer,

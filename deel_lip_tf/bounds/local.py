@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike
 
 from deel_lip_tf._validation.backends import tensorflow_for
 
-__all__ = ["local_lipschitz"]
-
 _GRADIENTS = "deel_lip_tf.verify.properties.gradients"  # stands above, and needs TensorFlow
 
 

@@ -8,8 +8,6 @@ from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Merge
 from deel_lip_tf.semantics.rule import rule_for
 
-__all__ = ["merge_of"]
-
 
 def merge_of(call: Call, norm: Norm = L2) -> Merge | None:
     """How a call merges its inputs, or None where it is the call of a layer with one input.

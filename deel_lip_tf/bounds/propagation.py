@@ -27,8 +27,6 @@ from deel_lip_tf.semantics.operators import Merge, Shape, all_known, single_shap
 from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.rules.wrappers import Wrapper
 
-__all__ = ["LipschitzPropagation", "lipschitz_bound"]
-
 _NO_BOUND = (
     "No Lipschitz bound is known for: {}. Replace each of them by a layer of this library or a "
     "Keras layer with a known constant, or bound the parts before and after it and multiply by a "

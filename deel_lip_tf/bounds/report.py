@@ -19,8 +19,6 @@ from deel_lip_tf.bounds.result import LipschitzBound
 from deel_lip_tf.model import vanillaModel
 from deel_lip_tf.semantics.graph import is_readable
 
-__all__ = ["Report", "report"]
-
 
 @dataclass(frozen=True)
 class Report:

@@ -6,8 +6,6 @@ from typing import Any
 from deel_lip_tf import plots
 from deel_lip_tf._tables import at_most, html_table, text_table
 
-__all__ = ["ChainBound", "LayerBound", "LipschitzBound"]
-
 
 @dataclass(frozen=True)
 class LayerBound:

@@ -31,8 +31,6 @@ from deel_lip_tf._rounding import TINY, UNIT, UP, product_up
 from deel_lip_tf.bounds.chains import Matrix
 from deel_lip_tf.bounds.norms.spectral import largest_eigenvalues, scaled_up, spectral_norm_bound
 
-__all__ = ["sector_bound"]
-
 _MARGINS = (1e-6, 1e-4, 1e-2)  # by which g exceeds what was guessed
 _BELOW_ONE = 1.0 - 1e-8  # what the norm of N is tried to be, with room for what is missing in it
 _BALANCINGS = 20

@@ -10,8 +10,6 @@ from keras import ops, tree
 
 from deel_lip_tf._keras import flat_layers
 
-__all__ = ["origin_in_gradients", "origin_in_step", "weight_that_is_not_finite"]
-
 
 def _array(value: Any) -> np.ndarray:
     array = ops.convert_to_numpy(value)

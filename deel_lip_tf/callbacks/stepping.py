@@ -10,8 +10,6 @@ from typing import Any
 
 import keras
 
-__all__ = ["skip_batches", "synchronize", "unwatch", "watch_batches"]
-
 
 def skip_batches(model: keras.Model, batches: int) -> None:
     """Makes the next training steps take their batches and leave the model as it is.

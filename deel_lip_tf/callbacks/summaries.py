@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["write_figure", "write_histogram", "write_scalar"]
-
 
 def _metadata(plugin: str) -> Any:
     # `tf.summary.scalar` needs TensorBoard installed; the records it writes carry just this label

@@ -14,8 +14,6 @@ from deel_lip_tf._files.reading import opened_arrays
 from deel_lip_tf._files.writing import whole_file
 from deel_lip_tf._keras import flat_layers, global_seed
 
-__all__ = ["Broken", "Foreign", "about", "read", "restore", "variables_of", "write"]
-
 FORMAT = "deel_lip_tf backup 1"
 _HEADING, _VARIABLE = "heading", "variable {}"
 

@@ -21,8 +21,6 @@ from deel_lip_tf.certificates.weights.analysis import ChangedWeightsAnalysis
 from deel_lip_tf.certificates.weights.given import read_changes
 from deel_lip_tf.semantics.graph import graph_of
 
-__all__ = ["certify"]
-
 
 def certify(
     model: keras.Model,

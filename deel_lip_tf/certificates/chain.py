@@ -20,8 +20,6 @@ from deel_lip_tf.semantics.graph import Call, Graph
 from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.state import as_float64
 
-__all__ = ["PiecewiseStep", "GradientSet", "LinearStep", "sequential_tail", "steps_of_tail"]
-
 # More than the rounding of norms of up to 1e9 entries, of products of a few factors, and of
 # arguments to float32.
 _UP = 1.0 + 2.0**-20
@@ -90,6 +88,7 @@ class Slopes(NamedTuple):
 
     @classmethod
     def between(cls, low: np.ndarray, high: np.ndarray) -> "Slopes":
+        """All from the lowest to the highest."""
         return cls(0.5 * (low + high), 0.5 * (high - low), np.maximum(np.abs(low), np.abs(high)))
 
     def of_rows(self, row: np.ndarray) -> "Slopes":

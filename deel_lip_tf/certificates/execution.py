@@ -28,8 +28,6 @@ from deel_lip_tf.semantics.graph import Call, Graph
 from deel_lip_tf.semantics.norms import L2
 from deel_lip_tf.semantics.rounding import FLUSHED, UNIT, Rounding
 
-__all__ = ["DeviationAnalysis", "Float32ErrorAnalysis", "WithDeviation"]
-
 _NO_RULE = (
     '`semantics="float32"` has no rounding rule for: {}. Build the model in float32 from other '
     'layers, or certify the exact function of its weights by `semantics="real"`.'

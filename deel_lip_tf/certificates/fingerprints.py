@@ -11,8 +11,6 @@ from keras import tree
 from deel_lip_tf.semantics.graph import Value, graph_of
 from deel_lip_tf.semantics.state import state_of
 
-__all__ = ["SamplesFingerprint", "content_fingerprint", "model_fingerprint"]
-
 # What says nothing about the function at inference.
 _IRRELEVANT = ("compile_config", "trainable")
 

@@ -19,8 +19,6 @@ from deel_lip_tf.certificates.radii import predicted
 from deel_lip_tf.semantics.graph import Call
 from deel_lip_tf.semantics.state import as_float64
 
-__all__ = ["Guard", "call_ratios", "first_difference", "warn_of_difference"]
-
 _ENTRIES = 2**20  # of the samples that the model is run on together
 _EXAMPLES = 8  # samples that the first layer that differs is looked for with
 

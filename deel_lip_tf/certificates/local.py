@@ -28,8 +28,6 @@ from deel_lip_tf.certificates.chain import (
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii, downward, gap_radii
 from deel_lip_tf.semantics.state import as_float64
 
-__all__ = ["LocalBounds", "widened"]
-
 _LARGEST_BLOCK = 2**19  # entries: arrays that stay in the caches of a processor
 # The first ball against the known radius, the most by which one exceeds what is proven, and when
 # they are as good as equal.

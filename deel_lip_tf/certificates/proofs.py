@@ -13,9 +13,6 @@ from deel_lip_tf.semantics.ends import final_call, final_function
 from deel_lip_tf.semantics.graph import Call, Graph, graph_of, is_readable
 from deel_lip_tf.semantics.state import kernel_of
 
-__all__ = ["Proof", "bounded", "check_logits", "margin_lipschitz_constants"]
-__all__ += ["output_constants", "prove"]
-
 _PROBABILITIES = ("softmax", "sigmoid", "log_softmax", "log_sigmoid", "hard_sigmoid", "sparsemax")
 
 

@@ -6,8 +6,6 @@ import numpy as np
 
 from deel_lip_tf._rounding import gamma, sqrt_up
 
-__all__ = ["Evaluated", "Radii", "certified_radii", "downward", "gap_radii", "predicted"]
-
 
 class Evaluated(NamedTuple):
     """What is known of the logits of a batch.

@@ -18,8 +18,6 @@ from deel_lip_tf._validation.models import check_instance
 from deel_lip_tf.certificates.fingerprints import content_fingerprint, model_fingerprint
 from deel_lip_tf.certificates.samples import Samples
 
-__all__ = ["MEANINGS", "Certificates"]
-
 MEANINGS = {
     "real": "the exact function of the stored weights",
     "float32": "the model executed in float32",

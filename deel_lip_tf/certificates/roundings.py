@@ -35,8 +35,6 @@ from deel_lip_tf.semantics.rules.activation import Activation
 from deel_lip_tf.semantics.rules.operations.arithmetic import NUMBERS
 from deel_lip_tf.semantics.state import as_float64, is_quantized
 
-__all__ = ["check_operation", "offsets", "rounding_of"]
-
 # Two roundings of reciprocals or products with constants that a compiler may fold into a kernel.
 _FOLDED = 4
 

@@ -11,8 +11,6 @@ from deel_lip_tf._validation.labels import is_signed, true_classes
 from deel_lip_tf.certificates.fingerprints import SamplesFingerprint
 from deel_lip_tf.semantics.integers import is_within, of_dtype
 
-__all__ = ["Samples", "checked_samples"]
-
 
 class Samples:
     """What is certified, one batch after the other, once.

@@ -12,8 +12,6 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["assign", "check_fit", "count", "joint", "moments", "somewhere", "summed"]
-
 Tensor = Any
 
 

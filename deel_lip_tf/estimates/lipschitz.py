@@ -25,12 +25,6 @@ from deel_lip_tf.estimates.float64 import in_float64
 from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm, safe_divide
 from deel_lip_tf.semantics.state import as_float64
 
-__all__ = [
-    "evaluate_lip_const",
-    "evaluate_lip_const_gen",
-    "l2_normalize",
-]
-
 # Rows of a Jacobian that one backward pass computes.
 _ROWS = 256
 

@@ -18,8 +18,6 @@ from deel_lip_tf.estimates.operator import (
 from deel_lip_tf.semantics.operators import Matrices, Shape, all_known, single_shape
 from deel_lip_tf.semantics.rule import Rule, rule_for
 
-__all__ = ["compute_layer_sv", "compute_model_sv"]
-
 Unknown = tuple[None, None]
 
 _UNKNOWN: Unknown = (None, None)

@@ -1,14 +1,12 @@
 """The operators of a file become calls of Keras layers, whatever its format."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import keras
 import numpy as np
 
 from deel_lip_tf.formats.graph import Node, UnsupportedOperatorError, carries_batch
-
-__all__ = ["KerasGraphBuilder", "activation", "called", "elementwise", "operation", "weighted"]
 
 Tensor = TypeVar("Tensor")
 """What stands for a tensor of the file: each format has its own."""
@@ -87,6 +85,14 @@ class KerasGraphBuilder(Generic[Tensor]):
         if not np.array_equal(kept, given, equal_nan=True):
             raise node.unsupported(f"constants of the input's type {self.dtype}", given.dtype.name)
         return kept
+
+    def reshaped(self, tensor: Any, shape: Sequence[int]) -> Any:
+        """A tensor of Keras, the entries of each sample in another shape."""
+        if tuple(tensor.shape[1:]) == tuple(shape):
+            return tensor
+        if len(shape) == 1:
+            return keras.layers.Flatten(dtype=self.dtype)(tensor)
+        return keras.layers.Reshape(tuple(shape), dtype=self.dtype)(tensor)
 
 
 def elementwise(call_on: Callable[..., Any]) -> Callable:

@@ -5,15 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = [
-    "BATCH",
-    "Graph",
-    "carries_batch",
-    "Node",
-    "UnsupportedOperatorError",
-    "raise_for_unknown",
-]
-
 BATCH = -(2**40)
 """The size of the batch in an array of sizes, and `BATCH * 3` three times that size."""
 

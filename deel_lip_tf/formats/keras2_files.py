@@ -10,8 +10,6 @@ from pathlib import Path
 
 import keras
 
-__all__ = ["load_h5"]
-
 
 def load_h5(path: str | Path) -> keras.Model:
     """Loads a model from an HDF5 file of Keras 2 or 3, without its optimizer.

@@ -7,8 +7,6 @@ import keras
 from deel_lip_tf._files.reading import check_archive
 from deel_lip_tf.formats.keras2_files import load_h5
 
-__all__ = ["NotLoaded", "from_keras"]
-
 
 class NotLoaded(ValueError):
     """Keras cannot load a file. The message is Keras's own, which need not name the file."""

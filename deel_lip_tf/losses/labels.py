@@ -11,19 +11,6 @@ from deel_lip_tf._validation.arrays import check_finite, numeric
 from deel_lip_tf._validation.labels import check_not_swapped, class_mask
 from deel_lip_tf.distribute import replicas
 
-__all__ = [
-    "aligned",
-    "balanced",
-    "floating",
-    "may_be_nan",
-    "one_class_each",
-    "positives",
-    "process_labels_for_multi_gpu",
-    "several_classes",
-    "true_class",
-    "true_score",
-]
-
 Tensor = Any
 
 

@@ -4,8 +4,6 @@ from typing import Any
 
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, Rule, number
 
-__all__ = ["parameter", "parameter_or_tensor"]
-
 _RULES = {
     "alpha": Rule(lambda value: value >= 0, "at least 0 (0: KR alone, inf: hinge alone)"),
     "min_margin": POSITIVE,

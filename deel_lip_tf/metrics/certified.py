@@ -30,9 +30,6 @@ from deel_lip_tf.certificates.fingerprints import model_fingerprint
 from deel_lip_tf.losses.tracing import is_traced_by_jax, outside_of_graphs
 from deel_lip_tf.metrics.provable import classified, signed_scores
 
-__all__ = ["Certificate_Binary", "Certificate_Multiclass", "CertifiedRobustAccuracy"]
-
-
 _PROVEN: "weakref.WeakKeyDictionary[keras.Model, tuple]" = weakref.WeakKeyDictionary()
 """The fingerprint of each model that something was proven of last, and what."""
 

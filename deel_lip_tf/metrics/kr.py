@@ -10,8 +10,6 @@ from deel_lip_tf._validation.arrays import weight_per_sample
 from deel_lip_tf._validation.scalars import whole_number
 from deel_lip_tf.losses import formulas
 
-__all__ = ["KR", "MulticlassKR"]
-
 
 class _EpochKR(keras.metrics.Metric):
     """Sums and weighted counts per class; the Kantorovich-Rubinstein value is their ratio."""

@@ -12,13 +12,6 @@ from deel_lip_tf._validation.labels import class_mask
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, POSITIVE, flag, number
 from deel_lip_tf.losses import formulas
 
-__all__ = [
-    "BinaryProvableAvgRobustness",
-    "BinaryProvableRobustAccuracy",
-    "CategoricalProvableAvgRobustness",
-    "CategoricalProvableRobustAccuracy",
-]
-
 
 def _true_class(y_true: Any, y_pred: Any) -> Any:
     """Booleans `(B, C)`: where the class of each row of labels is, by `_validation.labels`.

@@ -27,8 +27,6 @@ from deel_lip_tf.semantics.rule import lipschitz_constant, rule_for
 from deel_lip_tf.semantics.rules import dense as rules
 from deel_lip_tf.semantics.state import is_constrained
 
-__all__ = ["gap_constants"]
-
 Tensor = Any
 
 # Of the Gram matrix: the bound of a kernel of n rows or columns is at most n^(1/64) times its norm,

@@ -10,8 +10,6 @@ from keras import layers
 from deel_lip_tf._validation.models import check_one_to_one
 from deel_lip_tf._validation.scalars import POSITIVE, number
 
-__all__ = ["monotonic"]
-
 _SIGNS = {-1: -1, 0: 0, 1: 1, "decreasing": -1, "none": 0, "increasing": 1}
 
 

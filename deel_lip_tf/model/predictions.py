@@ -16,8 +16,6 @@ from deel_lip_tf.layers.base import kernels_in_use
 from deel_lip_tf.layers.constrained import ConstrainedKernel
 from deel_lip_tf.model.export import is_exported_whole
 
-__all__ = ["with_kept_kernels"]
-
 
 def with_kept_kernels(model: keras.Model, predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The function that predicts a batch, with kernels that are computed when they have changed.

@@ -14,8 +14,6 @@ from deel_lip_tf.layers.centering import Shifted
 from deel_lip_tf.layers.constrained import ConstrainedKernel
 from deel_lip_tf.semantics.graph import Call, Value
 
-__all__ = ["Module", "values_of"]
-
 Values = list[tuple[Any, np.ndarray]]
 
 

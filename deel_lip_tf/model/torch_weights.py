@@ -14,8 +14,6 @@ from deel_lip_tf._validation.models import check_instance
 from deel_lip_tf.model.torch_layers import Module, values_of
 from deel_lip_tf.semantics.graph import Call, graph_of
 
-__all__ = ["load_torch_weights"]
-
 
 def load_torch_weights(model: keras.Model, state_dict: Mapping[str, ArrayLike]) -> keras.Model:
     """Gives a model the weights of a PyTorch network that has the same layers in the same order.

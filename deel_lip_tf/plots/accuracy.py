@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike
 
 from deel_lip_tf.plots.canvas import axes_for, figure_of, named
 
-__all__ = ["certified_accuracy", "frontier", "verified_share"]
-
 _POINTS = 200
 _TOP = 1.02  # shares reach 1, and the line at 1 is to be seen
 _MARKERS = "osD^vP*X"

@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["axes_for", "figure_of", "grid_for", "line_styles", "named"]
-
 _COLOURS = 10  # of matplotlib's cycle
 
 

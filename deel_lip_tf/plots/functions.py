@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike
 
 from deel_lip_tf.plots.canvas import axes_for, figure_of, line_styles, named
 
-__all__ = ["distributions", "lipschitz_cone", "plane"]
-
 _MARKERS = "os^Dv"
 
 

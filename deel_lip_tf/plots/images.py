@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike
 
 from deel_lip_tf.plots.canvas import axes_for, figure_of, grid_for
 
-__all__ = ["adversarials", "images", "saliency", "statuses"]
-
 STATUSES = {
     "robust": ("tab:green", "✓", "-", "proven"),
     "unknown": ("tab:orange", "?", "--", "open"),

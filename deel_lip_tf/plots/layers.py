@@ -8,8 +8,6 @@ import numpy as np
 
 from deel_lip_tf.plots.canvas import axes_for, figure_of, named
 
-__all__ = ["layer_bounds", "singular_values"]
-
 _BAR = 0.32  # inches for each layer
 _ROOM = 1.6  # of the axis beyond the smallest and the largest number, as a factor
 

@@ -4,8 +4,6 @@ import io
 
 from matplotlib.figure import Figure
 
-__all__ = ["Picture"]
-
 _DPI = 90  # of what a notebook stores
 
 

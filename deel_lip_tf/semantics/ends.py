@@ -10,8 +10,6 @@ from deel_lip_tf.semantics.graph import Call, Graph
 from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.rules.identity import Identity
 
-__all__ = ["final_call", "final_function", "is_all_of", "normalized_by", "threshold"]
-
 _OPERATIONS = {
     "Softmax": "softmax",
     "LogSoftmax": "log_softmax",

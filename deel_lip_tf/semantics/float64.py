@@ -22,8 +22,6 @@ from deel_lip_tf.semantics.state import (
     kernel_of,
 )
 
-__all__ = ["computable", "in_float64", "plain_of"]
-
 
 def in_float64(layer: keras.layers.Layer) -> keras.layers.Layer:
     """A float64 layer whose weights are those the layer computes with, bit for bit."""
@@ -129,6 +127,7 @@ class ChannelsLast(keras.layers.Layer):
         return self.plain.kernel
 
     def call(self, inputs: Any) -> Any:
+        """What the layer computes."""
         rank = len(inputs.shape)
         outputs = self.twin(ops.transpose(inputs, (0, *range(2, rank), 1)))
         outputs = ops.transpose(outputs, (0, rank - 1, *range(1, rank - 1)))
@@ -148,6 +147,7 @@ class PlaneByPlane(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any) -> Any:
+        """What the layer computes."""
         _, planes, *sizes = inputs.shape
         inside = self._pooled(ops.reshape(inputs, (-1, *sizes)), slice(1, 3))
         rows, columns, channels = inside.shape[1:]

@@ -21,10 +21,6 @@ from deel_lip_tf.semantics.operators import Shape
 from deel_lip_tf.semantics.rounding import CallShapes, Rounding, copied, few, smooth, softmax
 from deel_lip_tf.semantics.rule import lipschitz_constant, rule_for
 
-__all__ = ["FUNCTIONS", "ActivationFunction", "PiecewiseLinear", "activation_constant"]
-__all__ += ["activation_rounding", "float32_function", "function_of", "never_falls"]
-__all__ += ["pieces_of", "proven_slope", "unknown_activation"]
-
 
 @dataclass(frozen=True)
 class PiecewiseLinear:

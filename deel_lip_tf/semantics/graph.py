@@ -18,9 +18,6 @@ from keras import tree
 from deel_lip_tf import _keras
 from deel_lip_tf.semantics import integers, sums
 
-__all__ = ["UNREADABLE", "Call", "Graph", "Value", "float_types", "graph_of", "is_readable"]
-__all__ += ["readable"]
-
 UNREADABLE = (
     "it is not a built Sequential or functional model: give it an `Input`, and do not override "
     "`call`"

@@ -19,8 +19,6 @@ from deel_lip_tf.semantics.rule import rule_for
 if TYPE_CHECKING:
     from deel_lip_tf.semantics.graph import Call
 
-__all__ = ["Range", "arithmetic", "hull", "is_float", "is_within", "of_dtype", "unsupported"]
-__all__ += ["same", "with_zero"]
 
 Range = tuple[int, int]
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from deel_lip_tf._rounding import norm_up, sqrt_up, sum_up
 
-__all__ = ["L1", "L2", "LINF", "Norm", "standardize_norm"]
-
 
 @dataclass(frozen=True)
 class Norm:

@@ -14,10 +14,6 @@ from deel_lip_tf._rounding import product_up, sum_up
 from deel_lip_tf.normalizers.convolution import common_steps
 from deel_lip_tf.semantics.norms import Norm
 
-__all__ = ["Convolution", "Copies", "Matrices", "Merge", "Operator", "Potential", "Recurrence"]
-__all__ += ["Shape", "Sums"]
-__all__ += ["all_known", "image_sizes", "known_sizes", "single_shape", "spatial_sizes"]
-
 Shape = tuple[int | None, ...] | None
 """With the batch axis; None for what is not known."""
 

@@ -15,9 +15,6 @@ from typing import Any
 from deel_lip_tf._rounding import UNITS, UP
 from deel_lip_tf.errors import UnsupportedLayerError
 
-__all__ = ["FLUSHED", "LARGEST", "UNIT", "CallShapes", "Rounding", "copied", "few"]
-__all__ += ["gamma", "root_of_squares", "smooth", "softmax"]
-
 UNIT = UNITS["float32"]
 """Unit roundoff of float32."""
 

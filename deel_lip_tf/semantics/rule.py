@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from deel_lip_tf.semantics.graph import Call
     from deel_lip_tf.semantics.ir.lowering import Lowering
 
-__all__ = ["Gradient", "Rule", "lipschitz_constant", "only", "registered", "rule"]
-__all__ += ["rule_for"]
 
 Gradient = Literal["kernel", "scale", "average"] | None
 

@@ -17,8 +17,6 @@ from deel_lip_tf.semantics.rule import rule_for
 if TYPE_CHECKING:
     from deel_lip_tf.semantics.graph import Value
 
-__all__ = ["are_equal", "every_axis", "is_beside_features", "keeps_windows"]
-
 
 def are_equal(tensors: "Sequence[Value]", axis: int) -> bool:
     """Whether some tensors of one rank have one size along an axis, in every execution."""

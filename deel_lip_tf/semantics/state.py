@@ -9,16 +9,6 @@ from keras import layers, ops
 from deel_lip_tf._keras import dequantized_kernel, flat_layers, is_autocast, rounds_inputs
 from deel_lip_tf.errors import UnsupportedLayerError
 
-__all__ = ["as_computed_with", "as_float64", "as_kept", "bias_of", "check_built", "copy_state"]
-__all__ += [
-    "check_merged",
-    "check_quantization",
-    "is_constrained",
-    "is_quantized",
-    "kernel_of",
-    "state_of",
-]
-
 # Tensors that Keras makes of weights when it is told to, and computes with from then on: setting
 # the weights does not change them.
 _BESIDE_WEIGHTS: dict[type, tuple[str, ...]] = {layers.Normalization: ("mean", "variance")}

@@ -18,8 +18,6 @@ from deel_lip_tf.errors import UnsupportedLayerError
 if TYPE_CHECKING:
     from deel_lip_tf.semantics.graph import Call
 
-__all__ = ["check_bias", "unsupported"]
-
 
 def unsupported(call: "Call") -> str | None:
     """Why a call of a `semantics.graph.Call` may add an operand along another axis than its own."""

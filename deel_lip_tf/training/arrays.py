@@ -11,8 +11,6 @@ from keras import ops
 from deel_lip_tf.semantics.ir.parameters import Coefficients, Parameter
 from deel_lip_tf.semantics.ir.primitives import Shape, Tensor
 
-__all__ = ["KerasOps"]
-
 
 class KerasOps:
     """`primitives.Arrays` of the backend's tensors; each parameter is read once.

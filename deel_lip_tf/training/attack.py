@@ -6,8 +6,6 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["ascended"]
-
 Tensor = Any
 
 

@@ -20,8 +20,6 @@ from deel_lip_tf.semantics.ir.sources import Parameters
 from deel_lip_tf.training.arrays import KerasOps
 from deel_lip_tf.training.functions import Curve, curve_of, image, lines
 
-__all__ = ["Interval", "followed_program", "intervals", "margins"]
-
 Tensor = Any
 Interval = tuple[Tensor, Tensor]
 

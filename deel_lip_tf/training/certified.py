@@ -17,8 +17,6 @@ from deel_lip_tf.training.attack import ascended
 from deel_lip_tf.training.bounds import followed_program, intervals, margins
 from deel_lip_tf.training.schedules import Schedule, checked, value_at
 
-__all__ = ["CertifiedModel"]
-
 Tensor = Any
 
 

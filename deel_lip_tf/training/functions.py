@@ -13,8 +13,6 @@ from keras import ops
 
 from deel_lip_tf.semantics.ir.elementwise import Function
 
-__all__ = ["Curve", "curve_of", "image", "lines"]
-
 Tensor = Any
 
 

@@ -9,8 +9,6 @@ from keras.optimizers.schedules import LearningRateSchedule as Schedule
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import FINITE, Rule, number, whole_number
 
-__all__ = ["UNIT", "Ramp", "Schedule", "checked", "value_at"]
-
 UNIT = Rule(lambda value: 0.0 <= value <= 1.0, "between 0 and 1, or a schedule of such numbers")
 
 

@@ -13,8 +13,6 @@ from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.verify.propagation.relaxations import Activation, solved
 from deel_lip_tf.verify.propagation.steepness import Derivative, Piece
 
-__all__ = ["DERIVATIVES", "FORMULAS", "activation_of", "derivative_of"]
-
 _ROOT_OF_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
 # Constants of functions are those that TensorFlow computes with, float32 whatever the type of the
 # tensor; arguments count as they are written, which it holds in float32 too.

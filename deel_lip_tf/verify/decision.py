@@ -31,8 +31,6 @@ from deel_lip_tf.verify.search.witnesses import first_witness, plain_points
 from deel_lip_tf.verify.specification.fit import check_fits, with_relations
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
-__all__ = ["Decision", "decide", "decide_further"]
-
 _CHEAP, _TIGHT = "crown", "alpha-crown"
 _BATCH = 128  # boxes halved together
 _COMPARED = 64  # boxes in which the model is compared with its program

@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike
 
 from deel_lip_tf._validation.models import check_instance
 
-__all__ = ["NORMS", "Domain", "ball", "box", "check_domain"]
-
 NORMS = ("linf", "l2", "l1")
 _ROUND = 1.0 + 2.0**-40
 """More than the rounding errors of a Euclidean norm of float64 numbers, relatively."""

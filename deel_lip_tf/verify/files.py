@@ -18,7 +18,6 @@ from deel_lip_tf.verify.specification.property import Property
 if TYPE_CHECKING:
     from deel_lip_tf.verify.search.inputs.record import Record
 
-__all__ = ["decide_file"]
 
 _COMPARED = 8  # boxes in which the file is run
 

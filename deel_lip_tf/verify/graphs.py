@@ -9,8 +9,6 @@ import tensorflow as tf
 
 from deel_lip_tf.semantics.ir.program import Program
 
-__all__ = ["LRUCache", "once", "traced"]
-
 Keys = ParamSpec("Keys")
 Made = TypeVar("Made")
 

@@ -19,8 +19,6 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.models import output_values
 from deel_lip_tf.verify.propagation.interval import propagate
 
-__all__ = ["can_run", "confirmed"]
-
 _BATCH = 256
 _EXAMPLES = 8  # points that the first layer that differs is looked for with
 

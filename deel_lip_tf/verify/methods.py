@@ -33,9 +33,6 @@ from deel_lip_tf.verify.propagation.forward import forward, forward_lower_bound
 from deel_lip_tf.verify.propagation.interval import INFINITY, Interval, interval, propagate
 from deel_lip_tf.verify.search import subdomains
 
-__all__ = ["METHODS", "Method", "Problem", "batches", "domains_and_intervals", "interval_bounds"]
-__all__ += ["lower_bounds"]
-
 _ENTRIES = 2**25
 """Entries of the largest tensor that is made for the samples of one call."""
 

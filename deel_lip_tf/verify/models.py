@@ -18,9 +18,6 @@ from deel_lip_tf.semantics.state import state_of
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.graphs import LRUCache
 
-__all__ = ["classified", "configuration", "margin_objectives", "output_values", "predicted_labels"]
-__all__ += ["program_of"]
-
 _PROGRAMS = LRUCache(4)
 
 

@@ -23,9 +23,6 @@ from deel_lip_tf.verify.search.branch_and_bound import MOST_SECONDS, branch_and_
 from deel_lip_tf.verify.search.inputs.network import is_searchable
 from deel_lip_tf.verify.search.inputs.turns import in_turns
 
-__all__ = ["BRANCHING", "FALSIFIED", "ROBUST", "UNKNOWN", "Robustness", "prove", "robustness"]
-__all__ += ["prove_further", "stages_of"]
-
 ROBUST = "robust"
 
 ATTACK, BRANCHING, WHOLE = "attack", "branch-and-bound", "alpha-crown"

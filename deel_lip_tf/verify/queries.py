@@ -17,8 +17,6 @@ from deel_lip_tf.verify.models import classified, margin_objectives, program_of
 from deel_lip_tf.verify.proofs import BRANCHING, stages_of
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
 
-__all__ = ["Bounds", "bounds", "certified_radius", "objectives_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Bounds:

@@ -10,8 +10,6 @@ from keras import ops
 from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Program
 from deel_lip_tf.verify.activations import activation_of
 
-__all__ = ["TENSORFLOW", "absolute", "bias_of", "constant", "evaluate", "linear"]
-
 Shape = tuple[int, ...]
 _CONSTANTS: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
 

@@ -7,8 +7,6 @@ import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["column", "directions", "gradient", "norms"]
-
 
 def norms(array: np.ndarray) -> np.ndarray:
     """(n,) Euclidean norms of samples (n, ...), in float64."""

@@ -16,8 +16,6 @@ from keras import ops
 from deel_lip_tf.bounds.evaluation.directions import column, directions, gradient, norms
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
 
-__all__ = ["jacobian_estimate", "attack_estimate"]
-
 _SMALL = 1e-5  # for the derivative in float64: truncation and rounding are both near 1e-9 there
 
 

@@ -37,8 +37,6 @@ from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.rules.wrappers import Wrapper, unwrapped
 from deel_lip_tf.semantics.state import is_constrained
 
-__all__ = ["Evaluation", "Float64Evaluator", "WithError"]
-
 
 @dataclass(frozen=True, eq=False)
 class WithError:

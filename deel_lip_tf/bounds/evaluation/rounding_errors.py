@@ -25,15 +25,6 @@ from deel_lip_tf.semantics.state import (
     kernel_of,
 )
 
-__all__ = [
-    "FLUSHED",
-    "LOST_SQUARE",
-    "WRITTEN",
-    "Rounding",
-    "lost_squares",
-    "rounding_of",
-]
-
 # Twice the rounding of a number to float32.
 WRITTEN = 2.0**-22
 

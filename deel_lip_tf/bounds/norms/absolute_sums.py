@@ -16,8 +16,6 @@ from deel_lip_tf.bounds.norms.dense_matrix import axis_taps
 from deel_lip_tf.normalizers.convolution import EXTENDING, ZERO
 from deel_lip_tf.semantics.operators import Convolution
 
-__all__ = ["absolute_sums_bound"]
-
 _ENTRIES = 2**31  # sums of taps that a bound may compute: some seconds on two cores
 _CHUNK = 2**21  # of which this many at a time
 _REACH = 32  # of a kernel, up to which all lengths of an axis of unknown length are tried

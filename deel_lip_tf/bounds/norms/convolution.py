@@ -30,8 +30,6 @@ from deel_lip_tf.normalizers.convolution import (
 )
 from deel_lip_tf.semantics.operators import Convolution, all_known
 
-__all__ = ["convolution_bound"]
-
 _COPYING = ("symmetric", "reflect", "replicate")
 _NEARLY_ORTHOGONAL = 1.01  # autocorrelation bound over a lower bound: then the residual is small
 

@@ -14,8 +14,6 @@ from deel_lip_tf.bounds.norms.spectral import spectral_norm_bound
 from deel_lip_tf.normalizers.convolution import ZERO, padded_indices, padding_amounts
 from deel_lip_tf.semantics.operators import Convolution, all_known
 
-__all__ = ["axis_taps", "check_finite", "matrix_bound"]
-
 _FLOPS = 1e10  # what a bound with a budget of 1 may cost: about a second on two cores
 
 

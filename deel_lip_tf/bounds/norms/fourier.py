@@ -23,8 +23,6 @@ import numpy as np
 from deel_lip_tf.bounds.norms.spectral import krylov_estimates, largest_eigenvalues, prove_at_most
 from deel_lip_tf.bounds.norms.symbol import Symbol, half_of_grid
 
-__all__ = ["ACCURACY", "grid_maximum", "supremum"]
-
 _FLOPS = 1.25e11  # what a bound with a budget of 1 may cost: some seconds on two cores
 _FREQUENCIES = 8_000  # likewise, for kernels so small that handling the arrays costs more
 _FINEST = 64.0  # points per degree of the first covering

@@ -13,8 +13,6 @@ from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.norms import L2, LINF, Norm
 from deel_lip_tf.semantics.operators import Copies, Matrices, Operator, Sums
 
-__all__ = ["operator_bound"]
-
 
 def operator_bound(operator: Operator, norm: Norm = L2, budget: float = 1.0) -> tuple[float, str]:
     """Bounds the operator norm from a p-norm to itself.

@@ -29,8 +29,6 @@ from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
 from deel_lip_tf.semantics.operators import Recurrence
 
-__all__ = ["StepErrors", "absolute_norms", "recurrence_bound", "through_time"]
-
 _MANY = 10**7  # steps, in place of an unknown number of them, for the search alone
 _LEAST = 1e-290  # a norm below is not divided by
 _COUNTED = 10**5  # powers that are added up one by one

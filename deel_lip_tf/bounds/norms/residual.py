@@ -14,8 +14,6 @@ import numpy as np
 from deel_lip_tf._rounding import gamma, sqrt_up
 from deel_lip_tf.bounds.norms.symbol import Symbol, half_of_grid
 
-__all__ = ["least_norm", "residual_bound"]
-
 _POINTS = 4  # of the grid for each exponent: the factor of an axis is then the square root of 2
 _FLOPS = 2e11  # what it may cost: some seconds on two cores
 

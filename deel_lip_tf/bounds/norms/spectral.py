@@ -12,17 +12,6 @@ import numpy as np
 
 from deel_lip_tf._rounding import TINY, UNIT, gamma, sqrt_up
 
-__all__ = [
-    "gram",
-    "gram_error",
-    "krylov_estimates",
-    "largest_eigenvalues",
-    "prove_at_most",
-    "scaled_up",
-    "spectral_norm_bound",
-    "subspace_estimates",
-]
-
 # Beyond this order all eigenvalues cost more than the proof; a Krylov estimate replaces them.
 _DENSE_ORDER = 1024
 # From this order on a factorization costs far more than a call: one matrix at a time, so that one

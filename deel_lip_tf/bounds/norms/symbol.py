@@ -18,8 +18,6 @@ import numpy as np
 from deel_lip_tf._rounding import TINY, gamma
 from deel_lip_tf.bounds.norms.spectral import gram, largest_eigenvalues, subspace_estimates
 
-__all__ = ["Autocorrelation", "Symbol", "half_of_grid"]
-
 _CHUNK_BYTES = 2**27
 _AUTOCORRELATION_BYTES = 2**28
 _AUTOCORRELATION_FLOPS = 4e10

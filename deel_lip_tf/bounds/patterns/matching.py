@@ -6,8 +6,6 @@ from deel_lip_tf.bounds.patterns.potentials import potential
 from deel_lip_tf.bounds.patterns.reductions import centering, root, safe_root
 from deel_lip_tf.semantics.graph import Call
 
-__all__ = ["find_patterns"]
-
 
 def find_patterns(calls: list[Call]) -> dict[Call, Pattern]:
     """The patterns among the calls of a graph, by their last call."""

@@ -14,8 +14,6 @@ from deel_lip_tf.semantics.norms import Norm
 from deel_lip_tf.semantics.operators import Convolution, Shape, all_known, known_sizes
 from deel_lip_tf.semantics.rule import rule_for
 
-__all__ = ["before_padding", "folded", "padded"]
-
 
 def padded(call: Call) -> Pattern | None:
     """`take` along spatial axes, as a padding of the next "valid" convolution does."""

@@ -7,8 +7,6 @@ from deel_lip_tf._keras import operation_name
 from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.norms import Norm
 
-__all__ = ["Pattern", "maker"]
-
 
 @dataclass(frozen=True)
 class Pattern:

@@ -12,8 +12,6 @@ from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.operators import Convolution, Matrices, Potential
 from deel_lip_tf.semantics.rule import rule_for
 
-__all__ = ["potential"]
-
 
 def potential(call: Call) -> Pattern | None:
     """`x + second(first(x))` with relu between, where the second kernel is -2 times the adjoint."""

@@ -12,8 +12,6 @@ from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.rule import lipschitz_constant
 
-__all__ = ["centering", "root", "safe_root"]
-
 
 def root(call: Call) -> Pattern | None:
     """`sqrt(sums)`."""

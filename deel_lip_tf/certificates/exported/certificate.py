@@ -18,8 +18,6 @@ from deel_lip_tf.certificates.exported.programs import RUNNERS, compare
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
 from deel_lip_tf.certificates.result import MEANINGS
 
-__all__ = ["ExportCertificate", "export_certificate", "load"]
-
 _FORMAT = "deel_lip_tf export certificate 1"
 _NAME = "certificate.json"
 

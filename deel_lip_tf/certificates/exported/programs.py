@@ -11,8 +11,6 @@ import numpy as np
 
 from deel_lip_tf._validation.backends import tensorflow_for
 
-__all__ = ["RUNNERS", "compare"]
-
 # Two float32 programs of one function, in other orders of summation, differ by some 1e-6 of the
 # largest output. Weights that are rounded to float16 move it by 1e-4, and to int8 by 1e-2.
 _SAME = 1e-5

@@ -18,8 +18,6 @@ from deel_lip_tf.certificates.proofs import Proof, bounded, output_constants, pr
 from deel_lip_tf.certificates.radii import predicted
 from deel_lip_tf.certificates.statements.evaluation import checked_radius, outputs_with_errors
 
-__all__ = ["ConformalScores", "ConformalSets", "conformal_scores", "conformal_sets"]
-
 _LEVEL = Rule(lambda value: 0.0 < value < 1.0, "above 0 and below 1")
 
 

@@ -12,8 +12,6 @@ from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates.guard import Guard
 from deel_lip_tf.certificates.samples import checked_samples
 
-__all__ = ["checked_radius", "nothing", "outputs_with_errors"]
-
 
 def nothing(outputs: np.ndarray) -> np.ndarray:
     """An answer that is always the same: outputs are compared as numbers alone."""

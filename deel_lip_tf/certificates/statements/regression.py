@@ -18,8 +18,6 @@ from deel_lip_tf.certificates.statements.evaluation import (
     outputs_with_errors,
 )
 
-__all__ = ["CertifiedIntervals", "certify_regression"]
-
 
 @dataclass(frozen=True)
 class CertifiedIntervals:

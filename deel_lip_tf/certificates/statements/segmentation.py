@@ -17,8 +17,6 @@ from deel_lip_tf.certificates.proofs import bounded, check_logits
 from deel_lip_tf.certificates.statements.evaluation import checked_radius, outputs_with_errors
 from deel_lip_tf.semantics.graph import Graph
 
-__all__ = ["SegmentationCertificates", "certify_segmentation"]
-
 _SHARE = Rule(lambda value: 0.0 < value <= 1.0, "above 0 and at most 1")
 
 

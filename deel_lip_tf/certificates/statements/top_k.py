@@ -14,8 +14,6 @@ from deel_lip_tf.certificates.proofs import prove
 from deel_lip_tf.certificates.radii import Evaluated, downward, gap_radii, predicted
 from deel_lip_tf.certificates.statements.evaluation import outputs_with_errors
 
-__all__ = ["TopKCertificates", "certify_top_k"]
-
 
 @dataclass(frozen=True)
 class TopKCertificates:

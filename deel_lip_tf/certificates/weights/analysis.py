@@ -22,8 +22,6 @@ from deel_lip_tf.semantics.functions import proven_slope
 from deel_lip_tf.semantics.rounding import Rounding
 from deel_lip_tf.semantics.rule import rule_for
 
-__all__ = ["ChangedWeightsAnalysis"]
-
 
 class ChangedWeightsAnalysis(DeviationAnalysis):
     """A bounded model evaluated in float64, with the deviation of all models near it.

@@ -18,8 +18,6 @@ from deel_lip_tf.semantics.operators import Convolution, Matrices, Operator, Rec
 from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.state import is_constrained, kernel_of
 
-__all__ = ["WeightChange", "read_changes"]
-
 _FORMS = (
     "`weights_within` must be a number, by which every entry of every kernel and bias may be off, "
     "or a mapping from names of layers to such numbers, or to mappings of 'kernel' and 'bias' to "

@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["gradient", "most_expanded", "on_sphere", "steepest_in_ball"]
-
 
 def gradient(function: Callable, x: np.ndarray) -> np.ndarray:
     """Gradient of the sum of `function(x)`, of the shape of `x`."""

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-__all__ = ["extreme_inputs", "random_samples", "random_starts"]
-
 
 def random_samples(shape: tuple, count: int, rng: np.random.Generator) -> np.ndarray:
     """Samples for a model without data: uniform in [0, 1], where images live."""

@@ -21,8 +21,6 @@ from deel_lip_tf.cli.hunt.inputs import random_samples
 from deel_lip_tf.cli.hunt.searches import RARE, SEARCHES, Outcome, has_foolbox
 from deel_lip_tf.cli.hunt.target import POLICIES, Finding, Target, under_policy
 
-__all__ = ["Report", "hunt", "run"]
-
 SAMPLES = 200
 # The searches take turns; the rare ones every so many rounds.
 _RARE_EVERY = 10

@@ -9,8 +9,6 @@ import numpy as np
 from deel_lip_tf._keras import is_autocast
 from deel_lip_tf.model import vanillaModel
 
-__all__ = ["Referee", "distance"]
-
 # What a float64 evaluation may be wrong by, as a share of what the float32 program is wrong by:
 # the ratio of the unit roundoffs, 2**-29, times a thousand.
 _SHARE = 1000 * 2.0**-29

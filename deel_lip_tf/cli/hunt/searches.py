@@ -25,8 +25,6 @@ from deel_lip_tf.cli.hunt.target import Finding, Target
 from deel_lip_tf.cli.quickstart.attacks import run_attacks
 from deel_lip_tf.model import vanillaModel
 
-__all__ = ["RARE", "SEARCHES", "Outcome", "has_foolbox"]
-
 _BATCH = 24
 _OUTPUTS = "Lipschitz constant of the outputs"
 # Distances of less than this share of a radius below it are not counted as inside.

@@ -13,8 +13,6 @@ from deel_lip_tf.certificates import Certificates, certify, margin_lipschitz_con
 from deel_lip_tf.cli.hunt.referee import Referee
 from deel_lip_tf.layers.base import LipschitzLayer
 
-__all__ = ["POLICIES", "Finding", "Promise", "Target", "under_policy"]
-
 POLICIES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 
 

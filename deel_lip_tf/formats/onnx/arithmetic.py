@@ -18,19 +18,6 @@ from deel_lip_tf.formats.graph import Node
 from deel_lip_tf.formats.onnx.shapes import axes_of
 from deel_lip_tf.formats.onnx.tensors import Tensor
 
-__all__ = [
-    "arithmetic",
-    "constant_of",
-    "divided",
-    "extreme",
-    "gemm",
-    "matmul",
-    "merged",
-    "reduced",
-    "scaled_by",
-    "shifted_by",
-]
-
 
 def _dense(
     builder: KerasGraphBuilder, value: Tensor, kernel: np.ndarray, bias: np.ndarray | None

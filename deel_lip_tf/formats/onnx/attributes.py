@@ -4,8 +4,6 @@ import numpy as np
 
 from deel_lip_tf.formats.graph import Node
 
-__all__ = ["IN_FILES", "Pairs", "check_dropout", "check_normalization", "pairs_of", "steps_of"]
-
 IN_FILES = np.float32
 """The type of an attribute that is a number: defaults are rounded to it like what is written."""
 

@@ -11,8 +11,6 @@ import numpy as np
 
 from deel_lip_tf.formats.graph import Node, carries_batch
 
-__all__ = ["evaluated", "folded", "is_foldable"]
-
 # These move and copy entries, and also sizes of which one is that of the batch.
 _OF_SIZES = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
 # These move and copy entries too.

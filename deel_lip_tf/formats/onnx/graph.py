@@ -11,8 +11,6 @@ from deel_lip_tf._files.reading import content_of
 from deel_lip_tf.formats.graph import Graph, Node, UnsupportedOperatorError, raise_for_unknown
 from deel_lip_tf.formats.onnx.folding import folded, is_foldable
 
-__all__ = ["OF_SHAPES", "OnnxGraph", "loaded", "read", "results_by_name"]
-
 OF_SHAPES = ("Shape",)
 """Operators that look at the shape of their input alone."""
 

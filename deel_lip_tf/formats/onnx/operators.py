@@ -52,8 +52,6 @@ from deel_lip_tf.formats.onnx.windows import (
     transposed_convolution,
 )
 
-__all__ = ["OPERATORS", "rule_of"]
-
 
 def _identity(builder: KerasGraphBuilder, node: Node) -> Tensor:
     return builder.tensor(node.inputs[0])

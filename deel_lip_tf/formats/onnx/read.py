@@ -10,8 +10,6 @@ from deel_lip_tf.formats.onnx.graph import OF_SHAPES, read, results_by_name
 from deel_lip_tf.formats.onnx.operators import OPERATORS, rule_of
 from deel_lip_tf.formats.onnx.tensors import Tensor
 
-__all__ = ["from_onnx"]
-
 _TOLD_SIZES = ("Reshape", "Slice")
 """Operators that may be told the size of the batch."""
 

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-__all__ = ["OnnxRun"]
-
 
 class OnnxRun:
     """A model of one input and one output, as a function of samples.

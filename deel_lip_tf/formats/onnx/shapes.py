@@ -9,21 +9,6 @@ from deel_lip_tf.formats.build import KerasGraphBuilder
 from deel_lip_tf.formats.graph import BATCH, Node
 from deel_lip_tf.formats.onnx.tensors import Tensor
 
-__all__ = [
-    "adds_batch",
-    "axes_of",
-    "concat",
-    "flatten",
-    "pad",
-    "reshape",
-    "sliced",
-    "split",
-    "squeeze",
-    "transpose",
-    "unsqueeze",
-    "zeros_added",
-]
-
 _ALL = 2**30
 """An end of a slice that no axis reaches; files write the largest integer."""
 _PADDING = {
@@ -35,12 +20,7 @@ _PADDING = {
 
 def _shaped(builder: KerasGraphBuilder, value: Tensor, shape) -> Tensor:
     """A tensor whose sample has another shape, entries in ONNX's order."""
-    tensor = value.channels_first()
-    if tuple(tensor.shape[1:]) == tuple(shape):
-        return Tensor(tensor)
-    if len(shape) == 1:
-        return Tensor(keras.layers.Flatten(dtype=builder.dtype)(tensor))
-    return Tensor(keras.layers.Reshape(tuple(shape), dtype=builder.dtype)(tensor))
+    return Tensor(builder.reshaped(value.channels_first(), shape))
 
 
 def flatten(builder: KerasGraphBuilder, node: Node) -> Tensor:

@@ -11,8 +11,6 @@ from typing import Any
 import keras
 import numpy as np
 
-__all__ = ["Tensor"]
-
 
 @dataclass(frozen=True)
 class Tensor:

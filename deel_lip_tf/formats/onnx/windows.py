@@ -10,17 +10,6 @@ from deel_lip_tf.formats.onnx.shapes import zeros_added
 from deel_lip_tf.formats.onnx.tensors import Tensor
 from deel_lip_tf.normalizers.convolution import padding_amounts
 
-__all__ = [
-    "AVERAGE",
-    "GLOBAL_AVERAGE",
-    "GLOBAL_MAXIMUM",
-    "MAXIMUM",
-    "convolution",
-    "global_pooling",
-    "pooling",
-    "transposed_convolution",
-]
-
 
 def _by_dimension(name: str, end: str = "", most: int = 3) -> dict[int, type]:
     """Keras's layers of a name by their number of spatial dimensions."""

@@ -18,8 +18,6 @@ from deel_lip_tf.semantics.graph import is_readable
 from deel_lip_tf.semantics.ir.lowering import lower_model
 from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Norm, Program
 
-__all__ = ["to_onnx"]
-
 _UNSUPPORTED = (
     "These layers cannot be written as ONNX: {}. Replace them, or try Keras's own "
     '`model.export(path, format="onnx")` with `tf2onnx`.'

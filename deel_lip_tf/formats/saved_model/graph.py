@@ -14,8 +14,6 @@ import tensorflow as tf
 from deel_lip_tf import _keras
 from deel_lip_tf.formats.graph import BATCH, Graph, Node
 
-__all__ = ["SavedGraph", "read"]
-
 _BATCH_SIZES = (2, 3, 5)
 _OF_SHAPES = ("Shape", "Size", "Rank")
 # Sums are missing: products and choices make every size a number, or a number times the batch.

@@ -40,8 +40,6 @@ from deel_lip_tf.formats.saved_model.windows import (
 from deel_lip_tf.layers.activations import FullSort, GroupSort2
 from deel_lip_tf.normalizers import safe_sqrt
 
-__all__ = ["OPERATORS"]
-
 
 def _dense(
     builder: KerasGraphBuilder, value: Tensor, kernel: np.ndarray, bias: np.ndarray | None = None

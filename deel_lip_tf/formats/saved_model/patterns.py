@@ -11,8 +11,6 @@ from deel_lip_tf.formats.graph import Node
 if TYPE_CHECKING:
     from deel_lip_tf.formats.saved_model.graph import SavedGraph
 
-__all__ = ["with_activations_recognized"]
-
 
 def with_activations_recognized(graph: "SavedGraph") -> "SavedGraph":
     """The graph with one operator for each activation, named as Keras names it."""

@@ -11,8 +11,6 @@ from deel_lip_tf.formats.saved_model.operators import OPERATORS
 from deel_lip_tf.formats.saved_model.patterns import with_activations_recognized
 from deel_lip_tf.formats.saved_model.tensors import Tensor
 
-__all__ = ["from_saved_model"]
-
 _TOLD_SIZES = ("Conv2DBackpropInput", "Reshape")
 """Operators that are told the shape of their result, the batch with it."""
 

@@ -10,27 +10,12 @@ from deel_lip_tf.formats.build import KerasGraphBuilder
 from deel_lip_tf.formats.graph import BATCH, Node
 from deel_lip_tf.formats.saved_model.tensors import Tensor
 
-__all__ = [
-    "concatenated",
-    "expanded",
-    "padded",
-    "repeated",
-    "reshaped",
-    "sliced",
-    "squeezed",
-    "transposed",
-]
-
 
 def _shaped(
     builder: KerasGraphBuilder, value: Tensor, shape: list[int], rows: int | None = None
 ) -> Tensor:
     """A tensor whose sample has another shape."""
-    tensor = value.tensor
-    if list(tensor.shape[1:]) != shape:
-        flat = keras.layers.Flatten(dtype=builder.dtype)
-        is_flat = len(shape) == 1
-        tensor = (flat if is_flat else keras.layers.Reshape(shape, dtype=builder.dtype))(tensor)
+    tensor = builder.reshaped(value.tensor, shape)
     return Tensor(tensor, rows=rows, batch_size=value.batch_size)
 
 

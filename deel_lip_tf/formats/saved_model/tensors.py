@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Blocks", "Tensor"]
-
 _PARTS = (
     "A tensor whose first axis holds parts of samples must be a matrix to multiply, or the image "
     "of one dilated convolution. Received: samples of shape {}. Give the Keras model itself."

@@ -11,16 +11,6 @@ from deel_lip_tf.formats.build import KerasGraphBuilder, weighted
 from deel_lip_tf.formats.graph import BATCH, Node
 from deel_lip_tf.formats.saved_model.tensors import Blocks, Tensor
 
-__all__ = [
-    "average_pooling",
-    "batch_to_space",
-    "convolution",
-    "depthwise_convolution",
-    "max_pooling",
-    "space_to_batch",
-    "transposed_convolution",
-]
-
 
 def _spatial(node: Node, key: str) -> tuple[int, int]:
     """An attribute along rows and columns."""

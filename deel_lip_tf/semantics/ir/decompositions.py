@@ -23,7 +23,9 @@ from deel_lip_tf.semantics.ir.intervals import (
 from deel_lip_tf.semantics.ir.parameters import Coefficients
 from deel_lip_tf.semantics.ir.primitives import (
     Blocks,
+    Concatenate,
     Conv,
+    Gather,
     MatMul,
     Pick,
     Reshape,
@@ -37,28 +39,6 @@ from deel_lip_tf.semantics.ir.sorting import sorting_network
 # Values of neighbours on the half-line between them are equal but for the rounding of float64.
 _TIE = 2.0**-46
 
-__all__ = [
-    "channels_last",
-    "combined",
-    "convolved",
-    "extreme_of",
-    "extreme_with",
-    "folded",
-    "global_windows",
-    "grouped",
-    "kept_axes",
-    "last_if_first",
-    "maximum_of_last",
-    "means_of_windows",
-    "pooling_windows",
-    "positive_and_negative",
-    "reflected",
-    "reshaped",
-    "sorted_groups",
-    "standardized",
-    "standardizing",
-    "window_indices",
-]
 
 Pair = tuple[int, int]
 
@@ -290,6 +270,19 @@ def kept_axes(builder: Builder, index: int, layer: Any) -> int:
 def reshaped(builder: Builder, index: int, shape: tuple[int, ...]) -> int:
     """The same entries in another shape."""
     return index if shape == builder.shape(index) else builder.affine(index, Reshape(tuple(shape)))
+
+
+def step_of(builder: Builder, index: int, step: int) -> int:
+    """One step of a sequence (steps, *shape)."""
+    _, *shape = builder.shape(index)
+    one = builder.affine(index, Gather((np.array([step]), *[None] * len(shape))))
+    return reshaped(builder, one, tuple(shape))
+
+
+def sequence_of(builder: Builder, steps: Sequence[int]) -> int:
+    """Nodes of one shape as the steps of a sequence."""
+    rows = [reshaped(builder, step, (1, *builder.shape(step))) for step in steps]
+    return builder.affine(rows, Concatenate(1))
 
 
 def channels_last(builder: Builder, index: int, layer: Any) -> int:

@@ -9,19 +9,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "Function",
-    "celu",
-    "clip",
-    "elu",
-    "gelu",
-    "prelu",
-    "relu",
-    "selu",
-    "soft_shrink",
-    "squareplus",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Function:

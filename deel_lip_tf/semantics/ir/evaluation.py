@@ -9,8 +9,6 @@ from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.ir.arrays import NUMPY
 from deel_lip_tf.semantics.ir.program import Affine, Elementwise, Node, Program
 
-__all__ = ["evaluated", "rounding_errors"]
-
 
 def _relu(x: np.ndarray, negative_slope: float, ceiling: float) -> np.ndarray:
     above = np.minimum(np.maximum(x, 0.0), ceiling)

@@ -17,8 +17,6 @@ import numpy as np
 
 from deel_lip_tf.semantics.ir.primitives import Arrays, Tensor
 
-__all__ = ["Exchanged", "Extreme", "IntervalRule", "PairMaxima", "PositiveParts", "Sorted"]
-
 Interval = tuple[Tensor, Tensor]
 
 

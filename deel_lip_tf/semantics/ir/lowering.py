@@ -17,8 +17,6 @@ from deel_lip_tf.semantics.ir.sources import NUMBERS, Source
 from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.state import check_merged, is_quantized
 
-__all__ = ["Lowering", "lower_model"]
-
 CANNOT_BE_VERIFIED = (
     "`model` cannot be verified; no linear relaxation is known for: {}. Replace each of them by "
     "layers of the list in `deel_lip_tf.verify`, or verify the part of the model without them."

@@ -11,8 +11,6 @@ import numpy as np
 
 from deel_lip_tf.semantics.ir.primitives import Gather, LinearMap, Pick, Reshape, Shape, Transpose
 
-__all__ = ["move_of"]
-
 
 def move_of(function: Callable[[np.ndarray], np.ndarray], shape: Shape) -> LinearMap | None:
     """The map of a function that moves entries of each sample.

@@ -14,8 +14,6 @@ import numpy as np
 
 from deel_lip_tf.semantics.ir.primitives import Shape, Tensor
 
-__all__ = ["Coefficients", "Parameter", "as_coefficients"]
-
 
 @dataclass(frozen=True, eq=False)
 class Parameter:

@@ -23,20 +23,6 @@ from deel_lip_tf.semantics.ir.primitives import Diagonal, LinearMap, Scale, Shap
 if TYPE_CHECKING:
     from deel_lip_tf.semantics.graph import Call as GraphCall
 
-__all__ = [
-    "Affine",
-    "Builder",
-    "Call",
-    "Elementwise",
-    "Input",
-    "Node",
-    "Norm",
-    "Program",
-    "Softmax",
-    "ancestors",
-    "left_slope",
-]
-
 
 @dataclass(frozen=True)
 class Input:

@@ -26,8 +26,6 @@ from deel_lip_tf.semantics.ir.primitives import (
     Shape,
 )
 
-__all__ = ["SMALLEST", "Parts", "is_same", "map_difference", "signed_parts"]
-
 SMALLEST = 2.0**-500
 """Coefficients between 0 and this are no numbers here: the products of two larger ones are."""
 

@@ -1,7 +1,5 @@
 """Sorting as comparisons that do not depend on the values."""
 
-__all__ = ["sorting_network"]
-
 
 def sorting_network(size: int) -> list[list[tuple[int, int]]]:
     """Batcher's odd-even merge sort: stages of disjoint pairs `i < j`, smaller to the left."""

@@ -12,8 +12,6 @@ from deel_lip_tf.semantics.ir.parameters import Parameter
 from deel_lip_tf.semantics.ir.primitives import Tensor
 from deel_lip_tf.semantics.state import as_float64, bias_of, is_constrained, kernel_of
 
-__all__ = ["NUMBERS", "Formula", "Numbers", "Parameters", "Source"]
-
 Formula = Callable[[Callable[[Any], Any], ModuleType], Any]
 """Of what reads a variable, and of `numpy` or `keras.ops`: numbers that a layer computes."""
 

@@ -1,6 +1,7 @@
 """Activations that are layers."""
 
 import math
+from typing import Any
 
 import numpy as np
 from keras import activations, layers
@@ -17,6 +18,7 @@ from deel_lip_tf.semantics.functions import (
     unknown_activation,
 )
 from deel_lip_tf.semantics.ir import elementwise
+from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.semantics.ir.primitives import Scale, Sum
 from deel_lip_tf.semantics.operators import Shape
 from deel_lip_tf.semantics.rounding import few, gamma, smooth, softmax
@@ -25,8 +27,6 @@ from deel_lip_tf.semantics.rules.data_movement import scaled
 from deel_lip_tf.semantics.rules.normalization import broadcast_copies
 from deel_lip_tf.semantics.sizes import every_axis
 from deel_lip_tf.semantics.state import as_computed_with, as_float64, check_built
-
-__all__ = ["Activation"]
 
 
 @rule(layers.Activation)
@@ -78,10 +78,7 @@ class ReLU(Rule):
         return PiecewiseLinear((*breakpoints, float(layer.max_value)), (*slopes, 0.0))
 
     def lower(self, lowering, layer, inputs):
-        if layer.threshold != 0:
-            raise UnsupportedLayerError("its function jumps at `threshold`")
-        function = elementwise.relu(layer.negative_slope or 0.0, layer.max_value)
-        return lowering.builder.function(only(inputs), function)
+        return lowering.builder.function(only(inputs), rectifier(layer))
 
 
 @rule(layers.LeakyReLU)
@@ -195,6 +192,17 @@ class Softmax(Rule):
         if layer.axis not in (-1, len(lowering.builder.shape(only(inputs)))):
             raise UnsupportedLayerError("it may only end the model, along its last axis")
         return lowering.activate(inputs[0], activations.softmax)
+
+
+def rectifier(operation: Any) -> Function:
+    """The function of a ReLU, a layer or an operation, with its arguments.
+
+    Raises:
+        UnsupportedLayerError: it jumps.
+    """
+    if operation.threshold:
+        raise UnsupportedLayerError("its function jumps at `threshold`")
+    return elementwise.relu(operation.negative_slope or 0.0, operation.max_value)
 
 
 def _keeps_shape(layer: layers.Layer, input_shape: Shape) -> bool:

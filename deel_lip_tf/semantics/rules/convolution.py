@@ -40,8 +40,6 @@ from deel_lip_tf.semantics.sizes import is_beside_features, keeps_windows
 from deel_lip_tf.semantics.state import as_float64, bias_of, check_built, kernel_of
 from deel_lip_tf.semantics.sums import check_bias
 
-__all__ = ["ConvRNN", "Depthwise", "Direct", "Padded", "Separable", "Transposed", "bordered"]
-
 Pads = tuple[tuple[int, int], ...]
 
 

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from keras import layers
 
@@ -12,11 +13,10 @@ from deel_lip_tf.semantics.float64 import in_float64
 from deel_lip_tf.semantics.integers import same, with_zero
 from deel_lip_tf.semantics.ir.moves import move_of
 from deel_lip_tf.semantics.ir.primitives import Scale
+from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.rounding import copied
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.sizes import every_axis, is_beside_features
-
-__all__ = ["Copying", "DataMovement", "UpSampling", "scaled"]
 
 
 @rule(
@@ -41,7 +41,7 @@ class DataMovement(Rule):
         return 1.0
 
     def lower(self, lowering, layer, inputs):
-        return moved(lowering, layer, inputs)
+        return moved(lowering.builder, only(inputs), in_float64(layer))
 
 
 class Copying(Rule, ABC):
@@ -61,7 +61,7 @@ class Copying(Rule, ABC):
     def lower(self, lowering, layer, inputs):
         if self.copies(layer) is None:
             raise UnsupportedLayerError("only nearest interpolation has a rule")
-        return moved(lowering, layer, inputs)
+        return moved(lowering.builder, only(inputs), in_float64(layer))
 
 
 @rule(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D)
@@ -96,7 +96,8 @@ class InvertibleResampling(Rule):
 
     def lower(self, lowering, layer, inputs):
         twin = type(layer).from_config({**layer.get_config(), "k_coef_lip": 1.0})
-        return scaled(lowering, layer, moved(lowering, twin, inputs))
+        index = moved(lowering.builder, only(inputs), in_float64(twin))
+        return scaled(lowering, layer, index)
 
 
 @rule(lip.InvertibleDownSampling)
@@ -124,18 +125,17 @@ class Channels(InvertibleDownSampling):
     keeps_size = staticmethod(is_beside_features)
 
 
-def moved(lowering, layer, inputs: list[int]) -> int:
-    """Lowers a layer that moves entries: what it does to their numbers says how.
+def moved(builder: Builder, index: int, function: Callable) -> int:
+    """Appends what a function does that moves entries: what it does to their numbers says how.
 
     Raises:
         UnsupportedLayerError: it does more.
     """
-    index = only(inputs)
     with float64_on_cpu():
-        move = move_of(in_float64(layer), lowering.builder.shape(index))
+        move = move_of(function, builder.shape(index))
     if move is None:
         raise UnsupportedLayerError("it does more than move entries")
-    return lowering.builder.affine(index, move)
+    return builder.affine(index, move)
 
 
 def scaled(lowering, layer, index: int) -> int:

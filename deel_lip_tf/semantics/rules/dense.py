@@ -9,8 +9,8 @@ from keras import layers
 
 from deel_lip_tf import layers as lip
 from deel_lip_tf.errors import UnsupportedLayerError
-from deel_lip_tf.semantics.ir.decompositions import reshaped
-from deel_lip_tf.semantics.ir.primitives import Concatenate, Einsum, Gather, MatMul, Sum
+from deel_lip_tf.semantics.ir.decompositions import sequence_of, step_of
+from deel_lip_tf.semantics.ir.primitives import Einsum, MatMul, Sum
 from deel_lip_tf.semantics.ir.primitives.base import Unary
 from deel_lip_tf.semantics.ir.primitives.products import einsum_terms
 from deel_lip_tf.semantics.operators import Matrices, Operator, Recurrence, Shape, Sums
@@ -18,8 +18,6 @@ from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import bias_of, check_built, is_constrained, kernel_of
 from deel_lip_tf.semantics.sums import check_bias
-
-__all__ = ["Dense", "EinsumDense", "SimpleRNN", "unrolled"]
 
 
 @rule(layers.Dense)
@@ -115,20 +113,14 @@ def unrolled(
     layer.
     """
     builder = lowering.builder
-    steps, *shape = builder.shape(index)
-    whole = (None,) * len(shape)
-    states: list[int] = []
-    for step in reversed(range(steps)) if layer.go_backwards else range(steps):
-        one = builder.affine(index, Gather((np.array([step]), *whole)))
-        parts = [reshaped(builder, one, tuple(shape))]
+    steps, states = range(builder.shape(index)[0]), list[int]()
+    for step in reversed(steps) if layer.go_backwards else steps:
+        parts = [step_of(builder, index, step)]
         if states:
             parts.append(lowering.activate(states[-1], layer.activation))
         parts = [padded(part) for part in parts]
         states.append(builder.affine(parts, Sum(maps[: len(parts)]), bias))
-    if not layer.return_sequences:
-        return states[-1]
-    rows = [reshaped(builder, state, (1, *builder.shape(state))) for state in states]
-    return builder.affine(rows, Concatenate(1))
+    return sequence_of(builder, states) if layer.return_sequences else states[-1]
 
 
 def _contraction(layer: layers.EinsumDense, input_shape: Shape) -> list[Operator]:

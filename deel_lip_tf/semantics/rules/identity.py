@@ -7,8 +7,6 @@ from deel_lip_tf.semantics.rounding import copied
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.sizes import every_axis
 
-__all__ = ["Augmentation", "Identity"]
-
 
 @rule(
     layers.InputLayer,

@@ -22,9 +22,6 @@ from deel_lip_tf.semantics.rule import Rule, rule
 from deel_lip_tf.semantics.sizes import are_equal, every_axis
 from deel_lip_tf.semantics.state import as_float64
 
-__all__ = ["Extreme", "Sum", "broadcast_weights", "check_batch", "check_ranks", "concatenated"]
-__all__ += ["largest", "side_by_side"]
-
 
 class _Sum(Rule):
     """A sum with signs or shares."""

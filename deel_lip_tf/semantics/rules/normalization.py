@@ -9,19 +9,17 @@ import numpy as np
 from keras import layers
 
 from deel_lip_tf import layers as lip
-from deel_lip_tf._rounding import UP_FEW, argument_rounding, sqrt_outward
+from deel_lip_tf._rounding import argument_rounding, product_up
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.ir.decompositions import standardized, standardizing
 from deel_lip_tf.semantics.ir.primitives import Centering, Scale
 from deel_lip_tf.semantics.ir.sources import NUMBERS, Source
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Shape
-from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
+from deel_lip_tf.semantics.rounding import CallShapes, gamma
 from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import as_float64, as_kept
-
-__all__ = ["LayerCentering", "Scaling", "broadcast_copies", "broadcast_norm", "has_channels"]
 
 _UNBUILT = "it is not built, and its arguments may broadcast its input: build it"
 
@@ -32,7 +30,12 @@ class Scaling(Rule):
     gradient: Gradient = "scale"
 
     def rounding(self, layer, shapes):
-        return _of_affine(layer, shapes)
+        shift = broadcast_norm(getattr(layer, "mean", None), shapes)
+        shift += broadcast_norm(getattr(layer, "moving_mean", None), shapes)
+        offset = (1.0 + shapes.constant) * shift
+        for name in ("bias", "beta", "offset"):
+            offset += broadcast_norm(getattr(layer, name, None), shapes)
+        return shapes.rounding(gamma(32), offset)
 
 
 @rule(layers.Rescaling)
@@ -312,21 +315,7 @@ def has_channels(layer: layers.Layer, input_shape: Shape, vectors: Sequence, eac
 
 def _broadcast(scale: float, copies: int | None, norm: Norm) -> float | None:
     """The constant of a scale, where entries are copied before it."""
-    if copies is None:
-        return None
-    constant = float(scale * sqrt_outward(copies))
-    if norm == L2 or copies == 1:
-        return constant
-    return constant / math.sqrt(copies) * norm.copies(copies) * UP_FEW
-
-
-def _of_affine(layer: layers.Layer, shapes: CallShapes) -> Rounding:
-    shift = broadcast_norm(getattr(layer, "mean", None), shapes)
-    shift += broadcast_norm(getattr(layer, "moving_mean", None), shapes)
-    offset = (1.0 + shapes.constant) * shift
-    for name in ("bias", "beta", "offset"):
-        offset += broadcast_norm(getattr(layer, name, None), shapes)
-    return shapes.rounding(gamma(32), offset)
+    return None if copies is None else product_up(scale, norm.copies(copies))
 
 
 def _diagonal(entries: np.ndarray) -> tuple[float, float]:

@@ -29,8 +29,6 @@ from deel_lip_tf.semantics.rules.convolution import paddings
 from deel_lip_tf.semantics.rules.data_movement import scaled
 from deel_lip_tf.semantics.sizes import keeps_windows
 
-__all__ = ["averaged", "AveragePooling", "GlobalAverage", "GlobalMaximum", "MaxPooling"]
-
 
 @rule(layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
 class MaxPooling(Rule):

@@ -20,8 +20,6 @@ from deel_lip_tf.semantics.rules.convolution import bordered, paddings
 from deel_lip_tf.semantics.sizes import every_axis
 from deel_lip_tf.semantics.state import bias_of, check_built, kernel_of
 
-__all__ = ["ConvolutionPotential", "DensePotential"]
-
 
 class _ConvexPotential(Rule, ABC):
     """`k_coef_lip * (x - 2 V relu(V^T x + bias))`."""

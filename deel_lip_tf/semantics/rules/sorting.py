@@ -28,8 +28,6 @@ from deel_lip_tf.semantics.rules.normalization import broadcast_norm, has_channe
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import as_computed_with, as_float64, check_built
 
-__all__ = ["Absolute", "Householder", "NActivation", "Sorting", "Spline"]
-
 
 @rule(lip.GroupSort, lip.GroupSort2, lip.FullSort)
 class Sorting(Rule):

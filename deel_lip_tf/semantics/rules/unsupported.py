@@ -4,8 +4,6 @@ from keras import layers
 
 from deel_lip_tf.semantics.rule import Rule, rule
 
-__all__ = ["Unsupported"]
-
 _NORMALIZES = (
     "it divides each sample by its own {}, so that its slope grows without a useful limit where "
     "that is small; center by LayerCentering, or scale by BatchNormalization"

@@ -2,16 +2,12 @@
 
 from typing import Any
 
-import numpy as np
 from keras import layers
 
 from deel_lip_tf.errors import UnsupportedLayerError
-from deel_lip_tf.semantics.ir.decompositions import reshaped
-from deel_lip_tf.semantics.ir.primitives import Concatenate, Gather
+from deel_lip_tf.semantics.ir.decompositions import sequence_of, step_of
 from deel_lip_tf.semantics.operators import Shape
 from deel_lip_tf.semantics.rule import Rule, only, rule, rule_for
-
-__all__ = ["SpectralNormalization", "TimeDistributed", "Wrapper", "unwrapped"]
 
 
 class Wrapper(Rule):
@@ -40,13 +36,10 @@ class TimeDistributed(Wrapper):
         return None if input_shape is None else (input_shape[0], *input_shape[2:])
 
     def applied(self, lowering, inner, index):
-        builder, (steps, *shape) = lowering.builder, lowering.builder.shape(index)
-        results = []
-        for step in range(steps):
-            one = builder.affine(index, Gather((np.array([step]), *[None] * len(shape))))
-            result = lowering.layer(inner, [reshaped(builder, one, tuple(shape))])
-            results.append(reshaped(builder, result, (1, *builder.shape(result))))
-        return builder.affine(results, Concatenate(1))
+        builder = lowering.builder
+        steps = range(builder.shape(index)[0])
+        results = [lowering.layer(inner, [step_of(builder, index, step)]) for step in steps]
+        return sequence_of(builder, results)
 
 
 @rule(layers.SpectralNormalization)

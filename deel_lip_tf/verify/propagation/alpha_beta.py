@@ -36,10 +36,6 @@ from deel_lip_tf.verify.propagation.concretize import DomainTensors, concretize_
 from deel_lip_tf.verify.propagation.interval import INFINITY, Interval
 from deel_lip_tf.verify.propagation.relaxations import Activation, Lines, offsets
 
-__all__ = ["STEPS", "AlphaBeta", "Breakpoint", "Subproblems", "default_alpha_beta", "evaluate"]
-__all__ += ["flat_of", "optimized_lines", "splittable_nodes", "breakpoints_of", "maximize"]
-__all__ += ["parts_of"]
-
 STEPS = 40
 """Of the optimization of slopes."""
 

@@ -50,9 +50,6 @@ from deel_lip_tf.verify.propagation.interval import (
 from deel_lip_tf.verify.propagation.relaxations import Lines, lines, norm_lines
 from deel_lip_tf.verify.tensorflow import bias_of
 
-__all__ = ["LinearLowerBound", "Relaxation", "backward", "lower_bound", "refine", "relax"]
-__all__ += ["underflown"]
-
 _ENTRYWISE = (Diagonal, Scale)
 
 _MEMORY = 2**25

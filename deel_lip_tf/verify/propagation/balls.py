@@ -23,8 +23,6 @@ from deel_lip_tf._rounding import TINY
 from deel_lip_tf.verify.propagation.coefficients import Coefficients
 from deel_lip_tf.verify.propagation.interval import INFINITY, Interval
 
-__all__ = ["BALLS_ENTRIES", "Ball", "in_ball"]
-
 BALLS_ENTRIES = 8
 """Tensors of the size of the coefficients that are made at once."""
 

@@ -19,8 +19,6 @@ from deel_lip_tf.semantics.ir.program import Affine
 from deel_lip_tf.verify.propagation.relaxations import Lines
 from deel_lip_tf.verify.tensorflow import TENSORFLOW, constant
 
-__all__ = ["Coefficients", "Dense", "Windows", "add", "identity"]
-
 
 @dataclass(frozen=True, eq=False)
 class Dense:

@@ -9,8 +9,6 @@ from deel_lip_tf._rounding import TINY
 from deel_lip_tf.verify.propagation.coefficients import Coefficients, Dense
 from deel_lip_tf.verify.propagation.interval import Interval
 
-__all__ = ["DomainTensors", "concretize", "concretize_exactly"]
-
 _HALVINGS = 40
 _ROUND = 1.0 + 2.0**-40
 """More than the rounding of half a sum, of a norm and of a product, relatively."""

@@ -30,8 +30,6 @@ from deel_lip_tf.verify.propagation.interval import (
 from deel_lip_tf.verify.propagation.relaxations import Lines
 from deel_lip_tf.verify.tensorflow import absolute, bias_of, linear
 
-__all__ = ["LinearBounds", "forward", "forward_lower_bound"]
-
 
 class LinearBounds(NamedTuple):
     """Two linear functions of the input (n entries) around a node.

@@ -32,8 +32,6 @@ from deel_lip_tf.verify.activations import derivative_of
 from deel_lip_tf.verify.graphs import once
 from deel_lip_tf.verify.tensorflow import TENSORFLOW
 
-__all__ = ["are_alike", "difference_bounds", "gradient_bounds"]
-
 Ends = tuple[np.ndarray, np.ndarray]
 """`(lower, upper)`, of the same shape."""
 

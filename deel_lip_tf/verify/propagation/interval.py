@@ -20,7 +20,6 @@ from deel_lip_tf.verify.tensorflow import TENSORFLOW, absolute, bias_of, linear
 
 INFINITY = np.float64(np.inf)
 
-__all__ = ["INFINITY", "Interval", "floored", "intersect", "interval", "lost", "propagate", "step"]
 
 # Products of weights, and of the first number, are not 0; the relative error of the second one is
 # more than what underflows in a sum.

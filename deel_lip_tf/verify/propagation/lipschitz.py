@@ -33,9 +33,6 @@ from deel_lip_tf.verify.propagation.interval import (
 )
 from deel_lip_tf.verify.tensorflow import absolute
 
-__all__ = ["activations_in_balls", "ball_of", "constants", "entry_constants", "has_small_constants"]
-__all__ += ["lipschitz_lower_bound", "node_constants", "tightening"]
-
 _ROUND = 1.0 + 2.0**-40
 _MOST_ROWS, _SQUARINGS = 1024, 5  # of a matrix, the norm of whose parts is bounded
 _LARGEST_NODE = 2**22  # entries of the matrix of a node whose rows are measured one by one

@@ -24,8 +24,6 @@ import tensorflow as tf
 
 from deel_lip_tf._rounding import TINY_NORM
 
-__all__ = ["Activation", "Lines", "image", "lines", "norm_image", "norm_lines", "offsets", "slopes"]
-
 SLACK = {True: 2.0**-40, False: 2.0**-50}
 """Relative outward rounding, by whether a function is smooth."""
 

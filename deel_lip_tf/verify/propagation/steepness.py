@@ -8,8 +8,6 @@ import tensorflow as tf
 
 from deel_lip_tf.verify.propagation.relaxations import SLACK
 
-__all__ = ["Derivative", "Piece"]
-
 
 @dataclass(frozen=True, eq=False)
 class Piece:

@@ -10,8 +10,6 @@ import numpy as np
 from deel_lip_tf import plots
 from deel_lip_tf._tables import html_table
 
-__all__ = ["FALSIFIED", "PROVEN", "UNKNOWN", "Answer", "Answers", "Progress"]
-
 PROVEN, FALSIFIED, UNKNOWN = "proven", "falsified", "unknown"
 
 

@@ -15,8 +15,6 @@ from deel_lip_tf.verify.activations import derivative_of
 from deel_lip_tf.verify.graphs import once
 from deel_lip_tf.verify.propagation.gradients import Ends
 
-__all__ = ["chain_constants"]
-
 _LARGEST = 2**22  # entries of a matrix that is written out
 _FLOPS = 2e9  # for each sample: some tenths of a second
 # What copies no entry: an image of the identity is a number of the kernel, or a product with one.

@@ -20,8 +20,6 @@ from deel_lip_tf.verify.properties.gradients import node_intervals
 from deel_lip_tf.verify.properties.linear import LinearClaims, answered
 from deel_lip_tf.verify.properties.ranges import flat_values, tolerances, whole
 
-__all__ = ["equivalent"]
-
 
 def equivalent(
     first: keras.Model,

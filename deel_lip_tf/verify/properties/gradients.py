@@ -22,8 +22,6 @@ from deel_lip_tf.verify.propagation.gradients import Ends, gradient_bounds
 from deel_lip_tf.verify.properties.chains import chain_constants
 from deel_lip_tf.verify.queries import Bounds, objectives_of
 
-__all__ = ["gradients", "gradients_on", "lipschitz_constants", "node_intervals"]
-
 _ENTRIES = 2**22  # of the coefficients of a node that are carried at once
 
 

@@ -31,8 +31,6 @@ from deel_lip_tf.verify.specification.property import (
     property_of,
 )
 
-__all__ = ["LinearClaims", "STAGES", "answered", "search_seconds"]
-
 ATTACK, SPLITTING, BRANCHING = "attack", "input-splitting", "branch-and-bound"
 GRADIENT, PARTS = "gradient", "box-splitting"
 STAGES = (GRADIENT, "crown-ibp", "crown", ATTACK, PARTS, SPLITTING, BRANCHING)

@@ -21,8 +21,6 @@ from deel_lip_tf.verify.properties.ranges import flat_values, whole
 from deel_lip_tf.verify.properties.splitting import FEW, split
 from deel_lip_tf.verify.search.attack import FLOATS, Claims, is_found, search
 
-__all__ = ["monotone"]
-
 _NOISE = 64.0  # last digits of the larger output: differences that are less are none
 _JUDGED = 8  # pairs of one call of which the exact function is bounded
 

@@ -17,8 +17,6 @@ from deel_lip_tf.verify.models import output_values, program_of
 from deel_lip_tf.verify.properties.answer import Answer
 from deel_lip_tf.verify.properties.linear import LinearClaims, answered
 
-__all__ = ["flat_values", "tolerances", "whole", "within"]
-
 
 def within(
     model: keras.Model,

@@ -11,8 +11,6 @@ from deel_lip_tf.verify.graphs import once
 from deel_lip_tf.verify.propagation.gradients import gradient_bounds
 from deel_lip_tf.verify.tensorflow import evaluate
 
-__all__ = ["FEW", "split"]
-
 FEW = 24
 """Free inputs, the most that are split."""
 

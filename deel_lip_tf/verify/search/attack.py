@@ -36,8 +36,6 @@ from deel_lip_tf.verify.models import configuration, margin_objectives, output_v
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
 from deel_lip_tf.verify.search.projection import column, inside, project, towards
 
-__all__ = ["FLOATS", "Claims", "falsify", "gradient_function", "is_found", "search"]
-
 STEPS, RESTARTS = 40, 4
 _TARGETS = 9  # classes tried from the start, the nearest first
 _NEAREST = 3  # of them, tried again from random points

@@ -24,8 +24,6 @@ from deel_lip_tf.verify.methods import domains_and_intervals, lower_bounds
 from deel_lip_tf.verify.propagation.alpha_beta import splittable_nodes
 from deel_lip_tf.verify.search import subdomains
 
-__all__ = ["BranchAndBoundResult", "branch_and_bound"]
-
 _STEPS = 10  # of the optimization in each subdomain
 _LAST_STEPS = 400  # where nothing is left to split
 _BATCH = 512  # subdomains bounded together

@@ -6,8 +6,6 @@ import tensorflow as tf
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
 
-__all__ = ["column", "inside", "project", "towards"]
-
 
 def project(x: tf.Tensor, domain: DomainTensors) -> tf.Tensor:
     """Into the ball, then into the box, which moves no entry away from the center."""

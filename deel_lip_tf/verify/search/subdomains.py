@@ -24,8 +24,6 @@ from deel_lip_tf.verify.propagation.concretize import DomainTensors
 from deel_lip_tf.verify.propagation.interval import Interval
 from deel_lip_tf.verify.tensorflow import evaluate
 
-__all__ = ["Subdomains", "Solved", "neurons", "optimized", "solver"]
-
 _RATES = (0.1, 0.1)  # of alphas, and of betas in units of the largest weight
 _INWARD = 1.0 - 2.0**-20  # candidates keep inside the domain when they are rounded
 _BELOW = 0.25  # weight of the gap of a line whose slope is free

@@ -17,8 +17,6 @@ from deel_lip_tf.verify.models import output_values
 from deel_lip_tf.verify.search.projection import inside
 from deel_lip_tf.verify.specification.property import Conjunction
 
-__all__ = ["first_witness", "plain_points"]
-
 _MOST_AXES = 4  # with all their corners; of more, two opposite ones
 _JUDGED = 32  # points of one call that are evaluated exactly
 

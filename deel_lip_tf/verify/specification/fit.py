@@ -12,8 +12,6 @@ from deel_lip_tf.semantics.ir.primitives import Concatenate, MatMul
 from deel_lip_tf.semantics.ir.program import Builder, Program
 from deel_lip_tf.verify.specification.property import Property
 
-__all__ = ["check_fits", "with_relations"]
-
 
 def check_fits(program: Program, property: Property) -> None:
     """Raises a `ValueError` where a property is not about a network.

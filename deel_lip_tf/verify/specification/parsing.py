@@ -14,8 +14,6 @@ import numpy as np
 
 from deel_lip_tf.verify.specification.property import Formula, Inequality, Linear, Variable
 
-__all__ = ["parsed", "without_collections"]
-
 _TOKEN = re.compile(r";[^\n]*|[()]|[^\s();]+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _VARIABLE = re.compile(r"([XY])_(\d+)")

@@ -16,9 +16,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ["Conjunction", "Formula", "Inequality", "Linear", "Property", "Variable"]
-__all__ += ["conjunctions", "one_not_positive", "property_of"]
-
 _MOST_CONJUNCTIONS = 2**16
 
 Variable = tuple[str, int]  # ("X", position in the flattened input) or ("Y", ...) of the output

@@ -18,8 +18,6 @@ from deel_lip_tf._files.reading import content_of
 from deel_lip_tf.verify.specification.parsing import parsed, without_collections
 from deel_lip_tf.verify.specification.property import Property, property_of
 
-__all__ = ["counterexample", "digits_of", "read_vnnlib"]
-
 
 def read_vnnlib(path: str | Path) -> Property:
     """Reads a property: what a counterexample satisfies.

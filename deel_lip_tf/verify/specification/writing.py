@@ -18,8 +18,6 @@ from deel_lip_tf.semantics.graph import graph_of
 from deel_lip_tf.verify.domain import Domain, ball
 from deel_lip_tf.verify.specification.vnnlib import digits_of
 
-__all__ = ["to_vnnlib"]
-
 _VERSIONS = ("1.0", "2.0")
 
 

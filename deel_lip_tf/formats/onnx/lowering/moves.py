@@ -12,8 +12,6 @@ from deel_lip_tf.formats.onnx.lowering.values import Value, Values, sample_of
 from deel_lip_tf.semantics.ir.moves import move_of
 from deel_lip_tf.semantics.ir.primitives import Concatenate, Reshape
 
-__all__ = ["concatenated", "identity", "moved"]
-
 
 def identity(values: Values, node: Node) -> list[Value]:
     """`Identity`, and `Dropout` at inference.

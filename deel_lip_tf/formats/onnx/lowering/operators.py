@@ -21,8 +21,6 @@ from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of, extrem
 from deel_lip_tf.semantics.ir.elementwise import Function
 from deel_lip_tf.semantics.ir.primitives import AxisProducts, MatMul, Scale
 
-__all__ = ["OPERATORS"]
-
 
 def _matmul(values: Values, node: Node) -> list[Value]:
     """`x @ kernel` with the bias that `graph` has found behind it, or `kernel @ x`."""

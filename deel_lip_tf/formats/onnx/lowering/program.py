@@ -9,8 +9,6 @@ from deel_lip_tf.formats.onnx.lowering.operators import OPERATORS
 from deel_lip_tf.formats.onnx.lowering.values import Values
 from deel_lip_tf.semantics.ir.program import Program
 
-__all__ = ["lower_onnx"]
-
 
 def lower_onnx(model) -> Program:
     """Lowers an ONNX model to a program of the same function of one sample, in exact arithmetic.

@@ -15,8 +15,6 @@ from deel_lip_tf.formats.onnx.graph import OnnxGraph
 from deel_lip_tf.semantics.ir.primitives import Shape, Transpose
 from deel_lip_tf.semantics.ir.program import Builder
 
-__all__ = ["Value", "Values", "sample_of"]
-
 
 def sample_of(shape: Shape) -> Shape:
     """The shape of the node of a tensor: without its first axis where that has the size 1."""

@@ -24,15 +24,6 @@ from deel_lip_tf.semantics.ir.decompositions import (
 )
 from deel_lip_tf.semantics.ir.primitives import AxisProducts
 
-__all__ = [
-    "average_pooling",
-    "batch_normalization",
-    "convolution",
-    "global_average",
-    "global_maximum",
-    "maximum_pooling",
-]
-
 
 def _geometry(node: Node, window: tuple[int, ...]) -> tuple[tuple, tuple, Pairs]:
     """Strides, dilations, and the pads of each axis.

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Emitter", "OnnxTensor"]
-
 _OPSET, _IR_VERSION = 13, 8
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from deel_lip_tf.formats.onnx.writing.emitter import Emitter, OnnxTensor
 from deel_lip_tf.semantics.ir.elementwise import Function
 
-__all__ = ["FUNCTIONS", "write_function"]
-
 
 def write_function(emitter: Emitter, function: Function, x: OnnxTensor) -> OnnxTensor:
     """The function of each entry."""

@@ -24,8 +24,6 @@ from deel_lip_tf.semantics.ir.primitives import (
 )
 from deel_lip_tf.semantics.ir.program import Affine
 
-__all__ = ["MAPS", "write_affine"]
-
 
 def write_affine(emitter: Emitter, node: Affine, inputs: Sequence[OnnxTensor]) -> OnnxTensor:
     """The map of a node, and its bias."""

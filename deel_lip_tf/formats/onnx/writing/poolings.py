@@ -8,8 +8,6 @@ from deel_lip_tf.normalizers import padding_amounts
 from deel_lip_tf.semantics.rule import rule_for
 from deel_lip_tf.semantics.rules import pooling
 
-__all__ = ["has_operator", "write_pooling"]
-
 
 def has_operator(layer) -> bool:
     """Whether a layer is a pooling that ONNX has one operator for."""

@@ -5,9 +5,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Arrays", "LinearMap", "Shape", "Tensor", "Unary"]
-
-
 Shape = tuple[int, ...]
 Tensor = Any
 

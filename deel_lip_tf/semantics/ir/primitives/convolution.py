@@ -8,8 +8,6 @@ import numpy as np
 
 from deel_lip_tf.semantics.ir.primitives.base import Arrays, Shape, Tensor, Unary
 
-__all__ = ["Conv"]
-
 
 @dataclass(frozen=True, eq=False)
 class Conv(Unary):

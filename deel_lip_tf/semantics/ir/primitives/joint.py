@@ -8,8 +8,6 @@ import numpy as np
 from deel_lip_tf.semantics.ir.primitives.base import Arrays, Shape, Tensor, Unary
 from deel_lip_tf.semantics.ir.primitives.products import unbroadcast
 
-__all__ = ["Concatenate", "Sum"]
-
 
 @dataclass(frozen=True, eq=False)
 class Sum:

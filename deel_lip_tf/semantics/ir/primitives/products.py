@@ -8,9 +8,6 @@ import numpy as np
 
 from deel_lip_tf.semantics.ir.primitives.base import Arrays, Shape, Tensor, Unary
 
-__all__ = ["AxisProducts", "Blocks", "Centering", "Diagonal", "Einsum", "MatMul", "Scale"]
-__all__ += ["unbroadcast"]
-
 
 @dataclass(frozen=True, eq=False)
 class Scale(Unary):

@@ -10,14 +10,12 @@ from deel_lip_tf.semantics.graph import Call, Value
 from deel_lip_tf.semantics.integers import arithmetic
 from deel_lip_tf.semantics.ir.decompositions import combined, extreme_of, extreme_with
 from deel_lip_tf.semantics.operators import Merge
-from deel_lip_tf.semantics.rounding import CallShapes, Rounding, gamma
+from deel_lip_tf.semantics.rounding import CallShapes, Rounding, few, gamma
 from deel_lip_tf.semantics.rule import Rule, rule
 from deel_lip_tf.semantics.rules.merging import check_batch, check_ranks, largest, summed
 from deel_lip_tf.semantics.rules.normalization import broadcast_norm
 from deel_lip_tf.semantics.sizes import every_axis
 from deel_lip_tf.semantics.state import as_kept
-
-__all__ = ["NUMBERS", "check_shape", "shifted"]
 
 NUMBERS = int | float | np.number | np.ndarray
 """The types of constants among the arguments of an operation."""
@@ -112,13 +110,11 @@ class Multiply(_Arithmetic):
     """`x * c`."""
 
     of_integers = staticmethod(lambda a, b: a * b)
+    rounding = staticmethod(few)
 
     def merge(self, call, norm):
         number, rounding = _number(call, np.max)
         return Merge([product_up(number, rounding)], False, "product with a constant")
-
-    def rounding(self, operation, shapes):
-        return shapes.rounding(gamma(8))
 
     def lower_call(self, lowering, call, inputs):
         nodes, constant, _ = operands(call, inputs)
@@ -132,15 +128,13 @@ class Divide(Rule):
     """`x / c`."""
 
     keeps_size = staticmethod(every_axis)
+    rounding = staticmethod(few)
 
     def merge(self, call, norm):
         number, rounding = _number(call, np.min)
         if number == 0.0 or call.args[0] is not call.inputs[0]:
             raise UnsupportedLayerError("it divides by a tensor or by zero")
         return Merge([quotient_up(rounding, number)], False, "quotient by a constant")
-
-    def rounding(self, operation, shapes):
-        return shapes.rounding(gamma(8))
 
     def lower_call(self, lowering, call, inputs):
         nodes, constant, is_first = operands(call, inputs)

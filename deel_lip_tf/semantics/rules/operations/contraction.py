@@ -11,8 +11,6 @@ from deel_lip_tf.semantics.operators import Matrices
 from deel_lip_tf.semantics.rounding import CallShapes, gamma
 from deel_lip_tf.semantics.rule import Rule, rule
 
-__all__ = ["Contraction"]
-
 
 @rule("Einsum")
 class Contraction(Rule):

@@ -16,6 +16,7 @@ from deel_lip_tf.semantics.ir.primitives import Scale
 from deel_lip_tf.semantics.operators import Merge
 from deel_lip_tf.semantics.rounding import copied
 from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.rules.activation import rectifier
 from deel_lip_tf.semantics.rules.operations.arithmetic import check_shape, shifted
 from deel_lip_tf.semantics.sizes import every_axis
 
@@ -168,10 +169,7 @@ class Cast(Rule):
 class Rectifier(Formula):
     """`keras.activations.relu` with arguments."""
 
-    def formula(self, operation):
-        if operation.threshold:
-            raise UnsupportedLayerError("its function jumps at `threshold`")
-        return elementwise.relu(operation.negative_slope or 0.0, operation.max_value)
+    formula = staticmethod(rectifier)
 
 
 _FORMULAS: dict[str, Callable[..., Function]] = {

@@ -6,17 +6,14 @@ import keras
 import numpy as np
 from keras import tree
 
-from deel_lip_tf._keras import float64_on_cpu
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.integers import hull, same, with_zero
 from deel_lip_tf.semantics.ir.decompositions import reshaped
-from deel_lip_tf.semantics.ir.moves import move_of
 from deel_lip_tf.semantics.operators import Merge
 from deel_lip_tf.semantics.rounding import copied
 from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.rules.data_movement import moved
 from deel_lip_tf.semantics.rules.merging import concatenated, side_by_side
-
-__all__ = ["Movement", "Moving"]
 
 _MIXES = "it mixes the samples of a batch, or adds a constant"
 
@@ -29,11 +26,7 @@ class Movement(Rule):
     def lower_call(self, lowering, call, inputs):
         shape = lowering.builder.shape(only(inputs))
         _check_samples_stay_apart(call, shape)
-        with float64_on_cpu():
-            move = move_of(lambda x: _applied(call, [x]), shape)
-        if move is None:
-            raise UnsupportedLayerError("it does more than move entries")
-        return lowering.builder.affine(inputs[0], move)
+        return moved(lowering.builder, inputs[0], lambda x: _applied(call, [x]))
 
 
 class Moving(Movement):

@@ -8,8 +8,6 @@ from deel_lip_tf.semantics.ir.primitives import AxisProducts
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.rules.pooling import averaged
 
-__all__ = ["Reduction"]
-
 
 @rule("Sum")
 class Reduction(Rule):

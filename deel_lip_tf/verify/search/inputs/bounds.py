@@ -21,8 +21,6 @@ import numpy as np
 
 from deel_lip_tf._rounding import TINY
 
-__all__ = ["Boxes", "Layer", "Relaxation", "relaxed"]
-
 _ULPS = 2.0**-50  # more than a few roundings of float64, relatively
 _BLOCK, _FEWEST = 2**16, 32  # entries of rows that travel backward together: those of a cache
 

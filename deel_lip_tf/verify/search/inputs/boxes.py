@@ -16,7 +16,6 @@ from deel_lip_tf.verify.specification.property import Conjunction
 if TYPE_CHECKING:
     from deel_lip_tf.verify.search.inputs.record import Record  # which needs the package `onnx`
 
-__all__ = ["Group"]
 
 _FIRST_BATCH, _BATCH = 16, 1024  # boxes of one round, the first and the most
 _ROUND_SECONDS = 0.25  # a round takes about that long, so that the clock is seen

@@ -26,7 +26,6 @@ from deel_lip_tf.verify.specification.property import Conjunction, Property
 if TYPE_CHECKING:
     from deel_lip_tf.verify.search.inputs.record import Record  # which needs the package `onnx`
 
-__all__ = ["Verdict", "decide_program", "has_many_free", "signs_of"]
 
 _ALONE, _OTHERWISE = 1 / 6, 2 / 5  # of the time, and of what is left then
 _FREE = 24  # inputs that are split; where more are free, the signs of neurons are

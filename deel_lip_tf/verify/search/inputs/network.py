@@ -24,8 +24,6 @@ from deel_lip_tf.verify.search.inputs.bounds import Boxes, Layer, Relaxation
 from deel_lip_tf.verify.search.signs.chain import Chain
 from deel_lip_tf.verify.search.signs.tightening import tightened
 
-__all__ = ["Network", "Note", "Undecided", "is_searchable"]
-
 _ENTRIES = 2**25  # of the largest array that is made
 _CHAIN = 2**24  # of all matrices of neurons whose signs are split
 _ULPS = 2.0**-50  # more than a few roundings of float64, relatively

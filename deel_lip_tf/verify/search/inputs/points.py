@@ -11,8 +11,6 @@ from deel_lip_tf.semantics.ir.evaluation import evaluated
 from deel_lip_tf.semantics.ir.program import Affine, Program, left_slope
 from deel_lip_tf.verify.specification.property import Conjunction
 
-__all__ = ["Points", "Run", "descended"]
-
 Run = Callable[[np.ndarray], np.ndarray]
 """The network as it runs: inputs (n, *shape) in its own type to outputs (n, ...)."""
 

@@ -15,8 +15,6 @@ from deel_lip_tf.semantics.ir.evaluation import evaluated
 from deel_lip_tf.semantics.ir.program import Elementwise, Program
 from deel_lip_tf.verify.specification.property import Conjunction, Property
 
-__all__ = ["Record"]
-
 _BATCH = 32  # leaves that are bounded together
 
 Slopes = Iterable[tuple[int, np.ndarray, np.ndarray]]

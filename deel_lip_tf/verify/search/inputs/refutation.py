@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Rows", "contracted", "multipliers"]
-
 _STEPS = 40  # towards the best multipliers
 _RATE = 0.5
 _ROUND = 1e-12  # more than the rounding of the sums of the few terms here, relatively

@@ -15,8 +15,6 @@ from deel_lip_tf.verify.search.inputs.work import Work
 from deel_lip_tf.verify.search.signs.decide import Signs
 from deel_lip_tf.verify.specification.property import one_not_positive
 
-__all__ = ["Turns", "in_turns"]
-
 _FIRST = 0.25  # of an equal share of the time, for the first turn
 
 

@@ -15,7 +15,6 @@ from deel_lip_tf.verify.specification.property import Conjunction, Property
 if TYPE_CHECKING:
     from deel_lip_tf.verify.search.inputs.record import Record  # which needs the package `onnx`
 
-__all__ = ["BRIEF", "Verdict", "Work"]
 
 BRIEF = 8
 """Steps of a descent, and corners that it starts from, in each round of a search."""

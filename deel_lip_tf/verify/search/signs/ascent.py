@@ -8,8 +8,6 @@ import numpy as np
 
 from deel_lip_tf.verify.search.signs.chain import Chain, Known, Lines, Rows, lines_of
 
-__all__ = ["Ascent", "Numbers", "ascended"]
-
 _RATES = 0.15, 0.3, 0.1  # of alphas, and of betas and shares in units of the largest coefficient
 _JOINT_RATES = 0.05, 0.03, 0.03  # where the sum of all multipliers stays
 _SHORTER = 0.05, 4.0  # of the step length, at each step, and at most in all

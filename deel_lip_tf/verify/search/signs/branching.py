@@ -11,8 +11,6 @@ import numpy as np
 from deel_lip_tf.verify.search.signs.ascent import Numbers
 from deel_lip_tf.verify.search.signs.chain import Chain, Known, Lines, Rows, lines_of
 
-__all__ = ["branching_neurons", "costs_of"]
-
 _TRIED = 16  # neurons of a part
 _BELOW = 0.25  # weight of the gap of a line whose slope is free
 _LEAST = 1e-3  # gain that counts for each half, relative to what is lacking

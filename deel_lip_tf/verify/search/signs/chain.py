@@ -20,8 +20,6 @@ import numpy as np
 from deel_lip_tf._rounding import TINY
 from deel_lip_tf.verify.search.inputs.bounds import Boxes, Layer
 
-__all__ = ["Chain", "Known", "Lines", "Rows", "lines_of"]
-
 _ULPS = 2.0**-50  # more than a few roundings of float64, relatively
 
 

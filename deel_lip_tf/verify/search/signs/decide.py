@@ -23,7 +23,6 @@ from deel_lip_tf.verify.specification.property import Conjunction
 if TYPE_CHECKING:
     from deel_lip_tf.verify.search.signs.steps import Steps  # which needs the package `onnx`
 
-__all__ = ["Signs"]
 
 _FIRST_STEPS, _STEPS, _LAST_STEPS = 60, 15, 400  # of whole boxes, of parts, where no sign is open
 _JOINT_STEPS = 100  # where multipliers of splits count as those of rows

@@ -15,8 +15,6 @@ from deel_lip_tf.verify.search.inputs.record import Record
 from deel_lip_tf.verify.search.signs.ascent import Numbers
 from deel_lip_tf.verify.specification.property import Conjunction
 
-__all__ = ["Steps", "steps_of"]
-
 _GAIN = 0.02  # of the width of an interval, for which a bound is worth its place in the file
 _MOST = MOST_ENTRIES // 2  # slopes of a file, half of which are left for its leaves
 _MARGIN = 2.0**-40  # of the rows: what another machine may round otherwise

@@ -9,8 +9,6 @@ import numpy as np
 from deel_lip_tf.verify.search.signs.ascent import Ascent, Numbers, ascended
 from deel_lip_tf.verify.search.signs.chain import Chain, Known, Rows, lines_of
 
-__all__ = ["Sharpening", "first_alphas", "tightened"]
-
 Note = Callable[[np.ndarray, int, np.ndarray, Numbers], None]
 
 _STEPS = 12, 4  # of climbs that begin anew, and of those that begin where others ended
