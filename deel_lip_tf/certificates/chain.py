@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf._rounding import UNIT, gamma
+from deel_lip_tf._rounding import TINY, TINY_NORM, UNIT, gamma
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
 from deel_lip_tf.semantics.float64 import computable, plain_of
 from deel_lip_tf.semantics.functions import PiecewiseLinear, pieces_of, proven_slope
@@ -124,7 +124,7 @@ class LinearStep:
         if box is not None:
             gradients.box = np.abs(self.adjoint(box)) * _UP if rows is None else None
             ball = ball if rows is None else ball + self._norm_of_image(box, rows)
-        gradients.ball = ball * _UP
+        gradients.ball = ball * _UP + TINY  # products with the kernel may underflow, too
         gradients.stop(self.constant)
 
     def _norm_of_image(self, box: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -269,7 +269,7 @@ def _row_norms(layer: keras.layers.Layer, shape: tuple) -> np.ndarray:
     squared = type(plain).from_config(config)
     squared.build((None, *shape))
     squared.set_weights([np.square(as_float64(plain.kernel))])
-    return np.sqrt(as_float64(computable(squared)(np.ones((1, *shape))))[0]) * _UP
+    return np.sqrt(as_float64(computable(squared)(np.ones((1, *shape))))[0]) * _UP + TINY_NORM
 
 
 def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], np.ndarray]:
@@ -294,4 +294,5 @@ def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], 
 
 def _norm(rows: np.ndarray) -> np.ndarray:
     rows = rows.reshape(len(rows), -1)
-    return np.sqrt(np.einsum("ij,ij->i", rows, rows))  # their rounding is in `_UP`
+    # Their rounding is in `_UP`; squares may underflow.
+    return np.sqrt(np.einsum("ij,ij->i", rows, rows)) + TINY_NORM

@@ -26,7 +26,7 @@ from deel_lip_tf.certificates.roundings import check_operation, rounding_of
 from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.graph import Call, Graph
 from deel_lip_tf.semantics.norms import L2
-from deel_lip_tf.semantics.rounding import FLUSHED, UNIT, Rounding
+from deel_lip_tf.semantics.rounding import FLUSHED, LARGEST, UNIT, Rounding
 
 _NO_RULE = (
     '`semantics="float32"` has no rounding rule for: {}. Build the model in float32 from other '
@@ -115,8 +115,9 @@ class Float32ErrorAnalysis(DeviationAnalysis):
         _check_operations(self.graph)
 
     def start(self, tensor: Any) -> WithDeviation:
-        """The program rounds its input to float32."""
+        """The program rounds its input to float32, which has none of the largest numbers."""
         value = super().start(tensor)
+        self._reach = np.maximum(0.5 * LARGEST - value.norm, 0.0)
         at_sample = UNIT * value.norm + FLUSHED * math.sqrt(math.prod(tensor.shape[1:]))
         return replace(value, at_sample=at_sample, growth=UNIT)
 

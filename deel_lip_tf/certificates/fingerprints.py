@@ -6,13 +6,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
+from keras import layers, tree
 
-from deel_lip_tf.semantics.graph import Value, graph_of
+from deel_lip_tf._keras import flat_layers
+from deel_lip_tf.semantics.graph import Graph, Value, graph_of
 from deel_lip_tf.semantics.state import state_of
 
 # What says nothing about the function at inference.
 _IRRELEVANT = ("compile_config", "trainable")
+# Of `keras.config`: `epsilon` and `image_data_format`.
+_USUAL = (1e-7, "channels_last")
 
 
 def model_fingerprint(model: keras.Model) -> str:
@@ -35,9 +38,20 @@ def model_fingerprint(model: keras.Model) -> str:
         for argument in tree.flatten((call.args, call.kwargs)):
             is_value = isinstance(argument, Value)
             _update(digest, f"value {numbers[argument]}" if is_value else argument)
+    for asked in _asked(graph):
+        _update(digest, asked)
     ends = [(numbers[x], x.shape, x.dtype) for x in (*graph.inputs, *graph.outputs)]
     digest.update(repr(ends).encode())
     return digest.hexdigest()
+
+
+def _asked(graph: Graph) -> list[float | str]:
+    """What layers ask Keras for when they are called, where that is not what it is by default."""
+    called = [x.operation for x in graph.calls if isinstance(x.operation, layers.Layer)]
+    kinds = {type(part) for layer in called for part in flat_layers(layer)}
+    asked = {layers.Normalization: keras.config.epsilon()}
+    asked[layers.Rescaling] = keras.config.image_data_format()
+    return [found for kind, found in asked.items() if kind in kinds and found not in _USUAL]
 
 
 def _take(operation: keras.Operation, digest: Any, met: dict[int, int]) -> None:

@@ -68,11 +68,17 @@ class CallShapes:
         entries = self.constant * math.sqrt(math.prod(self.inputs))
         return FLUSHED * (entries + math.sqrt(math.prod(self.outputs)))
 
-    def rounding(self, relative: float, offset: float = 0.0) -> Rounding:
-        """`relative` errors of a call whose terms are at most `constant * norm + offset`."""
-        absolute = relative * offset + 4.0 * self.flushed
-        reach = (2.0 * self.constant / LARGEST, 2.0 * offset / LARGEST)
-        return Rounding(relative * self.constant, absolute, reach)
+    def rounding(self, relative: float, offset: float = 0.0, terms: int = 1) -> Rounding:
+        """`relative` errors of a call whose terms are at most `constant * norm + offset`.
+
+        Sums of up to `terms` entries of its input may be made before they are divided.
+        """
+        # A factor below 2**-126 may be replaced by 0: more than the few that one call has.
+        lost = 8.0 * FLUSHED if relative else 0.0
+        absolute = (relative + lost) * offset + 4.0 * self.flushed
+        largest = max(self.constant, math.sqrt(terms))
+        reach = (2.0 * largest / LARGEST, 2.0 * offset / LARGEST)
+        return Rounding(relative * self.constant + lost, absolute, reach)
 
     def copied(self, factor: float = 1.0) -> Rounding:
         """Of copies, comparisons and zeros; one product where there is a factor."""
@@ -84,7 +90,8 @@ class CallShapes:
         Their entries are not negative, so the norm is that of absolute values.
         """
         whole = math.prod(self.inputs) // max(math.prod(self.outputs), 1)
-        return self.rounding(gamma((whole if window is None else math.prod(window)) + 8))
+        terms = whole if window is None else math.prod(window)
+        return self.rounding(gamma(terms + 8), terms=terms)
 
 
 def gamma(count: int) -> float:

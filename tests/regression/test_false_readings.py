@@ -272,6 +272,25 @@ def test_numbers_below_the_normal_ones_are_rounded_by_more_than_a_digit(make, wr
     assert found <= lipschitz_bound(model).value <= found * 1.1
 
 
+@pytest.mark.parametrize(
+    "make, point, value",
+    [
+        (lambda: layers.Rescaling(1e-40), 1e30, 1e-10),
+        (lambda: layers.Rescaling(1.0, offset=1e-40), 0.0, 1e-40),
+        (lambda: layers.Normalization(mean=-1e-40, variance=1.0, axis=None), 0.0, 1e-40),
+    ],
+    ids=["scale", "offset", "mean"],
+)
+def test_numbers_that_are_zero_in_float32_are_arguments_as_they_are_written(make, point, value):
+    """The evaluation in float64 took 0 in their place, as TensorFlow does, and certified that."""
+    head, factor = layers.Dense(2), 1e38 * min(1.0, 1e-28 / value)
+    model = keras.Sequential([keras.Input((1,)), make(), layers.Rescaling(factor), head])
+    head.set_weights([np.array([[1.0, 0.0]]), np.array([0.0, 0.5 * factor * value])])
+    # The first logit is `factor * value`, and larger.
+    found = certify(model, np.array([[point]]))
+    assert found.label == 0 or found.radius == 0
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
 def test_the_slope_that_a_monotonic_model_adds_is_not_rounded_down(dtype):
     """0.7 is less in float32: the sum fell, with a network that is proven to keep to 0.7."""

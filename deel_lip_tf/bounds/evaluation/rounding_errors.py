@@ -72,7 +72,8 @@ def rounding_of(
     lost, square = (TINY, LOST_SQUARE) if roundoff == 1.0 else (FLUSHED, FLUSHED)
     operation, _ = unwrapped(operation, None)
     places = math.prod(output_shape[1:])
-    written = written if _has_written_number(operation) else 0.0
+    share, least = _written_otherwise(operation)
+    written, lost = (written * share, max(lost, least)) if written else (0.0, lost)
     if not isinstance(operation, keras.layers.Layer):
         # An `einsum` adds up to `size` products; their absolute values, up to sqrt(size) as much.
         contracts = type(operation).__name__ == "Einsum"
@@ -153,19 +154,24 @@ def _is_transcendental(operation: keras.Operation) -> bool:
     return activation not in (None, *_ARITHMETIC)
 
 
-def _has_written_number(operation: keras.Operation) -> bool:
-    """Whether float32 has not got a number that is an argument, or a constant of the function."""
+def _written_otherwise(operation: keras.Operation) -> tuple[float, float]:
+    """How numbers of arguments, or of the function, may be kept otherwise than they are written.
+
+    Returns:
+        `(share, least)`: a multiple of `WRITTEN`, relatively, and what is lost besides.
+    """
     activation = getattr(operation, "activation", None)
     if isinstance(activation, keras.layers.Layer):
-        return _has_written_number(activation)
-    if activation in (keras.activations.leaky_relu, keras.activations.gelu):
-        return True
-    if getattr(operation, "input_mean", None) is not None:
-        return True
-    names = ("negative_slope", "max_value", "scale", "offset")
+        return _written_otherwise(activation)
+    is_rounded = activation in (keras.activations.leaky_relu, keras.activations.gelu)
+    is_rounded |= getattr(operation, "input_mean", None) is not None
+    names = ("negative_slope", "max_value", "scale", "offset", "input_mean")
     numbers = [getattr(operation, name, None) for name in names]
-    arrays = [np.asarray(value, np.float64) for value in numbers if value is not None]
-    return any((array.astype(np.float32) != array).any() for array in arrays)
+    arrays = [np.abs(np.asarray(value, np.float64)) for value in numbers if value is not None]
+    if any(((array > 0) & (array < 2.0**-126)).any() for array in arrays):
+        return 1.0 / WRITTEN, FLUSHED  # float32 has 0 in their place, or few of their digits
+    is_rounded |= any((array.astype(np.float32) != array).any() for array in arrays)
+    return float(is_rounded), 0.0
 
 
 def _kernels(operation: keras.Operation) -> list[np.ndarray]:

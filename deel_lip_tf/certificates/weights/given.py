@@ -164,7 +164,8 @@ def read_changes(graph: Graph, given: Any) -> list[WeightChange]:
 
 
 def _has_weights(operation: Any) -> bool:
-    return isinstance(operation, layers.Layer) and bool(operation.trainable_weights)
+    is_layer = isinstance(operation, layers.Layer)
+    return is_layer and (bool(operation.trainable_weights) or _bias(operation) is not None)
 
 
 def _has_one_kernel(operation: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from deel_lip_tf.semantics.ir.primitives import Centering, Scale
 from deel_lip_tf.semantics.ir.sources import NUMBERS, Source
 from deel_lip_tf.semantics.norms import L2, Norm
 from deel_lip_tf.semantics.operators import Shape
-from deel_lip_tf.semantics.rounding import CallShapes, gamma
+from deel_lip_tf.semantics.rounding import FLUSHED, CallShapes, gamma
 from deel_lip_tf.semantics.rule import Gradient, Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import as_float64, as_kept
@@ -142,6 +143,16 @@ class BatchNormalization(Scaling):
 
         return source.computed(layer, scale)
 
+    def rounding(self, layer, shapes):
+        found = super().rounding(layer, shapes)
+        # A gamma, or a variance, below 2**-126 may be replaced by 0 before the one is divided.
+        deviation = math.sqrt(float(as_float64(layer.moving_variance).min()) + layer.epsilon)
+        lost = 2.0 * FLUSHED / deviation if deviation > 2.0**-60 else math.inf
+        shift = 1.0 + broadcast_norm(layer.moving_mean, shapes)
+        return replace(
+            found, relative=found.relative + lost, absolute=found.absolute + lost * shift
+        )
+
     def lower(self, lowering, layer, inputs):
         builder, index = lowering.builder, only(inputs)
         rank = len(builder.shape(index)) + 1
@@ -210,8 +221,8 @@ class LayerCentering(Rule):
         return constant if norm == L2 else 2.0 * constant
 
     def rounding(self, layer, shapes):
-        offset = broadcast_norm(layer.bias, shapes)
-        return shapes.rounding(2.0 * gamma(math.prod(shapes.inputs) + 8), offset)
+        offset, terms = broadcast_norm(layer.bias, shapes), math.prod(shapes.inputs)
+        return shapes.rounding(2.0 * gamma(terms + 8), offset, terms)
 
     def singular_values(self, layer, input_shape):
         return 0.0, layer.k_coef_lip  # the constants are mapped to 0

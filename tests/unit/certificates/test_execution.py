@@ -334,6 +334,64 @@ def test_nothing_is_certified_where_numbers_may_overflow(scale):
     assert (reach < 2.0**127).all()
 
 
+def _average_of_many():
+    x = keras.Input((2,))
+    return keras.Model(x, layers.Average()([x] * 16))
+
+
+def _small_weights():
+    model = chain(layers.Dense(2), shape=(2,))
+    model.set_weights([1e-38 * np.eye(2), np.array([100.0, 0.0])])
+    return model
+
+
+LARGE_SUMS = {
+    "the input": (_small_weights, 0.0),
+    "inputs": (_average_of_many, 2.0**124),
+    "a mean": (lambda: chain(layers.GlobalAveragePooling1D(), shape=(256, 2)), 2.0**120),
+    "a centering": (
+        lambda: chain(lip.layers.LayerCentering(axis=1), layers.Flatten(), shape=(1024, 2)),
+        2.0**118,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_SUMS)
+def test_no_sum_overflows_within_a_radius(name):
+    """Sums that are divided, or small weights, make small numbers of ones beyond float32."""
+    make, size = LARGE_SUMS[name]
+    model = make()
+    x = np.full((1, *model.input_shape[1:]), 0.95 * size) * np.array([1.0, 0.0])
+    x[0, 0] *= 16.0 if name == "a centering" else 1.0
+    assert certify(model, x / 64.0, semantics="float32").radius > 0
+    found = certify(model, x, semantics="float32")
+    step = np.ones_like(x) * np.array([1.0, 0.0])
+    far = x + 0.999 * found.radius * step / np.linalg.norm(step)
+    with np.errstate(over="ignore"):
+        assert np.isfinite(np.asarray(model(far.astype("float32")))).all()
+
+
+def _flushed_gamma():
+    layer = layers.BatchNormalization(epsilon=1e-12)
+    layer.build((None, 1))
+    layer.set_weights([np.array([1e-39]), np.zeros(1), np.zeros(1), np.zeros(1)])
+    return layer
+
+
+@pytest.mark.parametrize(
+    "make", [_flushed_gamma, lambda: lambda x: x * 1e-39], ids=["BatchNormalization", "product"]
+)
+def test_factors_that_are_flushed_to_zero_are_errors(make):
+    """The exact function multiplies by them; TensorFlow takes 0 in their place."""
+    x = keras.Input((1,))
+    model, point = keras.Model(x, make()(x)), np.array([[1e30]])
+    proof = prove(model)
+    found = Float32ErrorAnalysis(proof.model, proof.propagation).execute(point)
+    own = np.asarray(model(point.astype("float32")))
+    assert found.logits > 0 == own
+    assert found.logits - own <= found.errors
+
+
 def test_subnormal_weights_certify_nothing_that_flushing_changes():
     model = chain(layers.Dense(2, use_bias=False), shape=(2,))
     model.set_weights([np.array([[1e-40, 0.0], [0.0, 1e-40]])])

@@ -322,3 +322,31 @@ def test_networks_that_sort_gain_nothing_and_lose_nothing(rng):
     model = lip.Sequential([keras.Input((5,)), *stack, lip.layers.SpectralDense(3)])
     x = rng.normal(size=(20, 5))
     assert (certify(model, x, local=True).radius >= certify(model, x).radius).all()
+
+
+SMALL = {
+    "float64": ("float64", [1e-86, 1e-86]),
+    "three": ("float64", [1e-60, 1e-60, 1e-52]),
+    "float32": ("float32", [1e-37, 1e-37, 1e-37, 1e-37, 1e-22]),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_gradients_whose_squares_underflow_are_not_zero(name, kind):
+    """The logits are those of the identity, times less than float64 has the square of."""
+    dtype, scales = SMALL[name]
+    options = {"activation": "relu", "dtype": dtype}
+    hidden = [
+        layers.Dense(2, **options) if kind == "dense" else layers.Conv1D(2, 1, **options)
+        for _ in scales[1:]
+    ]
+    shape = (2,) if kind == "dense" else (1, 2)
+    last = layers.Dense(2, dtype=dtype)
+    stack = [*hidden, layers.Flatten(dtype=dtype), last]
+    model = keras.Sequential([keras.Input(shape, dtype=dtype), *stack])
+    for layer, scale in zip([*hidden, last], scales, strict=True):
+        layer.set_weights([scale * np.eye(2).reshape(layer.kernel.shape), np.zeros(2)])
+    x = np.array([3.0, 1.0]).reshape(1, *shape)
+    radius = certify(model, x, local=True).radius
+    assert 0 < certify(model, x).radius <= radius <= 2.0**0.5

@@ -199,6 +199,20 @@ def test_another_model_is_refused(name, samples):
         found.check(other(), samples)
 
 
+@pytest.mark.parametrize("wrap", [lambda layer: layer, layers.TimeDistributed], ids=["", "inside"])
+def test_another_setting_of_keras_is_refused(wrap, samples):
+    """Normalization divides by no less than the `epsilon` of Keras at that time."""
+    normalization = layers.Normalization(mean=0.0, variance=1e-4, axis=None)
+    model = keras.Sequential([keras.Input((6, 6, 1)), wrap(normalization), *flat()])
+    found, before = certify(model, samples).check(model, samples), keras.config.epsilon()
+    try:
+        keras.config.set_epsilon(1.0)
+        with pytest.raises(ValueError, match="`model` is not the model"):
+            found.check(model, samples)
+    finally:
+        keras.config.set_epsilon(before)
+
+
 def test_other_samples_are_refused(content, samples):
     _, load = content
     certificates, model = load(), network()

@@ -67,6 +67,14 @@ def test_other_weights_must_be_left_out_by_name():
     assert certify(model, X, weights_within={"first": 0.0}).output_change.max() < 1e-9
 
 
+def test_a_bias_without_a_kernel_is_left_out_by_name_even_where_it_is_frozen():
+    """A number is about every bias, and this one was left out without a word."""
+    layer = lip.layers.ScaleBias(name="shift", trainable=False)
+    model = network(layer)
+    with pytest.raises(ValueError, match="must name the layers that may change.*shift"):
+        certify(model, X, weights_within=0.1)
+
+
 def recurrent(layer):
     return keras.Sequential([keras.Input((3, 2)), layer, layers.Flatten(), layers.Dense(2)])
 
