@@ -83,7 +83,9 @@ def _projected_factors(inputs, outputs, to_inputs, upstream, effective, gain: fl
     """`U - Q sym(Q'U)`, or `U - sym(UQ')Q` of a wide kernel, for `U = gain X'D`."""
     rows, columns = effective.shape
     half = 0.5 / gain
-    if rows >= columns:
+    if rows == columns:
+        main = ops.matmul(transposed(0.5 * gain * inputs), upstream)  # `XQQ' = X`
+    elif rows > columns:
         left = gain * inputs - half * ops.matmul(outputs, transposed(effective))
         main = ops.matmul(transposed(left), upstream)
     else:

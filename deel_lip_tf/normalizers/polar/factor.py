@@ -8,7 +8,11 @@ from keras import ops
 
 from deel_lip_tf.normalizers.polar.cubics import vector_factor
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
-from deel_lip_tf.normalizers.polar.inverse_root import LARGEST_RADIUS, inverse_root
+from deel_lip_tf.normalizers.polar.inverse_root import (
+    LARGEST_RADIUS,
+    LINEAR_RADIUS,
+    inverse_root,
+)
 from deel_lip_tf.normalizers.polar.lapack import exact_factor, numbers_at_hand
 from deel_lip_tf.normalizers.polar.products import (
     SMALLEST_SPLIT,
@@ -86,7 +90,7 @@ def _for_tall(function, matrix, eps: float, maximum: int):
 def _retracted(matrix, options: PolarOptions):
     start = with_gram(matrix, options)
     relative = start.error * ops.divide_no_nan(1, start.center)
-    square = symmetric_product(relative, relative, options.is_large)
+    square = _square_if_needed(relative, start, options.is_large)
     # ||R||_2 <= ||R**2||_F ** (1/2)
     radius = ops.sqrt(norm(square))
     is_near = ops.all((radius <= LARGEST_RADIUS) & is_moderate(start))
@@ -98,6 +102,17 @@ def _retracted(matrix, options: PolarOptions):
 
     return cond_with_rare_branch(
         is_near, one_step, _many_steps, *start, rounding_of(matrix), settings=(options,)
+    )
+
+
+def _square_if_needed(relative, start: Iterate, is_large: bool):
+    """`R**2`, or 0 where it is less than what rounding leaves."""
+    if not is_large:
+        return symmetric_product(relative, relative, is_large)
+    return ops.cond(
+        ops.any(start.radius > LINEAR_RADIUS * start.center),
+        lambda: symmetric_product(relative, relative, is_large),
+        lambda: ops.zeros_like(relative),
     )
 
 
