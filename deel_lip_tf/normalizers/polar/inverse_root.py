@@ -9,13 +9,14 @@ from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch
 # With a polynomial `p` of degree 6, `(I + R) p(R)**2` is within 9e-5 of the identity up to here.
 LARGEST_RADIUS = 0.5
 
-# Largest Frobenius norm of the error for degree 1, that is for a square taken as 0: what it leaves,
-# 3/4 of the square, is less than what rounding leaves of a large kernel.
+# Largest Frobenius norm of an error of which `1 - x/2` leaves less than rounding does of a large
+# kernel: 3/4 of its square.
 LINEAR_RADIUS = 4e-3
 
 # Largest radius for the lower degrees, where it is within 5e-6: about what rounding leaves of a
 # large kernel. The distance grows as rho**-(degree + 1), rho = (1 + sqrt(1 - r**2)) / r.
-_LARGEST_RADII = {2: 0.03, 4: 0.13}
+ROUNDING_RADIUS = 0.13
+_LARGEST_RADII = {2: 0.03, 4: ROUNDING_RADIUS}
 
 # Coefficients are those of this small a radius where it is smaller: they are divided by its powers.
 _SMALLEST_RADIUS = 1e-3
@@ -33,9 +34,8 @@ def inverse_root(error, square, radius, is_large: bool):
 
     Args:
         error: (..., n, n), symmetric.
-        square: `error @ error`, or 0 where the Frobenius norm of the error is at most
-            `LINEAR_RADIUS`.
-        radius: (..., 1, 1), bound on the norm of `error`, at most 0.5, or that of `square`.
+        square: `error @ error`.
+        radius: (..., 1, 1), bound on the norm of `error`, at most 0.5.
         is_large: whether products take longer than choosing between them.
 
     Returns:
