@@ -8,9 +8,16 @@ from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import flag
 from deel_lip_tf._validation.shapes import known_size
 from deel_lip_tf.initializers import CenteredInitializer
-from deel_lip_tf.layers.constrained import KERNEL_ARGUMENTS, NO_LORA, ConstrainedKernel
+from deel_lip_tf.layers.constrained import (
+    KERNEL_ARGUMENTS,
+    NO_LORA,
+    ConstrainedKernel,
+    Retraction,
+)
 from deel_lip_tf.normalizers import AOL, Frobenius, Spectral
 from deel_lip_tf.normalizers.polar.dense_product import dense_product, is_worth_projecting
+from deel_lip_tf.normalizers.polar.factor import retracted_and_known
+from deel_lip_tf.normalizers.polar.known import KnownKernel, factor_of_known, known_kernel
 
 
 class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
@@ -34,6 +41,39 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
             return ops.matmul(inputs, kernel)
         raw = ops.convert_to_tensor(self.kernel)
         return dense_product(ops.convert_to_tensor(inputs), kernel, raw, self.k_coef_lip, eps)
+
+    def _retracted(self, name, weight):
+        known = known_kernel(self)
+        if known is None:
+            return super()._retracted(name, weight)
+        own, moderate = self.parametrization, self._moderate({name: weight})[name]
+        retracted, is_known = retracted_and_known(moderate, own.eps_bjorck, own.maxiter_bjorck)
+        result = self._raw_scale * retracted
+        known.remember(result, is_known)
+        return result
+
+    def is_worth_knowing(self) -> bool:
+        """Whether comparing the kernel costs less than projecting it, in float32 on TensorFlow."""
+        kernel = self.kernel
+        return (
+            kernel.dtype == "float32"
+            and self.trainable
+            and isinstance(kernel.constraint, Retraction)
+            and self._eps_of_polar_factor(kernel) is not None
+            and is_worth_projecting(kernel)
+        )
+
+    def kernel_if_known(self, known: KnownKernel):
+        """The effective kernel, from its raw one where that is known to be orthogonal.
+
+        Its gradient is not that of the raw one: `_apply_kernel` sees to that.
+        """
+        raw = ops.convert_to_tensor(self.kernel)
+        return ops.cond(
+            known.is_known(raw),
+            lambda: self.k_coef_lip * factor_of_known(raw),
+            self.effective_kernel,
+        )
 
     def _eps_of_polar_factor(self, kernel) -> float | None:
         """Of a multiple of the polar factor of the raw kernel, in its own type; else None."""

@@ -1,6 +1,7 @@
 """Models that share a Lipschitz constant out among their layers."""
 
 import contextvars
+import functools
 import math
 import warnings
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from deel_lip_tf.constraints import apply_constraints
 from deel_lip_tf.distribute import replicas
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.model.export import is_exported_whole, vanillaModel
+from deel_lip_tf.model.known import KnownKernels
 from deel_lip_tf.model.loss_state import LossState
 from deel_lip_tf.model.predictions import with_kept_kernels
 from deel_lip_tf.normalizers import check_lipschitz_factor
@@ -29,6 +31,10 @@ class _LipschitzModel(LossState, Condensable):
 
     predict_function: Any
     _traced_constants: dict | None = None
+
+    @functools.cached_property
+    def _known_kernels(self) -> KnownKernels:
+        return KnownKernels()
 
     def condense(self) -> None:
         """Replaces every raw kernel by its projection; outputs stay what they were."""
@@ -70,7 +76,10 @@ class _LipschitzModel(LossState, Condensable):
             with outside_of_graphs():
                 self._build_losses(self.outputs)
                 self.optimizer.build(self.trainable_variables)
-        return super().train_step(*args)
+        if not _is_traced():
+            return super().train_step(*args)
+        with self._known_kernels.in_step(self):
+            return super().train_step(*args)
 
     def test_step(self, *args: Any) -> Any:
         """As `train_step`."""

@@ -8,7 +8,6 @@ than the product: no matrix of the size of the kernel is multiplied by another o
 import keras
 from keras import ops
 
-from deel_lip_tf.normalizers.numerics.arithmetic import frobenius_norm
 from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
 from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, transposed
@@ -74,16 +73,26 @@ def dense_product(inputs, effective, kernel, gain: float, eps: float):
 
 def _as_multiple(kernel, effective, accepted: float) -> tuple:
     """Whether `W` is a multiple of `Q`, and of which."""
-    norm = frobenius_norm(kernel)
-    distance = frobenius_norm(kernel / norm - effective / frobenius_norm(effective))
-    return distance <= accepted, norm / min(kernel.shape) ** 0.5
+    norm = _norm(kernel)
+    distance = _norm(kernel - norm / _norm(effective) * effective)
+    # Not `<=`, which holds between infinities.
+    return distance < accepted * norm, norm / min(kernel.shape) ** 0.5
+
+
+def _norm(matrix):
+    """The Frobenius norm in one pass."""
+    import tensorflow as tf
+
+    return tf.sqrt(2 * tf.nn.l2_loss(matrix))
 
 
 def _projected_factors(inputs, outputs, to_inputs, upstream, effective, gain: float):
     """`U - Q sym(Q'U)`, or `U - sym(UQ')Q` of a wide kernel, for `U = gain X'D`."""
     rows, columns = effective.shape
     half = 0.5 / gain
-    if rows >= columns:
+    if rows == columns:
+        main = ops.matmul(transposed(0.5 * gain * inputs), upstream)  # `XQQ' = X`
+    elif rows > columns:
         left = gain * inputs - half * ops.matmul(outputs, transposed(effective))
         main = ops.matmul(transposed(left), upstream)
     else:

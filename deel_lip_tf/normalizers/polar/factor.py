@@ -8,11 +8,17 @@ from keras import ops
 
 from deel_lip_tf.normalizers.polar.cubics import vector_factor
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
-from deel_lip_tf.normalizers.polar.inverse_root import LARGEST_RADIUS, inverse_root
+from deel_lip_tf.normalizers.polar.inverse_root import (
+    LARGEST_RADIUS,
+    LINEAR_RADIUS,
+    ROUNDING_RADIUS,
+    inverse_root,
+)
 from deel_lip_tf.normalizers.polar.lapack import exact_factor, numbers_at_hand
 from deel_lip_tf.normalizers.polar.products import (
     SMALLEST_SPLIT,
     norm,
+    shifted,
     symmetric_product,
     transposed,
 )
@@ -27,7 +33,14 @@ from deel_lip_tf.normalizers.polar.steps import (
     rounding_of,
     with_gram,
 )
-from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch, traced_once
+from deel_lip_tf.normalizers.polar.tf_graphs import (
+    cond_with_rare_branch,
+    noinline,
+    traced_once,
+)
+
+# By as much as a polynomial may exceed the root: the norm of what is retracted is at most 1, too.
+_SLIGHTLY_LESS = 1 - 5e-5
 
 
 def nearest_orthogonal(matrix, eps: float, maximum: int):
@@ -70,6 +83,19 @@ def retracted(matrix, eps: float, maximum: int):
     return _for_tall(_retracted, matrix, eps, maximum)
 
 
+def retracted_and_known(matrix, eps: float, maximum: int) -> tuple:
+    """`(retracted(matrix), is_known)`, of one large matrix, in a graph of TensorFlow.
+
+    `is_known` says that the result is a multiple of an orthogonal matrix up to what rounding leaves
+    in float32: without its Gram matrix, by how far from one the matrix was.
+    """
+    tall = matrix if matrix.shape[-2] >= matrix.shape[-1] else transposed(matrix)
+    options = PolarOptions(eps, maximum, True)
+    result, is_known = noinline(_retracted_and_known, tall, settings=(options,))
+    result.set_shape(tall.shape)
+    return (result if tall is matrix else transposed(result)), is_known
+
+
 def _for_tall(function, matrix, eps: float, maximum: int):
     """`function(matrix, options)`, of the transposed matrix where that has fewer columns."""
     numbers = numbers_at_hand(matrix)
@@ -84,8 +110,26 @@ def _for_tall(function, matrix, eps: float, maximum: int):
 
 
 def _retracted(matrix, options: PolarOptions):
+    return _retracted_and_known(matrix, options)[0]
+
+
+def _retracted_and_known(matrix, options: PolarOptions) -> tuple:
     start = with_gram(matrix, options)
-    relative = start.error * ops.divide_no_nan(1, start.center)
+    if not options.is_large:
+        return _retracted_by_squares(start, options)
+    is_nearest = ops.all((start.radius <= LINEAR_RADIUS * start.center) & is_moderate(start))
+
+    def by_error():
+        root = _SLIGHTLY_LESS * ops.rsqrt(start.center)
+        polynomial = shifted(start.error * (-0.5 * root / start.center), root)
+        return ops.matmul(matrix, polynomial), is_nearest
+
+    return ops.cond(is_nearest, by_error, lambda: _retracted_by_squares(start, options))
+
+
+def _retracted_by_squares(start: Iterate, options: PolarOptions) -> tuple:
+    matrix, error, center, *_ = start
+    relative = error * ops.divide_no_nan(1, center)
     square = symmetric_product(relative, relative, options.is_large)
     # ||R||_2 <= ||R**2||_F ** (1/2)
     radius = ops.sqrt(norm(square))
@@ -93,12 +137,12 @@ def _retracted(matrix, options: PolarOptions):
 
     def one_step(*_):
         polynomial = inverse_root(relative, square, radius, options.is_large)
-        # By as much as the polynomial may exceed the root: the norm is at most 1, here too.
-        return ops.matmul(matrix, polynomial) * (ops.rsqrt(start.center) * (1 - 5e-5))
+        return ops.matmul(matrix, polynomial) * (ops.rsqrt(center) * _SLIGHTLY_LESS)
 
-    return cond_with_rare_branch(
+    result = cond_with_rare_branch(
         is_near, one_step, _many_steps, *start, rounding_of(matrix), settings=(options,)
     )
+    return result, is_near & ops.all(radius <= ROUNDING_RADIUS)
 
 
 def _polar_factor(matrix, options: PolarOptions):

@@ -9,9 +9,14 @@ from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch
 # With a polynomial `p` of degree 6, `(I + R) p(R)**2` is within 9e-5 of the identity up to here.
 LARGEST_RADIUS = 0.5
 
+# Largest Frobenius norm of an error of which `1 - x/2` leaves less than rounding does of a large
+# kernel: 3/4 of its square.
+LINEAR_RADIUS = 4e-3
+
 # Largest radius for the lower degrees, where it is within 5e-6: about what rounding leaves of a
 # large kernel. The distance grows as rho**-(degree + 1), rho = (1 + sqrt(1 - r**2)) / r.
-_LARGEST_RADII = {2: 0.03, 4: 0.13}
+ROUNDING_RADIUS = 0.13
+_LARGEST_RADII = {2: 0.03, 4: ROUNDING_RADIUS}
 
 # Coefficients are those of this small a radius where it is smaller: they are divided by its powers.
 _SMALLEST_RADIUS = 1e-3

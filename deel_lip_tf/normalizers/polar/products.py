@@ -53,11 +53,13 @@ def norm(matrix):
 
 def gram(matrix, is_large: bool):
     """`X' X` of `matrix` (..., rows, columns); see `symmetric_product`."""
-    return symmetric_product(transposed(matrix), matrix, is_large)
+    if not is_large:
+        return ops.matmul(transposed(matrix), matrix)
+    return noinline(_from_blocks, matrix, matrix)
 
 
 def symmetric_product(left, right, is_large: bool):
-    """`left @ right`, (..., n, rows) by (..., rows, n), where the product is symmetric.
+    """`left @ right` of symmetric matrices (..., n, n), where the product is symmetric.
 
     No TensorFlow kernel exploits the symmetry, so the blocks on and above the diagonal are
     computed and the others copied: 5/8 of the operations with 4 x 4 blocks.
@@ -74,15 +76,15 @@ def symmetric_product(left, right, is_large: bool):
 
 
 def _from_blocks(left, right):
+    """`left' right`, of matrices (..., rows, n)."""
     starts = ops.shape(right)[-1] * np.arange(_BLOCKS + 1, dtype="int32") // _BLOCKS
     sizes = starts[1:] - starts[:-1]
-    tails = _parts(right, sizes, axis=-1)
     # The strip of block row i, from the diagonal on to the right.
     strips = [
-        ops.matmul(block, ops.concatenate(tails[i:], axis=-1) if i else right)
-        for i, block in enumerate(_parts(left, sizes, axis=-2))
+        _transposed_product(block, right[..., starts[i] :] if i else right)
+        for i, block in enumerate(_parts(left, sizes))
     ]
-    blocks = [_parts(strip, sizes[i:], axis=-1) for i, strip in enumerate(strips[:-1])]
+    blocks = [_parts(strip, sizes[i:]) for i, strip in enumerate(strips[:-1])]
     rows = [
         ops.concatenate([*(transposed(blocks[j][i - j]) for j in range(i)), strip], axis=-1)
         for i, strip in enumerate(strips)
@@ -90,13 +92,22 @@ def _from_blocks(left, right):
     return ops.concatenate(rows, axis=-2)
 
 
-def _parts(tensor, sizes, axis: int) -> list:
-    """Parts of these sizes along an axis: one operation, where each slice would be ten."""
+def _transposed_product(left, right):
+    """`left' right`; TensorFlow transposes as it multiplies, and makes no matrix of it."""
     if keras.backend.backend() != "tensorflow":
-        return ops.split(tensor, np.cumsum(sizes)[:-1].tolist(), axis)
+        return ops.matmul(transposed(left), right)
     import tensorflow as tf
 
-    return tf.split(tensor, sizes, axis)
+    return tf.matmul(left, right, transpose_a=True)
+
+
+def _parts(tensor, sizes) -> list:
+    """Blocks of columns of these sizes: one operation, where each slice would be ten."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.split(tensor, np.cumsum(sizes)[:-1].tolist(), -1)
+    import tensorflow as tf
+
+    return tf.split(tensor, sizes, -1)
 
 
 def symmetric_part(matrix):
