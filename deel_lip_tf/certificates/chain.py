@@ -159,11 +159,17 @@ class PiecewiseStep:
             errors: (n,) how wrong they may be.
             radius: (n,).
         """
+        return Slopes.between(*self.ends(values, errors, radius, self.entries))
+
+    def ends(
+        self, values: np.ndarray, errors: np.ndarray, radius: np.ndarray, entries: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest and the largest of them, for entries of these constants."""
         shape = (-1, *[1] * (values.ndim - 1))
-        moved = self.entries * radius.reshape(shape) + errors.reshape(shape)
+        moved = entries * radius.reshape(shape) + errors.reshape(shape)
         # The second term: one rounding of the ends of the interval.
         moved = moved * _UP + 4.0 * UNIT * np.abs(values)
-        return Slopes.between(*self.pieces.range_of_slopes(values - moved, values + moved))
+        return self.pieces.range_of_slopes(values - moved, values + moved)
 
     def backward(self, gradients: GradientSet, slopes: Slopes) -> None:
         """As in `LinearStep`, for these slopes of each row."""

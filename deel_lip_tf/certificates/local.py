@@ -11,16 +11,32 @@ An activation with slopes in `[m - h, m + h]` maps g to `m g` and adds `h |g|` t
 W maps g to `W^T g` and r to `||W|| r`; b, of which the entries U are not 0, adds to r the smallest
 of `||b|| ||W||`, `||b|| ||W_U||_F` and `sum_i b_i ||w_i||`. At each tensor on the way, of constant
 K, `(||g|| + ||b|| + r) K` bounds how fast the gap changes, and so does the smallest of them all.
+
+Going forward through the end of the network, as far back as activations have few entries, the
+differences that the ball makes of each tensor lie in an ellipsoid (`bounds.ellipsoids`). It bounds
+all gaps at once, and how far the entries of the next pre-activation move.
 """
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
+from deel_lip_tf._rounding import UP
+from deel_lip_tf.bounds.ellipsoids import (
+    after_activation,
+    after_matrix,
+    combinations,
+    first_ellipsoid,
+)
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
 from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates.chain import (
     GradientSet,
     LinearStep,
+    PiecewiseStep,
     Step,
     sequential_tail,
     steps_of_tail,
@@ -28,6 +44,8 @@ from deel_lip_tf.certificates.chain import (
 from deel_lip_tf.certificates.radii import Evaluated, Radii, certified_radii, downward, gap_radii
 from deel_lip_tf.semantics.state import as_float64
 
+_WIDEST = 256  # entries of an activation in an ellipsoid: some milliseconds for each ball
+_LARGEST_MATRIX = 2**22  # entries of what is before the first one
 _LARGEST_BLOCK = 2**19  # entries: arrays that stay in the caches of a processor
 # The first ball against the known radius, the most by which one exceeds what is proven, and when
 # they are as good as equal.
@@ -63,6 +81,7 @@ class LocalBounds:
         self._calls = sequential_tail(exact.graph)[::-1]
         exact.kept.update({call: ([], []) for call in self._calls})
         self._steps: list[Step] = []
+        self._end: _End | None = None
         self._points: list[tuple[np.ndarray, np.ndarray] | None] = []
 
     def observe(self) -> None:
@@ -71,6 +90,8 @@ class LocalBounds:
         values = [(before[0], after[0]) for before, after in made]
         if not self._steps:
             self._steps = steps_of_tail(self._calls, values, self._copies)
+            shapes = [tuple(value.tensor.shape[1:]) for pair in values for value in pair]
+            self._end = _end_of(self._steps, shapes[::2], shapes[1::2])
         self._points = [
             None if piecewise is None else _point(linear, before, after)
             for (linear, piecewise), (before, after) in zip(self._steps, values, strict=True)
@@ -95,7 +116,10 @@ class LocalBounds:
         for start in range(0, len(sample), block):
             part = slice(start, start + block)
             bounds[part] = self._block(radius, sample[part], directions[part])
-        return bounds
+        if self._end is None:
+            return bounds
+        # Not `minimum`: what overflowed to NaN is no bound.
+        return np.fmin(bounds, self._end.divisors(self._points, radius, sample, directions))
 
     def _block(self, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray) -> np.ndarray:
         gradients = GradientSet.of(directions)
@@ -110,6 +134,88 @@ class LocalBounds:
             if linear is not None:
                 linear.backward(gradients)
         return gradients.best
+
+
+class _Stage(NamedTuple):
+    """Linear calls after one another as one matrix, and the activation after them.
+
+    Attributes:
+        matrix: (outputs, inputs).
+        error: bound of the spectral norm of what is missing in it.
+        activation: None at the end.
+        index: of its call in the tail.
+    """
+
+    matrix: np.ndarray
+    error: float
+    activation: PiecewiseStep | None
+    index: int
+
+
+@dataclass(frozen=True)
+class _End:
+    """The end of the tail, in which an ellipsoid is carried forward.
+
+    Attributes:
+        stages: the first one first.
+        first: the ellipsoid that the first matrix makes.
+        constant: of what is before it, with respect to the model's input.
+    """
+
+    stages: list[_Stage]
+    first: np.ndarray
+    constant: float
+
+    @np.errstate(all="ignore")  # of what overflows nothing is claimed
+    def divisors(
+        self, points: list, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray
+    ) -> np.ndarray:
+        """As `LocalBounds.divisors`, with the points that it observed."""
+        balls, starts = np.unique(sample, return_index=True)
+        found = [
+            combinations(self._ellipsoid(points, slice(ball, ball + 1), radius), rows)
+            for ball, rows in zip(balls, np.split(directions, starts[1:]), strict=True)
+        ]
+        return np.concatenate(found) * (self.constant * UP)
+
+    def _ellipsoid(self, points: list, ball: slice, radius: np.ndarray) -> np.ndarray:
+        """Of the differences of logits in one ball."""
+        ellipsoid = self.first
+        for stage, following in zip(self.stages, self.stages[1:], strict=False):
+            values, errors = (known[ball] for known in points[stage.index])
+            entries = np.sqrt(np.diagonal(ellipsoid)) * (self.constant * UP)
+            entries = np.minimum(stage.activation.entries, entries.reshape(values.shape[1:]))
+            low, high = stage.activation.ends(values, errors, radius[ball], entries)
+            ellipsoid, alive = after_activation(ellipsoid, low.ravel(), high.ravel())
+            ellipsoid = after_matrix(ellipsoid, following.matrix[:, alive], following.error)
+        return ellipsoid
+
+
+def _end_of(steps: list[Step], before: list[tuple], after: list[tuple]) -> _End | None:
+    """The end of a tail whose calls have inputs and outputs of these shapes, if there is one."""
+    matrix, error, constant = np.eye(math.prod(after[-1])), 0.0, math.inf
+    stages, activation, index = list[_Stage](), None, -1
+    for call in range(len(steps) - 1, -1, -1):
+        linear, piecewise = steps[call]
+        size = math.prod(after[call])
+        if size > _WIDEST and (piecewise is not None or call == len(steps) - 1):
+            break
+        if piecewise is not None:
+            stages.append(_Stage(matrix, error, activation, index))
+            matrix, error, activation, index = np.eye(size), 0.0, piecewise, call
+            constant = piecewise.constant
+        if linear is not None:
+            if len(matrix) * math.prod(before[call]) > _LARGEST_MATRIX:
+                break
+            rounding = linear.rounding * float(np.linalg.norm(matrix))
+            error = (error * linear.norm + rounding) * UP
+            image = linear.adjoint(matrix.reshape(len(matrix), *after[call]))
+            matrix, constant = image.reshape(len(matrix), -1), linear.constant
+    first = first_ellipsoid(matrix, error) if stages else None
+    if first is None:
+        return None
+    stages.append(_Stage(matrix, error, activation, index))
+    return _End(stages[::-1], first, constant)
 
 
 def _point(

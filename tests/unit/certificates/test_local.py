@@ -247,6 +247,18 @@ def test_gradients_in_the_ball_are_below_the_local_constant(name, rng):
     assert worst > 1 - 1e-4
 
 
+def test_dense_layers_gain_from_what_bends_together(rng, monkeypatch):
+    model = chain((20,), dense(40, "relu"), dense(40, "relu"), dense(4))
+    for weight in model.weights:
+        weight.assign(rng.normal(size=weight.shape) / np.sqrt(weight.shape[0]))
+    x = rng.normal(size=(60, 20))
+    together = certify(model, x, local=True).radius
+    monkeypatch.setattr("deel_lip_tf.certificates.local._WIDEST", 0)
+    one_by_one = certify(model, x, local=True).radius
+    assert (together >= one_by_one * (1 - 1e-3)).all()
+    assert together.mean() > 1.1 * one_by_one.mean()
+
+
 def test_slopes_on_an_interval():
     pieces = pieces_of(layers.ReLU(max_value=2.0, negative_slope=0.5))
     low = np.array([-3.0, -3.0, -1.0, 0.5, 1.0, 3.0, 2.0])
