@@ -16,6 +16,8 @@ from deel_lip_tf.certificates import (
     class_divisors,
     margin_lipschitz_constants,
 )
+from deel_lip_tf.certificates.proofs import _pairwise
+from deel_lip_tf.certificates.radii import Evaluated, certified_radii
 
 RNG = np.random.default_rng(1)
 
@@ -187,6 +189,31 @@ def test_ties_and_non_finite_logits_certify_nothing():
     assert radius[0] == radius[2] == radius[3] == 0.0
     assert 0.0 < radius[1] <= 1 / np.sqrt(2)
     assert np.isfinite(radius).all()
+
+
+def test_a_gap_moves_by_the_errors_of_both_its_logits():
+    """Errors of one vector of norm e move the difference of two entries by sqrt(2) e."""
+    logits, errors = np.array([[3.0, 1.0, 0.0]]), np.array([1.0])
+    evaluated = Evaluated(logits, errors, 0.0, np.array([np.inf]))
+    found = certified_radii(evaluated, np.array([0]), np.ones((1, 3)))
+    moved = logits + np.array([[-1.0, 1.0, 0.0]]) / np.sqrt(2.0)
+    assert 0.99 * (moved[0, 0] - moved[0, 1]) < found.radius <= moved[0, 0] - moved[0, 1]
+
+
+def test_a_slack_of_columns_counts_for_both_of_them():
+    """Where each column v is known up to s, a difference of two is longer by up to sqrt(2) s."""
+    columns, slack = np.array([[3.0, 0.0], [0.0, 4.0]]), 0.5
+    assert _pairwise(columns, 2.0, slack)[0, 1] >= 2.0 * (5.0 + np.sqrt(2.0) * slack)
+    assert _pairwise(columns[:, :1], 2.0, slack).item() >= 2.0 * (3.0 + slack)
+
+
+def test_a_label_that_the_model_itself_does_not_give_is_not_certified():
+    """The exact gap is positive, and float32 has not got it."""
+    model = linear_model(np.eye(2), np.zeros(2), "float32")
+    x = np.array([[1.0, 1.0 + 1e-9]])
+    assert np.argmax(model(x.astype("float32"))) == 0
+    found = certify(model, x)
+    assert found.label == 1 and found.radius == 0
 
 
 def test_an_infinite_weight_is_refused():

@@ -334,6 +334,17 @@ def test_nothing_is_certified_where_numbers_may_overflow(scale):
     assert (reach < 2.0**127).all()
 
 
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_the_rounding_of_a_large_bias_counts(activation):
+    """An input of 1 is lost beside it."""
+    model = chain(layers.Dense(2, activation), shape=(2,))
+    model.set_weights([np.eye(2), np.array([2.0**25, 0.0])])
+    proof, x = prove(model), np.array([[1.0, 0.5]])
+    found = Float32ErrorAnalysis(proof.model, proof.propagation).execute(x)
+    own = np.asarray(model(x.astype("float32"))).astype("float64")
+    assert found.logits[0, 0] - own[0, 0] == 1.0 <= found.errors
+
+
 def _average_of_many():
     x = keras.Input((2,))
     return keras.Model(x, layers.Average()([x] * 16))

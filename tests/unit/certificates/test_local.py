@@ -8,6 +8,7 @@ from keras import layers, ops
 import deel_lip_tf as lip
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
 from deel_lip_tf.certificates import certify
+from deel_lip_tf.certificates.chain import PiecewiseStep
 from deel_lip_tf.certificates.local import LocalBounds, widened
 from deel_lip_tf.certificates.proofs import prove
 from deel_lip_tf.certificates.radii import Evaluated
@@ -362,3 +363,22 @@ def test_gradients_whose_squares_underflow_are_not_zero(name, kind):
     x = np.array([3.0, 1.0]).reshape(1, *shape)
     radius = certify(model, x, local=True).radius
     assert 0 < certify(model, x).radius <= radius <= 2.0**0.5
+
+
+def test_an_input_that_may_be_wrong_by_more_than_its_size_may_have_either_sign():
+    step = PiecewiseStep(pieces_of(layers.ReLU()), 1.0, 1.0, np.ones(2))
+    found = step.slopes(np.array([[1e-9, 1e-9]]), np.array([1e-8]), np.zeros(1))
+    np.testing.assert_array_equal(found.half_width, [[0.5, 0.5]])
+    found = step.slopes(np.array([[1e-9, 1e-9]]), np.array([1e-10]), np.zeros(1))
+    np.testing.assert_array_equal(found.half_width, [[0.0, 0.0]])
+
+
+def test_what_an_open_activation_leaves_open_stays_so_before_one_that_is_straight():
+    """`1 - relu(relu(x) - 2)` at 2: the inner ReLU is straight there, the outer one is not."""
+    shift, head = layers.Rescaling(1.0, offset=-2.0), layers.Dense(2)
+    stack = [layers.Dense(1), layers.ReLU(), shift, layers.ReLU(), head]
+    model = keras.Sequential([keras.Input((1,)), *stack])
+    model.set_weights([np.ones((1, 1)), np.zeros(1), np.array([[-1.0, 0.0]]), np.array([1.0, 0.0])])
+    for x in (1.75, 2.0, 2.25):
+        radius = certify(model, np.array([[x]]), local=True).radius.item()
+        assert 0 < radius <= 3.0 - x

@@ -116,6 +116,16 @@ def test_the_change_of_a_linear_layer_is_attained():
     assert moved <= found <= moved * (1 + 1e-6)
 
 
+def test_a_bias_is_off_in_every_pixel():
+    convolution = layers.Conv1D(2, 1, dtype="float64")
+    model = stack((9, 2), convolution, layers.Flatten(dtype="float64"))
+    kernel, bias = model.get_weights()
+    x, within = np.ones((1, 9, 2)), {convolution.name: {"bias": 0.1}}
+    found = certify(model, x, weights_within=within).output_change
+    changed = outputs_with(model, [kernel, bias + 0.1], x) - np.asarray(model(x))
+    assert 0.999 * found <= np.linalg.norm(changed) <= found
+
+
 def test_a_gap_that_a_change_can_close_is_not_certified():
     # Logits 0.1 and 0: two biases that move by 0.05 each make a tie.
     model = stack((1,), dense(2))
