@@ -37,17 +37,18 @@ def _decoded(jpegs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(Image.open(file)) for file in files])
 
 
-def images(path: Path, count: int | None = None) -> Images:
-    """The images of a file, of training the first `count`."""
+def images(path: Path, count: int | None = None, tests: int | None = None) -> Images:
+    """The images of a file: of training the first `count`, of the others the first `tests`."""
     with np.load(path) as stored:
         parts = {}
-        for part in ("train", "test"):
-            is_jpeg = f"jpeg_{part}" in stored
-            keys = (f"jpeg_{part}", f"offsets_{part}")
-            x = _decoded(*(stored[key] for key in keys)) if is_jpeg else stored[f"x_{part}"]
+        for part, wanted in (("train", count), ("test", tests)):
+            y = stored[f"y_{part}"].reshape(-1)[:wanted].astype("int32")
+            if f"jpeg_{part}" in stored:
+                x = _decoded(stored[f"jpeg_{part}"], stored[f"offsets_{part}"][: len(y) + 1])
+            else:
+                x = stored[f"x_{part}"][: len(y)]
             x = (x if x.ndim == 4 else x[..., None]).astype("float32") / 255
-            parts |= {f"x_{part}": x, f"y_{part}": stored[f"y_{part}"].reshape(-1).astype("int32")}
-    parts |= {key: parts[key][:count] for key in ("x_train", "y_train")}
+            parts |= {f"x_{part}": x, f"y_{part}": y}
     return Images(path.stem, **parts)
 
 

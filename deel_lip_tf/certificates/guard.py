@@ -6,6 +6,7 @@ its rounding allows, something was read otherwise than it runs, or the program c
 else than what is written, and nothing is certified. No theory of what may go wrong is needed.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator, WithError
 from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.certificates.radii import predicted
+from deel_lip_tf.model.predictions import with_kept_kernels
 from deel_lip_tf.semantics.graph import Call
 from deel_lip_tf.semantics.state import as_float64
 
@@ -39,6 +41,8 @@ class Guard:
         answers: Callable[[np.ndarray], np.ndarray] = predicted,
     ):
         self._model, self._propagation, self._answers = model, propagation, answers
+        # The kernels are those of `predict`: computed once, however many samples there are.
+        self._outputs = with_kept_kernels(model, functools.partial(_outputs, model))
         self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._confirmed: list[np.ndarray] = []
         self._different: list[np.ndarray] = []
@@ -71,7 +75,7 @@ class Guard:
         x, logits, allowed = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting = []
         try:
-            own = _outputs(self._model, x)
+            own = self._outputs(x)
         except Exception as error:  # each backend has errors of its own
             warnings.warn(
                 f"The model itself cannot be run here, so that nothing confirms its certificates: "

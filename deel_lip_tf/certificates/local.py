@@ -46,6 +46,7 @@ from deel_lip_tf.semantics.state import as_float64
 
 _WIDEST = 256  # entries of an activation in an ellipsoid: some milliseconds for each ball
 _LARGEST_MATRIX = 2**22  # entries of what is before the first one
+_GAIN = 0.99  # of the other bound, for another ellipsoid to be worth its time
 _LARGEST_BLOCK = 2**19  # entries: arrays that stay in the caches of a processor
 # The first ball against the known radius, the most by which one exceeds what is proven, and when
 # they are as good as equal.
@@ -83,6 +84,7 @@ class LocalBounds:
         self._steps: list[Step] = []
         self._end: _End | None = None
         self._points: list[tuple[np.ndarray, np.ndarray] | None] = []
+        self._gains = np.ones(0, bool)  # of each sample, whether its last ellipsoid told more
 
     def observe(self) -> None:
         """Takes what was evaluated last as the samples that `divisors` is about."""
@@ -96,6 +98,8 @@ class LocalBounds:
             None if piecewise is None else _point(linear, before, after)
             for (linear, piecewise), (before, after) in zip(self._steps, values, strict=True)
         ]
+        size = len(values[0][0].error) if values and self._end is not None else 0
+        self._gains = np.ones(size, bool)
 
     def divisors(
         self, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray
@@ -116,10 +120,14 @@ class LocalBounds:
         for start in range(0, len(sample), block):
             part = slice(start, start + block)
             bounds[part] = self._block(radius, sample[part], directions[part])
-        if self._end is None:
-            return bounds
-        # Not `minimum`: what overflowed to NaN is no bound.
-        return np.fmin(bounds, self._end.divisors(self._points, radius, sample, directions))
+        if self._end is not None and len(chosen := np.flatnonzero(self._gains[sample])):
+            given = self._points, radius, sample[chosen], directions[chosen]
+            found = self._end.divisors(*given)
+            self._gains[sample[chosen]] = False
+            self._gains[sample[chosen[found < _GAIN * bounds[chosen]]]] = True
+            # Not `minimum`: what overflowed to NaN is no bound.
+            bounds[chosen] = np.fmin(bounds[chosen], found)
+        return bounds
 
     def _block(self, radius: np.ndarray, sample: np.ndarray, directions: np.ndarray) -> np.ndarray:
         gradients = GradientSet.of(directions)
@@ -193,14 +201,15 @@ class _End:
 
 def _end_of(steps: list[Step], before: list[tuple], after: list[tuple]) -> _End | None:
     """The end of a tail whose calls have inputs and outputs of these shapes, if there is one."""
+    if not steps or math.prod(after[-1]) > _WIDEST:
+        return None
     matrix, error, constant = np.eye(math.prod(after[-1])), 0.0, math.inf
     stages, activation, index = list[_Stage](), None, -1
     for call in range(len(steps) - 1, -1, -1):
         linear, piecewise = steps[call]
-        size = math.prod(after[call])
-        if size > _WIDEST and (piecewise is not None or call == len(steps) - 1):
-            break
         if piecewise is not None:
+            if (size := math.prod(after[call])) > _WIDEST:
+                break
             stages.append(_Stage(matrix, error, activation, index))
             matrix, error, activation, index = np.eye(size), 0.0, piecewise, call
             constant = piecewise.constant

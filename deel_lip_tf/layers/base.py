@@ -32,7 +32,8 @@ def kernels_in_use(kernels: Mapping[int, Any]) -> Iterator[None]:
 def kernel_in_use(layer: keras.layers.Layer) -> Any:
     """The effective kernel that a call of a layer computes with."""
     kernel = _KERNELS.get().get(id(layer))
-    return layer.effective_kernel() if kernel is None else kernel
+    # A variable is read: Keras's operations take tensors.
+    return layer.effective_kernel() if kernel is None else kernel[...]
 
 
 class LipschitzLayer(CheckedArguments):

@@ -104,6 +104,12 @@ class Potential:
     factor: float
 
     @property
+    def kernel(self) -> np.ndarray:
+        """The numbers of `V`."""
+        is_matrix = isinstance(self.operator, Matrices)
+        return self.operator.blocks if is_matrix else self.operator.kernel
+
+    @property
     def terms(self) -> tuple[int, int]:
         """How many products an entry of `V^T x`, and one of `V h`, sums up."""
         if isinstance(self.operator, Matrices):

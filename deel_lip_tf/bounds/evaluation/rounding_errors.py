@@ -92,7 +92,7 @@ def rounding_of(
     if (potential := rule_for(operation).potential(operation, None)) is not None:
         # x - 2 V relu(V^T x + c): each unit of x and of c passes twice through the kernel.
         patches = math.prod(getattr(operation, "kernel_size", ()))
-        twice = 4.0 * (1.0 + float(np.linalg.norm(kernel_of(operation))) * patches) ** 2
+        twice = 4.0 * (1.0 + float(np.linalg.norm(potential.kernel)) * patches) ** 2
         twice *= max(1.0, potential.factor)
         terms, absolute = sum(potential.terms), absolute * twice
         of_inputs[0] += twice

@@ -5,7 +5,7 @@ from keras import ops
 
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import whole_number
-from deel_lip_tf.layers.base import Condensable, LipschitzLayer
+from deel_lip_tf.layers.base import Condensable, LipschitzLayer, kernel_in_use
 from deel_lip_tf.layers.constrained import ConstrainedKernel, check_built, with_bias
 from deel_lip_tf.layers.convolution.direct import AOLConv2D
 from deel_lip_tf.layers.convolution.padding import extended_shape, padded_model
@@ -104,7 +104,7 @@ class _ConvexPotential(LipschitzLayer, Condensable, keras.layers.Layer):
 
     def call(self, inputs):
         """The input minus the gradient."""
-        kernel = ops.cast(self.effective_kernel(), self.compute_dtype)
+        kernel = ops.cast(kernel_in_use(self.branch), self.compute_dtype)
         hidden = self.branch._apply_kernel(inputs, kernel)
         if self.bias is not None:
             hidden = with_bias(hidden, self.bias, getattr(self, "data_format", None))

@@ -107,6 +107,25 @@ def test_nothing_is_computed_again_while_nothing_changes(rng, monkeypatch):
     assert counted == [layer.name for layer in model.layers]
 
 
+def test_layers_inside_of_layers_and_certificates_do_the_same(rng, monkeypatch):
+    stack = [keras.Input((8,)), lip.layers.CPLDense(5), lip.layers.SpectralDense(3)]
+    model, x = lip.Sequential(stack), rng.normal(size=(4 * BATCH, 8)).astype("float32")
+    predicted(model, x)
+    counted = count_projections(model, monkeypatch)
+    predicted(model, x)
+    assert counted == []
+    raw = model.layers[0].kernel
+    raw.assign(rng.normal(size=raw.shape))
+    assert np.allclose(predicted(model, x), lip.vanillaModel(model)(x), atol=1e-5)
+    monkeypatch.setattr("deel_lip_tf.certificates.guard._ENTRIES", 8 * BATCH)
+    numbers = []
+    for samples in (BATCH, 4 * BATCH):
+        counted.clear()
+        assert (lip.certify(model, x[:samples], batch_size=BATCH).radius > 0).all()
+        numbers.append(len(counted))
+    assert numbers[0] == numbers[1]
+
+
 def test_kernels_are_those_of_the_model_and_nobody_keeps_them(rng):
     """What runs outside of `predict` computes its own: gradients reach the raw kernels."""
     import tensorflow as tf
