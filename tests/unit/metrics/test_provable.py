@@ -276,6 +276,12 @@ def test_epoch_kr_differs_from_the_mean_of_the_batches_where_that_is_wrong():
     assert abs(averaged - exact) > 0.05
 
 
+def test_kr_of_float64_is_computed_in_float64():
+    got = accumulate(metrics.MulticlassKR(dtype="float64"), ONE_HOT, SCORES.astype("float64"))
+    exact = kr_of(ONE_HOT, SCORES.astype("float64"), np.ones(37))
+    assert got == pytest.approx(exact, rel=1e-14)
+
+
 def test_kr_reads_the_labels_preprocessed_for_several_replicas():
     weighted = keras.ops.convert_to_numpy(losses.process_labels_for_multi_gpu(ONE_HOT))
     got = accumulate(metrics.MulticlassKR(), weighted, SCORES)
