@@ -170,7 +170,8 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         if self.is_guaranteed:
             ceiling = self.parametrization.ceiling(self.raw_weights)
             return self.k_coef_lip * float(ops.convert_to_numpy(ceiling))
-        return float(self.operation.norm_bound(self.effective_kernel()))
+        bound = self.operation.norm_bound(self.effective_kernel())
+        return float(ops.convert_to_numpy(bound))
 
     @property
     def raw_weights(self) -> dict:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from deel_lip_tf import losses, metrics
+from tests._tables.trainings import NOT_ON_TORCH
 
 pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
 
@@ -227,7 +228,7 @@ X = RNG.normal(size=(37, 3)).astype("float32")
     ("case", "mode"),
     [(case, "graph") for case in CASES]
     + [
-        (case, mode)
+        pytest.param(case, mode, marks=NOT_ON_TORCH if mode == "xla" else ())
         for case in ("MulticlassKR", "CategoricalProvableAvgRobustness")
         for mode in ("eager", "xla")
     ],
