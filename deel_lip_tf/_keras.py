@@ -372,11 +372,18 @@ def float64_kept() -> Iterator[None]:
         narrowed["float64"] = before
 
 
+def float64_kept_for(dtype: str) -> contextlib.AbstractContextManager[None]:
+    """`float64_kept()` for float64, and for any other type nothing."""
+    return float64_kept() if dtype == "float64" else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def float64_on_cpu() -> Iterator[None]:
     """Where what is computed in float64 is so, on the CPU; nothing outside of it changes."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(keras.device("cpu:0"))
+        # PyTorch takes "cpu:0" for another device than "cpu", and variables of integers fail there.
+        is_torch = keras.backend.backend() == "torch"
+        stack.enter_context(keras.device("cpu" if is_torch else "cpu:0"))
         if not computes_float64():
             import jax
 

@@ -9,8 +9,12 @@ import keras
 import numpy as np
 import pytest
 
+from deel_lip_tf._keras import float64_kept
+
 _STATES = {}
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+if keras.backend.backend() == "torch":
+    import tests._oracles.torch_arrays  # noqa: F401
 
 # What TensorFlow alone computes, reads or writes: verification and its commands, SavedModels, the
 # graphs and kernels made for TensorFlow, files of earlier releases that it wrote, and the pages on
@@ -80,6 +84,13 @@ def repeatable(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def keras_in_float64():
+    """Keras's own layers of float64 compute in it, as oracles need them, on every backend."""
+    with float64_kept():
+        yield
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ def moments(
     The variance is that of the centered values, so that a large mean spoils no digits of it; `None`
     where nobody asks for it, because it takes a second sum.
     """
-    if count() == 1:
-        return *ops.moments(x, axes=axes), ops.size(x)
+    if count() == 1 and keras.config.backend() == "tensorflow":
+        return *ops.moments(x, axes=axes), ops.size(x)  # which others take from the squares
     total, size = summed([ops.sum(x, axis=axes, keepdims=True), ops.cast(ops.size(x), x.dtype)])
     averaged = size / math.prod(total.shape)
     mean = ops.divide_no_nan(total, averaged)

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from deel_lip_tf._keras import replaced_method
+from deel_lip_tf._keras import float64_kept_for, replaced_method
 from deel_lip_tf._validation.constructors import CheckedArguments
 from deel_lip_tf.normalizers import check_lipschitz_factor
 
@@ -75,6 +75,11 @@ class LipschitzLayer(CheckedArguments):
     def lipschitz_constant(self) -> float | None:
         """A bound of the constant with the weights as they are; `None` before there are any."""
         return self.k_coef_lip
+
+    def __call__(self, *args, **kwargs):
+        """As in Keras; a layer of float64 computes in it on every backend."""
+        with float64_kept_for(self.compute_dtype):
+            return super().__call__(*args, **kwargs)
 
     def set_klip_factor(self, klip_factor: float) -> None:
         """Sets the Lipschitz constant; takes effect at the next call.

@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from deel_lip_tf._keras import float64_kept
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.scalars import FINITE, flag, number
 from deel_lip_tf._validation.shapes import known_size, standardize_data_format
@@ -194,8 +193,7 @@ class LayerCentering(Shifted):
         return axes
 
     def _centered(self, inputs):
-        with float64_kept():
-            mean = ops.mean(inputs, axis=self._axes(len(inputs.shape)), keepdims=True)
+        mean = ops.mean(inputs, axis=self._axes(len(inputs.shape)), keepdims=True)
         return (inputs - mean) * self.k_coef_lip
 
     def call(self, inputs):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import float64_kept_for
 from deel_lip_tf._validation.constructors import check_activation, named
 from deel_lip_tf.initializers import SpectralInitializer
 from deel_lip_tf.layers.base import Condensable, LipschitzLayer, kernel_in_use
@@ -169,7 +170,8 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         if self.is_guaranteed:
             ceiling = self.parametrization.ceiling(self.raw_weights)
             return self.k_coef_lip * float(ops.convert_to_numpy(ceiling))
-        return float(self.operation.norm_bound(self.effective_kernel()))
+        bound = self.operation.norm_bound(self.effective_kernel())
+        return float(ops.convert_to_numpy(bound))
 
     @property
     def raw_weights(self) -> dict:
@@ -200,7 +202,8 @@ class ConstrainedKernel(LipschitzLayer, Condensable):
         """
         check_built(self)
         weights = self._moderate(self.raw_weights)
-        projected = self.parametrization.projected(weights, self.operation)
+        with float64_kept_for(self.variable_dtype):
+            projected = self.parametrization.projected(weights, self.operation)
         return projected.kernel * (self.k_coef_lip * (1 / projected.bound))
 
     @property

@@ -1,6 +1,5 @@
 """The one mechanism of the loss classes: parameters that callbacks can change while training."""
 
-import contextlib
 import contextvars
 import warnings
 from typing import Any
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from deel_lip_tf._keras import float32_at_least, float64_kept
+from deel_lip_tf._keras import float32_at_least, float64_kept_for
 from deel_lip_tf._validation.arrays import check_finite, numeric
 from deel_lip_tf._validation.scalars import flag
 from deel_lip_tf._validation.signatures import described
@@ -128,7 +127,7 @@ class ParametricLoss(keras.losses.Loss):
         numeric("y_pred", y_pred)
         token = _sample_weight.set(sample_weight)
         try:
-            with float64_kept() if self.dtype == "float64" else contextlib.nullcontext():
+            with float64_kept_for(self.dtype):
                 loss = super().__call__(y_true, y_pred, sample_weight)
         finally:
             _sample_weight.reset(token)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from keras import ops
+
 from deel_lip_tf._registration import register
 from deel_lip_tf.losses import formulas
 from deel_lip_tf.losses.base import ParametricLoss
@@ -36,7 +38,7 @@ class _OfGaps(ParametricLoss):
     def _divisors(self) -> Any:
         if not isinstance(self.lipschitz, str):
             # two logits of jointly L-Lipschitz ones differ by sqrt(2) L at most per unit
-            return math.sqrt(2.0) * self.lipschitz
+            return math.sqrt(2.0) * ops.convert_to_tensor(self.lipschitz)
         if self._measure is None:
             raise ValueError(
                 f"{self.name!r} measures the Lipschitz constants of a model, and has none: compile "

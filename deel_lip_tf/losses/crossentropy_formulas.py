@@ -174,8 +174,11 @@ def emma(
         scores.dtype, radius=radius, offset=offset, temperature=temperature, beta=beta
     )
     gaps = scores - ops.expand_dims(true_score(scores, true), -1)
-    reach = radius * _of_row(ops.cast(divisors, scores.dtype), ops.argmax(true, axis=-1))
-    ratio = ops.clip(-gaps / ops.maximum(reach, 1e-8), 0.01, 1.0)
+    reach = radius * _of_row(
+        ops.convert_to_tensor(divisors, scores.dtype), ops.argmax(true, axis=-1)
+    )
+    least = ops.convert_to_tensor(0.01, scores.dtype)
+    ratio = ops.clip(-gaps / ops.maximum(reach, 1e-8), least, 1.0)
     return _annealed(gaps + ops.stop_gradient(ratio) * reach + offset, true, temperature, beta)
 
 
@@ -204,7 +207,9 @@ def gloro(
     true, scores = one_class_each(y_true, y_pred)
     (radius,) = _tensors(scores.dtype, radius=radius)
     predicted = true_class(scores)
-    reach = radius * _of_row(ops.cast(divisors, scores.dtype), ops.argmax(scores, axis=-1))
+    reach = radius * _of_row(
+        ops.convert_to_tensor(divisors, scores.dtype), ops.argmax(scores, axis=-1)
+    )
     rivals = ops.where(predicted, ops.full_like(scores, -math.inf), scores + reach)
     bottom = ops.max(rivals, axis=-1, initial=-math.inf)
     own = ops.expand_dims(true_score(scores, true), -1)

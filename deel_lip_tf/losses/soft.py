@@ -103,7 +103,7 @@ class MulticlassSoftHKR(ParametricLoss):
     def update_state(self, y_pred) -> None:
         """Takes the scores of a training batch into the running mean."""
         self._is_updated = True
-        sizes = ops.abs(ops.cast(ops.stop_gradient(y_pred), self.dtype))
+        sizes = ops.abs(ops.cast(ops.stop_gradient(ops.convert_to_tensor(y_pred)), self.dtype))
         count = ops.cast(ops.size(sizes), self.dtype)
         total, count = replicas.summed([ops.sum(sizes), count])
         step = ops.divide_no_nan(total, count) - self.running_mean

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import float64_kept
 from deel_lip_tf._registration import PACKAGE
 from deel_lip_tf._validation.arrays import weight_per_sample
 from deel_lip_tf._validation.scalars import whole_number
@@ -63,9 +64,10 @@ class _EpochKR(keras.metrics.Metric):
         """Returns the value over everything since the last reset; 0 before the first batch."""
         if self._columns is None:
             return ops.zeros((), self.dtype)
-        toward = ops.divide_no_nan(self.positive_sum, self.positive_count)
-        away = ops.divide_no_nan(self.negative_sum, self.negative_count)
-        return ops.mean(toward - away)
+        with float64_kept():
+            toward = ops.divide_no_nan(self.positive_sum, self.positive_count)
+            away = ops.divide_no_nan(self.negative_sum, self.negative_count)
+            return ops.mean(toward - away)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

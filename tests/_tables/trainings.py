@@ -7,6 +7,12 @@ from keras import ops
 
 import deel_lip_tf as lip
 
+# Steps that are compiled, or several at once.
+NOT_ON_TORCH = pytest.mark.skipif(
+    keras.backend.backend() == "torch",
+    reason="PyTorch's compiler warns of Keras's own code, and takes one step at a time",
+)
+
 
 @keras.saving.register_keras_serializable("tests")
 class Root(keras.layers.Layer):

@@ -39,7 +39,7 @@ ALLOWED = {
     "regularizers": {"normalizers"},
     "distribute": {"constraints", "_keras"},
     "losses": {"distribute", "_keras"},
-    "metrics": {"losses"},
+    "metrics": {"losses", "_keras"},
     "callbacks": {"_keras", "bounds", "certificates", "plots"},
     "optimizers": {"layers", "normalizers", "_keras"},
     "layers": {

@@ -9,6 +9,7 @@ import pytest
 import deel_lip_tf as lip
 from deel_lip_tf import Sequential, callbacks, layers, losses
 from tests._oracles.tolerances import CONDENSED
+from tests._tables.trainings import NOT_ON_TORCH
 
 pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
 
@@ -153,6 +154,7 @@ def test_schedule_by_the_batches_of_the_optimizer_resumes(way, tmp_path):
     assert recorder.values == [3, 4, 5]
 
 
+@NOT_ON_TORCH
 def test_several_batches_at_once_are_counted():
     model, recorder = small_model(), Recorder("alpha")
     model.compile("sgd", losses.HKR(1.0), steps_per_execution=3)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import keras
 import numpy as np
 from keras import layers, ops
 
@@ -293,8 +292,7 @@ def _tuple(value: Any, rank: int) -> tuple[int, ...]:
 def _crops_as_same(layer: layers.Layer) -> bool:
     """Whether the operator is known to be the adjoint of a "same" convolution of its output.
 
-    Others, among them those of backends that crop on another side, are bounded by the whole image
-    that "valid" writes, of which they keep a part.
+    Others are bounded by the whole image that "valid" writes, of which they keep a part.
     """
     is_plain = layer.output_padding is None and not any(r > 1 for r in layer.dilation_rate)
-    return layer.padding == "same" and is_plain and keras.backend.backend() == "tensorflow"
+    return layer.padding == "same" and is_plain

@@ -10,6 +10,7 @@ import pytest
 from keras import activations, layers, ops
 
 import deel_lip_tf as lip
+from deel_lip_tf._keras import float64_kept
 from deel_lip_tf.bounds import lipschitz_bound
 from deel_lip_tf.bounds.chains import Matrix, chain_norm_bound
 from deel_lip_tf.certificates import margin_lipschitz_constants
@@ -209,7 +210,8 @@ SINGLE = [function for function in FUNCTIONS if function is not activations.soft
 def test_what_never_falls_never_falls(function):
     points = np.concatenate([np.linspace(-30, 30, 20001), np.linspace(-1, 1, 20001)])
     points.sort()
-    values = ops.convert_to_numpy(function(ops.convert_to_tensor(points, "float64")))
+    with float64_kept():  # elsewhere than on TensorFlow Keras computes tanh in float32
+        values = ops.convert_to_numpy(function(ops.convert_to_tensor(points, "float64")))
     falls = (np.diff(values) < -1e-12 * np.abs(values[1:]).max()).any()
     assert falls != FUNCTIONS[function].never_falls or FUNCTIONS[function].slope is None
 
@@ -385,6 +387,9 @@ def test_gaps_of_logits_are_bounded_with_the_head(sizes, rng):
     assert smaller >= 3 or sizes[1] == 1
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="Keras's products of float64 are float32 on PyTorch"
+)
 def test_a_certificate_at_the_boundary_is_true():
     # f_0 - f_1 = 2 relu(3 x): there is a tie at a distance of x, and not before.
     first, head = np.array([[3.0]]), np.array([[1.0], [-1.0]])

@@ -7,7 +7,7 @@ import pytest
 import deel_lip_tf as lip
 from deel_lip_tf import layers
 from tests._oracles.tolerances import SOUND
-from tests._tables.cases import CONSTRAINED, Case
+from tests._tables.cases import CONSTRAINED, LAYERS, Case
 
 # Updates leave kernels within 5e-5 of the manifold; then twice the rounding of float32.
 ON_MANIFOLD = 1e-4
@@ -111,3 +111,20 @@ def test_a_constraint_of_the_users_own_is_left_alone():
     layer.build((None, 3))
     assert layer.kernel.constraint is constraint
     np.testing.assert_array_equal(layer.kernel, np.ones((3, 4)))
+
+
+@pytest.mark.parametrize("case", {case.cls: case for case in LAYERS}.values(), ids=str)
+def test_a_layer_of_float64_computes_in_float64(case, rng):
+    """Steps of 1e-9 move its output, and by no more than its constant allows.
+
+    In float32 most of them would be lost, and others be 6e-8.
+    """
+    layer = case.make(dtype="float64")
+    x = rng.normal(size=(2, *case.shape))
+    step = 1e-9 * rng.normal(size=x.shape)
+    before, after = (numpy(layer(point)).reshape(2, -1) for point in (x, x + step))
+    lengths = np.linalg.norm(step.reshape(2, -1), axis=1)
+    growth = np.linalg.norm(after - before, axis=1)
+    assert (growth > 1e-3 * lengths).all()
+    if layer.is_guaranteed:
+        assert (growth <= layer.lipschitz_constant() * lengths * (1 + 1e-5)).all()

@@ -23,6 +23,7 @@ from tests._oracles.loss_oracles import (
     tau_bce_of,
     tau_ce_of,
 )
+from tests._tables.trainings import NOT_ON_TORCH
 
 # float32 sums of about a hundred terms of order one
 FLOAT32 = 1e-5
@@ -407,7 +408,7 @@ ON_JAX = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=ON_JAX)])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=[ON_JAX, NOT_ON_TORCH])])
 def test_assigned_parameter_takes_effect_in_a_step_already_traced(jit_compile):
     loss = losses.HKR(2.0)
     model = linear_model(1, loss, jit_compile=jit_compile)

@@ -9,6 +9,7 @@ import pytest
 import deel_lip_tf as lip
 from deel_lip_tf import losses
 from tests._oracles.loss_oracles import one_hot, per_row
+from tests._tables.trainings import NOT_ON_TORCH
 
 pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
 
@@ -115,7 +116,12 @@ def mean_after(model, steps, start=1.0, inertia=0.9):
     return inertia**steps * start + (1 - inertia**steps) * size
 
 
-OPTIONS = [dict(), dict(jit_compile=True), dict(run_eagerly=True), dict(steps_per_execution=2)]
+OPTIONS = [
+    dict(),
+    pytest.param(dict(jit_compile=True), marks=NOT_ON_TORCH),
+    dict(run_eagerly=True),
+    pytest.param(dict(steps_per_execution=2), marks=NOT_ON_TORCH),
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

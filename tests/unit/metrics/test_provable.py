@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from deel_lip_tf import losses, metrics
+from tests._tables.trainings import NOT_ON_TORCH
 
 pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
 
@@ -227,7 +228,7 @@ X = RNG.normal(size=(37, 3)).astype("float32")
     ("case", "mode"),
     [(case, "graph") for case in CASES]
     + [
-        (case, mode)
+        pytest.param(case, mode, marks=NOT_ON_TORCH if mode == "xla" else ())
         for case in ("MulticlassKR", "CategoricalProvableAvgRobustness")
         for mode in ("eager", "xla")
     ],
@@ -274,6 +275,12 @@ def test_epoch_kr_differs_from_the_mean_of_the_batches_where_that_is_wrong():
     averaged = np.mean([losses.MulticlassKR()(ONE_HOT[b], SCORES[b]) for b in BATCHES])
     assert exact == pytest.approx(kr_of(ONE_HOT, SCORES, np.ones(37)), rel=FLOAT32)
     assert abs(averaged - exact) > 0.05
+
+
+def test_kr_of_float64_is_computed_in_float64():
+    got = accumulate(metrics.MulticlassKR(dtype="float64"), ONE_HOT, SCORES.astype("float64"))
+    exact = kr_of(ONE_HOT, SCORES.astype("float64"), np.ones(37))
+    assert got == pytest.approx(exact, rel=1e-14)
 
 
 def test_kr_reads_the_labels_preprocessed_for_several_replicas():

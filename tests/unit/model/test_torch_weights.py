@@ -15,6 +15,7 @@ from keras import layers
 import deel_lip_tf as lip
 from deel_lip_tf.model import load_torch_weights
 
+pytestmark = pytest.mark.usefixtures("keras_in_float64")
 WRITTEN = Path(__file__).with_name("torchlip.npz")
 
 
@@ -149,7 +150,7 @@ def test_transposed_convolution(rng):
     layer = layers.Conv2DTranspose(3, 3, strides=2, dtype="float64")
     model = keras.Sequential([keras.Input((4, 3, 2), dtype="float64"), layer])
     load_torch_weights(model, {"weight": weight, "bias": bias})
-    found = np.moveaxis(model(np.moveaxis(x, 0, -1)[None])[0], -1, 0)
+    found = np.moveaxis(np.asarray(model(np.moveaxis(x, 0, -1)[None])[0]), -1, 0)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
@@ -159,7 +160,7 @@ def test_depthwise_convolution(rng):
     layer = layers.DepthwiseConv2D(2, depth_multiplier=2, use_bias=False, dtype="float64")
     model = keras.Sequential([keras.Input((4, 5, 3), dtype="float64"), layer])
     load_torch_weights(model, {"0.weight": weight})
-    found = np.moveaxis(model(np.moveaxis(x, 0, -1)[None])[0], -1, 0)
+    found = np.moveaxis(np.asarray(model(np.moveaxis(x, 0, -1)[None])[0]), -1, 0)
     np.testing.assert_allclose(found, np.stack(one), rtol=1e-10)
 
 

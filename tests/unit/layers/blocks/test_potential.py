@@ -96,6 +96,7 @@ def test_sll_is_the_formula_of_the_paper(rng):
     assert np.ptp(q) > 0.1
 
 
+@pytest.mark.usefixtures("keras_in_float64")  # `norm_bound` is called by itself
 def test_cpl_is_the_formula_of_the_paper(rng):
     layer = layers.CPLDense(5, dtype="float64")
     x = rng.normal(size=(3, 4))
@@ -281,7 +282,7 @@ def test_deep_networks_learn_and_are_certified(kind, rng):
 
 
 @pytest.mark.parametrize("cls", DENSE)
-def test_branch_and_bound_decides_small_networks(cls, rng):
+def test_branch_and_bound_decides_small_networks(cls, rng, tf):
     """The primitives are those of the layer: boxes around points, searched to the end."""
     keras.utils.set_random_seed(1)
     model = keras.Sequential(

@@ -213,6 +213,7 @@ def test_several_lengths_share_the_last_state_and_no_other(rng):
         known(np.ones((1, 9, 2)))
 
 
+@pytest.mark.usefixtures("keras_in_float64")
 def test_slopes_above_one_count_in_every_step():
     """Near 2.4, where the slope of swish is 1.0998, a state comes back, and what is beside goes."""
     layer = keras.layers.SimpleRNN(1, activation="swish", dtype="float64")
