@@ -27,7 +27,11 @@ from deel_lip_tf.normalizers.polar.steps import (
     rounding_of,
     with_gram,
 )
-from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch, traced_once
+from deel_lip_tf.normalizers.polar.tf_graphs import (
+    computed_as_here,
+    cond_with_last_resort,
+    traced_once,
+)
 
 
 def nearest_orthogonal(matrix, eps: float, maximum: int):
@@ -96,7 +100,7 @@ def _retracted(matrix, options: PolarOptions):
         # By as much as the polynomial may exceed the root: the norm is at most 1, here too.
         return ops.matmul(matrix, polynomial) * (ops.rsqrt(start.center) * (1 - 5e-5))
 
-    return cond_with_rare_branch(
+    return cond_with_last_resort(
         is_near, one_step, _many_steps, *start, rounding_of(matrix), settings=(options,)
     )
 
@@ -113,7 +117,7 @@ def _polar_factor(matrix, options: PolarOptions):
         center = start.center
         is_orthogonal = (start.radius <= accepted * center) & is_moderate(start)
         is_orthogonal = ops.all(is_orthogonal)
-        outputs = cond_with_rare_branch(
+        outputs = cond_with_last_resort(
             is_orthogonal,
             _one_step,
             _many_steps,
@@ -125,7 +129,7 @@ def _polar_factor(matrix, options: PolarOptions):
         def gradient(*arguments, upstream=None):
             # TensorFlow passes the upstream gradient by name, the others by position.
             upstream = arguments[0] if upstream is None else upstream
-            return cond_with_rare_branch(
+            return cond_with_last_resort(
                 is_orthogonal,
                 lambda _, factor, upstream: tangent_projection(factor, upstream) / ops.sqrt(center),
                 differential_adjoint,
@@ -134,7 +138,7 @@ def _polar_factor(matrix, options: PolarOptions):
                 upstream,
             )
 
-        return outputs, gradient
+        return outputs, computed_as_here(gradient)
 
     return factor(matrix)
 
