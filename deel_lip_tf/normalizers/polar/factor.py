@@ -101,7 +101,13 @@ def _retracted(matrix, options: PolarOptions):
         return ops.matmul(matrix, polynomial) * (ops.rsqrt(start.center) * (1 - 5e-5))
 
     return cond_with_last_resort(
-        is_near, one_step, _many_steps, *start, rounding_of(matrix), settings=(options,)
+        is_near,
+        one_step,
+        _retracted_from_afar,
+        *start,
+        rounding_of(matrix),
+        settings=(options,),
+        is_cheap=not options.is_large,
     )
 
 
@@ -149,6 +155,15 @@ def _one_step(*arguments):
 
 def _many_steps(*arguments):
     return orthogonalised(*_start_and_stopping(*arguments))
+
+
+def _retracted_from_afar(matrix, *arguments):
+    # The same to rounding. Decompositions of large matrices take longer than many steps.
+    *_, options = arguments
+    numbers = None if options.is_large else numbers_at_hand(matrix)
+    if numbers is None:
+        return _many_steps(matrix, *arguments)
+    return ops.convert_to_tensor(exact_factor(numbers))
 
 
 def _start_and_stopping(*arguments) -> tuple[Iterate, StoppingRule]:

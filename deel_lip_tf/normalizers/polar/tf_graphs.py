@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from deel_lip_tf._keras import is_inside_xla
+from deel_lip_tf.normalizers.polar.lapack import by_lapack
 
 # Tracing costs as much as this many calls are slower by without: 0.3 s, and 4 ms each.
 _WITHOUT_TRACE = 64
@@ -134,7 +135,12 @@ def cond_with_rare_branch(
 
 
 def cond_with_last_resort(
-    condition, usual: Callable, last_resort: Callable, *tensors, settings: tuple = ()
+    condition,
+    usual: Callable,
+    last_resort: Callable,
+    *tensors,
+    settings: tuple = (),
+    is_cheap: bool = False,
 ):
     """As `cond_with_rare_branch`, of a branch that most graphs never take in all their life.
 
@@ -147,13 +153,14 @@ def cond_with_last_resort(
             with as many axes.
         *tensors: the first arguments of both.
         settings: the others, hashable.
+        is_cheap: whether numbers at hand make it cheap, by LAPACK.
     """
     if keras.backend.backend() != "tensorflow" or not _is_by_python():
         return cond_with_rare_branch(condition, usual, last_resort, *tensors, settings=settings)
     import tensorflow as tf
 
     def called():
-        function = _of_arrays(last_resort, settings)
+        function = _of_arrays(last_resort, settings, 1 if is_cheap else _OPERATIONS)
         result = tf.numpy_function(function, tensors, tensors[0].dtype, stateful=False)
         result.set_shape((None,) * len(tensors[0].shape))
         return result
@@ -166,8 +173,8 @@ class ByPythonAtFirst:
 
     Half of the graph of a training step is what computes with a kernel that is far from the
     manifold, which most steps never see. Here the graph calls Python in its place, which runs the
-    same operations one by one. Once it has done so often, the function is made anew, with all in
-    its graph. Where XLA compiles the graph, all is in it from the start.
+    same operations one by one, or LAPACK. Once it has done so often, the function is made anew,
+    with all in its graph. Where XLA compiles the graph, all is in it from the start.
 
     For what runs in this process, and is not written to a file.
 
@@ -184,26 +191,27 @@ class ByPythonAtFirst:
         """The function of these arguments."""
         if self._left <= 0:
             return self._function(*arguments)
-        before = _taken.count
+        before = _effort.spent
         with _computed(_BY_PYTHON):
             result = self._function(*arguments)
-        self._left -= _taken.count - before
+        self._left -= _effort.spent - before
         if self._left <= 0:
             self._function = self._make()
         return result
 
 
-# Tracing and optimizing a step with all branches costs as much as this many are slower without.
-_WITHOUT_GRAPH = 128
+# To trace a step with all in its graph costs as much as this many calls of LAPACK for a small
+# kernel, and operations that run one by one as much as so many of these.
+_WITHOUT_GRAPH, _OPERATIONS = 128, 8
 
 
-class _Taken:
-    """How often graphs called Python."""
+class _Effort:
+    """What graphs have asked of Python in this process, in calls of LAPACK."""
 
-    count = 0
+    spent = 0
 
 
-_taken = _Taken()
+_effort = _Effort()
 
 
 def _is_by_python() -> bool:
@@ -226,7 +234,7 @@ def computed_as_here(gradient: Callable) -> Callable:
 
 # Never forgotten: TensorFlow knows what a graph calls by weak references.
 @functools.cache
-def _of_arrays(function: Callable, settings: tuple) -> Callable:
+def _of_arrays(function: Callable, settings: tuple, effort: int) -> Callable:
     """`function(*tensors, *settings)` of arrays, by no other threads than the one that calls.
 
     A function of TensorFlow would wait for those threads that wait for this one.
@@ -234,8 +242,8 @@ def _of_arrays(function: Callable, settings: tuple) -> Callable:
     import tensorflow as tf
 
     def called(*arrays):
-        _taken.count += 1
-        with _computed(_ONE_BY_ONE):
+        _effort.spent += effort
+        with _computed(_ONE_BY_ONE), by_lapack():
             return function(*map(tf.convert_to_tensor, arrays), *settings).numpy()
 
     return called
