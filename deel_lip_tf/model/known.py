@@ -13,10 +13,8 @@ import keras
 from deel_lip_tf._keras import flat_layers, outside_of_graphs
 from deel_lip_tf.layers.base import kernels_in_use
 from deel_lip_tf.layers.dense import ConstrainedDense
-from deel_lip_tf.model.export import is_exported_whole
+from deel_lip_tf.model.predictions import is_closed
 from deel_lip_tf.normalizers.polar.known import KnownKernel, known_kernels
-
-__all__ = ["KnownKernels"]
 
 
 class KnownKernels:
@@ -37,7 +35,7 @@ class KnownKernels:
             for layer in flat_layers(model)
             if isinstance(layer, ConstrainedDense) and layer.built and layer.is_worth_knowing()
         ]
-        if not layers or not _is_closed(model):
+        if not layers or not is_closed(model):
             yield
             return
         with outside_of_graphs():
@@ -48,10 +46,3 @@ class KnownKernels:
         kernels = {id(layer): layer.kernel_if_known(self._known[layer]) for layer in layers}
         with kernels_in_use(kernels), known_kernels(known):
             yield
-
-
-def _is_closed(model: keras.Model) -> bool:
-    is_alone = model.distribute_strategy.num_replicas_in_sync == 1
-    return (
-        is_alone and type(model).__module__.startswith("deel_lip_tf.") and is_exported_whole(model)
-    )

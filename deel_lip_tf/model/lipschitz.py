@@ -17,8 +17,9 @@ from deel_lip_tf.layers.base import Condensable, LipschitzLayer
 from deel_lip_tf.model.export import is_exported_whole, vanillaModel
 from deel_lip_tf.model.known import KnownKernels
 from deel_lip_tf.model.loss_state import LossState
-from deel_lip_tf.model.predictions import with_kept_kernels
+from deel_lip_tf.model.predictions import is_closed, with_kept_kernels
 from deel_lip_tf.normalizers import check_lipschitz_factor
+from deel_lip_tf.normalizers.polar.tf_graphs import ByPythonAtFirst
 from deel_lip_tf.semantics.functions import activation_constant
 from deel_lip_tf.semantics.rule import lipschitz_constant
 
@@ -29,6 +30,8 @@ _restoring = contextvars.ContextVar("restoring", default=False)
 class _LipschitzModel(LossState, Condensable):
     """Mixin of the models: condensation, export, and tracing again after a change of constants."""
 
+    train_function: Any
+    test_function: Any
     predict_function: Any
     _traced_constants: dict | None = None
 
@@ -99,12 +102,22 @@ class _LipschitzModel(LossState, Condensable):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """As in Keras, and again after a layer's constant has changed."""
-        return super().make_train_function(force or self._constants_changed("train"))
+        """As in Keras, and again after a layer's constant has changed; see `tf_graphs`."""
+        if self._constants_changed("train") or force or self.train_function is None:
+            make = self._made_train_function
+            self.train_function = ByPythonAtFirst(make) if is_closed(self) else make()
+        return self.train_function
+
+    def _made_train_function(self) -> Any:
+        super().make_train_function(force=True)
+        return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
-        """As in Keras, and again after a layer's constant has changed."""
-        return super().make_test_function(force or self._constants_changed("test"))
+        """As `make_predict_function`."""
+        if self._constants_changed("test") or force or self.test_function is None:
+            super().make_test_function(force=True)
+            self.test_function = with_kept_kernels(self, self.test_function)
+        return self.test_function
 
     def make_predict_function(self, force: bool = False) -> Any:
         """As in Keras, and again after a layer's constant has changed; see `predictions`."""

@@ -1,4 +1,4 @@
-"""`predict` with the kernels of the batch before, where the raw ones are still the same numbers.
+"""`predict` and `evaluate` with the kernels of the batch before, where the raw ones are the same.
 
 A kernel is a function of its raw weights, and of no batch. TensorFlow does not tell when a variable
 was assigned, so that nothing but its numbers says that a kernel is not stale: before each batch all
@@ -17,17 +17,25 @@ from deel_lip_tf.layers.constrained import ConstrainedKernel
 from deel_lip_tf.model.export import is_exported_whole
 
 
-def with_kept_kernels(model: keras.Model, predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The function that predicts a batch, with kernels that are computed when they have changed.
+def is_closed(model: keras.Model) -> bool:
+    """Whether a step of a model may be computed in a way that holds in this step alone.
 
-    On other backends than TensorFlow, over several replicas, and where code of others takes part,
-    which may keep what it has traced for other calls, it is `predict` itself.
+    TensorFlow does, on one replica, and no code of others takes part, which may keep what it has
+    traced for other calls.
     """
     is_tensorflow = keras.backend.backend() == "tensorflow"
     if not is_tensorflow or model.distribute_strategy.num_replicas_in_sync > 1:
-        return predict
+        return False
+    return _is_ours(type(model)) and is_exported_whole(model)
+
+
+def with_kept_kernels(model: keras.Model, predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The function that predicts a batch, with kernels that are computed when they have changed.
+
+    Where the model is not closed it is `predict` itself.
+    """
     layers = [layer for layer in flat_layers(model) if isinstance(layer, ConstrainedKernel)]
-    if not layers or not _is_ours(type(model)) or not is_exported_whole(model):
+    if not layers or not is_closed(model):
         return predict
     kept = _KeptKernels(layers)
 

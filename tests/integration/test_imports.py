@@ -33,7 +33,7 @@ ALLOWED = {
     "_rounding": set(),
     "errors": set(),
     "plots": set(),
-    "normalizers": set(),
+    "normalizers": {"_keras"},
     "constraints": {"normalizers", "_keras"},
     "initializers": {"normalizers"},
     "regularizers": {"normalizers"},

@@ -5,13 +5,19 @@ The gradient of the kernel is the tangent projection of `X'D`, of inputs `X` and
 than the product: no matrix of the size of the kernel is multiplied by another one.
 """
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
 from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
 from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, transposed
-from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch
+from deel_lip_tf.normalizers.polar.tf_graphs import (
+    computed_as_here,
+    cond_with_last_resort,
+    cond_with_rare_branch,
+)
 
 
 def is_worth_projecting(kernel) -> bool:
@@ -50,22 +56,26 @@ def dense_product(inputs, effective, kernel, gain: float, eps: float):
             batch = (inputs, outputs, to_inputs, upstream)
             is_orthogonal, scale = _as_multiple(kernel, effective, accepted)
             is_small = tf.shape(inputs)[0] < smaller
-            to_kernel = cond_with_rare_branch(
-                tf.logical_and(is_orthogonal, is_small),
-                lambda *_: _projected_factors(*batch, effective, gain) / scale,
-                _projected_product,
-                inputs,
-                upstream,
-                effective,
-                kernel,
-                is_orthogonal,
-                scale,
-                settings=(rows < columns, gain),
+            tensors = inputs, upstream, effective, kernel
+            settings = rows < columns, gain
+
+            def projected(*_):
+                projection = cond_with_rare_branch(
+                    is_small,
+                    lambda *_: _projected_factors(*batch, effective, gain),
+                    _projected_product,
+                    *tensors[:-1],
+                    settings=settings,
+                )
+                return projection / scale
+
+            to_kernel = cond_with_last_resort(
+                is_orthogonal, projected, _pulled_back_product, *tensors, settings=settings
             )
             to_kernel.set_shape((rows, columns))
             return to_inputs, None, to_kernel
 
-        return outputs, gradient
+        return outputs, computed_as_here(gradient)
 
     flat = product(tf.reshape(inputs, (-1, rows)), effective, kernel)
     return ops.reshape(flat, (*ops.shape(inputs)[:-1], columns))
@@ -101,15 +111,18 @@ def _projected_factors(inputs, outputs, to_inputs, upstream, effective, gain: fl
     return main - half * ops.matmul(transposed(to_inputs), outputs)
 
 
-def _projected_product(
-    inputs, upstream, effective, kernel, is_orthogonal, scale, is_wide: bool, gain: float
-):
-    """The gradient from the product itself, wherever the kernel is."""
+def _projected_product(inputs, upstream, effective, is_wide: bool, gain: float):
+    """The tangent projection of the product itself."""
     through, factor = gain * ops.matmul(transposed(inputs), upstream), effective / gain
-    tensors = [transposed(x) if is_wide else x for x in (kernel, factor, through)]
-    result = ops.cond(
-        is_orthogonal,
-        lambda: tangent_projection(*tensors[1:]) / scale,
-        lambda: differential_adjoint(*tensors),
-    )
+    return _for_tall(tangent_projection, is_wide, factor, through)
+
+
+def _pulled_back_product(inputs, upstream, effective, kernel, is_wide: bool, gain: float):
+    """The gradient wherever the kernel is."""
+    through, factor = gain * ops.matmul(transposed(inputs), upstream), effective / gain
+    return _for_tall(differential_adjoint, is_wide, kernel, factor, through)
+
+
+def _for_tall(function: Callable, is_wide: bool, *matrices):
+    result = function(*[transposed(x) if is_wide else x for x in matrices])
     return transposed(result) if is_wide else result

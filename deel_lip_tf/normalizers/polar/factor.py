@@ -34,7 +34,8 @@ from deel_lip_tf.normalizers.polar.steps import (
     with_gram,
 )
 from deel_lip_tf.normalizers.polar.tf_graphs import (
-    cond_with_rare_branch,
+    computed_as_here,
+    cond_with_last_resort,
     noinline,
     traced_once,
 )
@@ -139,8 +140,14 @@ def _retracted_by_squares(start: Iterate, options: PolarOptions) -> tuple:
         polynomial = inverse_root(relative, square, radius, options.is_large)
         return ops.matmul(matrix, polynomial) * (ops.rsqrt(center) * _SLIGHTLY_LESS)
 
-    result = cond_with_rare_branch(
-        is_near, one_step, _many_steps, *start, rounding_of(matrix), settings=(options,)
+    result = cond_with_last_resort(
+        is_near,
+        one_step,
+        _retracted_from_afar,
+        *start,
+        rounding_of(matrix),
+        settings=(options,),
+        is_cheap=not options.is_large,
     )
     return result, is_near & ops.all(radius <= ROUNDING_RADIUS)
 
@@ -157,7 +164,7 @@ def _polar_factor(matrix, options: PolarOptions):
         center = start.center
         is_orthogonal = (start.radius <= accepted * center) & is_moderate(start)
         is_orthogonal = ops.all(is_orthogonal)
-        outputs = cond_with_rare_branch(
+        outputs = cond_with_last_resort(
             is_orthogonal,
             _one_step,
             _many_steps,
@@ -169,7 +176,7 @@ def _polar_factor(matrix, options: PolarOptions):
         def gradient(*arguments, upstream=None):
             # TensorFlow passes the upstream gradient by name, the others by position.
             upstream = arguments[0] if upstream is None else upstream
-            return cond_with_rare_branch(
+            return cond_with_last_resort(
                 is_orthogonal,
                 lambda _, factor, upstream: tangent_projection(factor, upstream) / ops.sqrt(center),
                 differential_adjoint,
@@ -178,7 +185,7 @@ def _polar_factor(matrix, options: PolarOptions):
                 upstream,
             )
 
-        return outputs, gradient
+        return outputs, computed_as_here(gradient)
 
     return factor(matrix)
 
@@ -189,6 +196,15 @@ def _one_step(*arguments):
 
 def _many_steps(*arguments):
     return orthogonalised(*_start_and_stopping(*arguments))
+
+
+def _retracted_from_afar(matrix, *arguments):
+    # The same to rounding. Decompositions of large matrices take longer than many steps.
+    *_, options = arguments
+    numbers = None if options.is_large else numbers_at_hand(matrix)
+    if numbers is None:
+        return _many_steps(matrix, *arguments)
+    return ops.convert_to_tensor(exact_factor(numbers))
 
 
 def _start_and_stopping(*arguments) -> tuple[Iterate, StoppingRule]:

@@ -1,5 +1,7 @@
 """What TensorFlow and JAX are told about a computation of many small steps: it stays cheap."""
 
+import contextlib
+import contextvars
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -7,8 +9,25 @@ from collections.abc import Callable, Iterator
 import keras
 from keras import ops
 
+from deel_lip_tf._keras import is_inside_xla
+from deel_lip_tf.normalizers.polar.lapack import by_lapack
+
 # Tracing costs as much as this many calls are slower by without: 0.3 s, and 4 ms each.
 _WITHOUT_TRACE = 64
+
+# How a branch that is hardly ever taken is computed: in the graph, by Python when the graph asks
+# for it, or, once it does, by the operations one by one.
+_IN_GRAPH, _BY_PYTHON, _ONE_BY_ONE = range(3)
+_mode: contextvars.ContextVar[int] = contextvars.ContextVar("mode", default=_IN_GRAPH)
+
+
+@contextlib.contextmanager
+def _computed(mode: int) -> Iterator[None]:
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
 
 
 def traced_once(function: Callable, matrix, *settings):
@@ -38,8 +57,9 @@ def traced_once(function: Callable, matrix, *settings):
         # TensorFlow's: Keras would leave a variable what it is.
         return function(tf.convert_to_tensor(matrix), *settings)
     shape = tuple(matrix.shape)
+    traced = _traced(function, kinds, settings, False, _is_by_python())
     # Reshaping does nothing here, and tells the gradient its shape.
-    result = _traced(function, kinds, settings, False)(tf.reshape(matrix, shape))
+    result = traced(tf.reshape(matrix, shape))
     result.set_shape(shape)
     return result
 
@@ -55,9 +75,9 @@ def noinline(function: Callable, *tensors, settings: tuple = ()):
         *tensors: its first arguments.
         settings: the others, hashable.
     """
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or _mode.get() == _ONE_BY_ONE:
         return function(*tensors, *settings)
-    return _traced(function, _kinds(tensors), settings, True)(*tensors)
+    return _traced(function, _kinds(tensors), settings, True, _is_by_python())(*tensors)
 
 
 def _kinds(tensors) -> tuple:
@@ -71,7 +91,9 @@ def _calls(function: Callable, kinds: tuple, settings: tuple) -> Iterator[int]:
 
 
 @functools.lru_cache(maxsize=256)
-def _traced(function: Callable, kinds: tuple, settings: tuple, is_one_node: bool) -> Callable:
+def _traced(
+    function: Callable, kinds: tuple, settings: tuple, is_one_node: bool, is_by_python: bool
+) -> Callable:
     import tensorflow as tf
 
     traced = tf.function(
@@ -80,9 +102,10 @@ def _traced(function: Callable, kinds: tuple, settings: tuple, is_one_node: bool
         experimental_attributes={"_noinline": True} if is_one_node else None,
     )
     # The concrete function at once: TensorFlow warns of functions that it sees traced often.
-    return traced.get_concrete_function(
-        *(tf.TensorSpec((None,) * rank, dtype) for rank, dtype in kinds)
-    )
+    with _computed(_BY_PYTHON if is_by_python else _IN_GRAPH):
+        return traced.get_concrete_function(
+            *(tf.TensorSpec((None,) * rank, dtype) for rank, dtype in kinds)
+        )
 
 
 @functools.lru_cache(maxsize=256)
@@ -106,3 +129,121 @@ def cond_with_rare_branch(
         lambda: usual(*tensors, *settings),
         lambda: noinline(rare, *tensors, settings=settings),
     )
+
+
+# --- branches that hardly any run of a graph takes ------------------------------------------------
+
+
+def cond_with_last_resort(
+    condition,
+    usual: Callable,
+    last_resort: Callable,
+    *tensors,
+    settings: tuple = (),
+    is_cheap: bool = False,
+):
+    """As `cond_with_rare_branch`, of a branch that most graphs never take in all their life.
+
+    Within `ByPythonAtFirst` it is not traced.
+
+    Args:
+        condition: a boolean tensor.
+        usual: the other branch.
+        last_resort: a function of a module, of a result like the first tensor: of its type and
+            with as many axes.
+        *tensors: the first arguments of both.
+        settings: the others, hashable.
+        is_cheap: whether numbers at hand make it cheap, by LAPACK.
+    """
+    if keras.backend.backend() != "tensorflow" or not _is_by_python():
+        return cond_with_rare_branch(condition, usual, last_resort, *tensors, settings=settings)
+    import tensorflow as tf
+
+    def called():
+        function = _of_arrays(last_resort, settings, 1 if is_cheap else _OPERATIONS)
+        result = tf.numpy_function(function, tensors, tensors[0].dtype, stateful=False)
+        result.set_shape((None,) * len(tensors[0].shape))
+        return result
+
+    return ops.cond(condition, lambda: usual(*tensors, *settings), called)
+
+
+class ByPythonAtFirst:
+    """A function of TensorFlow whose graphs leave to Python what they hardly ever compute.
+
+    Half of the graph of a training step is what computes with a kernel that is far from the
+    manifold, which most steps never see. Here the graph calls Python in its place, which runs the
+    same operations one by one, or LAPACK. Once it has done so often, the function is made anew,
+    with all in its graph. Where XLA compiles the graph, all is in it from the start.
+
+    For what runs in this process, and is not written to a file.
+
+    Args:
+        make: makes the function. It is traced when it is called.
+    """
+
+    def __init__(self, make: Callable[[], Callable]):
+        self._make = make
+        self._function = make()
+        self._left = _WITHOUT_GRAPH
+
+    def __call__(self, *arguments):
+        """The function of these arguments."""
+        if self._left <= 0:
+            return self._function(*arguments)
+        before = _effort.spent
+        with _computed(_BY_PYTHON):
+            result = self._function(*arguments)
+        self._left -= _effort.spent - before
+        if self._left <= 0:
+            self._function = self._make()
+        return result
+
+
+# To trace a step with all in its graph costs as much as this many calls of LAPACK for a small
+# kernel, and operations that run one by one as much as so many of these.
+_WITHOUT_GRAPH, _OPERATIONS = 128, 8
+
+
+class _Effort:
+    """What graphs have asked of Python in this process, in calls of LAPACK."""
+
+    spent = 0
+
+
+_effort = _Effort()
+
+
+def _is_by_python() -> bool:
+    return _mode.get() == _BY_PYTHON and not is_inside_xla()
+
+
+def computed_as_here(gradient: Callable) -> Callable:
+    """A function that is traced later, in a graph that does not know what it is the gradient of."""
+    if keras.backend.backend() != "tensorflow":
+        return gradient
+    mode = _BY_PYTHON if _is_by_python() else _IN_GRAPH
+
+    @functools.wraps(gradient)
+    def computed(*arguments, **named):
+        with _computed(mode):
+            return gradient(*arguments, **named)
+
+    return computed
+
+
+# Never forgotten: TensorFlow knows what a graph calls by weak references.
+@functools.cache
+def _of_arrays(function: Callable, settings: tuple, effort: int) -> Callable:
+    """`function(*tensors, *settings)` of arrays, by no other threads than the one that calls.
+
+    A function of TensorFlow would wait for those threads that wait for this one.
+    """
+    import tensorflow as tf
+
+    def called(*arrays):
+        _effort.spent += effort
+        with _computed(_ONE_BY_ONE), by_lapack():
+            return function(*map(tf.convert_to_tensor, arrays), *settings).numpy()
+
+    return called

@@ -64,10 +64,12 @@ OTHERS = [
     Row("processed", _hkr(multi_gpu=True), labels="processed"),
     Row("outside", lambda: losses.MulticlassSoftHKR(alpha_mean=0.5), is_made_outside=True),
     Row("spectral", _hkr(), lambda: [layers.SpectralDense(4)]),
+    # A kernel that no update leaves on the manifold of orthogonal matrices.
+    Row("far", _hkr(), lambda: [layers.SpectralDense(4, kernel_constraint="max_norm")]),
     Row("centered", _hkr(), lambda: [layers.BatchCentering(name="centering")]),
     Row("normalized", _hkr(), lambda: [layers.BatchLipNorm(normalize=True, name="normalization")]),
 ]
-FEW = ("HKR", "MulticlassHKRauto", "MulticlassSoftHKR", "centered")
+FEW = ("HKR", "MulticlassHKRauto", "MulticlassSoftHKR", "centered", "far")
 ROWS = {row.name: row for row in [*EVERY_LOSS, *OTHERS]}
 
 

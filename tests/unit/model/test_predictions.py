@@ -1,4 +1,4 @@
-"""`predict` keeps kernels from batch to batch, and never one that is stale."""
+"""`predict` and `evaluate` keep kernels from batch to batch, and none that is stale."""
 
 import keras
 import numpy as np
@@ -81,6 +81,24 @@ def test_every_change_is_seen(jit_compile, rng):
         expected = lip.vanillaModel(model)(x)
         np.testing.assert_allclose(predicted(model, x), expected, **SAME_FLOAT32)
         np.testing.assert_allclose(model.predict_on_batch(x), expected, **SAME_FLOAT32)
+        error = np.mean((expected - x[:, :3]) ** 2)
+        found = model.evaluate(x, x[:, :3], batch_size=BATCH, verbose=0)
+        np.testing.assert_allclose(found, error, rtol=1e-5)
+
+
+def test_validation_is_of_the_kernels_of_its_epoch(rng):
+    model, x = network(rng)
+    model.optimizer.learning_rate = 0.1
+    expected = []
+
+    class Evaluating(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            expected.append(np.mean((lip.vanillaModel(model)(x) - x[:, :3]) ** 2))
+
+    data = (x, x[:, :3])
+    history = model.fit(*data, epochs=3, validation_data=data, callbacks=[Evaluating()], verbose=0)
+    np.testing.assert_allclose(history.history["val_loss"], expected, rtol=1e-5)
+    assert len(set(expected)) == 3
 
 
 def test_a_change_between_two_batches_is_seen(rng):
