@@ -32,6 +32,7 @@ from keras import activations
 from deel_lip_tf._rounding import TINY, UNIT, UP, gamma, product_up, quotient_up
 from deel_lip_tf.bounds.layers import layer_bound
 from deel_lip_tf.bounds.norms.spectral import (
+    frobenius_up,
     krylov_estimates,
     largest_eigenvalues,
     scaled_up,
@@ -73,8 +74,10 @@ class Matrix:
     def after(self, first: Matrix) -> Matrix:
         """The product of the two, this one applied second."""
         left, right = self.numbers, first.numbers
-        rounding = gamma(len(right) + 2) * _frobenius(np.abs(left) @ np.abs(right)) + TINY
-        carried = self.error * (_frobenius(right) + first.error) + _frobenius(left) * first.error
+        rounding = gamma(len(right) + 2) * frobenius_up(np.abs(left) @ np.abs(right)) + TINY
+        carried = (
+            self.error * (frobenius_up(right) + first.error) + frobenius_up(left) * first.error
+        )
         exponent = self.exponent + first.exponent
         return Matrix.of(left @ right, exponent, (rounding + carried) * UP)
 
@@ -147,7 +150,7 @@ class Chain:
         constant = chain_norm_bound([*hidden, Matrix.of(root)])
         constant = product_up(scaled_up(constant, last.exponent), self.slope)
         # ||inv(R)|| <= ||inverse|| / (1 - residual)
-        return rows, constant, 2.0 * rest * _frobenius(inverse) * UP
+        return rows, constant, 2.0 * rest * frobenius_up(inverse) * UP
 
 
 def _flops(sizes: Sequence[float]) -> float:
@@ -241,7 +244,7 @@ def chain_norm_bound(matrices: Sequence[Matrix]) -> float:
     whole = _alternating([f * matrix.numbers for f, matrix in zip(factors, matrices, strict=True)])
     errors = sum(f * matrix.error for f, matrix in zip(factors, matrices, strict=True))
     # Each entry was rounded once.
-    norm = (spectral_norm_bound(whole, 1.0) + 2.0 * UNIT * _frobenius(whole) + errors + TINY) * UP
+    norm = (spectral_norm_bound(whole, 1.0) + 2.0 * UNIT * frobenius_up(whole) + errors + TINY) * UP
     value = 2.0
     for factor in factors:
         value = product_up(value, quotient_up(norm, 2.0 * factor))
@@ -312,8 +315,4 @@ def _alternating(blocks: Sequence[np.ndarray]) -> np.ndarray:
 def _distance(matrix: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
     """Bounds the norm of `matrix - left @ right`."""
     rounding = gamma(len(right) + 4) * (np.abs(left) @ np.abs(right) + np.abs(matrix))
-    return (_frobenius(matrix - left @ right) + _frobenius(rounding) + TINY) * UP
-
-
-def _frobenius(matrix: np.ndarray) -> float:
-    return float(np.sqrt(np.square(matrix).sum())) * UP
+    return (frobenius_up(matrix - left @ right) + frobenius_up(rounding) + TINY) * UP

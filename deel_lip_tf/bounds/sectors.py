@@ -29,7 +29,12 @@ import numpy as np
 
 from deel_lip_tf._rounding import TINY, UNIT, UP, product_up
 from deel_lip_tf.bounds.chains import Matrix
-from deel_lip_tf.bounds.norms.spectral import largest_eigenvalues, scaled_up, spectral_norm_bound
+from deel_lip_tf.bounds.norms.spectral import (
+    frobenius_up,
+    largest_eigenvalues,
+    scaled_up,
+    spectral_norm_bound,
+)
 
 _MARGINS = (1e-6, 1e-4, 1e-2)  # by which g exceeds what was guessed
 _BELOW_ONE = 1.0 - 1e-8  # what the norm of N is tried to be, with room for what is missing in it
@@ -146,7 +151,7 @@ def _proven(layers: Sequence[_Layer], roots: Sequence[np.ndarray], guess: float)
     for margin in _MARGINS:
         bound = guess * (1.0 + margin)
         end = last / bound
-        rest = math.hypot(error, last_error / bound + 2.0 * UNIT * _frobenius(end)) * UP
+        rest = math.hypot(error, last_error / bound + 2.0 * UNIT * frobenius_up(end)) * UP
         whole = np.concatenate([*rows, end])
         if np.isfinite(whole).all() and spectral_norm_bound(whole, _BELOW_ONE) + rest <= 1.0:
             return bound
@@ -165,11 +170,11 @@ def _operator(
     for layer, root, after in zip(layers, roots, layers[1:], strict=False):
         bent = layer.bent
         rows.append(root[:, None] * image[bent])
-        errors.append(root.max(initial=0.0) * error + 2.0 * UNIT * _frobenius(rows[-1]))
+        errors.append(root.max(initial=0.0) * error + 2.0 * UNIT * frobenius_up(rows[-1]))
         states = layer.middle[:, None] * image
         beside = layer.half[bent] / root
         error = np.abs(layer.middle).max(initial=0.0) * error + 2.0 * UNIT * (
-            _frobenius(states) + beside.max(initial=0.0)
+            frobenius_up(states) + beside.max(initial=0.0)
         )
         states[bent, first + np.arange(len(bent))] += beside
         first += len(bent)
@@ -177,7 +182,3 @@ def _operator(
         image = np.ldexp(product.numbers, product.exponent)
         error = product_up(math.ldexp(product.error, product.exponent), UP)
     return rows, image, math.hypot(*errors) * UP if errors else 0.0, error
-
-
-def _frobenius(matrix: np.ndarray) -> float:
-    return float(np.sqrt(np.square(matrix).sum())) * UP

@@ -45,7 +45,8 @@ def about(model: keras.Model) -> dict[str, Any]:
     layers = [one for one in flat_layers(model) if not isinstance(one, keras.Model)]
     digest = hashlib.sha256()
     for layer in layers:
-        digest.update(json.dumps(_configured(layer), sort_keys=True, default=_type_of).encode())
+        text = json.dumps(_configured(layer), sort_keys=True, default=lambda x: type(x).__name__)
+        digest.update(text.encode())
     return {
         "layers": [type(layer).__name__ for layer in layers],
         "arguments of layers": digest.hexdigest(),
@@ -67,10 +68,6 @@ def _configured(layer: keras.layers.Layer) -> Any:
         return _nameless(keras.saving.serialize_keras_object(layer)["config"])
     except (NotImplementedError, TypeError, KeyError):  # a class of the user's that has none
         return None
-
-
-def _type_of(value: Any) -> str:
-    return type(value).__name__
 
 
 def _nameless(config: Any) -> Any:

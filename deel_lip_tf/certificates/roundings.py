@@ -98,10 +98,7 @@ def _of_kernel(layer: keras.layers.Layer, known: Rule, shapes: CallShapes) -> Ro
     if getattr(layer, "padding", None) not in (None, "same", "valid", "causal"):
         terms += sum(shapes.inputs) + sum(shapes.outputs)  # copies at a border may be added up
     unit = gamma(terms + _FOLDED)
-    bias = 0.0
-    if getattr(layer, "bias", None) is not None:
-        values = as_float64(layer.bias)
-        bias = float(np.linalg.norm(values)) * math.sqrt(places / values.size) * UP
+    bias = _everywhere(getattr(layer, "bias", None), places)
     underflow = FLUSHED * math.sqrt(places * terms)
     flushed = 4.0 * math.sqrt(terms) * underflow
     flushed += FLUSHED * absolute_norm * math.sqrt(math.prod(shapes.inputs))
@@ -133,10 +130,7 @@ def _of_potential(layer: keras.layers.Layer, known: Rule, shapes: CallShapes) ->
     terms = first + second + _FOLDED + 16
     if getattr(layer, "padding", None) not in (None, "same"):
         terms += 2 * sum(shapes.inputs)
-    bias = 0.0
-    if potential.bias is not None:
-        repeated = hidden / potential.bias.size
-        bias = float(np.linalg.norm(potential.bias)) * math.sqrt(repeated) * UP
+    bias = _everywhere(potential.bias, hidden)
     twice = 2.0 * absolute_norm * potential.factor
     unit = gamma(terms)
     # Every product, and every number that is read, may be flushed: more than all of them together.
@@ -189,15 +183,21 @@ def _of_recurrence(layer: keras.layers.Layer, known: Rule, shapes: CallShapes) -
 
 def offsets(layer: keras.layers.Layer, recurrence: Recurrence, slope: float) -> tuple[float, float]:
     """Bounds the norms of the bias in all places, and of a state whose inputs are zero."""
-    state, bias = recurrence.state_shape[1:], 0.0
-    if recurrence.bias is not None:
-        copies = math.prod(state) / recurrence.bias.size
-        bias = float(np.linalg.norm(recurrence.bias)) * math.sqrt(copies) * UP
+    state = recurrence.state_shape[1:]
+    bias = _everywhere(recurrence.bias, math.prod(state))
     at_zero = 0.0
     if layer.activation is not None:
         zeros = layer.activation(ops.zeros((1, *state), dtype="float32"))
         at_zero = float(np.linalg.norm(as_float64(zeros))) * (1.0 + 1e-5)
     return bias, product_up(slope, bias) + at_zero
+
+
+def _everywhere(bias: Any, places: float) -> float:
+    """Bounds the norm of a bias, if there is one, that is repeated for so many entries."""
+    if bias is None:
+        return 0.0
+    values = as_float64(bias)
+    return float(np.linalg.norm(values)) * math.sqrt(places / values.size) * UP
 
 
 def _absolute_sums(layer: keras.layers.Layer, known: Rule, input_shape: tuple) -> tuple[float, int]:

@@ -105,6 +105,11 @@ def elementwise(call_on: Callable[..., Any]) -> Callable:
     return call
 
 
+def elu(x: Any, attributes: dict, dtype: str) -> Any:
+    """An ELU, for `elementwise`."""
+    return keras.layers.ELU(alpha=attributes.get("alpha", 1.0), dtype=dtype)(x)
+
+
 def activation(name: str) -> Callable:
     """The rule of an activation function of Keras."""
     return elementwise(lambda x, _, dtype: keras.layers.Activation(name, dtype=dtype)(x))

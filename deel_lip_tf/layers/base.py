@@ -186,9 +186,9 @@ def _checked(export: Callable) -> Callable:
     """An export that begins with `check_exported`."""
 
     @functools.wraps(export)
-    def checked(self: LipschitzLayer) -> keras.layers.Layer:
+    def checked(self: LipschitzLayer, *args: Any, **kwargs: Any) -> keras.layers.Layer:
         check_exported(self)
-        return export(self)
+        return export(self, *args, **kwargs)
 
     return checked
 

@@ -36,11 +36,7 @@ def is_quantized(layer: keras.layers.Layer) -> bool:
 
 
 def check_merged(layer: keras.layers.Layer) -> None:
-    """Refuses a layer that adds weights of LoRA to its kernel.
-
-    Raises:
-        UnsupportedLayerError: it does.
-    """
+    """Refuses a layer that adds weights of LoRA to its kernel."""
     if getattr(layer, "lora_enabled", False):
         reason = "LoRA weights are not merged into its kernel: save and reload it"
         raise UnsupportedLayerError(reason)
@@ -71,11 +67,7 @@ def check_quantization(layer: keras.layers.Layer) -> None:
 
 
 def check_built(layer: keras.layers.Layer) -> None:
-    """Refuses a layer without weights.
-
-    Raises:
-        UnsupportedLayerError: the layer is not built.
-    """
+    """Refuses a layer without weights."""
     if not layer.built:
         raise UnsupportedLayerError(
             "it has no weights yet: build it, by `build(input_shape)` or by a call"

@@ -37,11 +37,7 @@ def unsupported(call: "Call") -> str | None:
 
 
 def check_bias(layer: Any, output_shape: tuple) -> None:
-    """Refuses a layer whose bias Keras adds along another axis than its own.
-
-    Raises:
-        UnsupportedLayerError: if it does.
-    """
+    """Refuses a layer whose bias Keras adds along another axis than its own."""
     if keras.backend.backend() != "tensorflow" or not is_of_keras(layer) or layer.bias is None:
         return
     shape = tuple(layer.bias.shape)

@@ -172,18 +172,6 @@ def _tanh_shrink_critical(slope, lower, upper):
     return [point, -point]
 
 
-def _softsign(x):
-    return x / (1.0 + tf.abs(x))
-
-
-def _silu(x):
-    return x * tf.sigmoid(x)
-
-
-def _mish(x):
-    return x * tf.tanh(tf.math.softplus(x))
-
-
 def _hard_sigmoid(x):
     return tf.clip_by_value((x + 3.0) / 6.0, 0.0, 1.0)
 
@@ -200,11 +188,11 @@ def _gelu(approximate: bool) -> Activation:
 _PLAIN = (
     Activation("sigmoid", tf.sigmoid, (0.0, 1.0), (), _sigmoid_critical),
     Activation("tanh", tf.tanh, (-1.0, 1.0), (), _tanh_critical),
-    Activation("softsign", _softsign, (-1.0, 1.0), (), _softsign_critical),
+    Activation("softsign", lambda x: x / (1.0 + tf.abs(x)), (-1.0, 1.0), (), _softsign_critical),
     Activation("softplus", tf.math.softplus, (0.0, math.inf), (), _softplus_critical),
     Activation("exponential", tf.exp, (0.0, math.inf), (), _exponential_critical),
-    Activation("silu", _silu, (-0.2785, math.inf), (), _SILU),
-    Activation("mish", _mish, (-0.3089, math.inf), (), _MISH),
+    Activation("silu", lambda x: x * tf.sigmoid(x), (-0.2785, math.inf), (), _SILU),
+    Activation("mish", lambda x: x * tf.tanh(tf.math.softplus(x)), (-0.3089, math.inf), (), _MISH),
     Activation("log_sigmoid", tf.math.log_sigmoid, (-math.inf, 0.0), (), _log_sigmoid_critical),
     Activation("tanh_shrink", lambda x: x - tf.tanh(x), critical=_tanh_shrink_critical),
     # Parabolas between straight pieces: 2 a x + b = slope is solved for x.

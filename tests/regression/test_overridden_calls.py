@@ -91,9 +91,9 @@ class DoubledDense(lip.layers.SpectralDense):
 
 
 class ExportedDense(DoubledDense):
-    def vanilla_export(self):
+    def vanilla_export(self, factor=2.0):
         plain = super().vanilla_export()
-        plain.set_weights([2.0 * weight for weight in plain.get_weights()])
+        plain.set_weights([factor * weight for weight in plain.get_weights()])
         return plain
 
 
@@ -129,6 +129,8 @@ def test_a_layer_by_itself_loses_no_overridden_call_either():
         replaced.vanilla_export()
     x = np.array([[1.0, -1.0]])
     exported, halved = ExportedDense(2), HalvedSort()
+    plain = exported(x), exported.vanilla_export(factor=1.0)(x)
+    np.testing.assert_allclose(plain[0], 2.0 * plain[1], rtol=1e-6)
     for layer in (exported, halved):
         expected = np.asarray(layer(x))
         np.testing.assert_allclose(layer.vanilla_export()(x), expected, rtol=1e-6)

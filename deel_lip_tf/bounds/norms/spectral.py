@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from deel_lip_tf._rounding import TINY, UNIT, gamma, sqrt_up
+from deel_lip_tf._rounding import TINY, UNIT, UP, gamma, sqrt_up
 
 # Beyond this order all eigenvalues cost more than the proof; a Krylov estimate replaces them.
 _DENSE_ORDER = 1024
@@ -72,6 +72,11 @@ def gram(matrix: np.ndarray | tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     np.matmul(np.swapaxes(stacked, -1, -2), stacked, out=result.real)
     np.subtract(mixed, np.swapaxes(mixed, -1, -2), out=result.imag)
     return result
+
+
+def frobenius_up(matrix: np.ndarray) -> float:
+    """The Frobenius norm, rounded upward."""
+    return float(np.sqrt(np.square(matrix).sum())) * UP
 
 
 def gram_error(matrix: np.ndarray) -> float:

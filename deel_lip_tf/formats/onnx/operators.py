@@ -11,6 +11,7 @@ from deel_lip_tf.formats.build import (
     KerasGraphBuilder,
     activation,
     elementwise,
+    elu,
     operation,
     weighted,
 )
@@ -108,15 +109,11 @@ def _prelu(builder: KerasGraphBuilder, node: Node) -> Tensor:
     return value.of(weighted(layer, value.tensor, slopes))
 
 
-def _elu(x, attributes: dict, dtype: str):
-    return keras.layers.ELU(alpha=attributes.get("alpha", 1.0), dtype=dtype)(x)
-
-
 def _selu(x, attributes: dict, dtype: str):
     """With the numbers of the file: Keras has them in float64."""
     alpha = attributes.get("alpha", float(IN_FILES(1.67326319217681884765625)))
     gamma = attributes.get("gamma", float(IN_FILES(1.05070102214813232421875)))
-    return keras.layers.Rescaling(gamma, dtype=dtype)(_elu(x, {"alpha": alpha}, dtype))
+    return keras.layers.Rescaling(gamma, dtype=dtype)(elu(x, {"alpha": alpha}, dtype))
 
 
 def _hard_sigmoid(x, attributes: dict, dtype: str):
@@ -161,7 +158,7 @@ OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "ConvTranspose": transposed_convolution,
     "Div": divided,
     "Dropout": _dropout,
-    "Elu": elementwise(_elu),
+    "Elu": elementwise(elu),
     "Exp": operation(ops.exp),
     "Flatten": flatten,
     "Gelu": elementwise(_gelu),

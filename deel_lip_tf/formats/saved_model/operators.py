@@ -12,6 +12,7 @@ from deel_lip_tf.formats.build import (
     KerasGraphBuilder,
     activation,
     elementwise,
+    elu,
     operation,
     weighted,
 )
@@ -216,10 +217,6 @@ def _leaky_relu(x, attributes: dict, dtype: str):
     return keras.layers.LeakyReLU(negative_slope=attributes["alpha"], dtype=dtype)(x)
 
 
-def _elu(x, attributes: dict, dtype: str):
-    return keras.layers.ELU(alpha=attributes.get("alpha", 1.0), dtype=dtype)(x)
-
-
 def _relu(maximum: float | None = None):
     return elementwise(lambda x, _, dtype: keras.layers.ReLU(max_value=maximum, dtype=dtype)(x))
 
@@ -237,7 +234,7 @@ OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "Conv2DBackpropInput": transposed_convolution,
     "DepthwiseConv2dNative": depthwise_convolution,
     "Einsum": _contracted,
-    "Elu": elementwise(_elu),
+    "Elu": elementwise(elu),
     "Exp": activation("exponential"),
     "ExpandDims": expanded,
     "FusedBatchNormV3": _batch_normalization,

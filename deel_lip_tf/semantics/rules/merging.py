@@ -5,7 +5,7 @@ They broadcast: an input with fewer elements is copied, `count ** (1 / p)` times
 
 import math
 
-from keras import layers
+from keras import layers, tree
 
 from deel_lip_tf import layers as lip
 from deel_lip_tf._rounding import number_rounding, product_up, quotient_up
@@ -130,18 +130,25 @@ class Extreme(Rule):
         return extreme_of(lowering.builder, inputs, sign)
 
 
-@rule(layers.Concatenate)
+@rule(layers.Concatenate, "Concatenate")
 class Concatenation(Rule):
-    """Its inputs side by side."""
+    """Its inputs side by side, of the layer and of the operation."""
 
     rounding = staticmethod(copied)
     integers = staticmethod(same)
 
     def merge(self, call, norm):
-        return concatenated(call)
+        axis = call.operation.axis
+        if axis is None or axis % len(call.outputs[0].shape) == 0:
+            raise UnsupportedLayerError("it joins samples along the batch axis")
+        return Merge([1.0] * len(call.inputs), True, "concatenation of branches")
 
     def lower(self, lowering, layer, inputs):
         return side_by_side(lowering.builder, inputs, layer.axis)
+
+    def lower_call(self, lowering, call, inputs):
+        check_are_tensors(call)
+        return self.lower(lowering, call.operation, inputs)
 
 
 @rule(layers.Multiply, layers.Dot)
@@ -161,18 +168,6 @@ def largest(call: Call, norm: Norm) -> Merge:
     """The merge of a maximum or minimum."""
     # |max(a, b) - max(c, d)| <= max(|a - c|, |b - d|) at every entry.
     return Merge(broadcast_weights(call, norm), True, "largest or smallest of branches")
-
-
-def concatenated(call: Call) -> Merge:
-    """The merge of a concatenation.
-
-    Raises:
-        UnsupportedLayerError: if it is along the batch axis.
-    """
-    axis = call.operation.axis
-    if axis is None or axis % len(call.outputs[0].shape) == 0:
-        raise UnsupportedLayerError("it joins samples along the batch axis")
-    return Merge([1.0] * len(call.inputs), True, "concatenation of branches")
 
 
 def broadcast_weights(call: Call, norm: Norm) -> list[float]:
@@ -212,23 +207,21 @@ def _known_sizes(call: Call) -> list[tuple[int, ...]]:
 
 
 def check_batch(call: Call) -> None:
-    """Refuses a call that broadcasts the batch axis.
-
-    Raises:
-        UnsupportedLayerError: if it does.
-    """
+    """Refuses a call that broadcasts the batch axis."""
     if any(x.shape[0] != call.outputs[0].shape[0] for x in call.inputs):
         raise UnsupportedLayerError("it broadcasts the batch axis")
 
 
 def check_ranks(lowering, inputs: list[int]) -> None:
-    """Refuses nodes of different numbers of axes.
-
-    Raises:
-        UnsupportedLayerError: if there are some.
-    """
+    """Refuses nodes of different numbers of axes."""
     if len({len(lowering.builder.shape(index)) for index in inputs}) > 1:
         raise UnsupportedLayerError("inputs of different ranks are broadcast: reshape them first")
+
+
+def check_are_tensors(call: Call) -> None:
+    """Refuses constants among what is put side by side."""
+    if len(tree.flatten((call.args, call.kwargs))) != len(call.inputs):
+        raise UnsupportedLayerError("it puts a constant beside tensors")
 
 
 def side_by_side(builder: Builder, inputs: list[int], axis: int | None) -> int:

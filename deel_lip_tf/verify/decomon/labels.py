@@ -3,8 +3,6 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["objectives_of"]
-
 
 def objectives_of(
     source: ArrayLike, target: ArrayLike | None, samples: int, classes: int

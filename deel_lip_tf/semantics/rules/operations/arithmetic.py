@@ -160,11 +160,7 @@ def operands(call: Call, inputs: list[int]) -> tuple[list[int], np.ndarray | Non
 
 
 def check_shape(call: Call) -> None:
-    """Refuses a call that broadcasts its input.
-
-    Raises:
-        UnsupportedLayerError: if it does.
-    """
+    """Refuses a call that broadcasts its input."""
     check_batch(call)
     if call.outputs[0].shape[1:] != call.inputs[0].shape[1:]:
         raise UnsupportedLayerError("it broadcasts its input")

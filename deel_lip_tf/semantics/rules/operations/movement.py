@@ -4,7 +4,6 @@ import math
 
 import keras
 import numpy as np
-from keras import tree
 
 from deel_lip_tf.errors import UnsupportedLayerError
 from deel_lip_tf.semantics.integers import hull, same, with_zero
@@ -13,7 +12,7 @@ from deel_lip_tf.semantics.operators import Merge
 from deel_lip_tf.semantics.rounding import copied
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.rules.data_movement import moved
-from deel_lip_tf.semantics.rules.merging import concatenated, side_by_side
+from deel_lip_tf.semantics.rules.merging import check_are_tensors, side_by_side
 
 _MIXES = "it mixes the samples of a batch, or adds a constant"
 
@@ -73,18 +72,6 @@ class Transpose(Reordering):
 
     def keeps_samples(self, operation, before, after):
         return operation.axes is not None and operation.axes[0] % before == 0
-
-
-@rule("Concatenate")
-class Concatenate(Moving):
-    """Tensors side by side."""
-
-    def merge(self, call, norm):
-        return concatenated(call)
-
-    def lower_call(self, lowering, call, inputs):
-        _check_are_tensors(call)
-        return side_by_side(lowering.builder, inputs, call.operation.axis)
 
 
 @rule("Take")
@@ -164,7 +151,7 @@ class Stack(Movement):
     """Tensors side by side along a new axis."""
 
     def lower_call(self, lowering, call, inputs):
-        _check_are_tensors(call)
+        check_are_tensors(call)
         builder, shape = lowering.builder, lowering.builder.shape(inputs[0])
         axis = call.operation.axis % (len(shape) + 2)
         if axis == 0:
@@ -176,12 +163,6 @@ class Stack(Movement):
 def _applied(call, tensors) -> np.ndarray:
     arguments, keywords = call.arguments(tensors)
     return keras.ops.convert_to_numpy(call.operation(*arguments, **keywords))
-
-
-def _check_are_tensors(call) -> None:
-    """Refuses constants among what is put side by side."""
-    if len(tree.flatten((call.args, call.kwargs))) != len(call.inputs):
-        raise UnsupportedLayerError("it puts a constant beside tensors")
 
 
 def _check_samples_stay_apart(call, shape: tuple[int, ...]) -> None:
