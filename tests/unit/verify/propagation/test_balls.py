@@ -17,6 +17,7 @@ from deel_lip_tf.verify.methods import lower_bounds
 from deel_lip_tf.verify.proofs import stages_of
 from deel_lip_tf.verify.propagation import balls, lipschitz
 from deel_lip_tf.verify.propagation.coefficients import Dense, Windows
+from deel_lip_tf.verify.propagation.concretize import DomainTensors, concretize_exactly
 from deel_lip_tf.verify.propagation.interval import interval
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
 from deel_lip_tf.verify.tensorflow import evaluate
@@ -371,3 +372,20 @@ def test_auto_uses_balls_in_l2_alone():
     assert "sdp-crown" not in stages_of(program, "auto", "l1")
     smooth = lower_model(stack(dense(4, activation="tanh")))
     assert "sdp-crown" not in stages_of(smooth, "auto", "l2")
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("scale", [1.0, 1e-100, 1e-170])
+@pytest.mark.parametrize("radius", [0.5, 100.0])
+def test_rows_whose_squares_underflow_fall_as_far_as_others(norm, scale, radius, rng):
+    """Judged by points of the ball that is cut to the box."""
+    row, center = np.array([1.0, -2.0, 0.5]) * scale, np.array([0.25, 0.5, -0.75])
+    moves = rng.normal(size=(2000, 3)) ** 3
+    lengths = np.linalg.norm(moves, 2 if norm == "l2" else 1, axis=1, keepdims=True)
+    points = np.clip(center + radius * moves / lengths, -1.0, 1.0)
+    ends = [tf.constant(np.full((1, 3), end)) for end in (-1.0, 1.0)]
+    ball = tf.constant(center[None]), tf.constant([radius], tf.float64)
+    coefficients = Dense(tf.constant(row[None, None]), (3,))
+    found = concretize_exactly(coefficients, DomainTensors(norm, *ends, *ball), 2.0**-50)
+    reached = (points @ row).min()
+    assert 2.0 * reached < found.numpy().item() <= reached < 0.0

@@ -19,6 +19,7 @@ from deel_lip_tf.verify.propagation.gradients import (
     difference_bounds,
     gradient_bounds,
 )
+from deel_lip_tf.verify.propagation.steepness import Derivative, Piece
 from deel_lip_tf.verify.properties.gradients import gradients_on, node_intervals
 from tests._tables import verify_cases
 
@@ -273,3 +274,13 @@ def test_an_interval_without_end_is_no_number(eagerly):
     nodes = [(np.zeros((1, *n.shape)),) * 2 for n in program.nodes]
     lower, upper = gradient_bounds(program, nodes, np.ones((1, 1, 1)))
     assert (lower.item(), upper.item()) == (-np.inf, np.inf)
+
+
+@pytest.mark.parametrize(
+    ("ends", "slopes"),
+    [((0.0, 0.0), (0, 1)), ((-1.0, 0.0), (0, 0)), ((0.0, 1.0), (1, 1)), ((-1.0, 1.0), (0, 1))],
+)
+def test_a_point_where_pieces_meet_has_the_slopes_of_both(ends, slopes):
+    """An interval that meets a piece in one point alone has those of the piece beside it."""
+    relu = Derivative((Piece(-np.inf, 0.0, 0.0), Piece(0.0, np.inf, 1.0)))
+    assert relu.on(*(np.array([end]) for end in ends)) == slopes

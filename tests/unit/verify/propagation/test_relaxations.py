@@ -147,6 +147,22 @@ def test_any_slope_has_sound_offsets_that_touch(name):
     assert (gap.min(axis=0) - down <= missed).all() and (up - gap.max(axis=0) <= missed).all()
 
 
+@pytest.mark.parametrize("high", [1e-3, 0.1, 8.0])
+def test_offsets_of_steep_lines_are_exact_numbers_on_the_right_side(high):
+    """In rational numbers: products with a slope are rounded, where the function itself is 0."""
+    low = -(10.0 ** np.random.default_rng(0).uniform(-2, 6, 300))
+    slope = np.random.default_rng(1).normal(size=300)
+    ends = tf.constant(low), tf.constant(np.full(300, high))
+    down, up = numpy(offsets(activation_of(elementwise.relu()), *ends, slope, slope))
+    for point in (low, np.zeros(300), np.full(300, high)):
+        exact = [
+            Fraction(max(x, 0.0)) - Fraction(s) * Fraction(x)
+            for x, s in zip(point, slope, strict=True)
+        ]
+        assert all(Fraction(x) <= y for x, y in zip(down, exact, strict=True))
+        assert all(Fraction(x) >= y for x, y in zip(up, exact, strict=True))
+
+
 @everywhere
 def test_the_image_is_that_of_the_function(name):
     activation, function = CASES[name]
