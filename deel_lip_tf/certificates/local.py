@@ -19,7 +19,6 @@ all gaps at once, and how far the entries of the next pre-activation move.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -144,33 +143,20 @@ class LocalBounds:
         return gradients.best
 
 
-class _Stage(NamedTuple):
-    """Linear calls after one another as one matrix, and the activation after them.
-
-    Attributes:
-        matrix: (outputs, inputs).
-        error: bound of the spectral norm of what is missing in it.
-        activation: None at the end.
-        index: of its call in the tail.
-    """
-
-    matrix: np.ndarray
-    error: float
-    activation: PiecewiseStep | None
-    index: int
-
-
 @dataclass(frozen=True)
 class _End:
-    """The end of the tail, in which an ellipsoid is carried forward.
+    """The end of the tail, in which an ellipsoid is carried forward: the first things first.
 
     Attributes:
-        stages: the first one first.
+        matrices: of linear calls after one another, (outputs, inputs), each with a bound of the
+            spectral norm of what is missing in it.
+        activations: between them, each with the index of its call in the tail.
         first: the ellipsoid that the first matrix makes.
         constant: of what is before it, with respect to the model's input.
     """
 
-    stages: list[_Stage]
+    matrices: list[tuple[np.ndarray, float]]
+    activations: list[tuple[PiecewiseStep, int]]
     first: np.ndarray
     constant: float
 
@@ -189,13 +175,15 @@ class _End:
     def _ellipsoid(self, points: list, ball: slice, radius: np.ndarray) -> np.ndarray:
         """Of the differences of logits in one ball."""
         ellipsoid = self.first
-        for stage, following in zip(self.stages, self.stages[1:], strict=False):
-            values, errors = (known[ball] for known in points[stage.index])
+        for (activation, call), (matrix, error) in zip(
+            self.activations, self.matrices[1:], strict=True
+        ):
+            values, errors = (known[ball] for known in points[call])
             entries = np.sqrt(np.diagonal(ellipsoid)) * (self.constant * UP)
-            entries = np.minimum(stage.activation.entries, entries.reshape(values.shape[1:]))
-            low, high = stage.activation.ends(values, errors, radius[ball], entries)
+            entries = np.minimum(activation.entries, entries.reshape(values.shape[1:]))
+            low, high = activation.ends(values, errors, radius[ball], entries)
             ellipsoid, alive = after_activation(ellipsoid, low.ravel(), high.ravel())
-            ellipsoid = after_matrix(ellipsoid, following.matrix[:, alive], following.error)
+            ellipsoid = after_matrix(ellipsoid, matrix[:, alive], error)
         return ellipsoid
 
 
@@ -204,15 +192,15 @@ def _end_of(steps: list[Step], before: list[tuple], after: list[tuple]) -> _End 
     if not steps or math.prod(after[-1]) > _WIDEST:
         return None
     matrix, error, constant = np.eye(math.prod(after[-1])), 0.0, math.inf
-    stages, activation, index = list[_Stage](), None, -1
+    matrices, activations = list[tuple[np.ndarray, float]](), list[tuple[PiecewiseStep, int]]()
     for call in range(len(steps) - 1, -1, -1):
         linear, piecewise = steps[call]
         if piecewise is not None:
             if (size := math.prod(after[call])) > _WIDEST:
                 break
-            stages.append(_Stage(matrix, error, activation, index))
-            matrix, error, activation, index = np.eye(size), 0.0, piecewise, call
-            constant = piecewise.constant
+            matrices.append((matrix, error))
+            activations.append((piecewise, call))
+            matrix, error, constant = np.eye(size), 0.0, piecewise.constant
         if linear is not None:
             if len(matrix) * math.prod(before[call]) > _LARGEST_MATRIX:
                 break
@@ -220,11 +208,11 @@ def _end_of(steps: list[Step], before: list[tuple], after: list[tuple]) -> _End 
             error = (error * linear.norm + rounding) * UP
             image = linear.adjoint(matrix.reshape(len(matrix), *after[call]))
             matrix, constant = image.reshape(len(matrix), -1), linear.constant
-    first = first_ellipsoid(matrix, error) if stages else None
+    first = first_ellipsoid(matrix, error) if activations else None
     if first is None:
         return None
-    stages.append(_Stage(matrix, error, activation, index))
-    return _End(stages[::-1], first, constant)
+    matrices.append((matrix, error))
+    return _End(matrices[::-1], activations[::-1], first, constant)
 
 
 def _point(

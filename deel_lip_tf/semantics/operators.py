@@ -106,8 +106,8 @@ class Potential:
     @property
     def kernel(self) -> np.ndarray:
         """The numbers of `V`."""
-        is_matrix = isinstance(self.operator, Matrices)
-        return self.operator.blocks if is_matrix else self.operator.kernel
+        operator = self.operator
+        return operator.blocks if isinstance(operator, Matrices) else operator.kernel
 
     @property
     def terms(self) -> tuple[int, int]:
