@@ -9,9 +9,9 @@ from keras import ops
 from deel_lip_tf.normalizers.polar.cubics import vector_factor
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
 from deel_lip_tf.normalizers.polar.inverse_root import (
+    KNOWN_RADIUS,
     LARGEST_RADIUS,
     LINEAR_RADIUS,
-    ROUNDING_RADIUS,
     inverse_root,
 )
 from deel_lip_tf.normalizers.polar.lapack import exact_factor, numbers_at_hand
@@ -87,11 +87,11 @@ def retracted(matrix, eps: float, maximum: int):
 def retracted_and_known(matrix, eps: float, maximum: int) -> tuple:
     """`(retracted(matrix), is_known)`, of one large matrix, in a graph of TensorFlow.
 
-    `is_known` says that the result is a multiple of an orthogonal matrix up to what rounding leaves
-    in float32: without its Gram matrix, by how far from one the matrix was.
+    `is_known` says that the result is a multiple of an orthogonal matrix up to `KNOWN_ERROR` and
+    rounding in float32: without its Gram matrix, by how far from one the matrix was.
     """
     tall = matrix if matrix.shape[-2] >= matrix.shape[-1] else transposed(matrix)
-    options = PolarOptions(eps, maximum, True)
+    options = PolarOptions(eps, maximum, is_large=True, is_known=True)
     result, is_known = noinline(_retracted_and_known, tall, settings=(options,))
     result.set_shape(tall.shape)
     return (result if tall is matrix else transposed(result)), is_known
@@ -137,7 +137,7 @@ def _retracted_by_squares(start: Iterate, options: PolarOptions) -> tuple:
     is_near = ops.all((radius <= LARGEST_RADIUS) & is_moderate(start))
 
     def one_step(*_):
-        polynomial = inverse_root(relative, square, radius, options.is_large)
+        polynomial = inverse_root(relative, square, radius, options.is_large, options.is_known)
         return ops.matmul(matrix, polynomial) * (ops.rsqrt(center) * _SLIGHTLY_LESS)
 
     result = cond_with_last_resort(
@@ -149,7 +149,7 @@ def _retracted_by_squares(start: Iterate, options: PolarOptions) -> tuple:
         settings=(options,),
         is_cheap=not options.is_large,
     )
-    return result, is_near & ops.all(radius <= ROUNDING_RADIUS)
+    return result, is_near & ops.all(radius <= KNOWN_RADIUS)
 
 
 def _polar_factor(matrix, options: PolarOptions):

@@ -15,8 +15,13 @@ LINEAR_RADIUS = 4e-3
 
 # Largest radius for the lower degrees, where it is within 5e-6: about what rounding leaves of a
 # large kernel. The distance grows as rho**-(degree + 1), rho = (1 + sqrt(1 - r**2)) / r.
-ROUNDING_RADIUS = 0.13
-_LARGEST_RADII = {2: 0.03, 4: ROUNDING_RADIUS}
+_LARGEST_RADII = {2: 0.03, 4: 0.13}
+
+# And where it is within `KNOWN_ERROR`, for kernels that no Gram matrix is made of again: what is
+# left costs nothing there.
+KNOWN_ERROR = 2e-5
+_KNOWN_RADII = {2: 0.05, 4: 0.22}
+KNOWN_RADIUS = _KNOWN_RADII[4]
 
 # Coefficients are those of this small a radius where it is smaller: they are divided by its powers.
 _SMALLEST_RADIUS = 1e-3
@@ -25,7 +30,7 @@ _NODES = 16
 _ANGLES = np.pi * (np.arange(_NODES) + 0.5) / _NODES
 
 
-def inverse_root(error, square, radius, is_large: bool):
+def inverse_root(error, square, radius, is_large: bool, is_known: bool = False):
     """A polynomial in `error` that is near `(I + error)**(-1/2)`.
 
     The interpolation at Chebyshev's points of `[-radius, radius]`, of degree 2, 4 or 6: each two
@@ -37,6 +42,7 @@ def inverse_root(error, square, radius, is_large: bool):
         square: `error @ error`.
         radius: (..., 1, 1), bound on the norm of `error`, at most 0.5.
         is_large: whether products take longer than choosing between them.
+        is_known: whether `p` may be within `KNOWN_ERROR`, where a lower degree is.
 
     Returns:
         `p`, a tensor like `error`, for which `(I + error) p**2` is within 9e-5 of the identity in
@@ -47,19 +53,21 @@ def inverse_root(error, square, radius, is_large: bool):
     radius = ops.maximum(radius, _SMALLEST_RADIUS)
     if not is_large:
         return _of_degree(6, error, square, radius, is_large=False)
+    radii = _KNOWN_RADII if is_known else _LARGEST_RADII
     return cond_with_rare_branch(
-        ops.max(radius) <= _LARGEST_RADII[2],
-        lambda *tensors: _of_degree(2, *tensors, is_large=True),
+        ops.max(radius) <= radii[2],
+        lambda *tensors: _of_degree(2, *tensors[:3], is_large=True),
         _of_higher_degree,
         error,
         square,
         radius,
+        settings=(radii[4],),
     )
 
 
-def _of_higher_degree(error, square, radius):
+def _of_higher_degree(error, square, radius, largest: float):
     return ops.cond(
-        ops.max(radius) <= _LARGEST_RADII[4],
+        ops.max(radius) <= largest,
         lambda: _of_degree(4, error, square, radius, is_large=True),
         lambda: _of_degree(6, error, square, radius, is_large=True),
     )

@@ -13,8 +13,7 @@ from typing import Any
 from keras import ops
 
 from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide
-from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
-from deel_lip_tf.normalizers.polar.steps import rounding_of
+from deel_lip_tf.normalizers.polar.inverse_root import KNOWN_ERROR
 
 _NONE: Mapping[int, Any] = types.MappingProxyType({})
 _KNOWN: contextvars.ContextVar[Mapping] = contextvars.ContextVar("known", default=_NONE)
@@ -59,11 +58,10 @@ def known_kernel(layer) -> KnownKernel | None:
 
 
 def factor_of_known(matrix):
-    """The polar factor of a matrix that is known to be a multiple of it, up to rounding.
+    """The polar factor of a matrix that is known to be a multiple of it, up to `KNOWN_ERROR`.
 
     All that is missing is the multiple: the mean square of the singular values.
     """
     square = ops.sum(ops.square(matrix)) / min(matrix.shape)
-    # As of a kernel whose Gram matrix says so.
-    slack = 1 - 8 * unit_roundoff(matrix)
-    return matrix * safe_divide(slack, ops.sqrt(square * (1 + rounding_of(matrix))))
+    # Half as much for rounding, of which a large matrix in float32 leaves 1e-6 to 3e-6.
+    return matrix * safe_divide(1, ops.sqrt(square * (1 + 1.5 * KNOWN_ERROR)))

@@ -63,11 +63,13 @@ class PolarOptions:
         eps: how far below 1 a singular value may end.
         maximum: largest number of steps.
         is_large: whether there are so many columns that symmetric products are worth splitting.
+        is_known: whether what is retracted will be known by its numbers.
     """
 
     eps: float
     maximum: int
     is_large: bool
+    is_known: bool = False
 
 
 class StoppingRule(NamedTuple):
