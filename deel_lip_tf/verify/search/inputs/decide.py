@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Verdict", "decide_program", "has_many_free", "signs_of"]
 
-_ALONE, _OTHERWISE = 1 / 6, 2 / 5  # of the time, and of what is left then
+_ALONE, _OTHERWISE = 1 / 6, 3 / 5  # of the time, and of what is left then
 _FREE = 24  # inputs that are split; where more are free, the signs of neurons are
 
 
