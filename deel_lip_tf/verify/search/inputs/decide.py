@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Verdict", "decide_program", "has_many_free", "signs_of"]
 
-_ALONE, _OTHERWISE = 1 / 6, 3 / 5  # of the time, and of what is left then
+_ALONE = 1 / 6  # of the time, for the first search
+_OTHERWISE = 2 / 5, 9 / 10  # of what is left then, for the other one, and where that is thorough
 _FREE = 24  # inputs that are split; where more are free, the signs of neurons are
 
 
@@ -115,7 +116,7 @@ def _by_signs(work: Work, claims: Sequence[Conjunction], end: float) -> str:
     search, alone = signs_of(work, claims, end), _ALONE if work.record is None else 1.0
     status = search.run(begin + alone * (end - begin))
     work.bounded += search.bounded
-    for other, share in ((search.otherwise, _OTHERWISE), (lambda: search, 1.0)):
+    for other, share in ((search.otherwise, _OTHERWISE[search.is_small]), (lambda: search, 1.0)):
         if status != "unknown" or time.monotonic() >= end or work.record is not None:
             break
         now, running = time.monotonic(), other()

@@ -24,6 +24,7 @@ from deel_lip_tf.verify.search.inputs.bounds import Boxes, Layer
 __all__ = ["Chain", "Known", "Lines", "Rows", "lines_of"]
 
 _ULPS = 2.0**-50  # more than a few roundings of float64, relatively
+_SMALL = 2**19  # neurons times inputs
 _SPANNED = 2**20  # entries of a matrix whose rank is looked for
 _FEWER = 3  # times fewer dimensions than there are inputs, and functions of them
 _RANK = 1e-6  # relative to the largest, what is taken for rounding
@@ -129,6 +130,11 @@ class Chain:
     def neurons(self) -> int:
         """Of all layers so far."""
         return len(self.low)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether bounds cost little, so that more may be spent on each."""
+        return self.neurons * self.inputs <= _SMALL
 
     def append(self, layer: Layer, low: np.ndarray, high: np.ndarray) -> None:
         """Adds a layer whose neurons read what lies between `low` and `high`."""

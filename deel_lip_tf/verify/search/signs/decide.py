@@ -62,8 +62,8 @@ class Signs:
         is_witness: whether one of points (n, inputs), of a conjunction, satisfies it.
         steps: of a proof, to be filled. It may take more parts: what is refuted, and what is known
             of neurons, is what the checker confirms.
-        is_thorough: whether fewer parts are bounded better: neurons are split for the intervals of
-            later ones, too, and almost all intervals become tighter.
+        looks_ahead: whether neurons are split for the intervals of later ones, too; and, of a small
+            chain, fewer parts are bounded better: almost all intervals become tighter.
 
     Attributes:
         bounded: how many parts were bounded.
@@ -77,14 +77,15 @@ class Signs:
         end: float,
         is_witness: Callable[[Conjunction, np.ndarray], bool],
         steps: "Steps | None" = None,
-        is_thorough: bool = False,
+        looks_ahead: bool = False,
     ):
         self._network, self._chain, self._claims = network, chain, claims
         self._end, self._is_witness, self._steps = end, is_witness, steps
         weights = np.concatenate([claim.weights for claim in claims])
         offsets = np.concatenate([claim.offsets for claim in claims])
         self._rows = self._chain.rows(network.rows(weights, offsets))
-        effort = THOROUGH if is_thorough else BRIEF
+        self._looks_ahead, self._is_thorough = looks_ahead, looks_ahead and chain.is_small
+        effort = THOROUGH if self._is_thorough else BRIEF
         self._sharpening = Sharpening(chain, self._rows, effort)
         self._climb = self._sharpening.climb
         counts = [len(claim.weights) for claim in claims]
@@ -92,7 +93,7 @@ class Signs:
         self._goal = _MARGIN * float(np.abs(self._rows.constant).max(initial=0.0))
         # Without a row every input is a counterexample.
         self._is_strict = [bool(len(c.weights) and c.is_strict.all()) for c in claims]
-        self._order, self._is_thorough = itertools.count(), is_thorough
+        self._order = itertools.count()
         self._open: list[tuple[float, int, _Part]] = []
         self._is_begun = self._is_left = False
         self.bounded = 0
@@ -116,7 +117,12 @@ class Signs:
     def otherwise(self) -> "Signs":
         """Another search for the same, by neurons chosen in the other way; it fills no proof."""
         question = self._network, self._chain, self._claims, self._end, self._is_witness
-        return Signs(*question, is_thorough=not self._is_thorough)
+        return Signs(*question, looks_ahead=not self._looks_ahead)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the other search is thorough."""
+        return self._chain.is_small
 
     @property
     def lowest(self) -> float:
@@ -157,7 +163,7 @@ class Signs:
         parts = [heapq.heappop(self._open)[-1] for _ in range(count)]
         parts.sort(key=lambda part: part.claim)
         stacked = _stacked(parts)
-        tried = _CANDIDATES[self._is_thorough], self._is_thorough
+        tried = _CANDIDATES[self._is_thorough], self._looks_ahead
         neurons = branching_neurons(*self._climb, *stacked, *tried)
         halves, last = [], []
         for part, neuron in zip(parts, neurons, strict=True):

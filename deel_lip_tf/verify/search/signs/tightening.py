@@ -15,7 +15,6 @@ __all__ = ["BRIEF", "THOROUGH", "Effort", "Sharpening", "first_alphas", "tighten
 Note = Callable[[np.ndarray, int, np.ndarray, Numbers], None]
 
 _STEPS = 12, 30  # of neurons of the whole box, and where they cost little
-_LITTLE = 2**19  # neurons times inputs
 _TOGETHER = 64  # neurons that climb together, each of its ends: as many as a cache holds
 
 
@@ -47,7 +46,7 @@ def tightened(
         return low, high
     known = Known(chain.low[None], chain.high[None], np.zeros((1, chain.neurons), np.int8))
     is_open = np.flatnonzero((low < 0) & (high > 0))
-    steps = _STEPS[chain.neurons * chain.inputs <= _LITTLE]
+    steps = _STEPS[chain.is_small]
     for start in range(0, len(is_open), _TOGETHER):
         chosen = is_open[start : start + _TOGETHER]
         own = Rows(*(part[chosen] for part in rows))
