@@ -174,8 +174,10 @@ def answered(
             with open(results, "a", encoding="utf-8") as file:
                 file.write(json.dumps(known[key]) + "\n")
         found.append(known[key])
-        show_progress(position + 1, len(rows), found)
-    print(file=sys.stderr)
+        if sys.stderr.isatty():  # a file would hold every state of the line
+            show_progress(position + 1, len(rows), found)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     return found
 
 

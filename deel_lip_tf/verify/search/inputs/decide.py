@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from deel_lip_tf.verify.search.inputs.record import Record  # which needs the package `onnx`
 
 
-_ALONE, _OTHERWISE = 1 / 6, 2 / 5  # of the time, and of what is left then
+_ALONE = 1 / 6  # of the time, for the first search
+_OTHERWISE = 2 / 5, 9 / 10  # of what is left then, for the other one, and where that is thorough
 _FREE = 24  # inputs that are split; where more are free, the signs of neurons are
 
 
@@ -114,7 +115,7 @@ def _by_signs(work: Work, claims: Sequence[Conjunction], end: float) -> str:
     search, alone = signs_of(work, claims, end), _ALONE if work.record is None else 1.0
     status = search.run(begin + alone * (end - begin))
     work.bounded += search.bounded
-    for other, share in ((search.otherwise, _OTHERWISE), (lambda: search, 1.0)):
+    for other, share in ((search.otherwise, _OTHERWISE[search.is_small]), (lambda: search, 1.0)):
         if status != "unknown" or time.monotonic() >= end or work.record is not None:
             break
         now, running = time.monotonic(), other()

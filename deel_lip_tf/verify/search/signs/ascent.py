@@ -53,6 +53,7 @@ class Ascent:
         rows: functions of its values, of which sums are bounded.
         steps: at most so many.
         free: (n, rows) which shares may grow from 0 on, or None.
+        base: rows (n, values) and constants (n,), float32, that the sums are added to, or None.
         is_mean: whether the sum of the shares stays.
         end: of the time, of the monotonic clock.
         goal: bounds that are enough.
@@ -66,6 +67,7 @@ class Ascent:
     rows: Rows
     steps: int
     free: np.ndarray | None = None
+    base: tuple[np.ndarray, np.ndarray] | None = None
     is_mean: bool = True
     end: float = math.inf
     goal: float = math.inf
@@ -95,7 +97,7 @@ class _Climb:
         self._matrix = ascent.rows.matrix.astype(np.float32)
         self._constant = ascent.rows.constant.astype(np.float32)
         self.best = Numbers(*(part.copy() for part in numbers.arrays))
-        self._now, self._free = numbers, ascent.free
+        self._now, self._free, self._base = numbers, ascent.free, ascent.base
         count = len(numbers.alphas)
         self.alive, self._highest = np.arange(count), np.full(count, -np.inf, np.float32)
         self._scale = np.ones((count, 1), np.float32)
@@ -110,6 +112,9 @@ class _Climb:
         self._lines = self._lines._replace(below=now.alphas, added=added)
         self._rows = now.shares @ self._matrix
         constant = now.shares @ self._constant
+        if self._base is not None:
+            self._rows += self._base[0]
+            constant += self._base[1]
         value = self._values = self._chain.backward(self._rows, constant, self._lines)
         is_better = value > self._highest
         self._highest[is_better] = value[is_better]
@@ -128,6 +133,7 @@ class _Climb:
         self._now = self._now.of(index)
         self._lines = Lines(*(line[index] for line in self._lines))
         self._free = None if self._free is None else self._free[index]
+        self._base = None if self._base is None else (self._base[0][index], self._base[1][index])
         self._means, self._squares = (
             [part[index] for part in parts] for parts in (self._means, self._squares)
         )
@@ -136,7 +142,7 @@ class _Climb:
         """One step of projected Adam."""
         chain, now = self._chain, self._now
         reads, values = chain.forward(self._rows, self._lines)
-        weights = self._rows[:, chain.inputs :]
+        weights = self._rows[:, chain.before :]
         if step == 0:
             self._scale = np.abs(weights).max(axis=1, initial=0.0)[:, None] + np.float32(1e-30)
         bent = weights * (1 - chain.slopes)

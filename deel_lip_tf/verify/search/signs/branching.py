@@ -11,7 +11,6 @@ import numpy as np
 from deel_lip_tf.verify.search.signs.ascent import Numbers
 from deel_lip_tf.verify.search.signs.chain import Chain, Known, Lines, Rows, lines_of
 
-_TRIED = 16  # neurons of a part
 _BELOW = 0.25  # weight of the gap of a line whose slope is free
 _LEAST = 1e-3  # gain that counts for each half, relative to what is lacking
 _AHEAD = 0.1  # weight of what is gained by smaller intervals, of which all is an upper bound
@@ -25,7 +24,7 @@ def costs_of(chain: Chain, rows: Rows, numbers: Numbers, known: Known) -> np.nda
     lines = lines_of(known, numbers.alphas, numbers.betas, np.float32)
     weights = numbers.shares @ rows.matrix.astype(np.float32)
     chain.backward(weights, np.zeros(len(weights), np.float32), lines)
-    bent = weights[:, chain.inputs :] * (1 - chain.slopes)
+    bent = weights[:, chain.before :] * (1 - chain.slopes)
     low, high = known.low.astype(np.float32), known.high.astype(np.float32)
     under = np.maximum(-numbers.alphas * low, (1 - numbers.alphas) * high)
     cost = np.where(bent < 0, -bent * lines.over, _BELOW * bent * under)
@@ -34,7 +33,7 @@ def costs_of(chain: Chain, rows: Rows, numbers: Numbers, known: Known) -> np.nda
 
 
 def branching_neurons(
-    chain: Chain, rows: Rows, numbers: Numbers, known: Known, looks_ahead: bool
+    chain: Chain, rows: Rows, numbers: Numbers, known: Known, count: int, looks_ahead: bool
 ) -> np.ndarray:
     """(n,) the neuron to split, or -1 where none is left.
 
@@ -43,6 +42,7 @@ def branching_neurons(
         rows: whose sums are bounded.
         numbers: of n parts.
         known: of the parts.
+        count: neurons of a part that are split on trial.
         looks_ahead: whether intervals of later neurons count.
     """
     if not chain.neurons:
@@ -52,7 +52,7 @@ def branching_neurons(
     start = numbers.shares @ rows.matrix.astype(np.float32)
     ahead = _AHEAD * _saved(chain, start, known, lines) if looks_ahead else np.zeros_like(costs)
     tried = np.argsort(-np.where(costs >= 0, costs + ahead, -1.0), axis=1, kind="stable")
-    tried = tried[:, :_TRIED]
+    tried = tried[:, :count]
     is_open, later = (np.take_along_axis(part, tried, axis=1) for part in (costs >= 0, ahead))
     constant = numbers.shares @ rows.constant.astype(np.float32)
     value = chain.backward(start.copy(), constant, lines)[:, None]
@@ -75,7 +75,7 @@ def _saved(chain: Chain, start: np.ndarray, known: Known, lines: Lines) -> np.nd
     chain.backward(weights, np.zeros(len(weights), np.float32), lines)
     low, high = known.low.astype(np.float32), known.high.astype(np.float32)
     share = np.maximum(-low, high) / (high - low)
-    negative = np.maximum(-weights[:, chain.inputs :] * (1 - chain.slopes), 0)
+    negative = np.maximum(-weights[:, chain.before :] * (1 - chain.slopes), 0)
     sensitive = np.where(known.signs == 0, negative * share * share, 0)
     saved = np.zeros_like(low)
     for layer in range(1, chain.layers):

@@ -13,6 +13,7 @@ in float64 with what it rounds: that is a proof, whatever the climb found (alpha
 2021, arXiv:2011.13824; beta-CROWN, Wang et al. 2021, arXiv:2103.06624).
 """
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,10 @@ from deel_lip_tf._rounding import TINY
 from deel_lip_tf.verify.search.inputs.bounds import Boxes, Layer
 
 _ULPS = 2.0**-50  # more than a few roundings of float64, relatively
+_SMALL = 2**19  # neurons times inputs
+_SPANNED = 2**20  # entries of a matrix whose rank is looked for
+_FEWER = 3  # times fewer dimensions than there are inputs, and functions of them
+_RANK = 1e-6  # relative to the largest, what is taken for rounding
 
 
 class Rows(NamedTuple):
@@ -104,13 +109,16 @@ class Chain:
         low: (neurons,) what they do not read less than.
         high: (neurons,).
         slopes: (neurons,) on the left of 0, float32.
+        before: how many values stand before those of neurons.
     """
 
     def __init__(self, box: Boxes, roundoff: float):
-        self.inputs, self.roundoff = box.lower.shape[1], roundoff
+        self.inputs = self.before = box.lower.shape[1]
+        self.roundoff = roundoff
         self.low = self.high = np.zeros(0)
         self.slopes = np.zeros(0, np.float32)
         self._middle, self._half_width = box.middle[0], box.half_width[0]
+        self._directions: np.ndarray | None = None
         self._parts: dict[Any, list[_Part]] = {np.float32: [], np.float64: []}
         self._errors: list[tuple[np.ndarray, np.ndarray]] = []
         # A coefficient that underflows is lost, however large what it multiplies is.
@@ -120,6 +128,11 @@ class Chain:
     def neurons(self) -> int:
         """Of all layers so far."""
         return len(self.low)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether bounds cost little, so that more may be spent on each."""
+        return self.neurons * self.inputs <= _SMALL
 
     def append(self, layer: Layer, low: np.ndarray, high: np.ndarray) -> None:
         """Adds a layer whose neurons read what lies between `low` and `high`."""
@@ -153,8 +166,11 @@ class Chain:
         for part in self._parts[start.dtype.type][::-1]:
             z, added = _read(start[:, part.values], part, lines)
             constant = constant + added + z @ part.bias
-            start[:, : part.values.start] += z @ part.matrix
-        return constant - np.abs(start[:, : self.inputs]).sum(axis=1)
+            start[:, self._read_from : part.values.start] += z @ part.matrix
+        inputs = start[:, : self.inputs]
+        if self._directions is not None:
+            inputs += start[:, self.inputs : self.before] @ self._directions
+        return constant - np.abs(inputs).sum(axis=1)
 
     def forward(self, rows: np.ndarray, lines: Lines) -> tuple[np.ndarray, np.ndarray]:
         """What neurons read (n, neurons), and all values (n, values), where a bound is reached.
@@ -163,10 +179,13 @@ class Chain:
             rows: as `backward` leaves them.
             lines: as they were.
         """
-        values, reads = np.zeros_like(rows), np.zeros_like(rows[:, self.inputs :])
+        values, reads = np.zeros_like(rows), np.zeros_like(rows[:, self.before :])
         values[:, : self.inputs] = -np.sign(rows[:, : self.inputs])
+        if self._directions is not None:
+            ends = values[:, : self.inputs]
+            values[:, self.inputs : self.before] = ends @ self._directions.T
         for part in self._parts[rows.dtype.type]:
-            z = values[:, : part.values.start] @ part.matrix.T + part.bias
+            z = values[:, self._read_from : part.values.start] @ part.matrix.T + part.bias
             below, above, over, _ = (line[:, part.neurons] for line in lines)
             taken = np.where(part.bent(rows[:, part.values]) >= 0, below * z, above * z + over)
             values[:, part.values] = part.slopes * z + part.bent(taken)
@@ -212,14 +231,59 @@ class Chain:
 
     def steepness(self, layer: int) -> np.ndarray:
         """(neurons of a layer, earlier neurons) absolute weights, float32."""
-        return np.abs(self._parts[np.float32][layer].matrix[:, self.inputs :])
+        first = self.before - self._read_from
+        return np.abs(self._parts[np.float32][layer].matrix[:, first:])
 
     def reads(self, layer: int, neurons: np.ndarray) -> Rows:
         """What some neurons of a layer read, of all values."""
         part = self._parts[np.float64][layer]
-        missing = self.inputs + self.neurons - part.matrix.shape[1]
-        matrix = np.pad(part.matrix[neurons], ((0, 0), (0, missing)))
+        around = self._read_from, self.before + self.neurons - part.values.start
+        matrix = np.pad(part.matrix[neurons], ((0, 0), around))
         return Rows(matrix, part.bias[neurons], self._errors[layer][0][neurons])
+
+    @property
+    def _read_from(self) -> int:
+        """The first value that layers read."""
+        return 0 if self._directions is None else self.inputs
+
+    def by_directions(self, rows: Rows) -> tuple["Chain", Rows]:
+        """The same chain and rows, to climb, with fewer products where inputs are many.
+
+        All functions of the inputs that are read may lie in a space of few dimensions: those of a
+        first layer, of which most neurons are zeros. Then layers read coordinates in that space,
+        linear functions of the inputs that stand behind them. What rounding does to them is not
+        accounted for: nothing is proven by the chain that is returned.
+        """
+        count = self.neurons + len(rows.constant)
+        if not 0 < count * self.inputs <= _SPANNED:
+            return self, rows
+        parts = self._parts[np.float64]
+        read = [part.matrix[:, : self.inputs] for part in parts] + [rows.matrix[:, : self.inputs]]
+        directions = _directions(np.concatenate(read))
+        if directions is None:
+            return self, rows
+        other, other_inputs = copy.copy(self), self.inputs + len(directions)
+        other._directions, other.before = directions.astype(np.float32), other_inputs
+        other._parts = {
+            dtype: [self._along(part, directions, dtype) for part in parts] for dtype in self._parts
+        }
+        matrix = np.pad(self._turned(rows.matrix, directions), ((0, 0), (self.inputs, 0)))
+        return other, rows._replace(matrix=matrix)
+
+    def _turned(self, matrix: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Rows of directions, instead of inputs, and of neurons."""
+        inputs = matrix[:, : self.inputs]
+        return np.concatenate([inputs @ directions.T, matrix[:, self.inputs :]], axis=1)
+
+    def _along(self, part: _Part, directions: np.ndarray, dtype: type) -> _Part:
+        """A layer that reads directions, which stand before all neurons."""
+        more = len(directions)
+        values = slice(part.values.start + more, part.values.stop + more)
+        matrix, bias, slopes = (
+            number.astype(dtype)
+            for number in (self._turned(part.matrix, directions), part.bias, part.slopes)
+        )
+        return part._replace(values=values, matrix=matrix, bias=bias, slopes=slopes)
 
     def point(self, e: np.ndarray) -> np.ndarray:
         """(n, inputs) free inputs, of their values in units of the box."""
@@ -238,6 +302,22 @@ def lines_of(known: Known, alphas: np.ndarray, betas: np.ndarray, dtype: type) -
     above = np.where(is_open, chord.astype(dtype), right)
     over = np.where(is_open, over.astype(dtype), dtype(0.0))
     return Lines(below, above, over, -betas.astype(dtype) * splits)
+
+
+def _directions(functions: np.ndarray) -> np.ndarray | None:
+    """(r, inputs) an orthonormal basis of a space that holds functions (n, inputs), if r is small.
+
+    A few sums of them with random weights span the space.
+    """
+    most = min(functions.shape) // _FEWER
+    weights = np.random.default_rng(0).standard_normal((most + 1, len(functions)))
+    basis, sizes = np.linalg.qr((weights @ functions).T)
+    sizes = np.abs(np.diag(sizes))
+    rank = int(np.count_nonzero(sizes > _RANK * sizes.max(initial=0.0)))
+    directions = basis[:, :rank].T
+    missed = functions - functions @ directions.T @ directions
+    is_whole = np.abs(missed).max(initial=0.0) <= _RANK * np.abs(functions).max(initial=0.0)
+    return directions if 0 < rank <= most and is_whole else None
 
 
 def _read(row: np.ndarray, part: _Part, lines: Lines) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from deel_lip_tf.verify.search.inputs.network import Network
 from deel_lip_tf.verify.search.signs.ascent import Ascent, Numbers, ascended
 from deel_lip_tf.verify.search.signs.branching import branching_neurons, costs_of
 from deel_lip_tf.verify.search.signs.chain import Chain, Known, lines_of
-from deel_lip_tf.verify.search.signs.tightening import Sharpening, first_alphas
+from deel_lip_tf.verify.search.signs.tightening import BRIEF, THOROUGH, Sharpening, first_alphas
 from deel_lip_tf.verify.specification.property import Conjunction
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 _FIRST_STEPS, _STEPS, _LAST_STEPS = 60, 15, 400  # of whole boxes, of parts, where no sign is open
+_CANDIDATES = 16, 48  # neurons that are split on trial, by a brief and by a thorough search
+_AGAIN, _GAIN = 0.1, 0.01  # of the time, and of the gain, for which whole boxes are bounded again
 _JOINT_STEPS = 100  # where multipliers of splits count as those of rows
 _DEEP = 8  # splits of a part that may contradict each other: of fewer they seldom do
 _FIRST_BATCH, _BATCH = 16, 512  # parts of one round, the first and the most
@@ -59,7 +61,8 @@ class Signs:
         is_witness: whether one of points (n, inputs), of a conjunction, satisfies it.
         steps: of a proof, to be filled. It may take more parts: what is refuted, and what is known
             of neurons, is what the checker confirms.
-        looks_ahead: whether neurons are split for the intervals of later ones, too.
+        looks_ahead: whether neurons are split for the intervals of later ones, too; and, of a small
+            chain, fewer parts are bounded better: almost all intervals become tighter.
 
     Attributes:
         bounded: how many parts were bounded.
@@ -80,13 +83,16 @@ class Signs:
         weights = np.concatenate([claim.weights for claim in claims])
         offsets = np.concatenate([claim.offsets for claim in claims])
         self._rows = self._chain.rows(network.rows(weights, offsets))
-        self._sharpening = Sharpening(chain, self._rows)
+        self._looks_ahead, self._is_thorough = looks_ahead, looks_ahead and chain.is_small
+        effort = THOROUGH if self._is_thorough else BRIEF
+        self._sharpening = Sharpening(chain, self._rows, effort)
+        self._climb = self._sharpening.climb
         counts = [len(claim.weights) for claim in claims]
         self._owner = np.repeat(np.arange(len(claims)), counts)
         self._goal = _MARGIN * float(np.abs(self._rows.constant).max(initial=0.0))
         # Without a row every input is a counterexample.
         self._is_strict = [bool(len(c.weights) and c.is_strict.all()) for c in claims]
-        self._order, self._looks_ahead = itertools.count(), looks_ahead
+        self._order = itertools.count()
         self._open: list[tuple[float, int, _Part]] = []
         self._is_begun = self._is_left = False
         self.bounded = 0
@@ -96,7 +102,7 @@ class Signs:
         self._end = self._end if end is None else end
         if not self._is_begun:
             self._is_begun = True
-            if self._round(self._whole(), _FIRST_STEPS):
+            if self._begin():
                 return "sat"
         most, batch = _BYTES // (25 * self._chain.neurons + 2**10), _FIRST_BATCH
         while self._open and time.monotonic() < self._end and len(self._open) < most:
@@ -111,6 +117,11 @@ class Signs:
         """Another search for the same, by neurons chosen in the other way; it fills no proof."""
         question = self._network, self._chain, self._claims, self._end, self._is_witness
         return Signs(*question, looks_ahead=not self._looks_ahead)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the other search is thorough."""
+        return self._chain.is_small
 
     @property
     def lowest(self) -> float:
@@ -130,12 +141,29 @@ class Signs:
             parts.append(_Part(-np.inf, number, *numbers, low, high, splits, node))
         return parts
 
+    def _begin(self) -> bool:
+        """Bounds the box; again, as long as the smaller intervals make bounds much better."""
+        if self._round(self._whole(), _FIRST_STEPS):
+            return True
+        start, lack = time.monotonic(), np.inf
+        while self._is_thorough and time.monotonic() < start + _AGAIN * (self._end - start):
+            parts = [part for _, _, part in self._open]
+            now = -sum(part.lowest for part in parts)
+            if not now < (1.0 - _GAIN) * lack:
+                break
+            lack, self._open = now, []
+            if self._round(parts, _FIRST_STEPS):
+                return True
+        return False
+
     def _branch(self, batch: int) -> bool:
         """Takes the parts of the lowest bounds, and bounds their halves."""
         count = min(max(batch // 2, 1), len(self._open))
         parts = [heapq.heappop(self._open)[-1] for _ in range(count)]
+        parts.sort(key=lambda part: part.claim)
         stacked = _stacked(parts)
-        neurons = branching_neurons(self._chain, self._rows, *stacked, self._looks_ahead)
+        tried = _CANDIDATES[self._is_thorough], self._looks_ahead
+        neurons = branching_neurons(*self._climb, *stacked, *tried)
         halves, last = [], []
         for part, neuron in zip(parts, neurons, strict=True):
             if neuron < 0:
@@ -157,9 +185,26 @@ class Signs:
         """Keeps what is not refuted; whether a counterexample was found."""
         parts = self._sharper(self._bounded(parts, steps)[0])
         parts, places = self._bounded(parts, steps)
+        if self._is_thorough:
+            parts, places = self._again(parts, places, steps)
         self._keep(parts)
         lowest = np.argsort([part.lowest for part in parts], kind="stable")[:_TRIED]
         return self._is_found([parts[i].claim for i in lowest], places[lowest])
+
+    def _again(
+        self, parts: list[_Part], places: np.ndarray, steps: int
+    ) -> tuple[list[_Part], np.ndarray]:
+        """Intervals of deep parts are made tighter again, where further splits may gain nothing.
+
+        Before, climbs have begun where those for other parts ended, which may be far off.
+        """
+        is_deep = np.array([np.count_nonzero(part.splits) >= _DEEP for part in parts], bool)
+        deep = [part for part, i in zip(parts, is_deep, strict=True) if i]
+        others = [part for part, i in zip(parts, is_deep, strict=True) if not i]
+        found = places[is_deep]
+        for is_anew in (True, False):
+            deep, found = self._bounded(self._sharper(deep, is_anew), steps)
+        return others + deep, np.concatenate([places[~is_deep], found])
 
     def _keep(self, parts: list[_Part]) -> None:
         for part in parts:
@@ -173,7 +218,7 @@ class Signs:
         numbers, known = _stacked(parts)
         own = self._own(parts)
         free = own if (own.sum(axis=1) > 1).any() else None
-        ascent = Ascent(self._chain, self._rows, steps, free, end=self._end, goal=self._goal)
+        ascent = Ascent(*self._climb, steps, free, end=self._end, goal=self._goal)
         numbers = ascended(ascent, numbers, known)
         lines = lines_of(known, numbers.alphas, numbers.betas, np.float64)
         bounds, places = self._chain.proven(self._rows, numbers.shares, lines)
@@ -200,8 +245,7 @@ class Signs:
         if not len(left):
             return
         ascent = Ascent(
-            self._chain,
-            self._rows,
+            *self._climb,
             _JOINT_STEPS,
             own[left],
             is_joint=True,
@@ -216,12 +260,12 @@ class Signs:
         is_refuted[left[gone]] = True
         numbers.put(left[gone], found.of(gone))
 
-    def _sharper(self, parts: list[_Part]) -> list[_Part]:
+    def _sharper(self, parts: list[_Part], is_anew: bool = False) -> list[_Part]:
         """The parts with tighter intervals, without those where no conjunction holds."""
         if not parts:
             return []
         numbers, known = _stacked(parts)
-        costs = costs_of(self._chain, self._rows, numbers, known)
+        costs = costs_of(*self._climb, numbers, known)
         before, own, steps = known, self._own(parts), self._steps
         nodes, claims = _named(parts)
 
@@ -229,7 +273,7 @@ class Signs:
             if steps is not None:
                 steps.bound(nodes[i], claims[i], layer, neurons, given)
 
-        known = self._sharpening.sharpened(known, costs, own, self._end, note)
+        known = self._sharpening.sharpened(known, costs, own, self._end, note, is_anew)
         is_left = np.asarray((known.low <= known.high).all(axis=1))
         if steps is not None and not is_left.all():
             gone = np.flatnonzero(~is_left)

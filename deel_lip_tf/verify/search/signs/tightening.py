@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +12,7 @@ from deel_lip_tf.verify.search.signs.chain import Chain, Known, Rows, lines_of
 
 Note = Callable[[np.ndarray, int, np.ndarray, Numbers], None]
 
-_STEPS = 12, 4  # of climbs that begin anew, and of those that begin where others ended
-_SHARE, _NEURONS = 0.45, 128  # of neurons that are tightened on a part, and most of them
+_STEPS = 12, 30  # of neurons of the whole box, and where they cost little
 _TOGETHER = 64  # neurons that climb together, each of its ends: as many as a cache holds
 
 
@@ -44,22 +44,44 @@ def tightened(
         return low, high
     known = Known(chain.low[None], chain.high[None], np.zeros((1, chain.neurons), np.int8))
     is_open = np.flatnonzero((low < 0) & (high > 0))
+    steps = _STEPS[chain.is_small]
     for start in range(0, len(is_open), _TOGETHER):
         chosen = is_open[start : start + _TOGETHER]
         own = Rows(*(part[chosen] for part in rows))
-        ascent = Ascent(chain, own, _STEPS[0], end=end, goal=0.0)
-        shares = np.eye(len(chosen), dtype=np.float32)
-        both = _twice(known.of(np.zeros(len(chosen), np.intp)))
+        ends = np.arange(len(chosen))
+        none = Rows(*(part[:0] for part in rows))
+        ascent = Ascent(chain, none, steps, base=_both(own, ends), end=end, goal=0.0)
+        both = _twice(known.of(0 * ends))
         alphas = first_alphas(both.low, both.high)
-        numbers = Numbers(alphas, np.zeros_like(alphas), np.concatenate([shares, -shares]))
-        numbers = ascended(ascent, numbers, both)
+        shares = np.zeros((2 * len(ends), 0), np.float32)
+        numbers = ascended(ascent, Numbers(alphas, np.zeros_like(alphas), shares), both)
         if notes is not None:
             notes.append((chosen, numbers.alphas))
-        below, above = _proven(ascent, numbers, both)
+        below, above = _proven(chain, own, ends, none, numbers, both)
         below, above = np.maximum(low[chosen], below), np.minimum(high[chosen], above)
         # Both are sound, and miss each other by rounding alone.
         low[chosen], high[chosen] = np.minimum(below, above), np.maximum(below, above)
     return low, high
+
+
+class Effort(NamedTuple):
+    """What is spent on the intervals of a part.
+
+    Attributes:
+        share: of the neurons that are tightened.
+        most: of them.
+        begun: steps of climbs that begin where others ended.
+        anew: of those that do not.
+    """
+
+    share: float
+    most: int
+    begun: int
+    anew: int
+
+
+BRIEF, THOROUGH = Effort(0.45, 128, 4, 12), Effort(1.0, 192, 12, 30)
+"""Of searches with many parts, and with few."""
 
 
 class Sharpening:
@@ -73,10 +95,15 @@ class Sharpening:
     Args:
         chain: the network.
         claims: rows of all conjunctions.
+        effort: for each part.
+
+    Attributes:
+        climb: the network and the claims as they are climbed on.
     """
 
-    def __init__(self, chain: Chain, claims: Rows):
-        self._chain, self._claims = chain, claims
+    def __init__(self, chain: Chain, claims: Rows, effort: Effort = BRIEF):
+        self._chain, self._claims, self._effort = chain, claims, effort
+        self.climb = chain.by_directions(claims)
         self._first = first_alphas(chain.low, chain.high)
         # Lower ends of all neurons, and behind them upper ones. Memory is taken where it is
         # written, that is for neurons that are tightened.
@@ -92,6 +119,7 @@ class Sharpening:
         own: np.ndarray,
         end: float,
         note: Note | None = None,
+        is_anew: bool = False,
     ) -> Known:
         """What is known of n parts then.
 
@@ -102,14 +130,15 @@ class Sharpening:
             costs: (n, neurons) those that cost most are tightened; negative ones are not.
             own: (n, rows) which are of the conjunction of a part.
             end: of the time, of the monotonic clock.
+            is_anew: whether no climb begins where another has ended, which may be far off.
             note: called with parts, a layer, a neuron of each part, and what shows both ends.
         """
         known = Known(known.low.copy(), known.high.copy(), known.splits)
         if self._chain.layers < 2:
             return known
         start = self._chain.neurons_of(0).stop
-        count = math.ceil(_SHARE * (self._chain.neurons - start))
-        is_chosen = _largest(costs[:, start:], min(count, _NEURONS))
+        count = math.ceil(self._effort.share * (self._chain.neurons - start))
+        is_chosen = _largest(costs[:, start:], min(count, self._effort.most))
         for layer in range(1, self._chain.layers):
             place = self._chain.neurons_of(layer)
             parts, neurons = np.nonzero(is_chosen[:, place.start - start : place.stop - start])
@@ -117,7 +146,7 @@ class Sharpening:
                 if time.monotonic() > end:
                     return known
                 i, j = (index[first : first + _TOGETHER] for index in (parts, neurons))
-                numbers, below, above = self._climbed(layer, j, known.of(i), own[i], end)
+                numbers, below, above = self._climbed(layer, j, known.of(i), own[i], end, is_anew)
                 at = i, j + place.start
                 if note is not None:
                     note(i, layer, at[1], numbers)
@@ -126,31 +155,37 @@ class Sharpening:
         return known
 
     def _climbed(
-        self, layer: int, neurons: np.ndarray, known: Known, own: np.ndarray, end: float
+        self,
+        layer: int,
+        neurons: np.ndarray,
+        known: Known,
+        own: np.ndarray,
+        end: float,
+        is_anew: bool,
     ) -> tuple[Numbers, np.ndarray, np.ndarray]:
         """(n,) proven ends of neurons of a layer, each on a part, and what shows both of them."""
+        chain, claims = self._chain, self._claims
         chosen, position = np.unique(neurons, return_inverse=True)
-        pairs = zip(self._chain.reads(layer, chosen), self._claims, strict=True)
-        rows = Rows(*(np.concatenate(pair) for pair in pairs))
-        signed = np.concatenate([np.eye(len(chosen)), -np.eye(len(chosen))]).astype(np.float32)
-        which = np.concatenate([position, position + len(chosen)])
-        ends = neurons + self._chain.neurons_of(layer).start
-        ends = np.concatenate([ends, ends + self._chain.neurons])
+        rows = chain.reads(layer, chosen)
+        ends = neurons + chain.neurons_of(layer).start
+        ends = np.concatenate([ends, ends + chain.neurons])
         known, own = _twice(known), np.concatenate([own, own])
-        before, is_begun = self._numbers.of(ends), self._is_begun[ends]
+        before, is_begun = self._numbers.of(ends), self._is_begun[ends] & (not is_anew)
         alphas = np.where(is_begun[:, None], before.alphas, self._first)
-        shares = np.concatenate([signed[which], np.where(own, before.shares, 0)], axis=1)
-        free = np.concatenate([np.zeros((len(own), len(chosen)), bool), own], axis=1)
-        steps = _STEPS[int(is_begun.all())]
-        ascent = Ascent(self._chain, rows, steps, free, False, end, goal=0.0)
-        found = ascended(ascent, Numbers(alphas, before.betas, shares), known)
-        self._is_begun[ends] = True
-        alphas = np.where(known.signs == 0, found.alphas, alphas)
-        of_claims = found.shares[:, len(chosen) :]
-        shares = np.where(own, of_claims, before.shares)
-        self._numbers.put(ends, Numbers(alphas, found.betas, shares))
-        shown = Numbers(found.alphas, found.betas, of_claims)
-        return shown, *_proven(ascent, found, known)
+        betas = np.where(is_begun[:, None], before.betas, 0)
+        shares = np.where(own & is_begun[:, None], before.shares, 0)
+        steps = self._effort.begun if is_begun.all() else self._effort.anew
+        base = _both(self.climb[0].reads(layer, chosen), position)
+        ascent = Ascent(*self.climb, steps, own, base, False, end, goal=0.0)
+        found = ascended(ascent, Numbers(alphas, betas, shares), known)
+        below, above = _proven(chain, rows, position, claims, found, known)
+        # Where ends cross multipliers grow without bounds: no other climb can begin there.
+        is_sound = np.tile(below <= above, 2)
+        alphas = np.where(known.signs == 0, found.alphas, alphas)[is_sound]
+        shares = np.where(own, found.shares, before.shares)[is_sound]
+        self._is_begun[ends[is_sound]] = True
+        self._numbers.put(ends[is_sound], Numbers(alphas, found.betas[is_sound], shares))
+        return found, below, above
 
 
 def _largest(costs: np.ndarray, count: int) -> np.ndarray:
@@ -163,8 +198,19 @@ def _twice(known: Known) -> Known:
     return Known(*(np.concatenate([part, part]) for part in known))
 
 
-def _proven(ascent: Ascent, numbers: Numbers, known: Known) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) ends of sums of rows, from 2 n numbers: of the sums, and of their negatives."""
+def _both(rows: Rows, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some of rows, and behind them their negatives, with their constants, in float32."""
+    matrix, constant = (part[which].astype(np.float32) for part in rows[:2])
+    return np.concatenate([matrix, -matrix]), np.concatenate([constant, -constant])
+
+
+def _proven(
+    chain: Chain, rows: Rows, which: np.ndarray, claims: Rows, numbers: Numbers, known: Known
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) ends of some of rows, from 2 n sums of claims: for the rows, and for their negatives."""
+    signed = np.eye(len(rows.constant), dtype=np.float32)[which]
+    shares = np.concatenate([np.concatenate([signed, -signed]), numbers.shares], axis=1)
+    together = Rows(*(np.concatenate(pair) for pair in zip(rows, claims, strict=True)))
     lines = lines_of(known, numbers.alphas, numbers.betas, np.float64)
-    below, above = np.split(ascent.chain.proven(ascent.rows, numbers.shares, lines)[0], 2)
+    below, above = np.split(chain.proven(together, shares, lines)[0], 2)
     return below, -above

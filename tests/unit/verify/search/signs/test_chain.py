@@ -111,8 +111,9 @@ def test_intervals_hold_where_the_conjunction_does(name):
     costs, sharpening = np.ones(known.low.shape), Sharpening(chain, rows)
     slack = 1e-12 * np.abs(reads).max(initial=0.0)
     # A climb begins where that of another part, and of another conjunction, has ended.
-    for own in ([True, True], [False, False], [True, False], [True, True]):
-        found = sharpening.sharpened(known, costs, np.tile(own, (12, 1)), np.inf)
+    for number, own in enumerate(([True, True], [False, False], [True, False], [True, True])):
+        is_anew = number == 2
+        found = sharpening.sharpened(known, costs, np.tile(own, (12, 1)), np.inf, None, is_anew)
         for part, splits in enumerate(known.splits):
             inside = (reads * splits >= 0).all(axis=1) & (values[:, own] <= 0).all(axis=1)
             assert (found.low[part] <= reads[inside] + slack).all()
@@ -160,6 +161,32 @@ def test_slopes_are_those_of_differences(name):
             ends.append(bound(*moved)[0])
         expected = (ends[0] - ends[1]) / (2.0 * step)
         np.testing.assert_allclose((slope * direction).sum(axis=1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_functions_of_many_inputs_that_span_few_dimensions():
+    """Passes by directions find the bounds, and the values, of passes by inputs."""
+    program = networks.dense((40, 5, 12, 12, 2), seed=8)
+    chain, rows, _ = chain_of(program)
+    other, turned = chain.by_directions(rows)
+    more = other.before - chain.before
+    assert 0 < more <= 5 and other.neurons == chain.neurons
+    known, numbers = random_part(chain, seed=1)
+    lines = lines_of(known, numbers.alphas, numbers.betas, np.float32)
+    found = []
+    for own, functions in ((chain, rows), (other, turned)):
+        start = (numbers.shares @ functions.matrix).astype(np.float32)
+        value = own.backward(start, (numbers.shares @ functions.constant).astype("f4"), lines)
+        reads, values = own.forward(start, lines)
+        found.append((value, start[:, own.before :], reads, values @ functions.matrix.T))
+        chosen = own.reads(2, np.arange(3)).matrix
+        found[-1] += (values @ chosen.T, own.steepness(1))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4 * np.abs(one).max())
+
+
+def test_functions_that_span_many_dimensions_stay():
+    chain, rows, _ = chain_of(PROGRAMS["dense"])
+    assert chain.by_directions(rows) == (chain, rows)
 
 
 def test_splits_that_contradict_each_other_are_seen_below_any_row():

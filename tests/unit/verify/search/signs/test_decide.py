@@ -24,9 +24,13 @@ from tests.unit.verify.search.inputs.networks import asked, conjunction, values_
 
 @pytest.fixture(autouse=True)
 def by_signs(monkeypatch):
-    """Networks of few inputs, too, are searched by the signs of their neurons, all made tighter."""
+    """Networks of few inputs, too, are searched by the signs of their neurons, all made tighter.
+
+    Parts count as deep early, as those of large networks are.
+    """
     monkeypatch.setattr(decide, "_FREE", 0)
-    monkeypatch.setattr(tightening, "_SHARE", 1.0)
+    monkeypatch.setattr(signs, "BRIEF", tightening.BRIEF._replace(share=1.0))
+    monkeypatch.setattr(signs, "_DEEP", 2)
 
 
 @pytest.fixture
@@ -135,8 +139,8 @@ def no_gap(known, alphas, betas, dtype):
     return lines._replace(over=0.8 * lines.over)
 
 
-def narrow(ascent, numbers, known):
-    below, above = ENDS(ascent, numbers, known)
+def narrow(*arguments):
+    below, above = ENDS(*arguments)
     cut = 0.1 * (above - below)
     return below + cut, above - cut
 
@@ -236,8 +240,9 @@ def test_each_conjunction_is_closed_by_itself():
     assert answered(program, *impossible, exists).status == "sat"
 
 
-def test_another_search_chooses_neurons_otherwise(monkeypatch):
+def test_another_search_is_thorough(monkeypatch):
     """The first one has no time beyond the whole box; the other one decides, and looks ahead."""
+    monkeypatch.setattr(signs, "_DEEP", 2)
     monkeypatch.setattr(decide, "_ALONE", 0.0)
     chosen, choose = [], signs.branching_neurons
     monkeypatch.setattr(signs, "branching_neurons", lambda *a: chosen.append(a[-1]) or choose(*a))
