@@ -18,7 +18,7 @@ if keras.backend.backend() == "torch":
 
 # What TensorFlow alone computes, reads or writes: verification and its commands, SavedModels, the
 # graphs and kernels made for TensorFlow, files of earlier releases that it wrote, and the pages on
-# them. The other tests run on every backend, as `tests/integration/test_jax.py` runs them on JAX,
+# them. The other tests run on every backend, as `tests/integration/test_backends.py` runs them,
 # but for those that ask for the fixture `tf`.
 _PROOFS_BY_VERIFICATION = ("channels_first", "checked_proofs", "exact_constants", "floatx", "fuzz")
 _PROOFS_BY_VERIFICATION += ("nested_models", "parametrizations", "verify_soundness")

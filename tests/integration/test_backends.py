@@ -30,6 +30,11 @@ TABLES = [
     "unit/metrics",
     "unit/model",
     "unit/normalizers",
+    "unit/test_callbacks.py",
+    "unit/test_constraints.py",
+    "unit/test_optimizers.py",
+    "unit/test_regularizers.py",
+    "unit/training/test_certified.py",
 ]
 FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 NUMBERS = {"JAX_ENABLE_X64": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}

@@ -110,7 +110,8 @@ def _saved_model(path: Path) -> Callable:
 
 
 def _keras_file(path: Path) -> Callable:
-    return keras.saving.load_model(path, compile=False)
+    model = keras.saving.load_model(path, compile=False)
+    return lambda x: _outputs(model, x)
 
 
 def _onnx_file(path: Path) -> Callable:

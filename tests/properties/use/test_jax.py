@@ -1,6 +1,6 @@
 """What JAX does otherwise: state that a compiled step carries, float64, and no TensorFlow.
 
-`tests/integration/test_jax.py` runs this file, in a process of its own.
+`tests/integration/test_backends.py` runs this file, in a process of its own.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """The library on PyTorch, where TensorFlow cannot be imported.
 
-`tests/integration/test_torch.py` runs this file, in a process of its own.
+`tests/integration/test_backends.py` runs this file, in a process of its own.
 """
 
 import keras

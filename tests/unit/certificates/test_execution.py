@@ -18,7 +18,10 @@ from deel_lip_tf.certificates.proofs import prove
 from deel_lip_tf.semantics.rounding import UNIT
 from tests._tables.cancelling import cancelling_model
 
+pytestmark = pytest.mark.usefixtures("keras_in_float64")
 IMAGE = (6, 6, 2)
+# On PyTorch what "same" averages are copies of the border, too, of which nothing is proven.
+COUNTED = "valid" if keras.backend.backend() == "torch" else "same"
 
 
 def chain(*stack, shape=IMAGE):
@@ -94,7 +97,7 @@ MODELS = {
     ),
     "poolings": image(
         lambda: layers.MaxPooling2D(2, strides=1),
-        lambda: layers.AveragePooling2D(2, padding="same"),
+        lambda: layers.AveragePooling2D(2, padding=COUNTED),
     ),
     "global": lambda: chain(layers.Conv2D(6, 3), layers.GlobalAveragePooling2D(), layers.Dense(3)),
     "scales": image(

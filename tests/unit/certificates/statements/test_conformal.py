@@ -9,6 +9,8 @@ from keras import layers
 
 from deel_lip_tf.certificates import conformal_scores, conformal_sets
 
+pytestmark = pytest.mark.usefixtures("keras_in_float64")
+
 
 @pytest.fixture(scope="module")
 def problem():

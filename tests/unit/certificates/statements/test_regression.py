@@ -8,6 +8,8 @@ from keras import layers
 import deel_lip_tf as lip
 from deel_lip_tf.certificates import certify_regression
 
+pytestmark = pytest.mark.usefixtures("keras_in_float64")
+
 
 def network(shape, *stack):
     return keras.Sequential([keras.Input(shape, dtype="float64"), *stack])

@@ -9,6 +9,8 @@ from keras import layers
 
 from deel_lip_tf.certificates import certify, certify_segmentation
 
+pytestmark = pytest.mark.usefixtures("keras_in_float64")
+
 
 def identity(pixels, classes=2):
     """A model that returns the image: its pixels' logits."""

@@ -8,6 +8,7 @@ from keras import layers, ops
 import deel_lip_tf as lip
 from deel_lip_tf.certificates import certify
 
+pytestmark = pytest.mark.usefixtures("keras_in_float64")
 INSIDE = 1 - 1e-9  # so that a rounded sum of a weight and its change is not beyond the limit
 
 
@@ -82,7 +83,7 @@ def worst_signs(model, x, label, other):
 
 
 @pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
-def test_changed_models_give_the_label(build, rng):
+def test_changed_models_give_the_label(build, rng, tf):
     keras.utils.set_random_seed(1)
     model = build()
     x = 3.0 * rng.standard_normal((12, *model.inputs[0].shape[1:]))
@@ -196,7 +197,7 @@ def test_a_constrained_layer_is_its_effective_kernel(rng):
     assert moved.max() > 0 and (moved <= certificates.output_change).all()
 
 
-def test_local_radii_hold_for_changed_models_too(rng):
+def test_local_radii_hold_for_changed_models_too(rng, tf):
     model = plain()
     x = 3.0 * rng.standard_normal((6, 6))
     wide = certify(model, x, weights_within=1e-3, local=True)
