@@ -337,12 +337,20 @@ def test_nothing_is_certified_where_numbers_may_overflow(scale):
     assert (reach < 2.0**127).all()
 
 
-@pytest.mark.parametrize("activation", [None, "relu"])
-def test_the_rounding_of_a_large_bias_counts(activation):
+LARGE_BIASES = {
+    "dense": lambda: chain(layers.Dense(2), shape=(2,)),
+    "dense relu": lambda: chain(layers.Dense(2, "relu"), shape=(2,)),
+    "recurrent": lambda: chain(layers.SimpleRNN(2, "relu"), shape=(1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_BIASES)
+def test_the_rounding_of_a_large_bias_counts(name):
     """An input of 1 is lost beside it."""
-    model = chain(layers.Dense(2, activation), shape=(2,))
-    model.set_weights([np.eye(2), np.array([2.0**25, 0.0])])
-    proof, x = prove(model), np.array([[1.0, 0.5]])
+    model = LARGE_BIASES[name]()
+    kernels = [np.eye(2)] * (len(model.weights) - 1)
+    model.set_weights([*kernels, np.array([2.0**25, 0.0])])
+    proof, x = prove(model), np.array([1.0, 0.5]).reshape(1, *model.input_shape[1:])
     found = Float32ErrorAnalysis(proof.model, proof.propagation).execute(x)
     own = np.asarray(model(x.astype("float32"))).astype("float64")
     assert found.logits[0, 0] - own[0, 0] == 1.0 <= found.errors

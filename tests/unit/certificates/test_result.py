@@ -161,6 +161,7 @@ PAIRS = {
         (lambda s=s: keras.Sequential([keras.Input((6, 6, 1)), layers.ReLU(s), *flat()]))
         for s in (0.5, 0.6)
     ),
+    "order": tuple((lambda o=o: difference(o)) for o in (1, -1)),
     "constant": tuple((lambda c=c: shifted(c)) for c in (0.5, 0.25)),
     "type": tuple((lambda t=t: typed(t)) for t in ("float32", "float64")),
     "output": tuple((lambda i=i: outputs(i)) for i in (0, 1)),
@@ -169,6 +170,14 @@ PAIRS = {
 
 def flat():
     return layers.Flatten(), layers.Dense(3, kernel_initializer="ones")
+
+
+def difference(order):
+    """Of the same two tensors, the one or the other first."""
+    x = keras.Input((6, 6, 1))
+    flatten, dense = flat()
+    both = [x, layers.ReLU()(x)][::order]
+    return keras.Model(x, dense(flatten(layers.Subtract()(both))))
 
 
 def shifted(constant):
