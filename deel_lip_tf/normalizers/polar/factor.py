@@ -92,7 +92,9 @@ def retracted_and_known(matrix, eps: float, maximum: int) -> tuple:
     """
     tall = matrix if matrix.shape[-2] >= matrix.shape[-1] else transposed(matrix)
     options = PolarOptions(eps, maximum, is_large=True, is_known=True)
-    result, is_known = noinline(_retracted_and_known, tall, settings=(options,))
+    result, is_known = noinline(
+        _retracted_and_known, tall, settings=(options,), has_last_resort=True
+    )
     result.set_shape(tall.shape)
     return (result if tall is matrix else transposed(result)), is_known
 
