@@ -44,7 +44,7 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
 
     def _retracted(self, name, weight):
         known, own = known_kernel(self), self.parametrization
-        if known is None or not isinstance(own, Spectral):
+        if known is None or not isinstance(own, Spectral) or own.eps_bjorck is None:
             return super()._retracted(name, weight)
         moderate = self._moderate({name: weight})[name]
         retracted, is_known = retracted_and_known(moderate, own.eps_bjorck, own.maxiter_bjorck)
