@@ -43,10 +43,10 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
         return dense_product(ops.convert_to_tensor(inputs), kernel, raw, self.k_coef_lip, eps)
 
     def _retracted(self, name, weight):
-        known = known_kernel(self)
-        if known is None:
+        known, own = known_kernel(self), self.parametrization
+        if known is None or not isinstance(own, Spectral) or own.eps_bjorck is None:
             return super()._retracted(name, weight)
-        own, moderate = self.parametrization, self._moderate({name: weight})[name]
+        moderate = self._moderate({name: weight})[name]
         retracted, is_known = retracted_and_known(moderate, own.eps_bjorck, own.maxiter_bjorck)
         result = self._raw_scale * retracted
         known.remember(result, is_known)

@@ -38,28 +38,20 @@ def differential_adjoint(matrix, factor, upstream):
     stretch = symmetric_part(ops.matmul(transposed(factor), unit_scale(matrix, axis=(-2, -1))))
     along = ops.matmul(transposed(factor), upstream)
 
-    largest = ops.max(ops.sum(ops.abs(stretch), axis=-1), axis=-1)[..., None, None]
-    smallest = SMALLEST_RATIO * largest
-    skew = along - transposed(along)
-
     def lyapunov(skew):
         product = ops.matmul(stretch, skew)
         return product - transposed(product)
 
+    largest = ops.max(ops.sum(ops.abs(stretch), axis=-1), axis=-1)[..., None, None]
+    smallest = SMALLEST_RATIO * largest
+    inner = conjugate_gradients(lyapunov, along - transposed(along), smallest)
+
     def within():
-        return ops.matmul(factor, conjugate_gradients(lyapunov, skew, smallest))
+        return ops.matmul(factor, inner)
 
     def within_and_across():
-        # Both searches at once: each is many operations on few numbers.
         identity = shifted(ops.zeros_like(stretch), ops.ones_like(largest))
-
-        def both(stacked):
-            product = ops.matmul(stretch, stacked)
-            return ops.stack([product[0] - transposed(product[0]), product[1]])
-
-        inner, inverse = ops.unstack(
-            conjugate_gradients(both, ops.stack([skew, identity]), smallest), 2
-        )
+        inverse = conjugate_gradients(lambda x: ops.matmul(stretch, x), identity, smallest)
         return ops.matmul(upstream, inverse) + ops.matmul(
             factor, inner - ops.matmul(along, inverse)
         )
