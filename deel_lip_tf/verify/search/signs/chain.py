@@ -279,11 +279,13 @@ class Chain:
         """A layer that reads directions, which stand before all neurons."""
         more = len(directions)
         values = slice(part.values.start + more, part.values.stop + more)
-        matrix, bias, slopes = (
-            number.astype(dtype)
-            for number in (self._turned(part.matrix, directions), part.bias, part.slopes)
+        return _Part(
+            values,
+            part.neurons,
+            self._turned(part.matrix, directions).astype(dtype),
+            part.bias.astype(dtype),
+            part.slopes.astype(dtype),
         )
-        return part._replace(values=values, matrix=matrix, bias=bias, slopes=slopes)
 
     def point(self, e: np.ndarray) -> np.ndarray:
         """(n, inputs) free inputs, of their values in units of the box."""
