@@ -1,7 +1,11 @@
-"""Float64 loops for the losses, straight from their formulas; they never call the library."""
+"""Float64 loops for the losses, straight from their formulas; they never call the library.
+
+And gradients, on the backend that Keras runs on.
+"""
 
 import math
 
+import keras
 import numpy as np
 
 
@@ -108,3 +112,28 @@ def lse_hkr_of(y, f, alpha, temperature=1.0, penalty=1.0, m=1.0):
 
 def one_hot(classes, count):
     return np.eye(count)[np.asarray(classes)]
+
+
+def value_and_gradient(function, x):
+    """The values of a function of one tensor at an array, and the gradient of their sum there."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        point = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            values = function(point)
+        slopes = tape.gradient(values, point)
+    elif backend == "jax":
+        import jax
+
+        values, pulled_back = jax.vjp(function, jax.numpy.asarray(x))
+        (slopes,) = pulled_back(jax.numpy.ones_like(values))
+    else:
+        import torch
+
+        point = torch.tensor(x, requires_grad=True)
+        values = function(point)
+        (slopes,) = torch.autograd.grad(values.sum(), point)
+    return np.asarray(values), np.asarray(slopes)

@@ -55,7 +55,7 @@ def gram(matrix, is_large: bool):
     """`X' X` of `matrix` (..., rows, columns); see `symmetric_product`."""
     if not is_large:
         return ops.matmul(transposed(matrix), matrix)
-    return noinline(_from_blocks, matrix, matrix)
+    return noinline(_from_blocks, matrix, matrix, is_plain=True)
 
 
 def symmetric_product(left, right, is_large: bool):
@@ -72,7 +72,7 @@ def symmetric_product(left, right, is_large: bool):
     """
     if not is_large:
         return ops.matmul(left, right)
-    return noinline(_from_blocks, left, right)
+    return noinline(_from_blocks, left, right, is_plain=True)
 
 
 def _from_blocks(left, right):

@@ -64,24 +64,31 @@ def traced_once(function: Callable, matrix, *settings):
     return result
 
 
-def noinline(function: Callable, *tensors, settings: tuple = (), has_last_resort: bool = False):
+def noinline(
+    function: Callable,
+    *tensors,
+    settings: tuple = (),
+    has_last_resort: bool = False,
+    is_plain: bool = False,
+):
     """`function(*tensors, *settings)`, as one node of the graph wherever it is called.
 
     For what is large and seldom runs, or runs often from many places: TensorFlow keeps and
-    optimizes one graph of it, where it would copy the operations to every place. In eager mode the
-    operations run one by one.
+    optimizes one graph of it, where it would copy the operations to every place.
 
     Args:
         function: a function of a module. As above, it does not know how long axes are.
         *tensors: its first arguments.
         settings: the others, hashable.
         has_last_resort: whether `cond_with_last_resort` is in it.
+        is_plain: whether its operations, one by one, have the bits that a graph of them has: then
+            none is made in eager mode.
     """
     if keras.backend.backend() != "tensorflow" or _mode.get() == _ONE_BY_ONE:
         return function(*tensors, *settings)
     import tensorflow as tf
 
-    if not tf.inside_function():
+    if is_plain and not tf.inside_function():
         return function(*tensors, *settings)
     is_by_python = has_last_resort and _is_by_python()
     return _traced(function, _kinds(tensors), settings, True, is_by_python)(*tensors)

@@ -12,8 +12,7 @@ import deel_lip_tf as lip
 from deel_lip_tf import layers, losses
 from deel_lip_tf.losses import formulas
 from deel_lip_tf.model import gap_constants
-from tests._oracles.gradients import value_and_gradient
-from tests._oracles.loss_oracles import emma_of, gloro_of
+from tests._oracles.loss_oracles import emma_of, gloro_of, value_and_gradient
 
 RNG = np.random.default_rng(11)
 CLASSES = RNG.integers(0, 3, 20)

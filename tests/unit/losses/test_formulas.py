@@ -9,7 +9,6 @@ import pytest
 
 from deel_lip_tf import losses
 from deel_lip_tf.losses import formulas
-from tests._oracles.gradients import value_and_gradient
 from tests._oracles.loss_oracles import (
     annealing_of,
     categorical_hinge_of,
@@ -23,6 +22,7 @@ from tests._oracles.loss_oracles import (
     one_hot,
     tau_bce_of,
     tau_ce_of,
+    value_and_gradient,
 )
 from tests._tables.trainings import NOT_ON_TORCH
 
