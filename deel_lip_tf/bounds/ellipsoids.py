@@ -27,9 +27,7 @@ from __future__ import annotations
 import numpy as np
 
 from deel_lip_tf._rounding import TINY, UNIT, UP, gamma
-from deel_lip_tf.bounds.norms.spectral import gram, gram_error, prove_at_most
-
-__all__ = ["after_activation", "after_matrix", "combinations", "first_ellipsoid"]
+from deel_lip_tf.bounds.norms.spectral import frobenius_up, gram, gram_error, prove_at_most
 
 # Numbers beyond are nobody's: within, what underflows is less than `TINY`.
 _LARGEST, _SMALLEST = 1e30, 1e-30
@@ -52,13 +50,13 @@ def first_ellipsoid(matrix: np.ndarray, error: float = 0.0) -> np.ndarray | None
     """
     if not _is_moderate(matrix):
         return None
-    missing = (2.0 * _frobenius(matrix) + error) * error
+    missing = (2.0 * frobenius_up(matrix) + error) * error
     return _raised(gram(matrix.T), gram_error(matrix.T) + missing)
 
 
 def after_matrix(ellipsoid: np.ndarray, matrix: np.ndarray, error: float = 0.0) -> np.ndarray:
     """What a matrix makes of an ellipsoid: arguments and result as of `first_ellipsoid`."""
-    norm, size = _frobenius(matrix), _frobenius(ellipsoid)
+    norm, size = frobenius_up(matrix), frobenius_up(ellipsoid)
     rounding = gamma(2 * len(ellipsoid) + 8) * norm**2 + (2.0 * norm + error) * error
     image = matrix @ ellipsoid @ matrix.T
     return _raised(image, rounding * size if _is_moderate(matrix) else np.inf)
@@ -92,7 +90,7 @@ def after_activation(
         ends, error = np.zeros(0), 0.0
     result = middle[:, None] * ellipsoid * middle
     result[bent, bent] += np.square(half[bent]) * ends
-    error = error + gamma(16) * _frobenius(result)
+    error = error + gamma(16) * frobenius_up(result)
     is_sane = max(steepest, float(half.max(initial=0.0))) < _LARGEST
     return _raised(result, error if is_sane else np.inf), alive
 
@@ -100,7 +98,7 @@ def after_activation(
 def combinations(ellipsoid: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """(rows,) how fast the combinations `directions` (rows, n) change with the input, at most."""
     squares = ((directions @ ellipsoid) * directions).sum(axis=1)
-    sizes = np.square(directions).sum(axis=1) * _frobenius(ellipsoid)
+    sizes = np.square(directions).sum(axis=1) * frobenius_up(ellipsoid)
     return np.sqrt(np.maximum(squares, 0.0) + gamma(3 * len(ellipsoid) + 8) * sizes + TINY) * UP
 
 
@@ -117,9 +115,9 @@ def _gain(ellipsoid: np.ndarray, bent: np.ndarray) -> tuple[np.ndarray, np.ndarr
     if not np.isfinite(gap).all():
         return np.full(ellipsoid.shape, np.nan), weights, np.inf
     solved = np.linalg.solve(gap, rows)
-    size, known = _frobenius(solved), _frobenius(rows)
+    size, known = frobenius_up(solved), frobenius_up(rows)
     rounding = gamma(len(rows) + 8)
-    rest = _frobenius(rows - gap @ solved) + rounding * (_frobenius(gap) * size + known) + TINY
+    rest = frobenius_up(rows - gap @ solved) + rounding * (frobenius_up(gap) * size + known) + TINY
     error = rest * size + rest**2 / least + rounding * known * size
     # The Q of which the gap is exact, rounded upward.
     ends = (np.diagonal(gap) + np.diagonal(inner)) * (1.0 + 4.0 * UNIT)
@@ -164,10 +162,5 @@ def _raised(matrix: np.ndarray, error: float) -> np.ndarray:
     """A symmetric matrix that is above all that are as near as the error."""
     matrix = 0.5 * (matrix + matrix.T)
     order = np.arange(len(matrix))
-    matrix[order, order] += (error + 8.0 * UNIT * _frobenius(matrix) + TINY) * UP
+    matrix[order, order] += (error + 8.0 * UNIT * frobenius_up(matrix) + TINY) * UP
     return matrix
-
-
-def _frobenius(matrix: np.ndarray) -> float:
-    flat = matrix.ravel()
-    return float(np.sqrt(flat @ flat)) * UP
