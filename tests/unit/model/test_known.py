@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import deel_lip_tf as lip
 from deel_lip_tf.normalizers.polar import dense_product
@@ -49,7 +48,7 @@ def batches(rng):
     ],
     ids=str,
 )
-def test_kernels_and_losses_are_those_of_steps_that_know_nothing(arguments, rng):
+def test_kernels_and_losses_are_those_of_steps_that_know_nothing(arguments, rng, tf):
     x, y = batches(rng)
     found = []
     for make in (keras.Sequential, lip.Sequential):
@@ -89,7 +88,7 @@ def test_no_assignment_goes_unnoticed(rng):
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (30, 50), (90, 20)], ids=str)
-def test_what_is_known_is_true(shape, rng):
+def test_what_is_known_is_true(shape, rng, tf):
     """From far away nothing is known; whatever is, no singular value is above the factor's."""
     factor = polar(rng.normal(size=shape))
     retract = tf.function(lambda kernel: retracted_and_known(kernel, 1e-3, 15), autograph=False)
@@ -108,7 +107,7 @@ def test_what_is_known_is_true(shape, rng):
         assert not retract(singular.astype("float32"))[1]
 
 
-def test_what_is_not_a_number_is_not_known():
+def test_what_is_not_a_number_is_not_known(tf):
     kernel = tf.Variable([[np.nan, 0.0], [0.0, 1.0]])
     known = KnownKernel(kernel)
     known.remember(kernel, True)
