@@ -17,10 +17,10 @@ LINEAR_RADIUS = 4e-3
 # large kernel. The distance grows as rho**-(degree + 1), rho = (1 + sqrt(1 - r**2)) / r.
 _LARGEST_RADII = {2: 0.03, 4: 0.13}
 
-# And where it is within `KNOWN_ERROR`, for kernels that no Gram matrix is made of again: what is
-# left costs nothing there.
-KNOWN_ERROR = 2e-5
-_KNOWN_RADII = {2: 0.05, 4: 0.22}
+# And where the largest singular value exceeds the smallest by `KNOWN_ERROR` at most, relatively,
+# for kernels that no Gram matrix is made of again: what is left costs nothing there.
+KNOWN_ERROR = 1e-5
+_KNOWN_RADII = {2: 0.0395, 4: 0.195}
 KNOWN_RADIUS = _KNOWN_RADII[4]
 
 # Coefficients are those of this small a radius where it is smaller: they are divided by its powers.

@@ -33,7 +33,7 @@ class KnownKernel:
         self._is_orthogonal = tf.Variable(False, trainable=False)
 
     def remember(self, kernel, is_orthogonal) -> None:
-        """That a kernel, as it is stored, is orthogonal up to rounding, or is not known to be."""
+        """That a kernel, as it is stored, is orthogonal up to `KNOWN_ERROR`, or not known to be."""
         self._numbers.assign(kernel)
         self._is_orthogonal.assign(is_orthogonal)
 
@@ -60,8 +60,9 @@ def known_kernel(layer) -> KnownKernel | None:
 def factor_of_known(matrix):
     """The polar factor of a matrix that is known to be a multiple of it, up to `KNOWN_ERROR`.
 
-    All that is missing is the multiple: the mean square of the singular values.
+    All that is missing is the multiple: the mean square of the singular values. All of these may be
+    smaller than the largest one, by `KNOWN_ERROR`: the norm of the result is at most 1, too.
     """
     square = ops.sum(ops.square(matrix)) / min(matrix.shape)
-    # Half as much for rounding, of which a large matrix in float32 leaves 1e-6 to 3e-6.
-    return matrix * safe_divide(1, ops.sqrt(square * (1 + 1.5 * KNOWN_ERROR)))
+    # Half as much again for rounding, of which a large matrix in float32 leaves 1e-6 to 3e-6.
+    return matrix * safe_divide(1, ops.sqrt(square * (1 + 3 * KNOWN_ERROR)))

@@ -1,7 +1,5 @@
 """Ellipsoids of differences, against all corners of the slopes and the products that they make."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from deel_lip_tf.bounds.ellipsoids import (
     combinations,
     first_ellipsoid,
 )
-from tests.unit.bounds.test_sectors import drawn
+from tests.unit.bounds.test_sectors import drawn, products
 
 SIZES = ((3, 4, 2), (2, 5, 1), (3, 3, 3, 2), (1, 4, 4, 3))
 
@@ -24,20 +22,6 @@ def carried(matrices, slopes, errors=None):
         ellipsoid, alive = after_activation(ellipsoid, *ends)
         ellipsoid = after_matrix(ellipsoid, matrix[:, alive], error)
     return ellipsoid
-
-
-def products(matrices, slopes):
-    """The chain with each combination of smallest and largest slopes."""
-    ends = [(i, j) for i, (low, _) in enumerate(slopes) for j in range(len(low))]
-    free = [(i, j) for i, j in ends if slopes[i][0][j] < slopes[i][1][j]]
-    for corner in itertools.product((0, 1), repeat=len(free)):
-        chosen = [low.copy() for low, _ in slopes]
-        for (i, j), side in zip(free, corner, strict=True):
-            chosen[i][j] = slopes[i][side][j]
-        product = matrices[0]
-        for diagonal, matrix in zip(chosen, matrices[1:], strict=True):
-            product = matrix @ (diagonal[:, None] * product)
-        yield product
 
 
 @pytest.mark.parametrize("kind", ["normal", "rank one", "orthogonal"])

@@ -9,11 +9,10 @@ from deel_lip_tf.bounds.chains import Matrix
 from deel_lip_tf.bounds.sectors import sector_bound
 
 
-def steepest(matrices, slopes):
-    """The largest norm of a product with slopes in their intervals: convex, so at a corner."""
-    ends = [(index, entry) for index, (low, _) in enumerate(slopes) for entry in range(len(low))]
+def products(matrices, slopes):
+    """The chain with each combination of smallest and largest slopes."""
+    ends = [(i, j) for i, (low, _) in enumerate(slopes) for j in range(len(low))]
     free = [(i, j) for i, j in ends if slopes[i][0][j] < slopes[i][1][j]]
-    found = 0.0
     for corner in itertools.product((0, 1), repeat=len(free)):
         chosen = [low.copy() for low, _ in slopes]
         for (i, j), side in zip(free, corner, strict=True):
@@ -21,8 +20,12 @@ def steepest(matrices, slopes):
         product = matrices[0]
         for diagonal, matrix in zip(chosen, matrices[1:], strict=True):
             product = matrix @ (diagonal[:, None] * product)
-        found = max(found, np.linalg.norm(product, 2))
-    return found
+        yield product
+
+
+def steepest(matrices, slopes):
+    """The largest norm of a product with slopes in their intervals: convex, so at a corner."""
+    return max(np.linalg.norm(product, 2) for product in products(matrices, slopes))
 
 
 def drawn(rng, sizes, kind):

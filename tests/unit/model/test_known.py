@@ -8,7 +8,7 @@ import deel_lip_tf as lip
 from deel_lip_tf.normalizers.polar import dense_product
 from deel_lip_tf.normalizers.polar.factor import retracted_and_known
 from deel_lip_tf.normalizers.polar.inverse_root import KNOWN_ERROR
-from deel_lip_tf.normalizers.polar.known import KnownKernel
+from deel_lip_tf.normalizers.polar.known import KnownKernel, factor_of_known
 from tests._oracles.oracles import polar, singular_values
 from tests._oracles.tolerances import SOUND
 
@@ -100,11 +100,21 @@ def test_what_is_known_is_true(shape, rng, tf):
         assert values.max() <= SOUND
         found.append(bool(is_known))
         if is_known:
-            assert values.max() - values.min() <= 2 * KNOWN_ERROR, distance
+            assert values.max() <= (1 + KNOWN_ERROR) * values.min(), distance
     assert found[:5] == [True] * 5
     assert not found[-1]
     for singular in (0 * factor, np.outer(factor[:, 0], factor[0]), np.nan * factor):
         assert not retract(singular.astype("float32"))[1]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (90, 20)], ids=str)
+def test_the_factor_of_what_is_known_has_no_norm_above_1(shape, rng):
+    """Where one singular value is as far above all others as it may be."""
+    u, values, v = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+    values[:] = 3.0
+    values[0] *= 1 + KNOWN_ERROR
+    found = singular_values(np.asarray(factor_of_known((u * values @ v).astype("float32")), float))
+    assert found.min() > 1 - 4 * KNOWN_ERROR and found.max() <= 1
 
 
 def test_what_is_not_a_number_is_not_known(tf):
