@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from deel_lip_tf._keras import build_metrics, note_trace, outside_of_graphs
+from deel_lip_tf._keras import build_metrics, flat_layers, note_trace, outside_of_graphs
 from deel_lip_tf._registration import register
 from deel_lip_tf.constraints import apply_constraints
 from deel_lip_tf.distribute import replicas
@@ -41,8 +41,8 @@ class _LipschitzModel(LossState, Condensable):
 
     def condense(self) -> None:
         """Replaces every raw kernel by its projection; outputs stay what they were."""
-        for layer in _leaves(self):
-            if isinstance(layer, Condensable):
+        for layer in flat_layers(self):
+            if isinstance(layer, Condensable) and not isinstance(layer, keras.Model):
                 layer.condense()
 
     def vanilla_export(self) -> keras.Model:
@@ -127,9 +127,9 @@ class _LipschitzModel(LossState, Condensable):
         return self.predict_function
 
     def _constants_changed(self, function: str) -> bool:
-        # A traced function holds the constants of the layers as numbers.
+        # A traced function holds the constants of the layers as numbers: of wrapped ones, too.
         constants = [
-            layer.k_coef_lip for layer in _leaves(self) if isinstance(layer, LipschitzLayer)
+            layer.k_coef_lip for layer in flat_layers(self) if isinstance(layer, LipschitzLayer)
         ]
         traced = self._traced_constants or {}
         changed = traced.get(function) != constants

@@ -177,6 +177,8 @@ def arithmetic(merge, to_affine):
             return merged(merge)(builder, node)
         position = is_constant.index(True)
         value, constant = constant_of(builder, node, position)
+        if not value.sample:
+            raise node.unsupported("a tensor with an axis behind the batch", node.inputs)
         return _affine(builder, value, *to_affine(constant, position))
 
     return call

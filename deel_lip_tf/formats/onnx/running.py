@@ -1,13 +1,42 @@
 """An ONNX model as it runs, without Keras: by ONNX's own reference implementation."""
 
+import functools
+
 import numpy as np
+
+
+@functools.cache
+def _corrected() -> list[type]:
+    """Operators that ONNX's reference implementation computes otherwise than ONNX defines them.
+
+    Below version 14 it takes every batch normalization for training, and mixes the sample into the
+    stored statistics; a `GlobalMaxPool` of sequences is taken over the channels too, one of volumes
+    not over all of their axes.
+    """
+    from onnx.reference.op_run import OpRun
+
+    class BatchNormalization(OpRun):
+        op_domain = ""
+
+        def _run(self, x, *statistics, epsilon=None, **_):
+            columns = (one.reshape(-1, *[1] * (x.ndim - 2)) for one in statistics)
+            scale, shift, mean, variance = columns
+            return ((scale * (x - mean) / np.sqrt(variance + epsilon) + shift).astype(x.dtype),)
+
+    class GlobalMaxPool(OpRun):
+        op_domain = ""
+
+        def _run(self, x):
+            return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+    return [BatchNormalization, GlobalMaxPool]
 
 
 class OnnxRun:
     """A model of one input and one output, as a function of samples.
 
-    Its arithmetic is that of the file's types. It shares no code with the program that the file is
-    lowered to.
+    Its arithmetic is that of the file's types, at inference. It shares no code with the program
+    that the file is lowered to.
 
     Args:
         model: an `onnx.ModelProto`.
@@ -32,7 +61,7 @@ class OnnxRun:
         self._name = inputs[0].name
         sizes = tuple(dim.dim_value for dim in tensor.shape.dim)
         self._shape = (1, *sizes[1:]) if len(sizes) > 1 else sizes
-        self._evaluator = ReferenceEvaluator(model)
+        self._evaluator = ReferenceEvaluator(model, new_ops=_corrected())
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """(n, outputs) for samples (n, ...), one by one, in the type of the input.

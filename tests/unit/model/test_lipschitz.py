@@ -222,6 +222,30 @@ def test_a_changed_constant_reaches_traced_functions(data, tmp_path):
     np.testing.assert_allclose(reloaded(x), model(x), **SAME_FLOAT32)
 
 
+@pytest.mark.filterwarnings("ignore:Sequential model contains")  # `TimeDistributed`
+@pytest.mark.parametrize("kind", [layers.FrobeniusDense, layers.AOLDense])
+def test_a_changed_constant_of_a_wrapped_layer_reaches_traced_functions(kind, rng):
+    x = rng.normal(size=(4, 2, 3)).astype("float32")
+    inner = kind(3)
+    model = lip.Sequential([keras.Input((2, 3)), keras.layers.TimeDistributed(inner)])
+    model.compile(loss="mse")
+    model.predict(x, verbose=0), model.evaluate(x, x, verbose=0)
+    inner.set_klip_factor(0.25)
+    np.testing.assert_allclose(model.predict(x, verbose=0), model(x), **SAME_FLOAT32)
+    loss = float(np.mean((np.asarray(model(x)) - x) ** 2))
+    assert model.evaluate(x, x, verbose=0) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Sequential model contains")  # `TimeDistributed`
+def test_condensing_reaches_wrapped_layers(rng):
+    inner = layers.SpectralDense(3)
+    model = lip.Sequential([keras.Input((2, 3)), keras.layers.TimeDistributed(inner)])
+    inner.kernel.assign(rng.normal(size=(3, 3)))
+    effective = np.asarray(inner.effective_kernel())
+    model.condense()
+    np.testing.assert_allclose(inner.kernel, effective, **SAME_FLOAT32)
+
+
 UNKNOWN = [
     keras.layers.Dense(3, name="unknown"),
     keras.layers.BatchNormalization(name="unknown"),

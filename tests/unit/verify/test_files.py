@@ -116,3 +116,15 @@ def test_a_property_of_another_network_is_refused(path):
 def test_what_is_no_model_is_told_by_who_reads_it_then(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"\xff\xfe")
     assert files._read(tmp_path / "broken.onnx", question()) is None
+
+
+def test_a_witness_has_the_outputs_of_inference(tmp_path):
+    """Where the box is centred at the mean, training and inference agree in its middle alone."""
+    nodes = [node("BatchNormalization", ["x", "one", "zero", "zero", "one"], epsilon=0.0)]
+    constants = {"one": np.ones(2, np.float32), "zero": np.zeros(2, np.float32)}
+    onnx.save(written(nodes, (2,), constants, version=11), str(tmp_path / "model.onnx"))
+    text = "".join(f"(declare-const {name} Real)" for name in ("X_0", "X_1", "Y_0", "Y_1"))
+    text += "(assert (<= -1 X_0 1)) (assert (<= -1 X_1 1)) (assert (>= Y_0 0.97))"
+    verdict = files.decide_file(tmp_path / "model.onnx", property_of(*parsed(text)), 10.0)
+    assert verdict.status == "sat"
+    np.testing.assert_array_equal(verdict.outputs, verdict.witness)

@@ -59,6 +59,7 @@ WRONG = {
     "division by the input": "constant second",
     "softmax of an image": "vector of scores",
     "batch transposed": "batch axis",
+    "a number for each sample": "an axis behind the batch",
 }
 
 
@@ -80,6 +81,9 @@ def wrong(name):
         made = written([node("Div", ["s", "x"])], (5,), {"s": np.float32(1)})
     elif name == "softmax of an image":
         made = written([node("Softmax", ["x"])], (3, 5), {})
+    elif name == "a number for each sample":
+        total = node("ReduceSum", ["x", "along"], "h", keepdims=0)
+        made = written([total, node("Add", ["h", "s"])], (5,), {"s": np.float32(1), "along": [1]})
     else:
         made = written([node("Transpose", ["x"], perm=[1, 0])], (5,), {})
     return made

@@ -38,3 +38,25 @@ def test_what_cannot_run_says_so():
     made = written([node("Reshape", ["x", "to"])], IMAGE, {"to": np.array([5, -1])})
     with pytest.raises(ValueError, match="cannot be run"):
         OnnxRun(made)(np.zeros((1, *IMAGE)))
+
+
+@pytest.mark.parametrize("version", [7, 8, 9, 13, 14, 15])
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 4, 2)])
+def test_batch_normalization_is_that_of_inference(shape, version, rng):
+    """ONNX's own implementation mixes the sample into the statistics below version 14."""
+    constants = {name: numbers(3, seed=i) for i, name in enumerate("sbm")}
+    constants["v"] = np.square(numbers(3, seed=4))
+    nodes = [node("BatchNormalization", ["x", "s", "b", "m", "v"], epsilon=0.25)]
+    x = rng.normal(size=(2, *shape)).astype("float32")
+    s, b, m, v = (constants[k].reshape(3, *[1] * (len(shape) - 1)) for k in "sbmv")
+    expected = s * (x - m) / np.sqrt(v + 0.25) + b
+    got = OnnxRun(written(nodes, shape, constants, version=version))(x)
+    np.testing.assert_allclose(got, expected.reshape(2, -1), **CLOSE)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5), (3, 4, 2, 3)])
+def test_the_largest_entry_of_each_channel(shape, rng):
+    """ONNX's own implementation takes it over other axes, unless there are two."""
+    x = rng.normal(size=(2, *shape)).astype("float32")
+    got = OnnxRun(written([node("GlobalMaxPool", ["x"])], shape, {}))(x)
+    np.testing.assert_array_equal(got, x.reshape(2, 3, -1).max(axis=-1))
