@@ -1,8 +1,11 @@
 """Ellipsoids of differences, against all corners of the slopes and the products that they make."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
+from deel_lip_tf.bounds import ellipsoids
 from deel_lip_tf.bounds.ellipsoids import (
     after_activation,
     after_matrix,
@@ -80,6 +83,43 @@ def test_errors_of_matrices_are_counted(rng):
     first = first_ellipsoid(np.eye(2), 0.5)
     assert (combinations(first, np.eye(2)) >= 1.5).all()
     assert (combinations(after_matrix(first, np.eye(2), 0.5), np.eye(2)) >= 2.25).all()
+
+
+def test_sums_that_cancel_are_not_rounded_down(rng):
+    """In rational numbers; what is left of terms near 1 is as large as their rounding."""
+    for _ in range(40):
+        row = rng.normal(size=5)
+        ellipsoid = np.outer(row, row) + 1e-17 * np.eye(5)
+        direction = rng.normal(size=5)
+        direction -= row * (direction @ row) / (row @ row)
+        terms = [[Fraction(a) * Fraction(b) for b in direction] for a in direction]
+        pairs = zip(np.ravel(terms), ellipsoid.ravel(), strict=True)
+        exact = sum(c * Fraction(e) for c, e in pairs)
+        assert Fraction(combinations(ellipsoid, direction[None])[0]) ** 2 >= exact
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.01])
+def test_any_solution_of_the_linear_systems_is_as_sound(share, rng, monkeypatch):
+    """The proof takes any matrix in the place of the solution, and steep slopes with it."""
+    right = np.linalg.solve
+    monkeypatch.setattr(ellipsoids.np.linalg, "solve", lambda a, b: share * right(a, b))
+    for sizes in SIZES:
+        matrices, slopes = drawn(rng, sizes, "normal")
+        slopes = [(8.0 * low, 8.0 * high) for low, high in slopes]
+        exact = np.max([np.linalg.norm(one, axis=1) for one in products(matrices, slopes)], axis=0)
+        found = combinations(carried(matrices, slopes), np.eye(sizes[-1]))
+        assert (found >= exact * (1 - 1e-12)).all()
+
+
+def test_a_solution_that_is_wrong_moves_steep_entries_the_most(monkeypatch):
+    """Two entries that move together: one bends, the other one is straight, and steep."""
+    monkeypatch.setattr(ellipsoids.np.linalg, "solve", lambda a, b: 0.0 * b)
+    together, high = np.ones((2, 2)), np.array([1.0, 50.0])
+    ellipsoid, _ = after_activation(together, np.array([0.0, 50.0]), high)
+    # Q of the entry that bends is twice what it moves by, so that S (Q - S)**-1 S is S.
+    exact = np.diag([0.5, 50.0]) @ (2.0 * together) @ np.diag([0.5, 50.0])
+    exact[0, 0] += 0.5
+    assert np.linalg.eigvalsh(ellipsoid - exact).min() >= -1e-9
 
 
 def test_nothing_is_claimed_of_what_overflows():

@@ -8,8 +8,8 @@ from keras import layers, ops
 import deel_lip_tf as lip
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
 from deel_lip_tf.certificates import certify
-from deel_lip_tf.certificates.chain import PiecewiseStep
-from deel_lip_tf.certificates.local import LocalBounds, widened
+from deel_lip_tf.certificates.chain import LinearStep, PiecewiseStep
+from deel_lip_tf.certificates.local import LocalBounds, _end_of, widened
 from deel_lip_tf.certificates.proofs import prove
 from deel_lip_tf.certificates.radii import Evaluated
 from deel_lip_tf.semantics.functions import pieces_of
@@ -382,3 +382,18 @@ def test_what_an_open_activation_leaves_open_stays_so_before_one_that_is_straigh
     for x in (1.75, 2.0, 2.25):
         radius = certify(model, np.array([[x]]), local=True).radius.item()
         assert 0 < radius <= 3.0 - x
+
+
+def test_matrices_of_an_ellipsoid_are_as_wrong_as_adjoints_may_be(rng):
+    """Layers five times an isometry, whose adjoints are off by what their rounding allows."""
+    exact = [5.0 * np.linalg.svd(rng.normal(size=(4, 4)))[0] for _ in range(4)]
+    steps: list = [
+        (LinearStep(None, lambda x, w=1.0002 * one: x @ w, 1.0, 5.0, 0.00101, None), None)
+        for one in exact
+    ]
+    bent = PiecewiseStep(pieces_of(keras.activations.relu), 1.0, 1.0, np.ones(4))
+    steps[0] = steps[0][0], bent
+    end = _end_of(steps, [(4,)] * 4, [(4,)] * 4)
+    product = exact[3] @ exact[2] @ exact[1]
+    for found, (matrix, error) in zip((exact[0], product), end.matrices, strict=True):
+        assert 0 < np.linalg.norm(found - matrix, 2) <= error < 1.0
