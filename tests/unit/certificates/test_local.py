@@ -6,10 +6,11 @@ import pytest
 from keras import layers, ops
 
 import deel_lip_tf as lip
+from deel_lip_tf.bounds.ellipsoids import first_ellipsoid
 from deel_lip_tf.bounds.evaluation.model import Float64Evaluator
 from deel_lip_tf.certificates import certify
 from deel_lip_tf.certificates.chain import LinearStep, PiecewiseStep
-from deel_lip_tf.certificates.local import LocalBounds, _end_of, widened
+from deel_lip_tf.certificates.local import LocalBounds, _End, _end_of, widened
 from deel_lip_tf.certificates.proofs import prove
 from deel_lip_tf.certificates.radii import Evaluated
 from deel_lip_tf.semantics.functions import pieces_of
@@ -397,3 +398,14 @@ def test_matrices_of_an_ellipsoid_are_as_wrong_as_adjoints_may_be(rng):
     product = exact[3] @ exact[2] @ exact[1]
     for found, (matrix, error) in zip((exact[0], product), end.matrices, strict=True):
         assert 0 < np.linalg.norm(found - matrix, 2) <= error < 1.0
+
+
+@pytest.mark.parametrize("constant, radius, exact", [(10.0, 0.2, 10.0), (0.1, 0.2, 0.0)])
+def test_an_ellipsoid_counts_what_is_before_it(constant, radius, exact):
+    """A ReLU that reads -1, of what moves by up to `constant * radius`: it is off, or may be on."""
+    relu = PiecewiseStep(pieces_of(keras.activations.relu), 1.0, constant, np.full(1, np.inf))
+    one = np.eye(1), 0.0
+    end = _End([one, one], [(relu, 0)], first_ellipsoid(one[0]), constant)
+    points = [(np.array([[-1.0]]), np.zeros(1))]
+    found = end.divisors(points, np.array([radius]), np.zeros(1, int), np.eye(1))
+    assert exact <= found[0] <= exact * (1 + 1e-6) + 1e-100
