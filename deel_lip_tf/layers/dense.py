@@ -17,7 +17,7 @@ from deel_lip_tf.layers.constrained import (
 from deel_lip_tf.normalizers import AOL, Frobenius, Spectral
 from deel_lip_tf.normalizers.polar.dense_product import dense_product, is_worth_projecting
 from deel_lip_tf.normalizers.polar.factor import retracted_and_known
-from deel_lip_tf.normalizers.polar.known import KnownKernel, factor_of_known, known_kernel
+from deel_lip_tf.normalizers.polar.known import KnownInStep, factor_of_known, known_kernel
 
 
 class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
@@ -40,7 +40,8 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
         if eps is None or not is_worth_projecting(kernel):
             return ops.matmul(inputs, kernel)
         raw = ops.convert_to_tensor(self.kernel)
-        return dense_product(ops.convert_to_tensor(inputs), kernel, raw, self.k_coef_lip, eps)
+        inputs, known = ops.convert_to_tensor(inputs), known_kernel(self)
+        return dense_product(inputs, kernel, raw, self.k_coef_lip, eps, known)
 
     def _retracted(self, name, weight):
         known, own = known_kernel(self), self.parametrization
@@ -49,7 +50,7 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
         moderate = self._moderate({name: weight})[name]
         retracted, is_known = retracted_and_known(moderate, own.eps_bjorck, own.maxiter_bjorck)
         result = self._raw_scale * retracted
-        known.remember(result, is_known)
+        known.kernel.remember(result, is_known)
         return result
 
     def is_worth_knowing(self) -> bool:
@@ -63,15 +64,15 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
             and is_worth_projecting(kernel)
         )
 
-    def kernel_if_known(self, known: KnownKernel):
+    def kernel_if_known(self, known: KnownInStep):
         """The effective kernel, from its raw one where that is known to be orthogonal.
 
         Its gradient is not that of the raw one: `_apply_kernel` sees to that.
         """
         raw = ops.convert_to_tensor(self.kernel)
         return ops.cond(
-            known.is_known(raw),
-            lambda: self.k_coef_lip * factor_of_known(raw),
+            known.is_known,
+            lambda: factor_of_known(raw, known.multiple, self.k_coef_lip),
             self.effective_kernel,
         )
 

@@ -9,12 +9,13 @@ import weakref
 from collections.abc import Iterator
 
 import keras
+from keras import ops
 
 from deel_lip_tf._keras import flat_layers, outside_of_graphs
 from deel_lip_tf.layers.base import kernels_in_use
 from deel_lip_tf.layers.dense import ConstrainedDense
 from deel_lip_tf.model.predictions import is_closed
-from deel_lip_tf.normalizers.polar.known import KnownKernel, known_kernels
+from deel_lip_tf.normalizers.polar.known import KnownKernel, known_in_step, known_kernels
 
 
 class KnownKernels:
@@ -42,7 +43,10 @@ class KnownKernels:
             for layer in layers:
                 if layer not in self._known:
                     self._known[layer] = KnownKernel(layer.kernel)
-        known = {id(layer): self._known[layer] for layer in layers}
-        kernels = {id(layer): layer.kernel_if_known(self._known[layer]) for layer in layers}
+        known = {
+            id(layer): known_in_step(self._known[layer], ops.convert_to_tensor(layer.kernel))
+            for layer in layers
+        }
+        kernels = {id(layer): layer.kernel_if_known(known[id(layer)]) for layer in layers}
         with kernels_in_use(kernels), known_kernels(known):
             yield

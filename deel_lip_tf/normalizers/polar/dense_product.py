@@ -12,7 +12,8 @@ from keras import ops
 
 from deel_lip_tf.normalizers.numerics.norm_bounds import unit_roundoff
 from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent_projection
-from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, transposed
+from deel_lip_tf.normalizers.polar.known import KnownInStep, mean_singular_value
+from deel_lip_tf.normalizers.polar.products import SMALLEST_SPLIT, norm, transposed
 from deel_lip_tf.normalizers.polar.tf_graphs import (
     computed_as_here,
     cond_with_last_resort,
@@ -29,7 +30,9 @@ def is_worth_projecting(kernel) -> bool:
     return keras.backend.backend() == "tensorflow" and min(kernel.shape) >= SMALLEST_SPLIT
 
 
-def dense_product(inputs, effective, kernel, gain: float, eps: float):
+def dense_product(
+    inputs, effective, kernel, gain: float, eps: float, known: KnownInStep | None = None
+):
     """`inputs @ effective`, with the gradient of `kernel` that goes through `effective`.
 
     Args:
@@ -39,6 +42,8 @@ def dense_product(inputs, effective, kernel, gain: float, eps: float):
         gain: positive.
         eps: as for `nearest_orthogonal`: a kernel whose singular values are equal up to a tenth of
             it is taken for orthogonal.
+        known: what the step knows of the kernel, if it asks: it need not be compared with its
+            factor then.
     """
     import tensorflow as tf
 
@@ -54,23 +59,23 @@ def dense_product(inputs, effective, kernel, gain: float, eps: float):
         def gradient(upstream):
             to_inputs = tf.matmul(upstream, effective, transpose_b=True)
             batch = (inputs, outputs, to_inputs, upstream)
-            is_orthogonal, scale = _as_multiple(kernel, effective, accepted)
+            is_orthogonal, scale = _as_multiple(kernel, effective, accepted, known)
             is_small = tf.shape(inputs)[0] < smaller
-            tensors = inputs, upstream, effective, kernel
+            tensors = inputs, upstream, effective
             settings = rows < columns, gain
 
             def projected(*_):
-                projection = cond_with_rare_branch(
+                return cond_with_rare_branch(
                     is_small,
-                    lambda *_: _projected_factors(*batch, effective, gain),
+                    lambda *_: _projected_factors(*batch, effective, scale, gain),
                     _projected_product,
-                    *tensors[:-1],
+                    *tensors,
+                    scale,
                     settings=settings,
                 )
-                return projection / scale
 
             to_kernel = cond_with_last_resort(
-                is_orthogonal, projected, _pulled_back_product, *tensors, settings=settings
+                is_orthogonal, projected, _pulled_back_product, *tensors, kernel, settings=settings
             )
             to_kernel.set_shape((rows, columns))
             return to_inputs, None, to_kernel
@@ -81,39 +86,40 @@ def dense_product(inputs, effective, kernel, gain: float, eps: float):
     return ops.reshape(flat, (*ops.shape(inputs)[:-1], columns))
 
 
-def _as_multiple(kernel, effective, accepted: float) -> tuple:
+def _as_multiple(kernel, effective, accepted: float, known: KnownInStep | None) -> tuple:
     """Whether `W` is a multiple of `Q`, and of which."""
-    norm = _norm(kernel)
-    distance = _norm(kernel - norm / _norm(effective) * effective)
-    # Not `<=`, which holds between infinities.
-    return distance < accepted * norm, norm / min(kernel.shape) ** 0.5
+
+    def compared():
+        size, factor_size = norm(kernel), norm(effective)
+        distance = norm(kernel - size / factor_size * effective)
+        # Not `<=`, which holds between infinities.
+        return (distance < accepted * size)[0, 0], mean_singular_value(kernel)
+
+    if known is None:
+        return compared()
+    return ops.cond(known.is_known, lambda: (known.is_known, known.multiple), compared)
 
 
-def _norm(matrix):
-    """The Frobenius norm in one pass."""
-    import tensorflow as tf
-
-    return tf.sqrt(2 * tf.nn.l2_loss(matrix))
-
-
-def _projected_factors(inputs, outputs, to_inputs, upstream, effective, gain: float):
-    """`U - Q sym(Q'U)`, or `U - sym(UQ')Q` of a wide kernel, for `U = gain X'D`."""
+def _projected_factors(inputs, outputs, to_inputs, upstream, effective, scale, gain: float):
+    """`U - Q sym(Q'U)`, or `U - sym(UQ')Q` of a wide kernel, for `U = gain X'D`; over `scale`."""
     rows, columns = effective.shape
-    half = 0.5 / gain
+    whole, half = gain / scale, 0.5 / gain / scale
+    left, right = inputs, upstream
     if rows == columns:
-        main = ops.matmul(transposed(0.5 * gain * inputs), upstream)  # `XQQ' = X`
+        left = 0.5 * whole * inputs  # `XQQ' = X`
     elif rows > columns:
-        left = gain * inputs - half * ops.matmul(outputs, transposed(effective))
-        main = ops.matmul(transposed(left), upstream)
+        left = whole * inputs - half * ops.matmul(outputs, transposed(effective))
     else:
-        right = gain * upstream - half * ops.matmul(to_inputs, effective)
-        main = ops.matmul(transposed(inputs), right)
-    return main - half * ops.matmul(transposed(to_inputs), outputs)
+        right = whole * upstream - half * ops.matmul(to_inputs, effective)
+    # Both products in one: no matrix of the size of the kernel is read or written again.
+    left = ops.concatenate([left, to_inputs], axis=0)
+    right = ops.concatenate([right, -half * outputs], axis=0)
+    return ops.matmul(transposed(left), right)
 
 
-def _projected_product(inputs, upstream, effective, is_wide: bool, gain: float):
-    """The tangent projection of the product itself."""
-    through, factor = gain * ops.matmul(transposed(inputs), upstream), effective / gain
+def _projected_product(inputs, upstream, effective, scale, is_wide: bool, gain: float):
+    """The tangent projection of the product itself, over `scale`."""
+    through, factor = gain / scale * ops.matmul(transposed(inputs), upstream), effective / gain
     return _for_tall(tangent_projection, is_wide, factor, through)
 
 

@@ -4,6 +4,8 @@ A kernel that an update has moved off the manifold of orthogonal matrices is bro
 polynomial. One that is on it needs nothing but a Gram matrix, which proves that it is.
 """
 
+from dataclasses import replace
+
 from keras import ops
 
 from deel_lip_tf.normalizers.polar.cubics import vector_factor
@@ -12,6 +14,7 @@ from deel_lip_tf.normalizers.polar.inverse_root import (
     KNOWN_RADIUS,
     LARGEST_RADIUS,
     LINEAR_RADIUS,
+    SLIGHTLY_LESS,
     inverse_root,
 )
 from deel_lip_tf.normalizers.polar.lapack import exact_factor, numbers_at_hand
@@ -39,9 +42,6 @@ from deel_lip_tf.normalizers.polar.tf_graphs import (
     noinline,
     traced_once,
 )
-
-# By as much as a polynomial may exceed the root: the norm of what is retracted is at most 1, too.
-_SLIGHTLY_LESS = 1 - 5e-5
 
 
 def nearest_orthogonal(matrix, eps: float, maximum: int):
@@ -90,13 +90,13 @@ def retracted_and_known(matrix, eps: float, maximum: int) -> tuple:
     `is_known` says that the result is a multiple of an orthogonal matrix up to `KNOWN_ERROR` and
     rounding in float32: without its Gram matrix, by how far from one the matrix was.
     """
-    tall = matrix if matrix.shape[-2] >= matrix.shape[-1] else transposed(matrix)
-    options = PolarOptions(eps, maximum, is_large=True, is_known=True)
+    is_wide = matrix.shape[-2] < matrix.shape[-1]
+    options = PolarOptions(eps, maximum, is_large=True, is_known=True, is_wide=is_wide)
     result, is_known = noinline(
-        _retracted_and_known, tall, settings=(options,), has_last_resort=True
+        _retracted_and_known, matrix, settings=(options,), has_last_resort=True
     )
-    result.set_shape(tall.shape)
-    return (result if tall is matrix else transposed(result)), is_known
+    result.set_shape(matrix.shape)
+    return result, is_known
 
 
 def _for_tall(function, matrix, eps: float, maximum: int):
@@ -123,35 +123,39 @@ def _retracted_and_known(matrix, options: PolarOptions) -> tuple:
     is_nearest = ops.all((start.radius <= LINEAR_RADIUS * start.center) & is_moderate(start))
 
     def by_error():
-        root = _SLIGHTLY_LESS * ops.rsqrt(start.center)
+        root = SLIGHTLY_LESS * ops.rsqrt(start.center)
         polynomial = shifted(start.error * (-0.5 * root / start.center), root)
-        return ops.matmul(matrix, polynomial), is_nearest
+        return _times(matrix, polynomial, options), is_nearest
 
     return ops.cond(is_nearest, by_error, lambda: _retracted_by_squares(start, options))
 
 
 def _retracted_by_squares(start: Iterate, options: PolarOptions) -> tuple:
     matrix, error, center, *_ = start
-    relative = error * ops.divide_no_nan(1, center)
-    square = symmetric_product(relative, relative, options.is_large)
+    square = symmetric_product(error, error, options.is_large)
     # ||R||_2 <= ||R**2||_F ** (1/2)
-    radius = ops.sqrt(norm(square))
+    radius = ops.divide_no_nan(ops.sqrt(norm(square)), center)
     is_near = ops.all((radius <= LARGEST_RADIUS) & is_moderate(start))
 
     def one_step(*_):
-        polynomial = inverse_root(relative, square, radius, options.is_large, options.is_known)
-        return ops.matmul(matrix, polynomial) * (ops.rsqrt(center) * _SLIGHTLY_LESS)
+        polynomial = inverse_root(error, square, center, radius, options.is_large, options.is_known)
+        return _times(matrix, polynomial, options)
 
     result = cond_with_last_resort(
         is_near,
         one_step,
         _retracted_from_afar,
         *start,
-        rounding_of(matrix),
+        rounding_of(error),
         settings=(options,),
         is_cheap=not options.is_large,
     )
     return result, is_near & ops.all(radius <= KNOWN_RADIUS)
+
+
+def _times(matrix, polynomial, options: PolarOptions):
+    """A kernel times a polynomial of its Gram matrix, on the smaller side."""
+    return ops.matmul(*((polynomial, matrix) if options.is_wide else (matrix, polynomial)))
 
 
 def _polar_factor(matrix, options: PolarOptions):
@@ -202,7 +206,9 @@ def _many_steps(*arguments):
 
 def _retracted_from_afar(matrix, *arguments):
     # The same to rounding. Decompositions of large matrices take longer than many steps.
-    *_, options = arguments
+    *rest, options = arguments
+    if options.is_wide:
+        return transposed(_many_steps(transposed(matrix), *rest, replace(options, is_wide=False)))
     numbers = None if options.is_large else numbers_at_hand(matrix)
     if numbers is None:
         return _many_steps(matrix, *arguments)

@@ -1,4 +1,4 @@
-"""The inverse square root of a matrix near the identity, by one polynomial."""
+"""The inverse square root of a matrix near a multiple of the identity, by one polynomial."""
 
 import numpy as np
 from keras import ops
@@ -23,58 +23,65 @@ KNOWN_ERROR = 1e-5
 _KNOWN_RADII = {2: 0.0395, 4: 0.195}
 KNOWN_RADIUS = _KNOWN_RADII[4]
 
-# Coefficients are those of this small a radius where it is smaller: they are divided by its powers.
-_SMALLEST_RADIUS = 1e-3
+# Coefficients are those of this small a radius where it is smaller: they are divided by its powers,
+# and by those of a center of 1e-4 or more, which must not underflow.
+_SMALLEST_RADII = {2: 1e-3, 4: 1e-3, 6: 0.02}
+
+# By as much as a polynomial may exceed the root: the norm of what is retracted is at most 1, too.
+SLIGHTLY_LESS = 1 - 5e-5
 
 _NODES = 16
 _ANGLES = np.pi * (np.arange(_NODES) + 0.5) / _NODES
 
 
-def inverse_root(error, square, radius, is_large: bool, is_known: bool = False):
-    """A polynomial in `error` that is near `(I + error)**(-1/2)`.
+def inverse_root(error, square, center, radius, is_large: bool, is_known: bool = False):
+    """A polynomial in `error` that is near `(cI + error)**(-1/2)`, slightly less.
 
-    The interpolation at Chebyshev's points of `[-radius, radius]`, of degree 2, 4 or 6: each two
-    degrees more cost one product more. Where matrices are small, the highest: to choose would take
-    longer.
+    The interpolation at Chebyshev's points of `c [1 - radius, 1 + radius]`, of degree 2, 4 or 6:
+    each two degrees more cost one product more. Where matrices are small, the highest: to choose
+    would take longer. By as much as the polynomial may exceed the root, all of it is reduced: what
+    is multiplied by it has norm at most 1.
 
     Args:
         error: (..., n, n), symmetric.
         square: `error @ error`.
-        radius: (..., 1, 1), bound on the norm of `error`, at most 0.5.
+        center: `c` (..., 1, 1), between 1e-4 and 1e4.
+        radius: (..., 1, 1), bound on the norm of `error / c`, at most 0.5.
         is_large: whether products take longer than choosing between them.
         is_known: whether `p` may be within `KNOWN_ERROR`, where a lower degree is.
 
     Returns:
-        `p`, a tensor like `error`, for which `(I + error) p**2` is within 9e-5 of the identity in
-        the spectral norm, and within 2e-5 where the radius is at most 0.4; rounding aside.
+        `p`, a tensor like `error`, for which `(cI + error) p**2` is within 9e-5 of a multiple of
+        the identity, that of `SLIGHTLY_LESS**2`, in the spectral norm, and within 2e-5 where the
+        radius is at most 0.4; rounding aside.
 
     Source: Trefethen, Approximation Theory and Approximation Practice, 2013, chapter 8.
     """
-    radius = ops.maximum(radius, _SMALLEST_RADIUS)
     if not is_large:
-        return _of_degree(6, error, square, radius, is_large=False)
+        return _of_degree(6, error, square, center, radius, is_large=False)
     radii = _KNOWN_RADII if is_known else _LARGEST_RADII
     return cond_with_rare_branch(
         ops.max(radius) <= radii[2],
-        lambda *tensors: _of_degree(2, *tensors[:3], is_large=True),
+        lambda *tensors: _of_degree(2, *tensors[:4], is_large=True),
         _of_higher_degree,
         error,
         square,
+        center,
         radius,
         settings=(radii[4],),
     )
 
 
-def _of_higher_degree(error, square, radius, largest: float):
+def _of_higher_degree(error, square, center, radius, largest: float):
     return ops.cond(
         ops.max(radius) <= largest,
-        lambda: _of_degree(4, error, square, radius, is_large=True),
-        lambda: _of_degree(6, error, square, radius, is_large=True),
+        lambda: _of_degree(4, error, square, center, radius, is_large=True),
+        lambda: _of_degree(6, error, square, center, radius, is_large=True),
     )
 
 
-def _of_degree(degree: int, error, square, radius, *, is_large: bool):
-    a = _coefficients(degree, radius)
+def _of_degree(degree: int, error, square, center, radius, *, is_large: bool):
+    a = _coefficients(degree, center, radius)
     polynomial = shifted(a[1] * error + a[2] * square, a[0])
     if degree == 4:
         polynomial = polynomial + symmetric_product(square, a[3] * error + a[4] * square, is_large)
@@ -85,11 +92,14 @@ def _of_degree(degree: int, error, square, radius, *, is_large: bool):
     return polynomial
 
 
-def _coefficients(degree: int, radius) -> list:
-    """Those of the powers of `x`, (..., 1, 1) each, of the interpolation of `(1 + x)**(-1/2)`."""
-    values = ops.rsqrt(1 + radius * ops.convert_to_tensor(np.cos(_ANGLES), dtype=radius.dtype))
-    scaled = ops.matmul(values, ops.convert_to_tensor(_interpolation(degree), dtype=radius.dtype))
-    powers = radius ** ops.convert_to_tensor(np.arange(degree + 1), dtype=radius.dtype)
+def _coefficients(degree: int, center, radius) -> list:
+    """Those of the powers of `x`, (..., 1, 1) each, of the interpolation of `(c + x)**(-1/2)`."""
+    distance = ops.maximum(radius, _SMALLEST_RADII[degree]) * center
+    nodes = ops.convert_to_tensor(np.cos(_ANGLES), dtype=radius.dtype)
+    values = ops.rsqrt(center + distance * nodes)
+    interpolation = SLIGHTLY_LESS * _interpolation(degree)
+    scaled = ops.matmul(values, ops.convert_to_tensor(interpolation, dtype=radius.dtype))
+    powers = distance ** ops.convert_to_tensor(np.arange(degree + 1), dtype=radius.dtype)
     return ops.split(scaled / powers, degree + 1, axis=-1)
 
 

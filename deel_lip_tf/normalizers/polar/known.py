@@ -8,12 +8,13 @@ import contextlib
 import contextvars
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
 from deel_lip_tf.normalizers.numerics.arithmetic import safe_divide
 from deel_lip_tf.normalizers.polar.inverse_root import KNOWN_ERROR
+from deel_lip_tf.normalizers.polar.products import norm
 
 _NONE: Mapping[int, Any] = types.MappingProxyType({})
 _KNOWN: contextvars.ContextVar[Mapping] = contextvars.ContextVar("known", default=_NONE)
@@ -42,9 +43,33 @@ class KnownKernel:
         return ops.logical_and(self._is_orthogonal, ops.all(ops.equal(kernel, self._numbers)))
 
 
+class KnownInStep(NamedTuple):
+    """What a step knows of a kernel as it begins: tensors of the graph of this step.
+
+    Attributes:
+        kernel: to be told by the retraction at the end.
+        is_known: whether the kernel is known to be a multiple of an orthogonal one.
+        multiple: which one it then is: the mean square of its singular values, under the root.
+    """
+
+    kernel: KnownKernel
+    is_known: Any
+    multiple: Any
+
+
+def known_in_step(known: KnownKernel, kernel) -> KnownInStep:
+    """What is known of a kernel (rows, columns), a tensor."""
+    return KnownInStep(known, known.is_known(kernel), mean_singular_value(kernel))
+
+
+def mean_singular_value(matrix):
+    """The mean square of the singular values of a matrix, under the root."""
+    return norm(matrix)[0, 0] / min(matrix.shape) ** 0.5
+
+
 @contextlib.contextmanager
-def known_kernels(kernels: Mapping[int, KnownKernel]) -> Iterator[None]:
-    """Retractions tell these, by `id(layer)`, what they leave."""
+def known_kernels(kernels: Mapping[int, KnownInStep]) -> Iterator[None]:
+    """Layers and retractions find what is known, by `id(layer)`."""
     token = _KNOWN.set(kernels)
     try:
         yield
@@ -52,17 +77,22 @@ def known_kernels(kernels: Mapping[int, KnownKernel]) -> Iterator[None]:
         _KNOWN.reset(token)
 
 
-def known_kernel(layer) -> KnownKernel | None:
-    """The one that the retraction of a layer's kernel is to tell, if any."""
+def known_kernel(layer) -> KnownInStep | None:
+    """What the step that is traced knows of a layer's kernel, if it asks."""
     return _KNOWN.get().get(id(layer))
 
 
-def factor_of_known(matrix):
-    """The polar factor of a matrix that is known to be a multiple of it, up to `KNOWN_ERROR`.
+def factor_of_known(matrix, multiple=None, gain: float = 1.0):
+    """`gain` times the polar factor of a matrix that is known to be a multiple of it.
 
-    All that is missing is the multiple: the mean square of the singular values. All of these may be
-    smaller than the largest one, by `KNOWN_ERROR`: the norm of the result is at most 1, too.
+    All that is missing is the multiple. All singular values may be smaller than the largest one, by
+    `KNOWN_ERROR`: the norm of the result is at most `gain`, too.
+
+    Args:
+        matrix: (rows, columns).
+        multiple: its `mean_singular_value`, computed here by default.
+        gain: positive.
     """
-    square = ops.sum(ops.square(matrix)) / min(matrix.shape)
+    multiple = mean_singular_value(matrix) if multiple is None else multiple
     # Half as much again for rounding, of which a large matrix in float32 leaves 1e-6 to 3e-6.
-    return matrix * safe_divide(1, ops.sqrt(square * (1 + 3 * KNOWN_ERROR)))
+    return matrix * (gain * safe_divide(1, multiple * (1 + 1.5 * KNOWN_ERROR)))

@@ -48,14 +48,19 @@ def shifted(square, by):
 
 def norm(matrix):
     """The Frobenius norms (..., 1, 1), where nobody asks for their gradient."""
+    if keras.backend.backend() == "tensorflow" and len(matrix.shape) == 2:
+        import tensorflow as tf
+
+        # The same bits in one pass, without a matrix of squares.
+        return tf.reshape(tf.sqrt(2 * tf.nn.l2_loss(matrix)), (1, 1))
     return ops.sqrt(ops.sum(ops.square(matrix), axis=(-2, -1), keepdims=True))
 
 
-def gram(matrix, is_large: bool):
-    """`X' X` of `matrix` (..., rows, columns); see `symmetric_product`."""
+def gram(matrix, is_large: bool, is_wide: bool = False):
+    """`X' X` of `matrix` (..., rows, columns), or `X X'` of a wide one; see `symmetric_product`."""
     if not is_large:
         return ops.matmul(transposed(matrix), matrix)
-    return noinline(_from_blocks, matrix, matrix, is_plain=True)
+    return noinline(_from_blocks, matrix, matrix, settings=(is_wide,), is_plain=True)
 
 
 def symmetric_product(left, right, is_large: bool):
@@ -72,19 +77,21 @@ def symmetric_product(left, right, is_large: bool):
     """
     if not is_large:
         return ops.matmul(left, right)
-    return noinline(_from_blocks, left, right, is_plain=True)
+    # Both are their own transposes, and TensorFlow cuts rows without copying them.
+    return noinline(_from_blocks, left, right, settings=(True,), is_plain=True)
 
 
-def _from_blocks(left, right):
-    """`left' right`, of matrices (..., rows, n)."""
-    starts = ops.shape(right)[-1] * np.arange(_BLOCKS + 1, dtype="int32") // _BLOCKS
+def _from_blocks(left, right, is_by_rows: bool):
+    """`left' right` of matrices (..., rows, n), or `left right'` of matrices (..., n, columns)."""
+    axis = -2 if is_by_rows else -1
+    starts = ops.shape(right)[axis] * np.arange(_BLOCKS + 1, dtype="int32") // _BLOCKS
     sizes = starts[1:] - starts[:-1]
     # The strip of block row i, from the diagonal on to the right.
-    strips = [
-        _transposed_product(block, right[..., starts[i] :] if i else right)
-        for i, block in enumerate(_parts(left, sizes))
-    ]
-    blocks = [_parts(strip, sizes[i:]) for i, strip in enumerate(strips[:-1])]
+    strips = []
+    for i, block in enumerate(_parts(left, sizes, axis)):
+        rest = right[..., starts[i] :, :] if is_by_rows else right[..., starts[i] :]
+        strips.append(_transposed_product(block, rest if i else right, is_by_rows))
+    blocks = [_parts(strip, sizes[i:], -1) for i, strip in enumerate(strips[:-1])]
     rows = [
         ops.concatenate([*(transposed(blocks[j][i - j]) for j in range(i)), strip], axis=-1)
         for i, strip in enumerate(strips)
@@ -92,22 +99,23 @@ def _from_blocks(left, right):
     return ops.concatenate(rows, axis=-2)
 
 
-def _transposed_product(left, right):
-    """`left' right`; TensorFlow transposes as it multiplies, and makes no matrix of it."""
+def _transposed_product(left, right, is_by_rows: bool):
+    """As above; TensorFlow transposes as it multiplies, and makes no matrix of it."""
     if keras.backend.backend() != "tensorflow":
-        return ops.matmul(transposed(left), right)
+        pair = (left, transposed(right)) if is_by_rows else (transposed(left), right)
+        return ops.matmul(*pair)
     import tensorflow as tf
 
-    return tf.matmul(left, right, transpose_a=True)
+    return tf.matmul(left, right, transpose_a=not is_by_rows, transpose_b=is_by_rows)
 
 
-def _parts(tensor, sizes) -> list:
-    """Blocks of columns of these sizes: one operation, where each slice would be ten."""
+def _parts(tensor, sizes, axis: int) -> list:
+    """Blocks of these sizes: one operation, where each slice would be ten."""
     if keras.backend.backend() != "tensorflow":
-        return ops.split(tensor, np.cumsum(sizes)[:-1].tolist(), -1)
+        return ops.split(tensor, np.cumsum(sizes)[:-1].tolist(), axis)
     import tensorflow as tf
 
-    return tf.split(tensor, sizes, -1)
+    return tf.split(tensor, sizes, axis)
 
 
 def symmetric_part(matrix):

@@ -64,12 +64,15 @@ class PolarOptions:
         maximum: largest number of steps.
         is_large: whether there are so many columns that symmetric products are worth splitting.
         is_known: whether what is retracted will be known by its numbers.
+        is_wide: whether a large matrix has fewer rows than columns, and its Gram matrix is `XX'`:
+            for the first step of a retraction alone.
     """
 
     eps: float
     maximum: int
     is_large: bool
     is_known: bool = False
+    is_wide: bool = False
 
 
 class StoppingRule(NamedTuple):
@@ -95,7 +98,7 @@ def rounding_of(matrix):
 
 def with_gram(matrix, options: PolarOptions, lower=None, upper=None) -> Iterate:
     """The iterate of a matrix whose singular values are thought to be in `[lower, upper]`."""
-    error, center, radius = _spread(gram(matrix, options.is_large))
+    error, center, radius = _spread(gram(matrix, options.is_large, options.is_wide))
     if lower is None:
         return Iterate(matrix, error, center, radius, center, center)
     # Squares in [lower**2, upper**2] have a radius of at most this: if they do not, the smallest
