@@ -49,7 +49,9 @@ def test_a_proof_is_written_and_confirmed(folder, capsys, tmp_path):
     assert (code, errors) == (1, "") and page.startswith("rejected: a file is malformed")
 
 
-@pytest.mark.parametrize("condition", ["(>= X_0 2.0)", "(<= 1.0 0.0)", "(or (> X_1 3) (< X_0 -2))"])
+@pytest.mark.parametrize(
+    "condition", ["(>= X_0 2.0)", "(<= 1.0 0.0)", "(or (> X_1 3) (< X_0 -2))", "(< Y_0 Y_0)"]
+)
 def test_what_no_input_satisfies_needs_no_leaf(condition, folder, capsys, tmp_path):
     question, proof = tmp_path / "question.vnnlib", tmp_path / "proof"
     question.write_text(files.question(2, 1, condition, "(>= Y_0 0.0)"))
