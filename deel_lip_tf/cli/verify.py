@@ -72,9 +72,10 @@ def _run(options: argparse.Namespace) -> int:
     try:
         if recorded is not None:
             _check_provable(options)
-        decision = _decided(options, _property(options.property), recorded)
+        question = _property(options.property)
+        decision = _decided(options, question, recorded)
         if recorded is not None and decision.status == "unsat":
-            _write_proof(options, recorded)
+            _write_proof(options, recorded, bool(len(question.relations)))
     except NotWritten:
         raise
     except (ValueError, TypeError, OSError) as error:
@@ -107,12 +108,16 @@ def _check_provable(options: argparse.Namespace) -> None:
         ) from error
 
 
-def _write_proof(options: argparse.Namespace, recorded: "list[Record]") -> None:
+def _write_proof(
+    options: argparse.Namespace, recorded: "list[Record]", has_relations: bool
+) -> None:
     """Writes the proof that a search has recorded, or says that it is none."""
     if recorded and recorded[0].is_proof:
         recorded[0].write(options.proof, options.model, options.property)
-    else:
-        print("no proof was written: the search for one did not decide", file=sys.stderr)
+        return
+    related = "no proof is about conditions that relate inputs to each other or to outputs"
+    reason = related if has_relations else "the search for one did not decide"
+    print(f"no proof was written: {reason}", file=sys.stderr)
 
 
 def _decided(

@@ -40,7 +40,8 @@ def decide_file(
         seconds: the limit.
         is_nearest: whether an input also counts that is the nearest of its type to a point of the
             box, as in the verification competitions.
-        recorded: a list, to which a record of the search is added that has decided.
+        recorded: a list, to which a record of the search is added that has decided; not of a
+            property that relates inputs to each other or to outputs, which no proof is about.
 
     Returns:
         The verdict, or None where the file can only be read as a Keras model.
@@ -54,7 +55,7 @@ def decide_file(
         return None
     program, run = read
     options = {"run": run, "dtype": run.dtype, "is_nearest": is_nearest}
-    if recorded is not None:
+    if recorded is not None and not len(property.relations):
         from deel_lip_tf.checking.proof import content, read_network
         from deel_lip_tf.verify.search.inputs.record import Record
 

@@ -49,10 +49,30 @@ def test_a_proof_is_written_and_confirmed(folder, capsys, tmp_path):
     assert (code, errors) == (1, "") and page.startswith("rejected: a file is malformed")
 
 
+@pytest.mark.parametrize(
+    "condition", ["(>= X_0 2.0)", "(<= 1.0 0.0)", "(or (> X_1 3) (< X_0 -2))", "(< Y_0 Y_0)"]
+)
+def test_what_no_input_satisfies_needs_no_leaf(condition, folder, capsys, tmp_path):
+    question, proof = tmp_path / "question.vnnlib", tmp_path / "proof"
+    question.write_text(files.question(2, 1, condition, "(>= Y_0 0.0)"))
+    model = folder / "model.onnx"
+    assert run(capsys, "verify", model, question, "--proof", proof) == (0, "unsat\n", "")
+    code, page, errors = run(capsys, "check-proof", model, question, proof)
+    assert (code, page[:10], errors) == (0, "confirmed:", "")
+
+
 def test_there_is_no_proof_of_what_is_not_so(folder, capsys, tmp_path):
     model, proof = folder / "model.onnx", tmp_path / "proof"
     code, page, errors = run(capsys, "verify", model, folder / "sat.vnnlib", "--proof", proof)
     assert (code, page[:3], errors) == (10, "sat", "") and not proof.exists()
+
+
+def test_conditions_that_relate_inputs_are_decided_without_a_proof(folder, capsys, tmp_path):
+    """The format knows rows of outputs alone."""
+    question, proof = tmp_path / "question.vnnlib", tmp_path / "proof"
+    question.write_text(files.question(2, 1, "(>= Y_0 (+ X_0 X_1 2.1))"))
+    code, page, errors = run(capsys, "verify", folder / "model.onnx", question, "--proof", proof)
+    assert (code, page) == (0, "unsat\n") and "relate inputs" in errors and not proof.exists()
 
 
 def test_other_answers_come_without_a_proof(folder, capsys, tmp_path, monkeypatch):

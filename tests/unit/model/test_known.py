@@ -131,3 +131,15 @@ def test_a_class_of_others_is_left_alone(rng):
     model, hidden = network(Theirs)
     model.train_on_batch(*(part[:BATCH] for part in batches(rng)))
     assert hidden[0] not in model._known_kernels._known
+
+
+def test_numbers_alone_do_not_make_a_kernel_known(rng):
+    """What a retraction left may be far from orthogonal, as nothing at all is."""
+    kernel = keras.Variable(np.zeros((3, 2), "float32"))
+    known = KnownKernel(kernel)
+    assert not bool(known.is_known(kernel))
+    for numbers, is_orthogonal in ((rng.normal(size=(3, 2)), False), (np.eye(3, 2), True)):
+        kernel.assign(numbers)
+        known.remember(kernel, is_orthogonal)
+        assert bool(known.is_known(kernel)) is is_orthogonal
+        assert not bool(known.is_known(kernel + 1e-6))

@@ -172,7 +172,9 @@ class Record:
         number = np.empty(self._count, np.int64)
         number[order] = np.arange(self._count)
         shown = [*self._leaves, *self._lemmas]
-        columns = np.unique(np.concatenate([np.zeros(0, int), *(one.columns for one in shown)]))
+        columns = np.arange(self.neurons)
+        if self._kept.any():
+            columns = np.unique(np.concatenate([np.zeros(0, int), *(one.columns for one in shown)]))
         nodes = np.concatenate([np.zeros(0, int), *(one.nodes for one in shown)])
         leaves = np.flatnonzero(is_leaf)
         rank = np.argsort(number[nodes[: len(leaves)]])
