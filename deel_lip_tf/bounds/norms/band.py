@@ -192,7 +192,7 @@ def _band(axis: _Axis, kernel: np.ndarray, rings: Sequence[np.ndarray]) -> _Band
     `A[o, h] = sum_t P[t, o, h] B_t` with the places P of the axis and the matrices B_t of its taps
     at a frequency: `(A* A)[h, k] = sum_(t, s) (sum_o P[t, o, h] P[s, o, k]) B_t* B_s`.
     """
-    places, matrices, error = axis.places, *_at_frequencies(kernel, rings)
+    places, (matrices, roundings) = axis.places, _at_frequencies(kernel, rings)
     _, rows, columns = places.shape
     if rows * matrices.shape[-2] < columns * matrices.shape[-1]:  # the Gram matrix of the adjoint
         places, matrices = places.transpose(0, 2, 1), _adjoint(matrices)
@@ -213,7 +213,7 @@ def _band(axis: _Axis, kernel: np.ndarray, rings: Sequence[np.ndarray]) -> _Band
     # of |A|: each place meets each other one at one tap.
     absolute = np.abs(kernel).sum(axis=tuple(range(1, kernel.ndim - 3)))
     squares = places.sum(axis=(1, 2)) @ np.square(absolute).sum(axis=(-2, -1))
-    error = 4.0 * gamma(2 * error + 4 * image + 4 * taps**2 + 64) * float(squares.max()) + TINY
+    error = 4.0 * gamma(2 * roundings + 4 * image + 4 * taps**2 + 64) * float(squares.max()) + TINY
     diagonal = [block(part, part) for part in parts]
     above = [block(*pair) for pair in zip(parts[:-1], parts[1:], strict=True)]
     return _Band(diagonal, above, error)
