@@ -4,10 +4,10 @@ For small images it is that of the operator's own matrix. For the others:
 
 Zero-padded ("same", "valid", "causal"), strided and cropped convolutions, and their adjoints the
 transposed ones, are compressions of the convolution of the infinite image: its norm, a supremum
-over frequencies, bounds them for every image size. A circular convolution is that operator
-restricted to the frequencies of its own grid. Other paddings copy a pixel at most m times, which
-multiplies the norm by at most `sqrt(m)`; those that go to and fro are a part of a periodic image
-that has each pixel twice, so that m is 2.
+over frequencies, bounds them for every image size. That of an image of known size is smaller
+(`band`). A circular convolution is that operator restricted to the frequencies of its own grid.
+Other paddings copy a pixel at most m times, which multiplies the norm by at most `sqrt(m)`; those
+that go to and fro are a part of a periodic image that has each pixel twice, so that m is 2.
 """
 
 import itertools
@@ -17,6 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from deel_lip_tf._rounding import UNIT, gamma, product_up, sqrt_up
+from deel_lip_tf.bounds.norms.band import band_bound
 from deel_lip_tf.bounds.norms.dense_matrix import check_finite, matrix_bound
 from deel_lip_tf.bounds.norms.fourier import ACCURACY, grid_maximum, supremum
 from deel_lip_tf.bounds.norms.residual import least_norm, residual_bound
@@ -57,7 +58,8 @@ def convolution_bound(convolution: Convolution, budget: float = 1.0) -> tuple[fl
     scaled = replace(convolution, kernel=np.ldexp(kernel, -exponent))
     if (exact := matrix_bound(scaled, budget)) is not None:
         return _rescaled(exact, exponent), "matrix of the operator"
-    symbol = _symbol(_polyphase(scaled))
+    taps = _polyphase(scaled)
+    symbol = _symbol(taps)
     copies = _copies(scaled)
     candidates = [(_flattened_bound(scaled), "flattened kernel")]
     if (autocorrelation := _autocorrelation_bound(symbol)) is not None:
@@ -68,6 +70,8 @@ def convolution_bound(convolution: Convolution, budget: float = 1.0) -> tuple[fl
     candidates.append(_fourier_bound(scaled, symbol, copies, budget, min(candidates)[0]))
     # The first of equals: the Fourier bound repeats a known one that it cannot lower.
     bound, method = min(candidates, key=lambda candidate: candidate[0])
+    if (smaller := band_bound(scaled, taps, bound, budget)) < bound:
+        bound, method = smaller, "Fourier symbol, with the zeros of the padding"
     return _rescaled(bound, exponent), method
 
 
