@@ -1,9 +1,9 @@
 """What a process keeps of models that it has forgotten, round for round.
 
-Each side is a process of its own. A round makes a network, trains and evaluates it, saves and loads
-it, certifies, verifies and exports what was loaded, and calls `clear_session`; plain Keras does
-the same without certificates and verification. The first rounds are left out: TensorFlow
-allocates what it will use again.
+Each side is a process of its own, and both run at the same time, each as long as was asked for. A
+round makes a network, trains and evaluates it, saves and loads it, certifies, verifies and exports
+what was loaded, and calls `clear_session`; plain Keras does the same without certificates and
+verification. The first rounds are left out: TensorFlow allocates what it will use again.
 
     python benchmarks/soak.py --minutes 30
 """
@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -27,9 +26,20 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def counted() -> tuple[float, int, int]:
-    """MiB, open files and threads."""
-    return resident(), len(os.listdir("/proc/self/fd")), threading.active_count()
+def traced() -> int:
+    """Functions that TensorFlow has traced, and that somebody still holds."""
+    import gc
+
+    from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
+
+    # some objects raise where they are asked for their class
+    return sum(issubclass(type(one), ConcreteFunction) for one in gc.get_objects())
+
+
+def counted() -> tuple[float, int, int, int]:
+    """MiB, open files, threads of the system, traced functions."""
+    threads = len(os.listdir("/proc/self/task"))
+    return resident(), len(os.listdir("/proc/self/fd")), threads, traced()
 
 
 def ours(x, y, folder: Path) -> None:
@@ -93,14 +103,21 @@ def rounds(side: str, minutes: float) -> None:
             print(number, *counted(), flush=True)
 
 
-def measured(side: str, minutes: float) -> tuple[int, float, int, int]:
-    """Rounds, and what each of them adds: MiB, open files, threads."""
+def started(side: str, minutes: float) -> subprocess.Popen:
+    """A process of one side."""
     command = [sys.executable, __file__, "--side", side, "--minutes", str(minutes)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def growth(process: subprocess.Popen) -> tuple[int, float, list[int]]:
+    """Rounds, the MiB that each adds, and what all add: open files, threads, traced functions."""
+    output, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"a side ended with {process.returncode}")
     table = [[float(one) for one in line.split()] for line in output.splitlines()][WARM_UP - 1 :]
     steps = len(table) - 1
-    growth = [(last - first) / steps for first, last in zip(table[0], table[-1], strict=True)]
-    return steps, growth[1], round(steps * growth[2]), round(steps * growth[3])
+    added = [last - first for first, last in zip(table[0], table[-1], strict=True)]
+    return steps, added[1] / steps, [round(one) for one in added[2:]]
 
 
 def main() -> None:
@@ -112,10 +129,11 @@ def main() -> None:
     if options.side:
         rounds(options.side, options.minutes)
         return
-    print(f"{'':<8}{'rounds':>8}{'MiB each':>10}{'files':>8}{'threads':>9}")
-    found = {side: measured(side, options.minutes / 2) for side in ("plain", "ours")}
-    for side, (steps, memory, files, threads) in found.items():
-        print(f"{side:<8}{steps:>8}{memory:>10.2f}{files:>8}{threads:>9}")
+    print(f"{'':<8}{'rounds':>8}{'MiB each':>10}{'files':>8}{'threads':>9}{'traced':>8}")
+    running = {side: started(side, options.minutes) for side in ("plain", "ours")}
+    found = {side: growth(process) for side, process in running.items()}
+    for side, (steps, memory, (files, threads, functions)) in found.items():
+        print(f"{side:<8}{steps:>8}{memory:>10.2f}{files:>8}{threads:>9}{functions:>8}")
     print(f"ratio of memory {found['ours'][1] / found['plain'][1]:.2f}, goal <= {GOAL}")
 
 

@@ -1,12 +1,15 @@
 """What training changes, in files that the chief writes and all workers read."""
 
+import errno
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from deel_lip_tf._files.writing import NotWritten
 from deel_lip_tf.distribute import replicas
 
 KEPT = 2
@@ -37,24 +40,51 @@ class Checkpoints:
         self._checkpoint.save_counter  # noqa: B018
 
     def restored(self) -> int:
-        """Restores the last checkpoint, if there is any: how many epochs it has seen."""
-        import tensorflow as tf
+        """Restores the last checkpoint that is whole, if there is any: how many epochs it has seen.
 
+        Raises:
+            ValueError: the checkpoints are of another model, none of them is whole, or workers have
+                found different ones.
+        """
         if self._directory is None:
             return 0
-        last = tf.train.latest_checkpoint(self._directory)
-        if last is not None:
-            try:
-                self._checkpoint.restore(last).assert_consumed()
-            except (AssertionError, ValueError, tf.errors.OpError) as error:
-                raise ValueError(
-                    "The checkpoints in `directory` must be of this model, compiled as it is. "
-                    f"Received: directory={str(self._directory)!r}, whose last one differs: "
-                    f"{str(error)[:300]}. Give another directory, or remove it."
-                ) from error
+        paths, broken = _kept(self._directory), []
+        for path in paths:
+            reason = self._unreadable(path)
+            if reason is None:
+                break
+            broken.append(f"{path!r} cannot be read: {reason:.300}")
+        if broken and len(broken) == len(paths):
+            raise ValueError(
+                f"No checkpoint in `directory` is whole. Received: directory="
+                f"{str(self._directory)!r}, where {'; '.join(broken)}. Give another directory, or "
+                "remove it, to begin anew."
+            )
+        for one in broken:
+            warnings.warn(f"{one}. Training goes on from {path!r}.", stacklevel=2)
         epoch = int(self._epoch.numpy())
         self._check_all_have(epoch)
         return epoch
+
+    def _unreadable(self, path: str) -> str | None:
+        """Restores a checkpoint; or says why it cannot be read.
+
+        Raises:
+            ValueError: it can be read, and is of another model.
+        """
+        import tensorflow as tf
+
+        try:
+            self._checkpoint.restore(path).assert_consumed()
+        except (AssertionError, ValueError, tf.errors.InvalidArgumentError) as error:
+            raise ValueError(
+                "The checkpoints in `directory` must be of this model, compiled as it is. "
+                f"Received: directory={str(self._directory)!r}, whose last one differs: "
+                f"{str(error)[:300]}. Give another directory, or remove it."
+            ) from error
+        except (IndexError, tf.errors.OpError) as error:
+            return str(error)
+        return None
 
     def _check_all_have(self, epoch: int) -> None:
         import tensorflow as tf
@@ -72,17 +102,16 @@ class Checkpoints:
             )
 
     def save(self, epoch: int) -> None:
-        """Saves the state after `epoch` epochs; all workers must call it."""
-        import tensorflow as tf
+        """Saves the state after `epoch` epochs; all workers must call it.
 
+        Raises:
+            NotWritten: the disk is full, say; the former checkpoints are as they were.
+        """
         if self._directory is None:
             return
         self._epoch.assign(epoch)
         if _is_chief(self._strategy):
-            manager = tf.train.CheckpointManager(
-                self._checkpoint, str(self._directory), max_to_keep=KEPT
-            )
-            manager.save(checkpoint_number=epoch)
+            self._write(self._directory, epoch)
             return
         # a variable that is added up when it is read needs all workers, and one file is enough
         elsewhere = tempfile.mkdtemp()
@@ -90,6 +119,37 @@ class Checkpoints:
             self._checkpoint.write(str(Path(elsewhere) / "unused"))
         finally:
             shutil.rmtree(elsewhere)
+
+    def _write(self, folder: Path, epoch: int) -> None:
+        import tensorflow as tf
+
+        manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=KEPT)
+        try:
+            manager.save(checkpoint_number=epoch)
+        except tf.errors.OpError as error:
+            shutil.rmtree(folder / f"ckpt-{epoch}_temp", ignore_errors=True)
+            raise NotWritten(
+                errno.EIO,
+                f"cannot write a checkpoint into {str(folder)!r}: {error.message}; what was there "
+                "is kept",
+            ) from error
+
+
+def _kept(directory: Path) -> list[str]:
+    """The checkpoints, the newest first, as TensorFlow's file `checkpoint` names them."""
+    import tensorflow as tf
+
+    try:
+        state = tf.train.get_checkpoint_state(directory)
+    except ValueError:  # no text, or the name of no checkpoint
+        state = None
+    if state is None and (directory / "checkpoint").exists():
+        raise ValueError(
+            "The file 'checkpoint' in `directory` must say which checkpoint is the last one. "
+            f"Received: directory={str(directory)!r}, where it cannot be read. Give "
+            "another directory, or remove it, to begin anew."
+        )
+    return [] if state is None else list(reversed(state.all_model_checkpoint_paths))
 
 
 def _changed_by_training(model: keras.Model) -> list[keras.Variable]:

@@ -49,7 +49,7 @@ def fit(
             `LossParamScheduler(..., step=None)` counts with the optimizer, which is.
         directory: where the chief keeps the last two checkpoints, one after each epoch, seen by
             all workers; weights, learned margins, running means, the optimizer and the epoch are
-            in them. `None` for no checkpoints.
+            in them. One that is broken is left out with a warning. `None` for no checkpoints.
         verbose: 1 for a progress bar of Keras's, on whichever worker asks for it.
 
     Returns:
@@ -59,7 +59,9 @@ def fit(
         TypeError: `epochs` is not an integer, or `data` no dataset.
         ValueError: the backend is not TensorFlow, the model is not compiled or not of the strategy,
             the strategy is `ParameterServerStrategy`, whose replicas have no global batch, `data`
-            has no batch, or the checkpoints are of another model or not seen by all workers.
+            has no batch, or the checkpoints are of another model, none of them is whole, or they
+            are not seen by all workers.
+        OSError: a checkpoint cannot be written; the former ones are kept.
         RuntimeError: another worker is gone.
 
     Example:

@@ -49,6 +49,23 @@ class _LipschitzModel(LossState, Condensable):
         """A copy in plain Keras layers, see `vanillaModel`."""
         return vanillaModel(self)
 
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As in Keras; the error of a file that is cut off, or of another model, says what to do.
+
+        Raises:
+            OSError, ValueError: Keras's own, with a note.
+        """
+        try:
+            super().load_weights(filepath, *args, **kwargs)
+        except (OSError, ValueError) as error:
+            error.add_note(
+                "`load_weights` needs a whole file, of the weights of a model with the same layers "
+                f"in the same order. Received: filepath={str(filepath)!r} for {self.name!r}. Where "
+                "a disk was full or a run was killed, load the file before it: "
+                "`callbacks.SafeBackup` keeps one."
+            )
+            raise
+
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Keras, of the plain copy: the file holds effective kernels, and no projection.
 

@@ -1,4 +1,6 @@
-"""Trainings that tests of several backends share."""
+"""Trainings that tests of several backends share, and what ends them."""
+
+import contextlib
 
 import keras
 import numpy as np
@@ -33,6 +35,18 @@ class Crash(keras.callbacks.Callback):
         self.left -= 1
         if not self.left:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def small_disk(size=64):
+    """A disk that takes no more: writes beyond so many bytes fail as those on a full one do."""
+    resource = pytest.importorskip("resource", reason="this system limits no sizes of files")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def margins_learned(reward):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TABLE = "properties/use/test_jax_and_torch.py"
 SHARED = [
     "unit/bounds/test_evaluation.py",
     "unit/layers/test_normalization.py",
@@ -42,7 +43,7 @@ NUMBERS = {"JAX_ENABLE_X64": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 RUNS = {
     "jax": ("jax", FOUR_DEVICES, ["properties/use/test_jax.py"]),
     "jax, numbers": ("jax", NUMBERS, SHARED),
-    "torch": ("torch", {}, ["properties/use/test_torch.py", *TABLES]),
+    "torch": ("torch", {}, ["properties/use/test_torch.py", TABLE, *TABLES]),
 }
 
 

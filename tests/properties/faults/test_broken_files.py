@@ -78,3 +78,28 @@ def test_margins_of_other_outputs_are_refused():
     loss.build(2)
     with pytest.raises(ValueError, match="has learned the margins of 2 outputs: use a new loss"):
         loss.load_own_variables({"hinge_margins": np.ones(3)})
+
+
+UNFIT = {
+    "cut off": (OSError, lambda content: content[: len(content) // 2]),
+    "empty": (OSError, lambda content: b""),
+    "foreign": (OSError, lambda content: b"other" * 99),
+    "mismatched": (ValueError, None),
+}
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_a_file_of_weights_that_does_not_fit_is_refused_with_what_to_do(fault, tmp_path):
+    error, spoil = UNFIT[fault]
+    path = tmp_path / "model.weights.h5"
+    model = lip.Sequential([keras.Input((4,)), lip.layers.FrobeniusDense(3)])
+    model.save_weights(path)
+    before = model.get_weights()
+    if spoil:
+        path.write_bytes(spoil(path.read_bytes()))
+    else:
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save_weights(path)
+    with pytest.raises(error, match="same layers in the same order.*model.weights.h5.*SafeBackup"):
+        model.load_weights(path)
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)

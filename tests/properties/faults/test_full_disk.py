@@ -1,10 +1,5 @@
-"""A disk that takes no more: one error, the older file kept, nothing half written.
+"""A disk that takes no more: one error, the older file kept, nothing half written."""
 
-The limit on the size of files stands for the disk: writes beyond it fail with an error of the
-system, as those on a full one do.
-"""
-
-import contextlib
 import os
 import subprocess
 import sys
@@ -19,9 +14,9 @@ from deel_lip_tf._files.writing import NotWritten
 from deel_lip_tf.callbacks import training_state
 from deel_lip_tf.cli.hunt.job import save as save_finding
 from deel_lip_tf.cli.hunt.target import Finding
+from deel_lip_tf.cli.quickstart.export import export_and_compare
 from deel_lip_tf.cli.quickstart.figures import _write
-
-resource = pytest.importorskip("resource", reason="this system limits no sizes of files")
+from tests._tables.trainings import small_disk
 
 X = np.array([[3.0, 0.0], [0.0, 1.0]])
 QUESTION = (
@@ -29,16 +24,6 @@ QUESTION = (
     "(declare-const Y_1 Real) (assert (>= X_0 0.0)) (assert (<= X_0 1.0)) (assert (>= X_1 0.0)) "
     "(assert (<= X_1 1.0)) (assert (>= Y_0 300.0))"
 )
-
-
-@contextlib.contextmanager
-def small_disk(size=64):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +84,19 @@ def test_a_certificate_of_an_export_is_kept(model, tmp_path):
         lip.certificates.export_certificate(model, path, input_scale=2.0)
     assert lip.certificates.load(path) == written
     assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_there", [False, True])
+def test_the_folder_of_an_export_is_kept(is_there, model, tmp_path):
+    folder = tmp_path / "saved_model"
+    if is_there:
+        folder.mkdir()
+        (folder / "older").write_bytes(b"content")
+    with small_disk(), pytest.raises(NotWritten, match="saved_model.*what was there is kept"):
+        export_and_compare(model, model, folder, X)
+    assert os.listdir(tmp_path) == (["saved_model"] if is_there else [])
+    assert not is_there or (folder / "older").read_bytes() == b"content"
 
 
 def asked(model, folder):

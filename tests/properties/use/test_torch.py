@@ -1,4 +1,4 @@
-"""The library on PyTorch, where TensorFlow cannot be imported.
+"""What PyTorch does otherwise, where TensorFlow cannot be imported; see `test_jax_and_torch.py`.
 
 `tests/integration/test_backends.py` runs this file, in a process of its own.
 """
@@ -9,10 +9,7 @@ import pytest
 from keras import ops
 
 import deel_lip_tf as lip
-from deel_lip_tf import bounds, callbacks, constraints, layers, losses, metrics
-from tests._oracles.tolerances import SAME_FLOAT32, SOUND
-from tests._tables.all_losses import ALL_LOSSES, needed_by
-from tests._tables.cases import LAYERS
+from deel_lip_tf import bounds, callbacks, layers, losses, metrics
 from tests._tables.trainings import Root, margins_learned, whole_and_resumed
 
 pytestmark = pytest.mark.skipif(
@@ -34,49 +31,6 @@ def fitted(model, loss, *others, rate=0.1, epochs=2, **options):
     model.compile(keras.optimizers.SGD(rate), loss, **options)
     model.fit(X, ONE_HOT, 8, epochs, shuffle=False, verbose=0, callbacks=others)
     return model
-
-
-@pytest.mark.filterwarnings("ignore:.*not a 1-Lipschitz layer")
-@pytest.mark.parametrize("case", {case.cls: case for case in LAYERS}.values(), ids=str)
-def test_every_layer_is_trained_bounded_saved_and_exported(case, rng, tmp_path):
-    layer = case.make()
-    model = lip.Sequential([keras.Input(case.shape), layer])
-    x = rng.normal(size=(4, *case.shape)).astype("float32")
-    model.compile(keras.optimizers.SGD(0.1), "mse")
-    if model.trainable_weights:
-        before = model.get_weights()
-        model.train_on_batch(x, np.ones_like(model.predict(x, verbose=0)))
-        assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
-    expected = model.predict(x, verbose=0)
-    model.save(tmp_path / "model.keras")
-    for other in (model.vanilla_export(), keras.models.load_model(tmp_path / "model.keras")):
-        np.testing.assert_allclose(other.predict(x, verbose=0), expected, **SAME_FLOAT32)
-    bound = bounds.lipschitz_bound(model).value
-    if layer.is_guaranteed and not getattr(layer, "disjoint_neurons", False):
-        assert bound <= layer.lipschitz_constant() * SOUND
-    step = 1e-2 * rng.normal(size=x.shape).astype("float32")
-    moved = model.predict(x + step, verbose=0) - expected
-    lengths = [
-        np.linalg.norm(one.reshape(4, -1).astype("float64"), axis=1) for one in (moved, step)
-    ]
-    assert (lengths[0] <= bound * lengths[1] + 1e-5).all()
-
-
-@pytest.mark.filterwarnings("ignore:LossVariableSequential. the loss has no trainable parameters")
-@pytest.mark.parametrize("make", ALL_LOSSES)
-def test_every_loss_trains(make):
-    loss = make(**needed_by(make))
-    is_binary = "Binary" in make.__name__ or make.__name__ in (
-        *("KR", "NegKR", "HKR", "HKRauto", "HingeMargin", "HingeMarginAuto"),
-    )
-    units, labels = (1, 2.0 * (CLASSES[:, None] > 0) - 1) if is_binary else (3, ONE_HOT)
-    labels = CLASSES if "Sparse" in make.__name__ else labels
-    keras.utils.set_random_seed(0)
-    head = layers.SpectralDense(units)
-    model = lip.LossVariableSequential([keras.Input((4,)), layers.SpectralDense(4), head])
-    model.compile(keras.optimizers.SGD(0.02), loss)
-    seen = model.fit(X, labels, 24, 6, shuffle=False, verbose=0).history["loss"]
-    assert np.isfinite(seen).all() and seen[-1] < seen[0]
 
 
 @pytest.mark.parametrize("reward", [0.1, 0.3])
@@ -116,18 +70,6 @@ def test_margins_are_computed_in_float64():
     z.sort(axis=1)
     found = lip.certify(model, X).margin
     np.testing.assert_allclose(found, z[:, -1] - z[:, -2], rtol=1e-12, atol=1e-14)
-
-
-def test_constraints_of_keras_layers():
-    kept = keras.layers.Dense(3, kernel_constraint=constraints.SpectralConstraint())
-    fitted(keras.Sequential([keras.Input((4,)), kept]), "mse", rate=5.0)
-    assert bounds.lipschitz_bound(kept).value <= 1 + 1e-3
-
-
-def test_what_is_estimated_is_below_what_is_proven():
-    model = dense()
-    report = bounds.report(model, X)
-    assert 0 < report.lower <= report.bound.value
 
 
 @pytest.mark.parametrize("save_freq", ["epoch", 2])

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 import deel_lip_tf as lip
+from deel_lip_tf._files.writing import NotWritten
+from deel_lip_tf.distribute.checkpoints import Checkpoints
+from tests._tables.trainings import small_disk
 from tests.unit.distribute.worker import BATCH, EPOCHS, ONE_HOT, ROWS, alone, order
 
 ROOT = Path(__file__).parents[3]
@@ -79,6 +82,71 @@ def test_parameter_servers_are_refused(tf, dataset):
     for fit in (lambda: lip.distribute.fit(model, dataset), lambda: model.fit(dataset())):
         with pytest.raises(ValueError, match="no global batch.*MultiWorkerMirroredStrategy"):
             fit()
+
+
+def checkpoints(tf, folder, model):
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return Checkpoints(model, tf.distribute.get_strategy(), folder)
+
+
+@pytest.fixture
+def kept(tf, tmp_path):
+    """Checkpoints of the first and the second epoch, with weights of 1 and of 2."""
+    folder, model = tmp_path / "checkpoints", network()
+    saved = checkpoints(tf, folder, model)
+    for epoch in (1, 2):
+        for weight in model.weights:
+            weight.assign(np.full(weight.shape, float(epoch)))
+        saved.save(epoch)
+    return folder
+
+
+def cut_off(path, *_):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def one_bit(path, *_):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+BROKEN = {
+    "data cut off": (cut_off, "ckpt-2.data-00000-of-00001"),
+    "index cut off": (cut_off, "ckpt-2.index"),
+    "one bit": (one_bit, "ckpt-2.data-00000-of-00001"),
+    "gone": (Path.unlink, "ckpt-2.data-00000-of-00001"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_checkpoint_is_left_out_with_a_warning(fault, tf, kept):
+    spoil, name = BROKEN[fault]
+    spoil(kept / name)
+    model = network()
+    with pytest.warns(UserWarning, match="ckpt-2' cannot be read.*goes on from .*ckpt-1'"):
+        assert checkpoints(tf, kept, model).restored() == 1
+    assert all((np.asarray(weight) == 1).all() for weight in model.weights)
+    spoil(kept / name.replace("2", "1", 1))
+    with pytest.raises(ValueError, match="No checkpoint in `directory` is whole.*begin anew"):
+        checkpoints(tf, kept, network()).restored()
+
+
+@pytest.mark.parametrize("content", [b"", b"other", b"\xff\xfe"])
+def test_a_directory_whose_last_checkpoint_is_unknown_does_not_begin_anew(content, tf, kept):
+    (kept / "checkpoint").write_bytes(content)
+    with pytest.raises(ValueError, match="file 'checkpoint' in `directory` must say which"):
+        checkpoints(tf, kept, network()).restored()
+
+
+def test_a_full_disk_keeps_the_former_checkpoints(tf, kept):
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+    saved = checkpoints(tf, kept, network())
+    with small_disk(), pytest.raises(NotWritten, match="checkpoint into .*what was there is kept"):
+        saved.save(3)
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+    assert checkpoints(tf, kept, network()).restored() == 2
 
 
 def port_for(count):
