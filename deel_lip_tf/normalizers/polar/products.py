@@ -58,15 +58,14 @@ def norm(matrix):
 
 def gram(matrix, is_large: bool, is_wide: bool = False):
     """`X' X` of `matrix` (..., rows, columns), or `X X'` of a wide one; see `symmetric_product`."""
-    if not is_large:
-        return ops.matmul(transposed(matrix), matrix)
-    return noinline(_from_blocks, matrix, matrix, settings=(is_wide,), is_plain=True)
+    pair = (matrix, transposed(matrix)) if is_wide else (transposed(matrix), matrix)
+    return symmetric_product(*pair, is_large)
 
 
 def symmetric_product(left, right, is_large: bool):
-    """`left @ right` of symmetric matrices (..., n, n), where the product is symmetric.
+    """`left @ right` of matrices (..., n, m) and (..., m, n), where the product is symmetric.
 
-    No TensorFlow kernel exploits the symmetry, so the blocks on and above the diagonal are
+    No TensorFlow kernel exploits the symmetry, so the blocks on and below the diagonal are
     computed and the others copied: 5/8 of the operations with 4 x 4 blocks.
 
     Args:
@@ -77,36 +76,27 @@ def symmetric_product(left, right, is_large: bool):
     """
     if not is_large:
         return ops.matmul(left, right)
-    # Both are their own transposes, and TensorFlow cuts rows without copying them.
-    return noinline(_from_blocks, left, right, settings=(True,), is_plain=True)
+    return noinline(_from_blocks, left, right, is_plain=True)
 
 
-def _from_blocks(left, right, is_by_rows: bool):
-    """`left' right` of matrices (..., rows, n), or `left right'` of matrices (..., n, columns)."""
-    axis = -2 if is_by_rows else -1
-    starts = ops.shape(right)[axis] * np.arange(_BLOCKS + 1, dtype="int32") // _BLOCKS
+def _from_blocks(left, right):
+    starts = ops.shape(right)[-1] * np.arange(_BLOCKS + 1, dtype="int32") // _BLOCKS
     sizes = starts[1:] - starts[:-1]
-    # The strip of block row i, from the diagonal on to the right.
-    strips = []
-    for i, block in enumerate(_parts(left, sizes, axis)):
-        rest = right[..., starts[i] :, :] if is_by_rows else right[..., starts[i] :]
-        strips.append(_transposed_product(block, rest if i else right, is_by_rows))
-    blocks = [_parts(strip, sizes[i:], -1) for i, strip in enumerate(strips[:-1])]
+    # Block column i, from the diagonal on. TensorFlow takes rows without copying them; a product of
+    # few rows takes it as long as one of twice as many, and one of few columns does not.
+    strips = [
+        ops.matmul(left[..., starts[i] :, :], block)
+        for i, block in enumerate(_parts(right, sizes, -1))
+    ]
+    blocks = [_parts(strip, sizes[i:], -2) for i, strip in enumerate(strips)]
     rows = [
-        ops.concatenate([*(transposed(blocks[j][i - j]) for j in range(i)), strip], axis=-1)
+        ops.concatenate(
+            [*(blocks[j][i - j] for j in range(i + 1)), transposed(strip[..., sizes[i] :, :])],
+            axis=-1,
+        )
         for i, strip in enumerate(strips)
     ]
     return ops.concatenate(rows, axis=-2)
-
-
-def _transposed_product(left, right, is_by_rows: bool):
-    """As above; TensorFlow transposes as it multiplies, and makes no matrix of it."""
-    if keras.backend.backend() != "tensorflow":
-        pair = (left, transposed(right)) if is_by_rows else (transposed(left), right)
-        return ops.matmul(*pair)
-    import tensorflow as tf
-
-    return tf.matmul(left, right, transpose_a=not is_by_rows, transpose_b=is_by_rows)
 
 
 def _parts(tensor, sizes, axis: int) -> list:

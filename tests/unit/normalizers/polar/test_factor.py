@@ -30,6 +30,9 @@ KERNELS = {
     "an update away": lambda rng, shape: (
         oracles.polar(rng.normal(size=shape)) + 0.3 * rng.normal(size=shape) / np.sqrt(shape[-2])
     ),
+    "nearly orthogonal, small": lambda rng, shape: (
+        0.0102 * (oracles.polar(rng.normal(size=shape)) + 1e-5 * rng.normal(size=shape))
+    ),
     "huge": lambda rng, shape: 1e30 * rng.normal(size=shape),
     "tiny": lambda rng, shape: 1e-30 * rng.normal(size=shape),
     "ill-conditioned": lambda rng, shape: with_singular_values(
