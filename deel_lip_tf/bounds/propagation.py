@@ -182,11 +182,6 @@ class LipschitzPropagation:
         results = self._call(call, [_Known(constant) for constant in constants])
         return [known.constant for known in results]
 
-    def _apart(self, count: int) -> list[_Known]:
-        """The inputs of a model as parts of their joint vector."""
-        rows = np.eye(count, dtype=bool)
-        return [_Known(1.0, _Part("inputs", row, 1.0, 1.0) if count > 1 else None) for row in rows]
-
     def layer(
         self, layer: keras.layers.Layer, input_shape: Shape, constant: float, prefix: str
     ) -> float:
@@ -224,7 +219,11 @@ class LipschitzPropagation:
         return self.layer(inner, shape, constant, prefix)
 
     def _run(self, graph: Graph) -> list[_Known]:
-        values = dict(zip(graph.inputs, self._apart(len(graph.inputs)), strict=True))
+        # The inputs of a model are parts of their joint vector.
+        count = len(graph.inputs)
+        parts = [_Part("inputs", row, 1.0, 1.0) for row in np.eye(count, dtype=bool)]
+        given = [_Known(1.0, part if count > 1 else None) for part in parts]
+        values = dict(zip(graph.inputs, given, strict=True))
         patterns = find_patterns(graph.calls)
         hidden = _hidden(graph, patterns)
         chains = find_chains(graph.calls, self._budget) if self._norm == L2 else {}

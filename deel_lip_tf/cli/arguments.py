@@ -58,6 +58,17 @@ def positive_number(text: str) -> float:
     return number
 
 
+def add_seed(parser: argparse.ArgumentParser, condition: str = "") -> None:
+    """Adds `--seed`, which makes a run repeatable, on a condition."""
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, LARGEST_SEED),
+        default=0,
+        metavar="N",
+        help=f"makes a run repeatable{condition} (default: %(default)s)",
+    )
+
+
 def require_extra(extra: str) -> None:
     """Imports the modules of an optional extra.
 

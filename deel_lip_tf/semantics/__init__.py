@@ -4,5 +4,5 @@
 `rule.rule_for` knows what a layer computes, from the classes in `rules/`, `functions` the same of
 activation functions; `operators` and `rounding` are what they answer with. `integers` says where
 arithmetic of integers is that of real numbers; `sizes` which sizes are equal; `state` what is
-computed with; `sorting` sorts by comparisons.
+computed with.
 """

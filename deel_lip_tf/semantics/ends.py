@@ -47,15 +47,11 @@ def _final(operation: Any) -> tuple[str, object]:
     if isinstance(activation, layers.Layer):
         return _final(activation)
     if activation is not None and activation is not keras.activations.linear:
-        return _name_of(activation), -1
+        package = (getattr(activation, "__module__", None) or "").partition(".")[0]
+        known = getattr(activation, "__name__", _UNKNOWN) if package in _PACKAGES else _UNKNOWN
+        return known, -1
     name = _OPERATIONS.get(type(operation).__name__, "") if is_of_keras(operation) else ""
     return name, getattr(operation, "axis", -1)
-
-
-def _name_of(function: Any) -> str:
-    """The name of a function of Keras or of a backend; of anything else it says nothing."""
-    package = (getattr(function, "__module__", None) or "").partition(".")[0]
-    return getattr(function, "__name__", _UNKNOWN) if package in _PACKAGES else _UNKNOWN
 
 
 def normalized_by(call: Call) -> str:

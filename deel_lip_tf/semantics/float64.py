@@ -42,17 +42,14 @@ def _copied(layer: keras.layers.Layer) -> keras.layers.Layer:
         return copy
     activation = getattr(copy, "activation", None)
     if isinstance(activation, keras.layers.Layer) and not activation.built:
-        activation.build(copy.compute_output_shape(layer.get_build_config()["input_shape"]))
-    copy.set_weights(_weights(layer))
+        activation.build(copy.compute_output_shape(shape))
+    if is_quantized(layer):
+        bias = bias_of(layer)
+        copy.set_weights([kernel_of(layer), *([] if bias is None else [bias])])
+    else:
+        copy.set_weights([as_computed_with(layer, weight) for weight in layer.weights])
     copy_state(layer, copy)
     return copy
-
-
-def _weights(layer: keras.layers.Layer) -> list:
-    if not is_quantized(layer):
-        return [as_computed_with(layer, weight) for weight in layer.weights]
-    bias = bias_of(layer)
-    return [kernel_of(layer), *([] if bias is None else [bias])]
 
 
 def _with_float64(config: Any) -> Any:

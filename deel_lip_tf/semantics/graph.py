@@ -79,11 +79,9 @@ class Call:
             lambda x: next(given) if isinstance(x, Value) else x, (self.args, self.kwargs)
         )
 
-    def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument by its position or its name."""
-        if len(self.args) > position:
-            return self.args[position]
-        return self.kwargs.get(name, default)
+    def argument(self, position: int, name: str) -> Any:
+        """An argument by its position or its name; None of one that was not given."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +167,8 @@ def _called(
     args, kwargs = node.arguments.convert(
         lambda x: known[id(x)] if id(x) in known else _constant(x, autocast)
     )
-    if _trains_by_default(operation):
+    training = inspect.signature(operation.call).parameters.get("training")
+    if training is not None and training.default is True:  # as of augmentations
         kwargs = {**kwargs, "training": False}  # as Keras replaces it at inference
     call = Call(operation, prefix, args, kwargs, [known[id(x)] for x in node.input_tensors])
     if isinstance(operation, keras.Model):
@@ -186,12 +185,6 @@ def _called(
                 "number of axes"
             )
     return _finished(call, node.outputs, calls)
-
-
-def _trains_by_default(operation: keras.Operation) -> bool:
-    """Whether Keras notes `training=True` where a call says nothing, as of augmentations."""
-    training = inspect.signature(operation.call).parameters.get("training")
-    return training is not None and training.default is True
 
 
 def _constant(argument, autocast: str | None):
@@ -245,28 +238,20 @@ def _unsupported(call: Call) -> str | None:
     if (name := _keras.replaced_method(call.operation)) is not None:
         return f"its method `{name}` was replaced on the instance"
     if isinstance(call.operation, keras.layers.Layer):
-        if _has_constants(call):
+        if any(isinstance(x, np.ndarray) for x in tree.flatten((call.args, call.kwargs))):
             return "it is given a constant beside tensors: add, or compare, it by `keras.ops`"
         if _keras.rounds_by_surroundings(call.operation):
             return (
                 "it computes in mixed precision, with weights that are rounded or not, as the "
                 "model around it is: leave out `autocast=False`"
             )
-    if not _keras.computes_float64() and "float64" in _types(call):
+    types = {getattr(call.operation, "compute_dtype", ""), *(value.dtype for value in call.outputs)}
+    if not _keras.computes_float64() and "float64" in types:
         return (
             "it is of float64, which JAX computes in float32: call "
             '`jax.config.update("jax_enable_x64", True)` before the model is made'
         )
     return _mode(call) or integers.unsupported(call) or sums.unsupported(call)
-
-
-def _types(call: Call) -> set[str]:
-    """The types that a call is said to compute in and to give."""
-    return {getattr(call.operation, "compute_dtype", ""), *(value.dtype for value in call.outputs)}
-
-
-def _has_constants(call: Call) -> bool:
-    return any(isinstance(x, np.ndarray) for x in tree.flatten((call.args, call.kwargs)))
 
 
 def _mode(call: Call) -> str | None:

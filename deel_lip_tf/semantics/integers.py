@@ -61,11 +61,19 @@ def unsupported(call: "Call") -> str | None:
         return None
     limits = None if len(ranges) < len(call.inputs) else known.integers(call)
     if limits is None:
-        return _unknown(call)
+        dtypes = ", ".join(dict.fromkeys(value.dtype for value in call.inputs))
+        return (
+            f"it is given integers ({dtypes}), and no rule is known for its arithmetic: cast to a "
+            "float type first, by `keras.ops.cast(x, 'float32')`"
+        )
     # The operands take the type of the result before anything is computed.
     parts = [limits, *ranges]
     if not all(_fits(part, dtype) for part in parts):
-        return _wraps(hull(limit for part in parts for limit in part), dtype)
+        low, high = hull(limit for part in parts for limit in part)
+        return (
+            f"it computes with integers of type {dtype}, and its values from {low} to {high} do "
+            "not fit: cast to a float type first, by `keras.ops.cast(x, 'float32')`"
+        )
     for value in call.outputs:
         value.dtype, value.integers = dtype, limits
     return None
@@ -100,21 +108,6 @@ def _fits(limits: Range, dtype: str) -> bool:
     return allowed is not None and allowed[0] <= limits[0] and limits[1] <= allowed[1]
 
 
-def _wraps(limits: Range, dtype: str) -> str:
-    return (
-        f"it computes with integers of type {dtype}, and its values from {limits[0]} to "
-        f"{limits[1]} do not fit: cast to a float type first, by `keras.ops.cast(x, 'float32')`"
-    )
-
-
-def _unknown(call: "Call") -> str:
-    dtypes = ", ".join(dict.fromkeys(value.dtype for value in call.inputs))
-    return (
-        f"it is given integers ({dtypes}), and no rule is known for its arithmetic: cast to a "
-        "float type first, by `keras.ops.cast(x, 'float32')`"
-    )
-
-
 def hull(values: Iterable[int]) -> Range:
     """The smallest range that holds some numbers."""
     values = list(values)
@@ -131,13 +124,6 @@ def with_zero(call: "Call") -> Range:
     return hull((0, *same(call)))
 
 
-def _operands(call: "Call") -> list[Range] | None:
-    """The ranges of two operands, where none is a constant that is not an integer."""
-    values = [*call.args, *call.kwargs.values()][:2]
-    found = [limits for value in values if (limits := _range_of(value)) is not None]
-    return found if len(found) == 2 else None
-
-
 def _range_of(operand: Any) -> Range | None:
     if hasattr(operand, "integers"):
         return operand.integers
@@ -149,7 +135,9 @@ def _range_of(operand: Any) -> Range | None:
 
 def arithmetic(call: "Call", function: Callable[[int, int], int]) -> Range | None:
     """The range of a function that is extreme at the corners of its two operands' ranges."""
-    if (operands := _operands(call)) is None:
+    values = [*call.args, *call.kwargs.values()][:2]
+    operands = [limits for value in values if (limits := _range_of(value)) is not None]
+    if len(operands) < 2:  # one is a constant that is not an integer
         return None
     corners = [function(a, b) for a in operands[0] for b in operands[1]]
     # Constants have to fit as well.

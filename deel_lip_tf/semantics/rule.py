@@ -213,7 +213,8 @@ def rule_for(operation: Any) -> Rule:
     kind, rules = type(operation), registered()
     if name := operation_name(operation):
         return rules.get(name, _UNKNOWN)
-    if kind not in rules and is_constrained(operation) and _is_own(kind):
+    is_own = kind.__module__.startswith("deel_lip_tf.layers.")
+    if kind not in rules and is_own and is_constrained(operation):
         return next((rules[parent] for parent in kind.__mro__ if parent in rules), _UNKNOWN)
     return rules.get(kind, _UNKNOWN)
 
@@ -254,7 +255,3 @@ def only(inputs: list[int]) -> int:
     if len(inputs) != 1:
         raise UnsupportedLayerError("no rule is known for several inputs")
     return inputs[0]
-
-
-def _is_own(kind: type) -> bool:
-    return kind.__module__.startswith("deel_lip_tf.layers.")

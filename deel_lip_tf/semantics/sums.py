@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def unsupported(call: "Call") -> str | None:
     """Why a call of a `semantics.graph.Call` may add an operand along another axis than its own."""
-    if keras.backend.backend() != "tensorflow" or not _adds(call.operation):
+    operation = call.operation
+    adds = type(operation) in (layers.Add, layers.Average) or operation_name(operation) == "Add"
+    if keras.backend.backend() != "tensorflow" or not adds:
         return None
     total, *others = _shapes(call)
     for shape in others:
@@ -48,10 +50,6 @@ def check_bias(layer: Any, output_shape: tuple) -> None:
             "Keras adds its bias along the last axis, which is as long as its own: bring that axis "
             "to the end, or use no bias"
         )
-
-
-def _adds(operation: Any) -> bool:
-    return type(operation) in (layers.Add, layers.Average) or operation_name(operation) == "Add"
 
 
 def _shapes(call: "Call") -> list[tuple]:

@@ -23,13 +23,13 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import lower_bounds
-from deel_lip_tf.verify.models import output_values, program_of
+from deel_lip_tf.verify.models import FLOATS, input_type, output_values, program_of
 from deel_lip_tf.verify.proofs import FALSIFIED, ROBUST, prove_further
-from deel_lip_tf.verify.search.attack import FLOATS, Claims, gradient_function, is_found, search
+from deel_lip_tf.verify.search.attack import Claims, gradient_function, is_found, search
 from deel_lip_tf.verify.search.inputs.decide import Verdict, decide_program
 from deel_lip_tf.verify.search.witnesses import first_witness, plain_points
 from deel_lip_tf.verify.specification.fit import check_fits, with_relations
-from deel_lip_tf.verify.specification.property import Conjunction, Property
+from deel_lip_tf.verify.specification.property import Conjunction, Property, padded
 
 _CHEAP, _TIGHT = "crown", "alpha-crown"
 _BATCH = 128  # boxes halved together
@@ -125,7 +125,7 @@ def _decided(
     check_fits(program, property)
     if not _runs_as_read(model, program, property):
         return Decision("unknown", None, None, time.monotonic() - start)
-    if splits_inputs and keras.backend.standardize_dtype(model.inputs[0].dtype) in FLOATS:
+    if splits_inputs and input_type(model) in FLOATS:
         found = _by_inputs(model, program, property, seed, start, time_limit)
         if found.status != "unknown" or found.is_final:
             own = None if found.witness is None else output_values(model, found.witness[None])[0]
@@ -145,9 +145,14 @@ def _by_inputs(model, program, property, seed: int, start: float, limit: float |
     """
     most = math.inf if limit is None else start + limit - time.monotonic()
     seconds = min(_SHARE * most, _MOST_SECONDS)
-    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
-    options = {"dtype": np.dtype(dtype), "seed": seed, "run": partial(output_values, model)}
-    return decide_program(program, property, seconds=max(seconds, 0.0), **options)
+    return decide_program(
+        program,
+        property,
+        seconds=max(seconds, 0.0),
+        seed=seed,
+        run=partial(output_values, model),
+        dtype=np.dtype(input_type(model)),
+    )
 
 
 def _with_relations(model: keras.Model, property: Property) -> keras.Model:
@@ -182,7 +187,6 @@ class _Work:
         self._left_over = False
 
     def run(self) -> tuple[str, np.ndarray | None]:
-        """The status and the witness."""
         self._refute(_CHEAP)
         # A search takes less than the tighter bounds. Equality comes last: a point well beyond it
         # says more.
@@ -240,7 +244,7 @@ class _Work:
         bounds = lower_bounds(self._program, method, self._domain(chosen), claims.weights)
         # A sum of two float64 numbers, rounded down; -inf stays where nothing is known.
         lowest = np.nextafter(bounds + claims.offsets, -np.inf)
-        strict = np.stack([self._padded(c.is_strict) for c in conjunctions])
+        strict = np.stack([padded(c.is_strict, self._rows) for c in conjunctions])
         has_rows = np.array([len(c.weights) > 0 for c in conjunctions])
         refuted = ((lowest > 0) | (strict & (lowest >= 0))).any(axis=1) & has_rows
         kept = [*range(first), *(i for i, gone in zip(chosen, refuted, strict=True) if not gone)]
@@ -259,18 +263,10 @@ class _Work:
         lower, upper = (np.stack([part[i] for i in chosen]) for part in (self._lower, self._upper))
         return box(lower, upper)
 
-    def _padded(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of a conjunction, the last one repeated up to the number of all; of none, zeros."""
-        missing = self._rows - len(rows)
-        if not len(rows):
-            return np.zeros((self._rows, *rows.shape[1:]), rows.dtype)
-        return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-
     def _claims(self, chosen: Iterable[int]) -> Claims:
         conjunctions = self._asked(chosen)
-        weights = np.stack([self._padded(c.weights) for c in conjunctions])
-        # Without a row every input is a counterexample.
-        offsets = [self._padded(c.offsets) - (len(c.offsets) == 0) for c in conjunctions]
+        weights = np.stack([padded(c.weights, self._rows) for c in conjunctions])
+        offsets = [padded(c.offsets, self._rows, -1.0) for c in conjunctions]
         return Claims(np.arange(len(conjunctions)), weights, np.stack(offsets))
 
     def _searched(self, chosen: range, effort: dict) -> np.ndarray | None:

@@ -16,7 +16,7 @@ from deel_lip_tf.certificates.guard import warn_of_difference
 from deel_lip_tf.semantics.graph import float_types, graph_of
 from deel_lip_tf.semantics.integers import is_within, of_dtype
 from deel_lip_tf.semantics.ir.program import Program
-from deel_lip_tf.verify.models import output_values
+from deel_lip_tf.verify.models import input_type, output_values
 from deel_lip_tf.verify.propagation.interval import propagate
 
 _BATCH = 256
@@ -25,7 +25,7 @@ _EXAMPLES = 8  # points that the first layer that differs is looked for with
 
 def can_run(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """(n,) whether samples are inputs of the model: where these are integers, whether they are."""
-    limits = of_dtype(keras.backend.standardize_dtype(model.inputs[0].dtype))
+    limits = of_dtype(input_type(model))
     if limits is None:
         return np.ones(len(x), bool)
     return np.array([is_within(sample, limits) for sample in x], bool)

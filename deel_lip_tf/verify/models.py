@@ -18,6 +18,9 @@ from deel_lip_tf.semantics.state import state_of
 from deel_lip_tf.verify.domain import Domain
 from deel_lip_tf.verify.graphs import LRUCache
 
+FLOATS = ("float16", "float32", "float64")
+"""The types of inputs that counterexamples are searched for in."""
+
 _PROGRAMS = LRUCache(4)
 
 
@@ -63,6 +66,11 @@ def _digest(model: Any, input_shape: Shape | None) -> str | None:
         for array in (*constants, *state_of(call.operation)):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def input_type(model: keras.Model) -> str:
+    """The type of the input of a model."""
+    return keras.backend.standardize_dtype(model.inputs[0].dtype)
 
 
 def output_values(model: keras.Model, x: np.ndarray, batch_size: int = 256) -> np.ndarray:

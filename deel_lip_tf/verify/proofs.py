@@ -223,7 +223,6 @@ class _Search:
         self._falsify(wrong, self._domain.center[wrong], "prediction")
 
     def run(self, stage: str) -> None:
-        """Runs one stage on the undecided samples."""
         open_ones = self._progress.open()
         if stage == ATTACK:
             self._attack(open_ones)
@@ -309,5 +308,4 @@ class _Search:
         self._progress.falsify(which[possible], witnesses[possible], method)
 
     def result(self) -> Robustness:
-        """What is known at the end."""
         return self._progress.answers(Robustness, self._lower.min(axis=1))

@@ -22,7 +22,6 @@ from deel_lip_tf._rounding import UNIT, UNITS, UP, gamma, product_up
 from deel_lip_tf.bounds.evaluation.rounding_errors import (
     FLUSHED,
     LOST_SQUARE,
-    WRITTEN,
     Rounding,
     lost_squares,
     rounding_of,
@@ -82,8 +81,6 @@ class Float64Evaluator:
     Args:
         model: a Sequential or functional model.
         propagation: the pass that bounded the model; its constants propagate the errors.
-        both_readings: whether errors cover a number in an argument both as it is written and as the
-            backend keeps it. Without, they are about the function of the numbers as they are kept.
 
     Attributes:
         graph: of the model.
@@ -92,12 +89,9 @@ class Float64Evaluator:
             that are there before.
     """
 
-    def __init__(
-        self, model: keras.Model, propagation: LipschitzPropagation, both_readings: bool = True
-    ):
+    def __init__(self, model: keras.Model, propagation: LipschitzPropagation):
         self.graph = graph_of(model)
         self.kept: dict[Call, tuple[list, list]] = {}
-        self._written = WRITTEN if both_readings else 0.0
         self._bounds = propagation.layer_bounds
         self._copies: dict[int, keras.layers.Layer | _ExportedLayer] = {}
         self._roundings: dict[tuple, tuple[Rounding, Rounding]] = {}
@@ -158,18 +152,15 @@ class Float64Evaluator:
                 pattern = self.patterns[call]
                 results = [self._end_of_pattern(call, given, pattern, known[pattern.source])]
             elif call in inner:
-                results = [self._without_errors(call, given)]
+                output = self._apply(call, [value.tensor for value in given])
+                nothing = np.zeros(output.shape[0])
+                results = [WithError(output, nothing, math.nan, nothing, nothing)]
             else:
                 results = self.call(call, given)
             if call in self.kept:
                 self.kept[call] = given, results
             known.update(zip(call.outputs, results, strict=True))
         return [known[value] for value in self.graph.outputs]
-
-    def _without_errors(self, call: Call, values: list[WithError]) -> WithError:
-        output = self._apply(call, [value.tensor for value in values])
-        nothing = np.zeros(output.shape[0])
-        return WithError(output, nothing, math.nan, nothing, nothing)
 
     def _end_of_pattern(
         self, call: Call, values: list, pattern: Pattern, source: WithError
@@ -217,10 +208,10 @@ class Float64Evaluator:
     ) -> tuple[Rounding, Rounding]:
         """What one call on samples of `size` entries adds to the error, and to the deviation."""
         if (call, size) not in self._roundings:
-            given = call.operation, constants, size, output_shape, self._written
+            given = call.operation, constants, size, output_shape
             self._roundings[call, size] = (
-                rounding_of(*given, roundoff=1.0),
-                rounding_of(*given, roundoff=self._roundoff),
+                rounding_of(*given, 1.0),
+                rounding_of(*given, self._roundoff),
             )
         return self._roundings[call, size]
 

@@ -61,19 +61,18 @@ def rounding_of(
     constants: list[float],
     size: int,
     output_shape: tuple[int, ...],
-    written: float,
     roundoff: float,
 ) -> Rounding:
     """The a-priori bound of one call on samples of `size` entries.
 
-    `written` is the share that a number in an argument may be wrong by; `roundoff` is that of the
-    arithmetic, as a multiple of float64's.
+    It covers a number in an argument both as it is written and as the backend keeps it. `roundoff`
+    is that of the arithmetic, as a multiple of float64's.
     """
     lost, square = (TINY, LOST_SQUARE) if roundoff == 1.0 else (FLUSHED, FLUSHED)
     operation, _ = unwrapped(operation, None)
     places = math.prod(output_shape[1:])
     share, least = _written_otherwise(operation)
-    written, lost = (written * share, max(lost, least)) if written else (0.0, lost)
+    written, lost = WRITTEN * share, max(lost, least)
     if not isinstance(operation, keras.layers.Layer):
         # An `einsum` adds up to `size` products; their absolute values, up to sqrt(size) as much.
         contracts = type(operation).__name__ == "Einsum"

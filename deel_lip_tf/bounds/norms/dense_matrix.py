@@ -62,15 +62,12 @@ def _norm(spatial: np.ndarray, kernel: np.ndarray) -> float:
 
 def _places(convolution: Convolution, sizes: tuple[int, ...]) -> list[np.ndarray]:
     """For each axis (taps, outputs, inputs): 1 where a tap meets an input at an output."""
-    axes = zip(sizes, convolution.axes(), strict=True)
-    return [_axis_places(convolution, size, *axis) for size, (_, *axis) in axes]
-
-
-def _axis_places(
-    convolution: Convolution, size: int, taps: int, stride: int, rate: int
-) -> np.ndarray:
-    met, size = axis_taps(convolution, size, taps, stride, rate)
-    return ((met[..., None] == np.arange(size)) & (met[..., None] != ZERO)).astype(np.float64)
+    found = []
+    for size, (_, *axis) in zip(sizes, convolution.axes(), strict=True):
+        met, inputs = axis_taps(convolution, size, *axis)
+        is_met = (met[..., None] == np.arange(inputs)) & (met[..., None] != ZERO)
+        found.append(is_met.astype(np.float64))
+    return found
 
 
 def axis_taps(

@@ -16,7 +16,7 @@ of at least `S cos(d h)` by the same lemma, so that its factor multiplies.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,15 +67,13 @@ class _Covering:
         return rest, children
 
     def joined(self, other: "_Covering") -> "_Covering":
-        """Both together."""
         centres = np.concatenate((self.centres, other.centres))
         halves = np.concatenate((self.halves, other.halves))
         return _Covering(centres, halves, np.concatenate((self.values, other.values)), self.slices)
 
     def estimated(self, symbol: Symbol) -> "_Covering":
         """The same with values of its own."""
-        values = symbol.estimate(self.centres)
-        return _Covering(self.centres, self.halves, values, self.slices)
+        return replace(self, values=symbol.estimate(self.centres))
 
 
 def supremum(symbol: Symbol, budget: float = 1.0, known: float = math.inf) -> float:

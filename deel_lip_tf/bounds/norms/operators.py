@@ -50,12 +50,8 @@ def _matrices_bound(blocks: np.ndarray, norm: Norm) -> tuple[float, str]:
         return largest, "spectral norm of the kernel"
     check_finite(blocks)
     # The layout is (inputs, outputs): a row of the operator is a column here.
-    axis = -2 if norm == LINF else -1
-    return _largest_sum(np.abs(blocks), axis), "sums of absolute values"
-
-
-def _largest_sum(absolute: np.ndarray, axis: int) -> float:
-    sums = absolute.sum(axis=axis)
-    terms = absolute.size // max(sums.size, 1)
-    largest = float(sums.max(initial=0.0))
-    return largest if terms < 2 else math.nextafter(largest * (1.0 + gamma(terms + 2)), math.inf)
+    sums = np.abs(blocks).sum(axis=-2 if norm == LINF else -1)
+    terms, largest = blocks.size // max(sums.size, 1), float(sums.max(initial=0.0))
+    if terms > 1:
+        largest = math.nextafter(largest * (1.0 + gamma(terms + 2)), math.inf)
+    return largest, "sums of absolute values"

@@ -62,7 +62,12 @@ def recurrence_bound(
         return product_up(slope, operator_bound(recurrence.operator(kernel), norm, budget)[0])
 
     b, q = norm_of(recurrence.kernel), norm_of(recurrence.recurrent)
-    largest = _of_absolute(recurrence, b, norm_of)
+    # In each of the norms, of the operator with the absolute values of `K`: a root of its rank, or
+    # more, times b; Schur's test.
+    if recurrence.convolution is None:
+        largest = math.sqrt(min(recurrence.kernel.shape)) * b
+    else:
+        largest = max(norm_of(recurrence.kernel, one) for one in (L1, LINF))
     steps, returns_all = recurrence.steps, recurrence.returns_all
     weights = norm.dual if not returns_all else L1
     best = product_up(b, _powers(q, steps, weights)) if b else 0.0
@@ -146,13 +151,6 @@ def absolute_norms(recurrence: Recurrence) -> tuple[float, float]:
         for kernel in (recurrence.kernel, recurrence.recurrent)
     )
     return product_up(recurrence.factor, of_inputs), of_state
-
-
-def _of_absolute(recurrence: Recurrence, b: float, norm_of: Callable[..., float]) -> float:
-    """A bound, in each of the norms, of the operator with the absolute values of `K`."""
-    if recurrence.convolution is None:
-        return math.sqrt(min(recurrence.kernel.shape)) * b  # the root of a rank larger
-    return max(norm_of(recurrence.kernel, norm) for norm in (L1, LINF))  # Schur's test
 
 
 def _powers(base: float, steps: int | None, norm: Norm) -> float:

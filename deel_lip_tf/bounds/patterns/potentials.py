@@ -54,16 +54,13 @@ def _plain_operator(
         case [Matrices() as matrices]:
             return source, inner, matrices
         case [Convolution() as operator] if operator.padding in ("same", "circular"):
-            return (source, inner, operator) if _has_such_an_adjoint(operator) else None
+            # Whether the adjoint is the convolution with the kernel turned round. Of an even size
+            # its zeros would stand on the other side.
+            is_odd = all(k % 2 for k in operator.kernel_size)
+            is_plain = {*operator.strides, *operator.dilation} == {1}
+            is_plain = is_plain and operator.kernel.shape[-3] == 1
+            return (source, inner, operator) if is_odd and is_plain else None
     return None
-
-
-def _has_such_an_adjoint(operator: Convolution) -> bool:
-    """Whether the adjoint is the convolution with the kernel turned round."""
-    # Of an even size the zeros of the adjoint would stand on the other side.
-    is_odd = all(k % 2 for k in operator.kernel_size)
-    is_plain = {*operator.strides, *operator.dilation} == {1} and operator.kernel.shape[-3] == 1
-    return is_odd and is_plain
 
 
 def _data_format(call: Call | None) -> str | None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from deel_lip_tf.cli.arguments import LARGEST_SEED, positive_number, whole_number
+from deel_lip_tf.cli.arguments import add_seed, positive_number
 from deel_lip_tf.cli.quiet import load_backend_quietly
 
 
@@ -38,13 +38,7 @@ def add_parser(commands: Any) -> None:
         metavar="DIR",
         help="folder for what is found; created if something is (default: %(default)s)",
     )
-    hunt.add_argument(
-        "--seed",
-        type=whole_number(0, LARGEST_SEED),
-        default=0,
-        metavar="N",
-        help="makes a run repeatable, up to its length (default: %(default)s)",
-    )
+    add_seed(hunt, ", up to its length")
     hunt.set_defaults(run=_run)
 
 

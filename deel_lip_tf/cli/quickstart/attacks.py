@@ -94,17 +94,12 @@ def nearest(
         fools = _finite(candidate) & (classify(candidate) != label)
         moved = _pulled_back(x[fools], label[fools], candidate[fools], classify)
         found = np.full(len(x), np.inf)
-        found[fools] = l2_distance(x[fools], moved)
+        change = x[fools].astype(np.float64) - moved.astype(np.float64)
+        found[fools] = np.sqrt(np.sum(np.square(change), axis=tuple(range(1, change.ndim))))
         closer = found < distance
         best[closer] = moved[closer[fools]]
         distance = np.minimum(distance, found)
     return Attack(name, best, distance, classify(best))
-
-
-def l2_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """L2 distance of each image of ``a`` to its counterpart in ``b``, (n,), in float64."""
-    difference = a.astype(np.float64) - b.astype(np.float64)
-    return np.sqrt(np.sum(np.square(difference), axis=tuple(range(1, difference.ndim))))
 
 
 def _graph(model, x: np.ndarray):

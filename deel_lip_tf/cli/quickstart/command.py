@@ -2,7 +2,7 @@
 
 import argparse
 
-from deel_lip_tf.cli.arguments import LARGEST_SEED, whole_number
+from deel_lip_tf.cli.arguments import add_seed, whole_number
 from deel_lip_tf.cli.quickstart.network import DEFAULT_EPOCHS, DEFAULT_LOSS, LOSS_ARGUMENTS
 from deel_lip_tf.cli.quiet import load_backend_quietly
 
@@ -43,13 +43,7 @@ def add_parser(commands) -> None:
         metavar="DIR",
         help="folder for the figures, the report and the SavedModel (default: %(default)s)",
     )
-    quickstart.add_argument(
-        "--seed",
-        type=whole_number(0, LARGEST_SEED),
-        default=0,
-        metavar="N",
-        help="makes a run repeatable (default: %(default)s)",
-    )
+    add_seed(quickstart)
     quickstart.set_defaults(run=_run)
 
 

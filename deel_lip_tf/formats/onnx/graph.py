@@ -52,7 +52,8 @@ def read(model, supported: Collection[str]) -> OnnxGraph:
     from onnx import numpy_helper
 
     model = loaded(model)
-    graph, version = model.graph, _version(model)
+    graph, own = model.graph, [x.version for x in model.opset_import if x.domain in ("", "ai.onnx")]
+    version = max(own, default=1)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     decoded = [_decoded(node, constants) for node in graph.node]
     nodes = _without_constants(decoded, constants, version)
@@ -79,11 +80,6 @@ def read(model, supported: Collection[str]) -> OnnxGraph:
         version=version,
         has_batch=has_batch,
     )
-
-
-def _version(model) -> int:
-    own = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    return max(own, default=1)
 
 
 def loaded(model):

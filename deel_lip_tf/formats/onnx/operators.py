@@ -54,10 +54,6 @@ from deel_lip_tf.formats.onnx.windows import (
 )
 
 
-def _identity(builder: KerasGraphBuilder, node: Node) -> Tensor:
-    return builder.tensor(node.inputs[0])
-
-
 def _cast(builder: KerasGraphBuilder, node: Node) -> Tensor:
     """The identity, to the type that the tensor has."""
     from onnx import helper
@@ -167,7 +163,7 @@ OPERATORS: dict[str, Callable[[KerasGraphBuilder, Node], Tensor]] = {
     "GlobalMaxPool": global_pooling(GLOBAL_MAXIMUM),
     "HardSigmoid": elementwise(_hard_sigmoid),
     "HardSwish": activation("hard_silu"),
-    "Identity": _identity,
+    "Identity": lambda builder, node: builder.tensor(node.inputs[0]),
     "LeakyRelu": _leaky_relu,
     "MatMul": matmul,
     "Max": extreme(keras.layers.Maximum, ops.maximum),

@@ -186,7 +186,9 @@ class _Reader:
     def graph(self, shape: list, dtype: str) -> SavedGraph:
         """The graph between the input and the output."""
         nodes = [node for node in map(self._classified, self._definition.node) if node is not None]
-        entry, exit_ = (_plain(t[0].name) for t in (self._frozen.inputs, self._frozen.outputs))
+        entry, exit_ = (
+            t[0].name.removesuffix(":0") for t in (self._frozen.inputs, self._frozen.outputs)
+        )
         output = self._alias.get(exit_, exit_)
         graph = SavedGraph([], {}, entry, tuple(shape[1:]), dtype, output, shape[0])
         nodes, counted = [node for node in nodes if node.output != entry], -1
@@ -201,12 +203,13 @@ class _Reader:
 
     def _classified(self, definition) -> Node | None:
         """The operator, or `None` where it need not become a layer."""
-        names = [_plain(name) for name in definition.input if not name.startswith("^")]
+        names = [name.removesuffix(":0") for name in definition.input if not name.startswith("^")]
         inputs = [self._alias.get(name, name) for name in names]
         kind, name = definition.op, definition.name
         owners = [i.partition(":")[0] for i in inputs]
         is_known = self._constant.issuperset(owners) or self._is_known_size(name)
-        if kind != "Placeholder" and self._is_pure(kind) and is_known:
+        is_pure = not self._has_impure_functions if kind in _CALLS else not _is_stateful(kind)
+        if kind != "Placeholder" and is_pure and is_known:
             self._constant.add(name)
             return None
         if kind in _OF_SHAPES:
@@ -235,10 +238,6 @@ class _Reader:
         (axis,) = begin if len(begin) == 1 else (-1,)
         is_one = axis >= 0 and list(end) == [axis + 1] and list(step) == [1]
         return is_one and shape.rank is not None and shape[int(axis)] is not None
-
-    def _is_pure(self, kind: str) -> bool:
-        """Whether the operator has no state and draws no random numbers."""
-        return not self._has_impure_functions if kind in _CALLS else not _is_stateful(kind)
 
     def _evaluated(self, used: set[str], shape: list, dtype: str) -> dict[str, np.ndarray]:
         known = self._constant.union(self._sizes)
@@ -277,11 +276,6 @@ def _merged(name: str, results: list[np.ndarray], batches: tuple[int, ...]) -> n
 
 def _is_stateful(kind: str) -> bool:
     return _keras.is_stateful_operator(kind) and kind not in _CALLS
-
-
-def _plain(name: str) -> str:
-    """A tensor's name without the number of its operator's first output."""
-    return name.removesuffix(":0")
 
 
 def _readable(name: str) -> str:

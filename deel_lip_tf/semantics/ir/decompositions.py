@@ -34,7 +34,6 @@ from deel_lip_tf.semantics.ir.primitives import (
     Transpose,
 )
 from deel_lip_tf.semantics.ir.program import Builder
-from deel_lip_tf.semantics.ir.sorting import sorting_network
 
 # Values of neighbours on the half-line between them are equal but for the rounding of float64.
 _TIE = 2.0**-46
@@ -102,6 +101,24 @@ def sorted_groups(builder: Builder, index: int, size: int) -> int:
         linear = Sum((Scale(), MatMul((high - low).T)))
         index = builder.affine([index, positive], linear, interval=rule)
     return reshaped(builder, index, shape)
+
+
+def sorting_network(size: int) -> list[list[tuple[int, int]]]:
+    """Batcher's odd-even merge sort: stages of disjoint pairs `i < j`, smaller to the left."""
+    stages, p = [], 1
+    while p < size:
+        k = p
+        while k >= 1:
+            pairs = [
+                (i + j, i + j + k)
+                for j in range(k % p, size - k, 2 * k)
+                for i in range(min(k, size - j - k))
+                if (i + j) // (2 * p) == (i + j + k) // (2 * p)
+            ]
+            stages += [pairs] if pairs else []
+            k //= 2
+        p *= 2
+    return stages
 
 
 def positive_and_negative(builder: Builder, index: int) -> int:

@@ -10,7 +10,7 @@ from deel_lip_tf.errors import UnsupportedLayerError, UnsupportedParts
 from deel_lip_tf.semantics.ends import final_call, is_all_of, normalized_by
 from deel_lip_tf.semantics.functions import function_of
 from deel_lip_tf.semantics.graph import Call as GraphCall
-from deel_lip_tf.semantics.graph import Value, graph_of, readable
+from deel_lip_tf.semantics.graph import graph_of, readable
 from deel_lip_tf.semantics.ir.primitives import Pick
 from deel_lip_tf.semantics.ir.program import Builder, Call, Program
 from deel_lip_tf.semantics.ir.sources import NUMBERS, Source
@@ -100,8 +100,10 @@ class Lowering:
         """Lowers the calls of the model; returns the node of its output."""
         graph = self._graph
         known, last = {graph.inputs[0]: 0}, final_call(graph)
+        # Whether the final call normalizes logits to probabilities of the same order.
+        self.dropped = (normalized_by(last) or None) if last is not None else None
         for call in graph.calls:
-            drop = call is last and self._is_dropped(call)
+            drop = call is last and self.dropped is not None
             results = self._call(call, [known[value] for value in call.inputs], drop)
             known.update(zip(call.outputs, results, strict=True))
         return known[graph.outputs[0]]
@@ -113,7 +115,9 @@ class Lowering:
             outputs = [self._lower(call, inputs, drop)]
         except UnsupportedLayerError as error:
             self.unsupported.add_call(call.operation, call.name, error)
-            return [self._placeholder(value) for value in call.outputs]
+            # Zeros stand for its outputs, so that the walk finds what else has no rule.
+            shapes = [tuple(size or 1 for size in value.shape[1:]) for value in call.outputs]
+            return [self.builder.affine(0, Pick(np.full(shape, -1))) for shape in shapes]
         if not drop:
             self.calls.append(Call(call, tuple(inputs), tuple(outputs)))
         return outputs
@@ -153,14 +157,3 @@ class Lowering:
             place = "; it may only end the model" if name in _SOFTMAX else ""
             raise UnsupportedLayerError(f"no rule is known for its activation {name!r}{place}")
         return self.builder.function(index, row.function)
-
-    def _is_dropped(self, call: GraphCall) -> bool:
-        """Whether the final call normalizes logits to probabilities of the same order."""
-        name = normalized_by(call)
-        self.dropped = name or None
-        return bool(name)
-
-    def _placeholder(self, value: Value) -> int:
-        """Stands for an unsupported output, so that the walk finds what else has no rule."""
-        shape = tuple(size or 1 for size in value.shape[1:])
-        return self.builder.affine(0, Pick(np.full(shape, -1)))

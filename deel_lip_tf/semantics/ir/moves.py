@@ -37,11 +37,6 @@ def move_of(function: Callable[[np.ndarray], np.ndarray], shape: Shape) -> Linea
     expected = np.append(others.ravel(), 0.0)[indices]
     if not np.array_equal(np.asarray(function(others))[0], expected):
         return None
-    return _plainest(indices, shape)
-
-
-def _plainest(indices: np.ndarray, shape: Shape) -> LinearMap:
-    size = math.prod(shape)
     if indices.size == size and np.array_equal(indices.ravel(), np.arange(size)):
         return Reshape(indices.shape)
     return _transpose(indices, shape) or _gather(indices, shape) or Pick(indices)

@@ -143,9 +143,8 @@ class Transposed(_Sliding):
         return _convolution(layer, self.kernel(layer), layer.compute_output_shape(input_shape))
 
     def keeps_size(self, layer, axis, rank):
-        is_plain = layer.output_padding is None and set(np.ravel(layer.dilation_rate)) == {1}
-        is_same = layer.padding == "same" and set(np.ravel(layer.strides)) == {1}
-        return is_plain and is_same and is_beside_features(layer, axis, rank)
+        is_same = _crops_as_same(layer) and set(np.ravel(layer.strides)) == {1}
+        return is_same and is_beside_features(layer, axis, rank)
 
     def slid(self, lowering, layer, index, bias):
         builder = lowering.builder

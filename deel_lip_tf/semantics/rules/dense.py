@@ -13,7 +13,7 @@ from deel_lip_tf.semantics.ir.decompositions import sequence_of, step_of
 from deel_lip_tf.semantics.ir.primitives import Einsum, MatMul, Sum
 from deel_lip_tf.semantics.ir.primitives.base import Unary
 from deel_lip_tf.semantics.ir.primitives.products import einsum_terms
-from deel_lip_tf.semantics.operators import Matrices, Operator, Recurrence, Shape, Sums
+from deel_lip_tf.semantics.operators import Matrices, Recurrence, Shape, Sums
 from deel_lip_tf.semantics.rule import Rule, only, rule
 from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import bias_of, check_built, is_constrained, kernel_of
@@ -46,7 +46,32 @@ class EinsumDense(Rule):
     casts_integers = True
 
     def operators(self, layer, input_shape):
-        return _contraction(layer, input_shape)
+        """The equation, sorted by what each letter does.
+
+        Letters of both operands are summed up, if the result has not got them, or count the blocks
+        of a block-diagonal matrix, if it has; letters of the input alone repeat that matrix or are
+        summed up before it, and letters of the kernel alone are columns.
+        """
+        equation = layer.equation.replace(" ", "")
+        tensor, matrix, result = einsum_terms(equation.replace("...", ""))
+        if any(len(set(term)) < len(term) for term in (tensor, matrix, result)):
+            raise UnsupportedLayerError("a letter occurs twice in one operand of its equation")
+        both = [letter for letter in matrix if letter in tensor]
+        blocks = [letter for letter in both if letter in result]
+        rows = [letter for letter in both if letter not in result]
+        columns = [letter for letter in matrix if letter not in tensor and letter in result]
+        dropped = [letter for letter in tensor if letter not in matrix and letter not in result]
+        kernel = kernel_of(layer)
+        kernel = np.einsum(f"{matrix}->{''.join(blocks + rows + columns)}", kernel)
+        sizes = dict(zip(blocks + rows + columns, kernel.shape, strict=True))
+        shape = [math.prod(sizes[letter] for letter in part) for part in (blocks, rows, columns)]
+        keeps_samples = tensor[:1] not in matrix and tensor[:1] == result[:1]
+        if equation.startswith("..."):
+            keeps_samples = "->..." in equation
+        if not keeps_samples or len(matrix) > len(sizes):
+            raise UnsupportedLayerError("its equation mixes samples, or sums up its kernel")
+        summed = [_size_of(letter, equation, input_shape) for letter in dropped]
+        return [Sums(math.prod(summed)), Matrices(kernel.reshape(shape))]
 
     def linear_part(self, layer, input_shape):
         try:
@@ -121,35 +146,6 @@ def unrolled(
         parts = [padded(part) for part in parts]
         states.append(builder.affine(parts, Sum(maps[: len(parts)]), bias))
     return sequence_of(builder, states) if layer.return_sequences else states[-1]
-
-
-def _contraction(layer: layers.EinsumDense, input_shape: Shape) -> list[Operator]:
-    """`einsum` of the input and the kernel, sorted by what each letter does.
-
-    Letters of both operands are summed up, if the result has not got them, or count the blocks of
-    a block-diagonal matrix, if it has; letters of the input alone repeat that matrix or are summed
-    up before it, and letters of the kernel alone are columns.
-    """
-    equation = layer.equation.replace(" ", "")
-    tensor, matrix, result = einsum_terms(equation.replace("...", ""))
-    if any(len(set(term)) < len(term) for term in (tensor, matrix, result)):
-        raise UnsupportedLayerError("a letter occurs twice in one operand of its equation")
-    both = [letter for letter in matrix if letter in tensor]
-    blocks = [letter for letter in both if letter in result]
-    rows = [letter for letter in both if letter not in result]
-    columns = [letter for letter in matrix if letter not in tensor and letter in result]
-    dropped = [letter for letter in tensor if letter not in matrix and letter not in result]
-    kernel = kernel_of(layer)
-    kernel = np.einsum(f"{matrix}->{''.join(blocks + rows + columns)}", kernel)
-    sizes = dict(zip(blocks + rows + columns, kernel.shape, strict=True))
-    shape = [math.prod(sizes[letter] for letter in part) for part in (blocks, rows, columns)]
-    keeps_samples = tensor[:1] not in matrix and tensor[:1] == result[:1]
-    if equation.startswith("..."):
-        keeps_samples = "->..." in equation
-    if not keeps_samples or len(matrix) > len(sizes):
-        raise UnsupportedLayerError("its equation mixes samples, or sums up its kernel")
-    summed = [_size_of(letter, equation, input_shape) for letter in dropped]
-    return [Sums(math.prod(summed)), Matrices(kernel.reshape(shape))]
 
 
 def _size_of(letter: str, equation: str, input_shape: Shape) -> int:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,9 +18,10 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.guard import can_run, confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
+from deel_lip_tf.verify.models import FLOATS, input_type
 from deel_lip_tf.verify.properties.answer import PROVEN, UNKNOWN, Answer, Progress
 from deel_lip_tf.verify.properties.splitting import FEW, split
-from deel_lip_tf.verify.search.attack import FLOATS, Claims, is_found, search
+from deel_lip_tf.verify.search.attack import Claims, is_found, search
 from deel_lip_tf.verify.search.branch_and_bound import branch_and_bound
 from deel_lip_tf.verify.search.inputs.decide import decide_program
 from deel_lip_tf.verify.search.inputs.network import is_searchable
@@ -158,7 +160,6 @@ class _Work:
         self._progress = Progress(excluded, center.shape[1:], time_limit, started)
 
     def run(self, stage: str) -> None:
-        """Runs one stage on what is undecided."""
         which = self._progress.open()
         if not len(which) or self._progress.left() <= 0:
             return
@@ -237,11 +238,11 @@ class _Work:
     def _split(self, which: np.ndarray) -> None:
         """Splits the inputs of boxes, where few are free."""
         claims, shape = self._claims, self._claims.program.input_shape
-        dtype = keras.backend.standardize_dtype(claims.model.inputs[0].dtype)
+        dtype = input_type(claims.model)
         if claims.domain.is_ball or dtype not in FLOATS:
             return
         seconds = search_seconds(self._progress.left(), len(which)) / len(which)
-        options = {"seconds": seconds, "run": claims.run, "dtype": np.dtype(dtype)}
+        options: dict[str, Any] = {"seconds": seconds, "run": claims.run, "dtype": np.dtype(dtype)}
         for index in which:
             free = claims.domain.lower[index] < claims.domain.upper[index]
             if free.sum() > FEW or self._progress.left() <= 0:
@@ -269,11 +270,10 @@ class _Work:
                 self._try(which[i], found.points[i : i + 1], BRANCHING)
 
     def result(self) -> Answer:
-        """What is known at the end."""
         margin = self._margin(np.arange(len(self._lower))).min(axis=1)
         return self._progress.answers(Answer, margin)
 
 
 def _centers(claims: LinearClaims, domain: Domain) -> np.ndarray:
     """The center of a domain, in the type of the inputs."""
-    return domain.center.astype(keras.backend.standardize_dtype(claims.model.inputs[0].dtype))
+    return domain.center.astype(input_type(claims.model))

@@ -13,13 +13,13 @@ from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain, box, check_domain
 from deel_lip_tf.verify.guard import confirmed
 from deel_lip_tf.verify.methods import METHODS, lower_bounds
-from deel_lip_tf.verify.models import program_of
+from deel_lip_tf.verify.models import FLOATS, input_type, program_of
 from deel_lip_tf.verify.properties.answer import PROVEN, UNKNOWN, Answer, Progress
 from deel_lip_tf.verify.properties.gradients import gradients_on
 from deel_lip_tf.verify.properties.linear import search_seconds
 from deel_lip_tf.verify.properties.ranges import flat_values, whole
 from deel_lip_tf.verify.properties.splitting import FEW, split
-from deel_lip_tf.verify.search.attack import FLOATS, Claims, is_found, search
+from deel_lip_tf.verify.search.attack import Claims, is_found, search
 
 _NOISE = 64.0  # last digits of the larger output: differences that are less are none
 _JUDGED = 8  # pairs of one call of which the exact function is bounded
@@ -168,7 +168,7 @@ class _Work:
 
     def _try_ends(self, index: int, parts: Domain) -> bool:
         """Tries the ends of boxes along the feature, in the middle of all others."""
-        dtype = keras.backend.standardize_dtype(self._model.inputs[0].dtype)
+        dtype = input_type(self._model)
         if dtype not in FLOATS:
             return False
         pairs = np.stack([parts.center, parts.center], axis=1).reshape(len(parts), 2, -1)
@@ -179,7 +179,7 @@ class _Work:
 
     def _attack(self, which: np.ndarray) -> None:
         """Searches two inputs, as one of a model that runs twice."""
-        dtype = keras.backend.standardize_dtype(self._model.inputs[0].dtype)
+        dtype = input_type(self._model)
         if dtype not in FLOATS:
             return
         sample, row = np.nonzero(self._lower[which] < 0)
@@ -212,16 +212,14 @@ class _Work:
         rise = np.diff(outputs.astype(np.float64).reshape(-1, 2, outputs.shape[1]), axis=1)[:, 0]
         falls = (rise @ self._rows.T < -(noise @ np.abs(self._rows).T)).any(axis=1)
         pairs = pairs.reshape(-1, 2, *self._program.input_shape)
+        rows, count = np.concatenate([self._rows, -self._rows])[None], len(self._rows)
         for pair in pairs[inside & falls][:_JUDGED]:
-            if not self._provably_grows(pair.astype(np.float64)):
+            point = pair.astype(np.float64)
+            found = lower_bounds(self._program, "ibp", box(point, point), rows)
+            largest, smallest = -found[0, count:], found[1, :count]
+            if not (smallest >= largest).all():
                 self._progress.falsify(np.array([index]), pair, "attack")
                 return
-
-    def _provably_grows(self, pair: np.ndarray) -> bool:
-        rows = np.concatenate([self._rows, -self._rows])[None]
-        found = lower_bounds(self._program, "ibp", box(pair, pair), rows)
-        largest, smallest = -found[0, len(self._rows) :], found[1, : len(self._rows)]
-        return bool((smallest >= largest).all())
 
 
 def _twice(model: keras.Model, feature: int) -> keras.Model:

@@ -32,7 +32,13 @@ from deel_lip_tf.semantics.ends import final_call, final_function, threshold
 from deel_lip_tf.semantics.graph import graph_of, is_readable
 from deel_lip_tf.verify.domain import Domain, check_domain
 from deel_lip_tf.verify.graphs import LRUCache, traced
-from deel_lip_tf.verify.models import configuration, margin_objectives, output_values
+from deel_lip_tf.verify.models import (
+    FLOATS,
+    configuration,
+    input_type,
+    margin_objectives,
+    output_values,
+)
 from deel_lip_tf.verify.propagation.concretize import DomainTensors
 from deel_lip_tf.verify.search.projection import column, inside, project, towards
 
@@ -40,7 +46,6 @@ STEPS, RESTARTS = 40, 4
 _TARGETS = 9  # classes tried from the start, the nearest first
 _NEAREST = 3  # of them, tried again from random points
 _ROWS, _ENTRIES = 1024, 2**23  # of one batch of the search
-FLOATS = ("float16", "float32", "float64")
 _FIRST_STEP, _LAST_STEP = 0.5, 0.01  # as parts of the half width, or of the radius
 _NOISE = 64.0  # last digits of the largest output: evaluations that differ by less are the same
 
@@ -126,12 +131,16 @@ def falsify(
             f"{shape}. Received: {domain.lower.shape}. Make it by `ball(x, eps)`."
         )
     classes = model.outputs[0].shape[-1]
-    claims = _other_labels(true_classes(labels, len(domain), classes, "labels"), classes)
+    # For each sample and each other class, that its score is larger.
+    given = true_classes(labels, len(domain), classes, "labels")
+    weights = margin_objectives(given, classes).reshape(-1, 1, classes)
+    sample = np.repeat(np.arange(len(given)), len(weights) // len(given))
+    claims = Claims(sample, weights, np.zeros((len(weights), 1)))
     for name, value in (("seed", seed), ("steps", steps), ("restarts", restarts)):
         whole_number(name, value, 0)
     check_time_limit(time_limit)
     found = _no_witnesses(model, shape)
-    if _input_type(model) not in FLOATS:
+    if input_type(model) not in FLOATS:
         return found
     attempt = _Attempt(model, domain, True, seed, steps, time_limit)
     attempt.shift = threshold(graph_of(model)) if classes == 1 else 0.0
@@ -152,7 +161,7 @@ def search(
     As `falsify`, for m claims about the outputs as the model returns them: (m, ...) points.
     """
     found = _no_witnesses(model, (len(claims), *domain.lower.shape[1:]))
-    if _input_type(model) not in FLOATS:
+    if input_type(model) not in FLOATS:
         return found
     attempt = _Attempt(model, domain, False, seed, steps, time_limit)
     return attempt.fill(found, claims, np.arange(len(claims)), restarts)
@@ -161,13 +170,6 @@ def search(
 def is_found(points: np.ndarray) -> np.ndarray:
     """(n,) whether points (n, ...) are witnesses: no NaN."""
     return ~np.isnan(points).any(axis=tuple(range(1, points.ndim)))
-
-
-def _other_labels(labels: np.ndarray, classes: int) -> Claims:
-    """For each sample and each other class, that its score is larger."""
-    weights = margin_objectives(labels, classes).reshape(-1, 1, classes)
-    sample = np.repeat(np.arange(len(labels)), len(weights) // len(labels))
-    return Claims(sample, weights, np.zeros((len(weights), 1)))
 
 
 def _nearest(places: np.ndarray, values: np.ndarray, wanted: np.ndarray, count: int) -> np.ndarray:
@@ -180,12 +182,8 @@ def _nearest(places: np.ndarray, values: np.ndarray, wanted: np.ndarray, count: 
     return order[rank < count]
 
 
-def _input_type(model: keras.Model) -> str:
-    return keras.backend.standardize_dtype(model.inputs[0].dtype)
-
-
 def _no_witnesses(model: keras.Model, shape: Sequence[int]) -> np.ndarray:
-    dtype = _input_type(model)
+    dtype = input_type(model)
     return np.full(shape, np.nan, dtype if dtype in FLOATS else np.float64)
 
 
@@ -196,7 +194,7 @@ class _Attempt:
         self._model, self._domain, self._steps = model, domain, steps
         self._random = np.random.default_rng(seed)
         self._end = math.inf if time_limit is None else time.monotonic() + time_limit
-        self._type = np.dtype(_input_type(model))
+        self._type = np.dtype(input_type(model))
         self._set = inside(domain, self._type)
         self._gradient = gradient_function(model, drop_softmax)
         self.shift = 0.0  # subtracted from the outputs before they are judged
@@ -290,19 +288,14 @@ def gradient_function(model: keras.Model, drop_softmax: bool = True) -> Callable
     left out: Keras hands on the logits it was computed from, and their gradient does not vanish
     where a probability is 1.
     """
-    drop_softmax = drop_softmax and _may_end_with_softmax(model)
+    if drop_softmax and is_readable(model):
+        # Without anything to leave out both questions have one graph.
+        call = final_call(graph_of(model))
+        drop_softmax = call is not None and final_function(call.operation) != ""
     config = configuration(model)
     # While it is kept the model lives, and no other one has its number.
     key = None if config is None else (id(model), config, drop_softmax)
     return _GRADIENTS.get(key, lambda: (model, _traced_gradient(model, drop_softmax)))[1]
-
-
-def _may_end_with_softmax(model: keras.Model) -> bool:
-    """Whether there is anything to leave out: else both questions have one graph."""
-    if not is_readable(model):
-        return True
-    call = final_call(graph_of(model))
-    return call is not None and final_function(call.operation) != ""
 
 
 def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Callable:
@@ -316,5 +309,5 @@ def _traced_gradient(model: keras.Model, drop_softmax: bool) -> Callable:
         return value, tape.gradient(value, x, unconnected_gradients="zero")
 
     point = (None, *model.inputs[0].shape[1:])
-    shapes = [(point, _input_type(model)), ((None,) * 3, tf.float32), ((None,) * 2, tf.float32)]
+    shapes = [(point, input_type(model)), ((None,) * 3, tf.float32), ((None,) * 2, tf.float32)]
     return traced(gradient, shapes)

@@ -222,12 +222,9 @@ class _Search:
             sample = samples[i]
             if not self._done[sample] and self._domain[[sample]].contains(points[i : i + 1])[0]:
                 self._points[sample], self._done[sample] = points[i], True
-                self._give_up(sample)
-
-    def _give_up(self, sample: int) -> None:
-        while self._open[sample]:
-            self._close(self._pop(sample))
-        self._deficit[sample] = 0.0
+                while self._open[sample]:
+                    self._close(self._pop(sample))
+                self._deficit[sample] = 0.0
 
     def _close(self, part: _Subdomain) -> None:
         self._closed[part.pair] = min(self._closed[part.pair], part.value)
@@ -241,6 +238,5 @@ class _Search:
         return np.maximum(np.where(lower < np.inf, lower, -np.inf), self._known)
 
     def result(self) -> BranchAndBoundResult:
-        """What is known at the end."""
         lower, whole = (x.reshape(-1, self._each) for x in (self._lower(), self._whole))
         return BranchAndBoundResult(lower, whole, self._points, self._bounded)

@@ -11,7 +11,9 @@ def project(x: tf.Tensor, domain: DomainTensors) -> tf.Tensor:
     """Into the ball, then into the box, which moves no entry away from the center."""
     offset = x - domain.center
     if domain.norm == "l2":
-        x = domain.center + offset * tf.minimum(1.0, _divide(_radius(domain), _length(offset)))
+        x = domain.center + offset * tf.minimum(
+            1.0, tf.math.divide_no_nan(_radius(domain), _length(offset))
+        )
     elif domain.norm == "l1":
         x = domain.center + _onto_l1_ball(offset, domain.radius)
     return tf.clip_by_value(x, domain.lower, domain.upper)
@@ -30,7 +32,7 @@ def towards(
         share = 1.0 if is_jump else length
         return project(x + share * (_vertex(gradient, domain) - x), domain)
     if domain.norm is not None:
-        step = _divide(length * _radius(domain), _length(gradient))
+        step = tf.math.divide_no_nan(length * _radius(domain), _length(gradient))
         return project(x - gradient * step, domain)
     return project(x - length * (domain.upper - domain.lower) * tf.sign(gradient), domain)
 
@@ -41,7 +43,7 @@ def _vertex(gradient: tf.Tensor, domain: DomainTensors) -> tf.Tensor:
     if domain.norm == "l1":
         return domain.center + _greedy(gradient, corner - domain.center, domain.radius)
     if domain.norm == "l2":
-        far = domain.center - gradient * _divide(_radius(domain), _length(gradient))
+        far = domain.center - gradient * tf.math.divide_no_nan(_radius(domain), _length(gradient))
         return _stretched(far, gradient, domain)
     return corner
 
@@ -54,7 +56,7 @@ def _stretched(x: tf.Tensor, gradient: tf.Tensor, domain: DomainTensors) -> tf.T
     # (s + t)^2 - s^2 = left, with s the part of the offset along the free entries.
     along = _length(tf.where(free != 0.0, x - domain.center, 0.0))
     step = tf.sqrt(along**2 + left) - along
-    return project(x - free * _divide(step, _length(free)), domain)
+    return project(x - free * tf.math.divide_no_nan(step, _length(free)), domain)
 
 
 def inside(domain: Domain, dtype: np.dtype) -> DomainTensors:
@@ -100,10 +102,6 @@ def _radius(domain: DomainTensors) -> tf.Tensor:
 def _length(x: tf.Tensor) -> tf.Tensor:
     """Euclidean norms, (m, 1, ...)."""
     return tf.sqrt(tf.reduce_sum(x**2, axis=list(range(1, x.shape.rank)), keepdims=True))
-
-
-def _divide(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    return tf.math.divide_no_nan(a, b)
 
 
 def _greedy(gradient: tf.Tensor, corner: tf.Tensor, radius: tf.Tensor) -> tf.Tensor:

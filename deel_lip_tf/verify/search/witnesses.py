@@ -13,7 +13,7 @@ import numpy as np
 from deel_lip_tf.semantics.ir.program import Program
 from deel_lip_tf.verify.domain import Domain, box
 from deel_lip_tf.verify.methods import lower_bounds
-from deel_lip_tf.verify.models import output_values
+from deel_lip_tf.verify.models import FLOATS, input_type, output_values
 from deel_lip_tf.verify.search.projection import inside
 from deel_lip_tf.verify.specification.property import Conjunction
 
@@ -26,9 +26,9 @@ def plain_points(model: keras.Model, domain: Domain) -> np.ndarray:
 
     No points at all for other types than float16, float32 and float64.
     """
-    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    dtype = input_type(model)
     shape = domain.lower.shape[1:]
-    if dtype not in ("float16", "float32", "float64"):
+    if dtype not in FLOATS:
         return np.zeros((len(domain), 0, *shape))
     held = inside(domain, np.dtype(dtype))
     ends = np.stack([held.lower, held.upper], axis=1).reshape(len(domain), 2, -1)

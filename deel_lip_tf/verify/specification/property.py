@@ -152,6 +152,17 @@ def conjunctions(formula: Formula) -> tuple[list[Inequality], list[list[Inequali
     ]
 
 
+def padded(rows: np.ndarray, count: int, otherwise: float = 0.0) -> np.ndarray:
+    """Rows of a conjunction, the last one repeated up to a number of them.
+
+    `otherwise` stands in all of them where there are none. As every input is a counterexample then,
+    those of the offsets may be negative.
+    """
+    if not len(rows):
+        return np.full((count, *rows.shape[1:]), otherwise, rows.dtype)
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
+
+
 def one_not_positive(lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> Property:
     """That one of some rows (m, outputs) of the outputs is not positive, somewhere in a box."""
     offsets, is_strict, found = np.zeros(1), np.zeros(1, bool), []

@@ -93,7 +93,11 @@ def to_vnnlib(
         )
     domain = _writable(ball(sample, eps, norm, clip))
     write = {"1.0": _first_text, "2.0": _second_text}[version]
-    rivals = _rivals(model, int(label))
+    # Of these comparisons, `(relation, output, output)`, a counterexample satisfies one.
+    rivals = [(">=", f"Y_{j}", f"Y_{int(label)}") for j in range(classes) if j != label]
+    if classes == 1:
+        relation = "<=" if label == 1 else ">="
+        rivals = [(relation, "Y_0", digits_of(threshold(graph_of(model))))]
     with whole_file(path) as file:
         file.write(write(domain, classes, rivals).encode())
 
@@ -105,14 +109,6 @@ def _writable(domain: Domain) -> Domain:
     lower = np.where(small[0], np.where(domain.lower < 0, -smallest, 0.0), domain.lower)
     upper = np.where(small[1], np.where(domain.upper > 0, smallest, 0.0), domain.upper)
     return replace(domain, lower=lower, upper=upper)
-
-
-def _rivals(model: keras.Model, label: int) -> list[tuple[str, str, str]]:
-    """Comparisons of which a counterexample satisfies one: `(relation, output, output)`."""
-    classes = model.outputs[0].shape[-1]
-    if classes > 1:
-        return [(">=", f"Y_{j}", f"Y_{label}") for j in range(classes) if j != label]
-    return [("<=" if label == 1 else ">=", "Y_0", digits_of(threshold(graph_of(model))))]
 
 
 def _first_text(domain: Domain, classes: int, rivals: list[tuple[str, str, str]]) -> str:

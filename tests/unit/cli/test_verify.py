@@ -16,7 +16,7 @@ from keras import layers
 import deel_lip_tf
 from deel_lip_tf import __main__ as command_line
 from deel_lip_tf.cli.verify import EXIT_CODES
-from deel_lip_tf.formats.keras2_files import load_h5
+from deel_lip_tf.formats.keras_files import load_h5
 from deel_lip_tf.verify.specification.writing import to_vnnlib
 
 ASK = """

@@ -1,8 +1,5 @@
 """ONNX operators that move, join or choose entries: what they do to numbers says how."""
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 
 from deel_lip_tf.formats.graph import Node
@@ -41,20 +38,17 @@ def moved(values: Values, node: Node) -> list[Value]:
 
     outputs = []
     for place, result in enumerate(results(np.zeros(value.shape))):
-        flat = (1, *sample_of(result.shape))
-        move = move_of(partial(_part, results, place, flat), sample_of(value.shape))
+
+        def flat(x: np.ndarray, place: int = place, result: np.ndarray = result) -> np.ndarray:
+            return results(x)[place].reshape(1, *sample_of(result.shape))
+
+        move = move_of(flat, sample_of(value.shape))
         if move is None:
             raise node.unsupported("entries of its input alone", node.inputs)
         is_same = isinstance(move, Reshape) and move.to == values.builder.shape(index)
         moved_index = index if is_same else values.builder.affine(index, move)
         outputs.append(Value(moved_index, result.shape))
     return outputs
-
-
-def _part(
-    results: Callable[[np.ndarray], list[np.ndarray]], place: int, shape: tuple, x: np.ndarray
-) -> np.ndarray:
-    return results(x)[place].reshape(shape)
 
 
 def concatenated(values: Values, node: Node) -> list[Value]:

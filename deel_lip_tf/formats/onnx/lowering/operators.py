@@ -1,6 +1,7 @@
 """ONNX operators as primitives: the table, sums, products and functions of each entry."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -62,16 +63,12 @@ def _from_left(values: Values, node: Node) -> Value:
     kernel, value = _matrix(values, node, 0), values.value(node, 1)
     rank = len(value.shape) - value.has_batch
     if rank == 1 and not value.has_batch:
-        return _dense(values, _exchanged(node), kernel.T, None)
+        return _dense(values, replace(node, inputs=node.inputs[::-1]), kernel.T, None)
     if rank < 2:
         raise node.unsupported("a constant as input 1: this product mixes samples", value.shape)
     along = AxisProducts((*[None] * (rank - 2), kernel.T, None))
     index = values.builder.affine(values.first(value), along)
     return Value(index, (*value.shape[:-2], len(kernel), value.shape[-1]))
-
-
-def _exchanged(node: Node) -> Node:
-    return Node(node.kind, node.name, node.inputs[::-1], node.output, node.attributes)
 
 
 def _affine(values: Values, node: Node, value: Value, scale=None, shift=None) -> Value:
@@ -112,7 +109,6 @@ def _merged(values: Values, node: Node, join: Callable[[list[int]], int]) -> Val
 
 
 def _product(values: Values, node: Node) -> list[Value]:
-    """`Mul` with a constant."""
     node.expect("broadcast", 0, 0)
     position = int(not values.is_constant(node.inputs[0]))
     value, constant = values.value(node, 1 - position), values.numbers(node, position)
@@ -120,7 +116,6 @@ def _product(values: Values, node: Node) -> list[Value]:
 
 
 def _quotient(values: Values, node: Node) -> list[Value]:
-    """`Div` by a constant."""
     node.expect("broadcast", 0, 0)
     constant = values.numbers(node, 1)
     if not constant.all():

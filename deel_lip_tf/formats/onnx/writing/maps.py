@@ -40,10 +40,6 @@ def write_affine(emitter: Emitter, node: Affine, inputs: Sequence[OnnxTensor]) -
     return output if bias is None else emitter.apply("Add", output, bias)
 
 
-def _reshape(emitter, linear: Reshape, x):
-    return emitter.reshaped(x, linear.to)
-
-
 def _transpose(emitter, linear: Transpose, x):
     rank = len(linear.axes)
     shape = linear.shape([x.shape])
@@ -225,7 +221,7 @@ MAPS: dict[type, Callable[..., OnnxTensor]] = {
     Gather: _gather,
     MatMul: _matmul,
     Pick: _pick,
-    Reshape: _reshape,
+    Reshape: lambda emitter, linear, x: emitter.reshaped(x, linear.to),
     Scale: _scale,
     Sum: _sum,
     Transpose: _transpose,

@@ -43,12 +43,10 @@ def _pooled(emitter: Emitter, layer, x: OnnxTensor, kind: str) -> OnnxTensor:
     return OnnxTensor(name, (*sizes, x.shape[-1]), is_first=True)
 
 
-def _norm_pooling(emitter, layer, x):
-    """The root of the sum of squares: of the average, with the factor outside."""
+def _root_of_mean_square(emitter, layer, x):
     x = emitter.channels_first(x)
     mean = _pooled(emitter, layer, emitter.combine("Mul", x, x), "AveragePool")
-    factor = layer.k_coef_lip * math.sqrt(math.prod(layer.pool_size))
-    return emitter.apply("Mul", emitter.apply("Sqrt", mean), factor)
+    return emitter.apply("Sqrt", mean)
 
 
 def _global_pooling(kind: str) -> Callable[..., OnnxTensor]:
@@ -94,6 +92,6 @@ _POOLINGS: dict[type, Callable[..., OnnxTensor]] = {
     pooling.GlobalAverage: _GLOBAL_AVERAGE,
     pooling.ScaledAverage: _scaled(_AVERAGE, _window_factor),
     pooling.ScaledGlobalAverage: _scaled(_GLOBAL_AVERAGE, _image_factor),
-    pooling.ScaledRoot: _norm_pooling,
+    pooling.ScaledRoot: _scaled(_root_of_mean_square, _window_factor),
 }
 """By the rule of the layer."""

@@ -17,6 +17,7 @@ from deel_lip_tf.semantics.rules.merging import check_are_tensors, side_by_side
 _MIXES = "it mixes the samples of a batch, or adds a constant"
 
 
+@rule("Moveaxis", "Repeat", "Swapaxes")
 class Movement(Rule):
     """Some of the entries of the input, moved or copied."""
 
@@ -34,8 +35,9 @@ class Moving(Movement):
     rounding = staticmethod(copied)
 
 
+@rule("ExpandDims", "Squeeze", "Flip", "Roll")
 class Reordering(Moving):
-    """All entries of each sample in another order."""
+    """All entries of each sample in another order: along axes that are not the batch axis."""
 
     def keeps_samples(self, operation, before: int, after: int) -> bool:
         """Whether the batch axis stays the first, by the ranks of input and output."""
@@ -51,11 +53,6 @@ class Reordering(Moving):
         if before[0] != after[0] or not self.keeps_samples(call.operation, *ranks):
             raise UnsupportedLayerError("it moves the batch axis")
         return Merge([1.0], False, "reordering of entries")
-
-
-@rule("ExpandDims", "Squeeze", "Flip", "Roll")
-class AlongAxis(Reordering):
-    """An axis that is added, taken away, reversed or turned."""
 
 
 @rule("Reshape")
@@ -139,11 +136,6 @@ class Pad(Moving):
         if call.operation.mode != "constant":
             raise UnsupportedLayerError("only padding by a constant has a rule")
         return super().lower_call(lowering, call, inputs)
-
-
-@rule("Moveaxis", "Repeat", "Swapaxes")
-class Rearranging(Movement):
-    """Axes in another order, and copies."""
 
 
 @rule("Stack")

@@ -11,7 +11,7 @@ from deel_lip_tf.verify.search.inputs.network import Network
 from deel_lip_tf.verify.search.inputs.points import descended
 from deel_lip_tf.verify.search.inputs.refutation import Rows, contracted, multipliers
 from deel_lip_tf.verify.search.inputs.work import BRIEF, Work
-from deel_lip_tf.verify.specification.property import Conjunction
+from deel_lip_tf.verify.specification.property import Conjunction, padded
 
 if TYPE_CHECKING:
     from deel_lip_tf.verify.search.inputs.record import Record  # which needs the package `onnx`
@@ -44,11 +44,9 @@ class _Open(NamedTuple):
     node: np.ndarray
 
     def of(self, index: np.ndarray) -> "_Open":
-        """Some of them."""
         return _Open(*(part[index] for part in self))
 
     def and_others(self, other: "_Open") -> "_Open":
-        """All of both."""
         return _Open(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
@@ -66,7 +64,9 @@ class Group:
         self._work, self._claims, self._end = work, claims, end
         first = claims[0]
         self._network = Network(work.program, first.lower, first.upper, end)
-        weights, offsets = _padded(claims)
+        count = max(1, *(len(claim.weights) for claim in claims))
+        weights = np.stack([padded(claim.weights, count) for claim in claims])
+        offsets = np.stack([padded(claim.offsets, count, -1.0) for claim in claims])
         outputs = weights.shape[-1]
         self._rows = self._network.rows(weights.reshape(-1, outputs), offsets.ravel())
         self._shape = weights.shape[:2]
@@ -118,7 +118,7 @@ class Group:
         summed = {source: np.einsum("nm,nmw->nw", weights, row) for source, row in starts.items()}
         rows = self._with_sum(relaxation, rows, summed, constant, weights)
         below, above = contracted(rows)
-        strict = np.stack([_padded_to(c.is_strict, self._shape[1], False) for c in self._claims])
+        strict = np.stack([padded(c.is_strict, self._shape[1]) for c in self._claims])
         touches = strict[parts.claim] & (rows.lowest[:, : self._shape[1]] >= 0)
         kept = np.flatnonzero((below <= above).all(axis=1) & ~touches.any(axis=1))
         signs = relaxation.signs
@@ -224,23 +224,6 @@ class Group:
         if (record := self._work.record) is None:
             return halves
         return halves._replace(node=record.split(first.node, self._network.free[axis], cuts))
-
-
-def _padded(claims: Sequence[Conjunction]) -> tuple[np.ndarray, np.ndarray]:
-    """(claims, rows, outputs) weights and (claims, rows) offsets, the last row repeated.
-
-    Without a row every input is a counterexample: then one that is never positive.
-    """
-    count = max(1, *(len(claim.weights) for claim in claims))
-    weights = [_padded_to(claim.weights, count, 0.0) for claim in claims]
-    offsets = [_padded_to(claim.offsets, count, -1.0) for claim in claims]
-    return np.stack(weights), np.stack(offsets)
-
-
-def _padded_to(rows: np.ndarray, count: int, otherwise: float) -> np.ndarray:
-    if not len(rows):
-        return np.full((count, *rows.shape[1:]), otherwise, rows.dtype)
-    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
 
 
 def _shrunk(boxes: Boxes, below: np.ndarray, above: np.ndarray) -> Boxes:

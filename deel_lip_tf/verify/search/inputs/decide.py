@@ -38,7 +38,7 @@ def decide_program(
     *,
     seconds: float = 60.0,
     run: Run | None = None,
-    dtype: type = np.float32,
+    dtype: type | np.dtype = np.float32,
     is_nearest: bool = False,
     seed: int = 0,
     is_attacked: bool = False,

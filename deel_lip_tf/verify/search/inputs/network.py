@@ -186,7 +186,6 @@ class Network:
         return np.concatenate([parent.terms[:1], *({**own, **others}[s] for s in sources)])
 
     def _parts(self, sources: tuple[int, ...], terms: np.ndarray) -> list[np.ndarray]:
-        """The coefficients of each source."""
         counts = [len(self._reach(source)) for source in sources]
         return np.split(terms[1:], np.cumsum(counts)[:-1]) if counts else []
 

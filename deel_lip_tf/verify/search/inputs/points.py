@@ -88,7 +88,7 @@ class Points:
         is_nearest: whether inputs count that are nearest to a point of the box.
     """
 
-    def __init__(self, program: Program, run: Run | None, dtype: type, is_nearest: bool):
+    def __init__(self, program: Program, run: Run | None, dtype: type | np.dtype, is_nearest: bool):
         self._program, self._run = program, run
         self._dtype, self._is_nearest = np.dtype(dtype), is_nearest
 

@@ -13,7 +13,7 @@ from deel_lip_tf.checking.network import Layer
 from deel_lip_tf.checking.proof import LEAF, heading
 from deel_lip_tf.semantics.ir.evaluation import evaluated
 from deel_lip_tf.semantics.ir.program import Elementwise, Program
-from deel_lip_tf.verify.specification.property import Conjunction, Property
+from deel_lip_tf.verify.specification.property import Conjunction, Property, padded
 
 _BATCH = 32  # leaves that are bounded together
 
@@ -180,10 +180,11 @@ class Record:
         rank = np.argsort(number[nodes[: len(leaves)]])
         rank = np.concatenate([rank, np.arange(len(leaves), len(nodes))])
         parts = [self._packed(one, columns) for one in shown]
-        arrays: dict[str, np.ndarray] = {
-            name: np.concatenate([none, *(part[k] for part in parts)])[rank]
-            for k, (name, none) in enumerate(self._nothing(len(columns)).items())
-        }
+        slopes = np.zeros((0, len(columns)), np.float16)
+        nothing = np.zeros((0, self.claims[1].shape[1])), slopes, slopes
+        together = [np.concatenate(each)[rank] for each in zip(nothing, *parts, strict=True)]
+        names = ("multipliers", "slopes", "betas")
+        arrays: dict[str, np.ndarray] = dict(zip(names, together, strict=True))
         if not self._kept.any():
             return arrays
         at, targets = nodes[len(leaves) :], [one.given.target for one in self._lemmas]
@@ -191,12 +192,6 @@ class Record:
         arrays["places"] = np.where(at < 0, at, number[at])
         arrays["targets"] = np.concatenate([np.zeros(0, int), *targets])
         return arrays
-
-    def _nothing(self, columns: int) -> dict[str, np.ndarray]:
-        """The arrays of no certificates."""
-        rows = self.claims[1].shape[1]
-        slopes = np.zeros((0, columns), np.float16)
-        return {"multipliers": np.zeros((0, rows)), "slopes": slopes, "betas": slopes}
 
     def _packed(self, shown: "_Shown", columns: np.ndarray) -> tuple[np.ndarray, ...]:
         """Multipliers, slopes and betas, with those of all columns."""
@@ -230,7 +225,8 @@ def _order(program: Program, layers: list[Layer]) -> dict[int, np.ndarray]:
             continue
         known, index = np.maximum(known, 0.0), nodes.pop(0)
         shape, own = program.nodes[index].shape, values[index].ravel()
-        for order in (np.arange(own.size), _channels_first(shape)):
+        channels_first = np.arange(math.prod(shape)).reshape(shape[-1], *shape[:-1])
+        for order in (np.arange(own.size), np.moveaxis(channels_first, 0, -1).ravel()):
             if len(known) == own.size and np.allclose(known[order], own, rtol=1e-6, atol=1e-6):
                 found[index] = begin + order
                 break
@@ -238,24 +234,16 @@ def _order(program: Program, layers: list[Layer]) -> dict[int, np.ndarray]:
     return found
 
 
-def _channels_first(shape: tuple[int, ...]) -> np.ndarray:
-    """Where the entries of an array with its last axis moved to the front stand in it."""
-    first = np.arange(math.prod(shape)).reshape(shape[-1], *shape[:-1])
-    return np.moveaxis(first, 0, -1).ravel()
-
-
 def _theorems(property: Property) -> dict[str, np.ndarray]:
     """The boxes of all conjunctions, and their rows: of each as many, the last one repeated."""
     claims = property.conjunctions
     rows = max([1, *(len(claim.weights) for claim in claims)])
-    weights, offsets = (
-        np.zeros((len(claims), rows, property.outputs)),
-        np.zeros((len(claims), rows)),
-    )
-    ends = np.zeros((2, len(claims), property.inputs))
-    for i, claim in enumerate(claims):
-        ends[:, i] = claim.lower, claim.upper
-        if len(claim.weights):
-            own = np.minimum(np.arange(rows), len(claim.weights) - 1)
-            weights[i], offsets[i] = claim.weights[own], claim.offsets[own]
-    return {"lower": ends[0], "upper": ends[1], "weights": weights, "offsets": offsets}
+    shape, inputs = (len(claims), rows), (len(claims), property.inputs)
+    weights = [padded(claim.weights, rows) for claim in claims]
+    offsets = [padded(claim.offsets, rows) for claim in claims]
+    return {
+        "lower": np.reshape([claim.lower for claim in claims], inputs),
+        "upper": np.reshape([claim.upper for claim in claims], inputs),
+        "weights": np.reshape(weights, (*shape, property.outputs)),
+        "offsets": np.reshape(offsets, shape),
+    }

@@ -11,11 +11,11 @@ from keras import activations, layers, ops
 from deel_lip_tf import layers as lip
 from deel_lip_tf.semantics import functions
 from deel_lip_tf.semantics.ir.arrays import NUMPY
+from deel_lip_tf.semantics.ir.decompositions import sorting_network
 from deel_lip_tf.semantics.ir.lowering import lower_model
 from deel_lip_tf.semantics.ir.moves import move_of
 from deel_lip_tf.semantics.ir.primitives import Gather, Pick, Reshape, Transpose
 from deel_lip_tf.semantics.ir.program import Affine
-from deel_lip_tf.semantics.ir.sorting import sorting_network
 from deel_lip_tf.semantics.rule import registered
 from deel_lip_tf.verify import robustness
 from deel_lip_tf.verify.tensorflow import TENSORFLOW, evaluate
