@@ -195,16 +195,16 @@ def _condensed():
 
 
 def _half():
-    """Half precision with a loss scale, and batches of Python's own order."""
+    """A functional model in half precision, with a loss scale."""
     import keras
 
     import deel_lip_tf as lip
 
     keras.config.set_dtype_policy("mixed_float16")
     x, y = _data((5,), 3)
-    layers = [lip.layers.FrobeniusDense(4), keras.layers.GaussianNoise(0.1)]
-    layers += [lip.layers.FrobeniusDense(3, dtype="float32")]
-    model = lip.Sequential([keras.Input((5,)), *layers])
+    inputs = keras.Input((5,))
+    noisy = keras.layers.GaussianNoise(0.1)(lip.layers.FrobeniusDense(4)(inputs))
+    model = lip.Model(inputs, lip.layers.FrobeniusDense(3, dtype="float32")(noisy))
     model.compile("adam", lip.losses.TauCategoricalCrossentropy(tau=3.0), run_eagerly=True)
     return model, x, np.eye(3)[y]
 
