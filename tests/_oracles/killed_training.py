@@ -195,22 +195,22 @@ def _condensed():
 
 
 def _half():
-    """Half precision with a loss scale, and batches of Python's own order."""
+    """A functional model in half precision, with a loss scale."""
     import keras
 
     import deel_lip_tf as lip
 
     keras.config.set_dtype_policy("mixed_float16")
     x, y = _data((5,), 3)
-    layers = [lip.layers.FrobeniusDense(4), keras.layers.GaussianNoise(0.1)]
-    layers += [lip.layers.FrobeniusDense(3, dtype="float32")]
-    model = lip.Sequential([keras.Input((5,)), *layers])
+    inputs = keras.Input((5,))
+    noisy = keras.layers.GaussianNoise(0.1)(lip.layers.FrobeniusDense(4)(inputs))
+    model = lip.Model(inputs, lip.layers.FrobeniusDense(3, dtype="float32")(noisy))
     model.compile("adam", lip.losses.TauCategoricalCrossentropy(tau=3.0), run_eagerly=True)
     return model, x, np.eye(3)[y]
 
 
 def _mirrored():
-    """Two replicas, in a graph."""
+    """Two replicas, in a graph: learned margins and statistics of a layer, which they share."""
     import keras
     import tensorflow as tf
 
@@ -220,9 +220,12 @@ def _mirrored():
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
     x, y = _data((5,), 3)
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        model = lip.Sequential([keras.Input((5,)), lip.layers.FrobeniusDense(3)])
-        model.compile("adam", lip.losses.TauSparseCategoricalCrossentropy(tau=3.0))
-    return model, x, y
+        layers = [lip.layers.BatchCentering(), lip.layers.FrobeniusDense(3)]
+        model = lip.LossVariableSequential([keras.Input((5,)), *layers])
+        loss = lip.losses.MulticlassHKRauto(alpha=10.0, min_margin=1e-3)
+        model.compile("adam", loss, jit_compile=False)
+        model.loss.hinge_margins.assign([0.5, 0.6, 0.7])  # from where they move
+    return model, x, np.eye(3)[y]
 
 
 KINDS = {one.__name__[1:]: one for one in (_dense, _convolution, _margins, _condensed, _half)}

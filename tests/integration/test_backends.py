@@ -14,7 +14,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TABLE = "properties/use/test_jax_and_torch.py"
+# XLA compiles each operation of each layer, so that the table of layers takes minutes on JAX.
+WITHOUT_LAYERS = (
+    "every_loss_trains",
+    "every_metric_adds_batches_up",
+    "every_constraint_is_kept_by_training",
+)
 SHARED = [
+    *(f"{TABLE}::test_{name}" for name in WITHOUT_LAYERS),
     "unit/bounds/test_evaluation.py",
     "unit/layers/test_normalization.py",
     "unit/losses/test_soft.py",

@@ -109,19 +109,19 @@ def model_of(rows: list[Row], scope, way: str):
     outside = {row.name: row.loss() for row in rows if row.is_made_outside}
     with scope:
         inputs = keras.Input((4,))
-        model = lip.LossVariableModel(inputs, [row.head(inputs) for row in rows])
+        model = lip.LossVariableModel(inputs, _alone([row.head(inputs) for row in rows]))
         made = [outside.get(row.name) or row.loss() for row in rows]
         optimizer = keras.optimizers.SGD(RATE)
         if way == "scaled":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**10)
-        model.compile(optimizer, made, jit_compile=False, run_eagerly=way == "eagerly")
+        model.compile(optimizer, _alone(made), jit_compile=False, run_eagerly=way == "eagerly")
     return model
 
 
 def state(model, rows: list[Row]) -> dict[str, list[np.ndarray]]:
     """What training changes, by the row that it belongs to."""
     found: dict[str, list] = {}
-    for row, loss in zip(rows, model.loss, strict=True):
+    for row, loss in zip(rows, keras.tree.flatten(model.loss), strict=True):
         found[row.name] = list(model.get_layer(row.name).variables)
         for method in ("get_trainable_variables", "get_non_trainable_variables"):
             found[row.name] += getattr(loss, method, list)()
@@ -136,11 +136,18 @@ def trained(model, rows: list[Row], case: str, start: list[np.ndarray]):
     inputs, classes, weights = samples(case)
     for variable, value in zip(_variables(model), start, strict=True):
         variable.assign(value)
-    targets = [labels(row.labels, classes) for row in rows]
-    options = dict(batch_size=BATCH, shuffle=False, verbose=0)
+    targets = _alone([labels(row.labels, classes) for row in rows])
+    options: dict[str, Any] = dict(batch_size=BATCH, shuffle=False, verbose=0)
+    if case == "of classes":
+        options["class_weight"] = {0: 0.5, 1: 3.0, 2: 1.0}
     history = model.fit(inputs, targets, sample_weight=weights, **options).history
     reported = [history[f"{row.name}_loss"][-1] for row in rows] if len(rows) > 1 else []
     return state(model, rows), np.array(reported)
+
+
+def _alone(of_outputs: list) -> Any:
+    """As a model of a single output takes it: Keras has weights of classes for such ones only."""
+    return of_outputs if len(of_outputs) > 1 else of_outputs[0]
 
 
 def _variables(model) -> list:

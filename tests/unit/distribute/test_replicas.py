@@ -42,9 +42,10 @@ def differences(*arguments):
         ("2", FEW, ("sorted",)),
         pytest.param("2", tuple(ROWS), ("sorted",), marks=pytest.mark.slow),
         pytest.param("2", WEIGHTED, ("weighted",), marks=pytest.mark.slow),
+        pytest.param("4", ("MulticlassHKR",), ("of classes",), marks=pytest.mark.slow),
         pytest.param("4", OF_BATCHES, ("shuffled", "sorted", "empty"), marks=pytest.mark.slow),
     ],
-    ids=["some on 2", "all on 2", "weighted", "of batches on 4"],
+    ids=["some on 2", "all on 2", "weighted", "of classes", "of batches on 4"],
 )
 def test_three_steps_are_those_of_one_device(devices, rows, cases):
     found = differences(devices, ",".join(rows), ",".join(cases))
