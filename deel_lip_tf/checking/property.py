@@ -61,9 +61,9 @@ def _alternatives(formula: list) -> list[list[Row]]:
         raise Rejected(f"the property has a condition that is not known: {head}")
     pairs = itertools.pairwise(parts[::-1] if head[0] == ">" else parts)
     sides = [_linear(["-", *pair]) for pair in pairs]
-    rows = [Row(terms, terms.pop("", Fraction(0))) for terms in sides]
+    found = [Row(terms, terms.pop("", Fraction(0))) for terms in sides]
     # `0 < 0` is false, as `1 <= 0` is.
-    return [[row if any(row) or "=" in head else Row({}, Fraction(1)) for row in rows]]
+    return [[row if any(row) or "=" in head else Row({}, Fraction(1)) for row in found]]
 
 
 def _linear(term: Any) -> Terms:

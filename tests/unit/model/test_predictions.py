@@ -6,7 +6,7 @@ import pytest
 
 import deel_lip_tf as lip
 from deel_lip_tf.layers.constrained import ConstrainedKernel
-from deel_lip_tf.model.predictions import with_kept_kernels
+from deel_lip_tf.model.predictions import _KeptKernels, with_kept_kernels
 from tests._oracles.tolerances import SAME_FLOAT32
 
 pytestmark = [
@@ -84,6 +84,16 @@ def test_every_change_is_seen(jit_compile, rng):
         error = np.mean((expected - x[:, :3]) ** 2)
         found = model.evaluate(x, x[:, :3], batch_size=BATCH, verbose=0)
         np.testing.assert_allclose(found, error, rtol=1e-5)
+
+
+def test_one_entry_is_enough_to_be_seen(rng):
+    layer = lip.layers.FrobeniusDense(3)
+    layer.build((None, 4))
+    kept = _KeptKernels([layer])
+    kept.current()
+    layer.kernel.value.scatter_nd_update([[1, 2]], [3.0])
+    (found,) = kept.current().values()
+    np.testing.assert_allclose(found, layer.effective_kernel(), **SAME_FLOAT32)
 
 
 def test_validation_is_of_the_kernels_of_its_epoch(rng):
