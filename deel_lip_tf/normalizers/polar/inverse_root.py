@@ -6,8 +6,9 @@ from keras import ops
 from deel_lip_tf.normalizers.polar.products import shifted, symmetric_product
 from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch
 
-# With a polynomial `p` of degree 6, `(I + R) p(R)**2` is within 9e-5 of the identity up to here.
-LARGEST_RADIUS = 0.5
+# `(I + R) p(R)**2` is within 9e-5 of the identity up to here, with a polynomial `p` of degree 6,
+# which is that of small matrices, and of degree 9.
+LARGEST_RADIUS, LARGEST_RADIUS_OF_LARGE = 0.5, 0.69
 
 # Largest Frobenius norm of an error of which `1 - x/2` leaves less than rounding does of a large
 # kernel: 3/4 of its square.
@@ -21,7 +22,7 @@ _LARGEST_RADII = {2: 0.03, 4: 0.13}
 # for kernels that no Gram matrix is made of again: what is left costs nothing there.
 KNOWN_ERROR = 1e-5
 _KNOWN_RADII = {2: 0.0395, 4: 0.195}
-KNOWN_RADIUS = _KNOWN_RADII[4]
+KNOWN_RADIUS = 0.58
 
 # Coefficients are those of this small a radius where it is smaller: they are divided by its powers.
 _SMALLEST_RADIUS = 1e-3
@@ -33,14 +34,16 @@ _ANGLES = np.pi * (np.arange(_NODES) + 0.5) / _NODES
 def inverse_root(error, square, radius, is_large: bool, is_known: bool = False):
     """A polynomial in `error` that is near `(I + error)**(-1/2)`.
 
-    The interpolation at Chebyshev's points of `[-radius, radius]`, of degree 2, 4 or 6: each two
-    degrees more cost one product more. Where matrices are small, the highest: to choose would take
-    longer.
+    The interpolation at Chebyshev's points of `[-radius, radius]`, of degree 6 where matrices are
+    small: to choose would take longer. Where they are large, of degree 2, 4 or 9, which take 0, 1
+    and 3 products. The first updates of an optimizer are the largest, and the last degree brings
+    back at once what otherwise takes several rounds.
 
     Args:
         error: (..., n, n), symmetric.
         square: `error @ error`.
-        radius: (..., 1, 1), bound on the norm of `error`, at most 0.5.
+        radius: (..., 1, 1), bound on the norm of `error`, at most `LARGEST_RADIUS`, of large
+            matrices `LARGEST_RADIUS_OF_LARGE`.
         is_large: whether products take longer than choosing between them.
         is_known: whether `p` may be within `KNOWN_ERROR`, where a lower degree is.
 
@@ -69,7 +72,7 @@ def _of_higher_degree(error, square, radius, largest: float):
     return ops.cond(
         ops.max(radius) <= largest,
         lambda: _of_degree(4, error, square, radius, is_large=True),
-        lambda: _of_degree(6, error, square, radius, is_large=True),
+        lambda: _of_degree(9, error, square, radius, is_large=True),
     )
 
 
@@ -78,9 +81,12 @@ def _of_degree(degree: int, error, square, radius, *, is_large: bool):
     polynomial = shifted(a[1] * error + a[2] * square, a[0])
     if degree == 4:
         polynomial = polynomial + symmetric_product(square, a[3] * error + a[4] * square, is_large)
-    if degree == 6:
+    if degree > 4:
         cube = symmetric_product(error, square, is_large)
         rest = shifted(a[4] * error + a[5] * square + a[6] * cube, a[3])
+        if degree == 9:
+            last = a[7] * error + a[8] * square + a[9] * cube
+            rest = rest + symmetric_product(cube, last, is_large)
         polynomial = polynomial + symmetric_product(cube, rest, is_large)
     return polynomial
 
