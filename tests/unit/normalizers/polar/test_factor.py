@@ -28,6 +28,12 @@ KERNELS = {
     "nearly orthogonal": lambda rng, shape: (
         oracles.polar(rng.normal(size=shape)) + 3e-6 * rng.normal(size=shape)
     ),
+    "one step away": lambda rng, shape: (
+        oracles.polar(rng.normal(size=shape)) + 1e-4 * rng.normal(size=shape)
+    ),
+    "one direction a step away": lambda rng, shape: with_singular_values(
+        rng, shape, 1 + 5e-4 * np.eye(1, min(shape[-2:]))[0]
+    ),
     "an update away": lambda rng, shape: (
         oracles.polar(rng.normal(size=shape)) + 0.3 * rng.normal(size=shape) / np.sqrt(shape[-2])
     ),
