@@ -66,6 +66,7 @@ def dense_product(inputs, effective, kernel, gain: float, eps: float):
                     _projected_product,
                     *tensors[:-1],
                     settings=settings,
+                    is_plain=True,
                 )
                 return projection / scale
 

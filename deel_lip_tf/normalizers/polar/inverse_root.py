@@ -65,6 +65,7 @@ def inverse_root(error, square, radius, is_large: bool, is_known: bool = False):
         square,
         radius,
         settings=(radii[4],),
+        is_plain=True,
     )
 
 
