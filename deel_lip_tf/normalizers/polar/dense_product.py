@@ -72,6 +72,7 @@ def dense_product(
                     *tensors,
                     scale,
                     settings=settings,
+                    is_plain=True,
                 )
 
             to_kernel = cond_with_last_resort(

@@ -13,6 +13,7 @@ from deel_lip_tf.normalizers.polar.gradient import differential_adjoint, tangent
 from deel_lip_tf.normalizers.polar.inverse_root import (
     KNOWN_RADIUS,
     LARGEST_RADIUS,
+    LARGEST_RADIUS_OF_LARGE,
     LINEAR_RADIUS,
     SLIGHTLY_LESS,
     inverse_root,
@@ -135,7 +136,8 @@ def _retracted_by_squares(start: Iterate, options: PolarOptions) -> tuple:
     square = symmetric_product(error, error, options.is_large)
     # ||R||_2 <= ||R**2||_F ** (1/2)
     radius = ops.divide_no_nan(ops.sqrt(norm(square)), center)
-    is_near = ops.all((radius <= LARGEST_RADIUS) & is_moderate(start))
+    largest = LARGEST_RADIUS_OF_LARGE if options.is_large else LARGEST_RADIUS
+    is_near = ops.all((radius <= largest) & is_moderate(start))
 
     def one_step(*_):
         polynomial = inverse_root(error, square, center, radius, options.is_large, options.is_known)
@@ -168,10 +170,11 @@ def _polar_factor(matrix, options: PolarOptions):
         accepted = ops.maximum(ops.cast(options.eps / 10, matrix.dtype), rounding_of(matrix))
         start = with_gram(matrix, options)
         center = start.center
-        is_orthogonal = (start.radius <= accepted * center) & is_moderate(start)
-        is_orthogonal = ops.all(is_orthogonal)
+        is_orthogonal = ops.all((start.radius <= accepted * center) & is_moderate(start))
+        # One step leaves 3/4 of the square of a radius: of these, no more than many steps leave.
+        near = ops.maximum(accepted, ops.sqrt(rounding_of(matrix)))
         outputs = cond_with_last_resort(
-            is_orthogonal,
+            ops.all((start.radius <= near * center) & is_moderate(start)),
             _one_step,
             _many_steps,
             *start,

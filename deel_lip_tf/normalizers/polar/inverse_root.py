@@ -6,8 +6,9 @@ from keras import ops
 from deel_lip_tf.normalizers.polar.products import shifted, symmetric_product
 from deel_lip_tf.normalizers.polar.tf_graphs import cond_with_rare_branch
 
-# With a polynomial `p` of degree 6, `(I + R) p(R)**2` is within 9e-5 of the identity up to here.
-LARGEST_RADIUS = 0.5
+# `(I + R) p(R)**2` is within 9e-5 of the identity up to here, with a polynomial `p` of degree 6,
+# which is that of small matrices, and of degree 9.
+LARGEST_RADIUS, LARGEST_RADIUS_OF_LARGE = 0.5, 0.69
 
 # Largest Frobenius norm of an error of which `1 - x/2` leaves less than rounding does of a large
 # kernel: 3/4 of its square.
@@ -21,11 +22,11 @@ _LARGEST_RADII = {2: 0.03, 4: 0.13}
 # for kernels that no Gram matrix is made of again: what is left costs nothing there.
 KNOWN_ERROR = 1e-5
 _KNOWN_RADII = {2: 0.0395, 4: 0.195}
-KNOWN_RADIUS = _KNOWN_RADII[4]
+KNOWN_RADIUS = 0.58
 
 # Coefficients are those of this small a radius where it is smaller: they are divided by its powers,
 # and by those of a center of 1e-4 or more, which must not underflow.
-_SMALLEST_RADII = {2: 1e-3, 4: 1e-3, 6: 0.02}
+_SMALLEST_RADII = {2: 1e-3, 4: 1e-3, 6: 0.02, 9: 0.02}
 
 # By as much as a polynomial may exceed the root: the norm of what is retracted is at most 1, too.
 SLIGHTLY_LESS = 1 - 5e-5
@@ -37,16 +38,18 @@ _ANGLES = np.pi * (np.arange(_NODES) + 0.5) / _NODES
 def inverse_root(error, square, center, radius, is_large: bool, is_known: bool = False):
     """A polynomial in `error` that is near `(cI + error)**(-1/2)`, slightly less.
 
-    The interpolation at Chebyshev's points of `c [1 - radius, 1 + radius]`, of degree 2, 4 or 6:
-    each two degrees more cost one product more. Where matrices are small, the highest: to choose
-    would take longer. By as much as the polynomial may exceed the root, all of it is reduced: what
-    is multiplied by it has norm at most 1.
+    The interpolation at Chebyshev's points of `c [1 - radius, 1 + radius]`, of degree 6 where
+    matrices are small: to choose would take longer. Where they are large, of degree 2, 4 or 9,
+    which take 0, 1 and 3 products. The first updates of an optimizer are the largest, and the last
+    degree brings back at once what otherwise takes several rounds. By as much as the polynomial may
+    exceed the root, all of it is reduced: what is multiplied by it has norm at most 1.
 
     Args:
         error: (..., n, n), symmetric.
         square: `error @ error`.
         center: `c` (..., 1, 1), between 1e-4 and 1e4.
-        radius: (..., 1, 1), bound on the norm of `error / c`, at most 0.5.
+        radius: (..., 1, 1), bound on the norm of `error / c`, at most `LARGEST_RADIUS`, of
+            large matrices `LARGEST_RADIUS_OF_LARGE`.
         is_large: whether products take longer than choosing between them.
         is_known: whether `p` may be within `KNOWN_ERROR`, where a lower degree is.
 
@@ -69,6 +72,7 @@ def inverse_root(error, square, center, radius, is_large: bool, is_known: bool =
         center,
         radius,
         settings=(radii[4],),
+        is_plain=True,
     )
 
 
@@ -76,8 +80,15 @@ def _of_higher_degree(error, square, center, radius, largest: float):
     return ops.cond(
         ops.max(radius) <= largest,
         lambda: _of_degree(4, error, square, center, radius, is_large=True),
-        lambda: _of_degree(6, error, square, center, radius, is_large=True),
+        lambda: _of_degree_9(error, square, center, radius),
     )
+
+
+def _of_degree_9(error, square, center, radius):
+    # Relative to the center: its ninth power would underflow.
+    relative, ones = error / center, ops.ones_like(center)
+    polynomial = _of_degree(9, relative, square / center**2, ones, radius, is_large=True)
+    return polynomial * ops.rsqrt(center)
 
 
 def _of_degree(degree: int, error, square, center, radius, *, is_large: bool):
@@ -85,22 +96,40 @@ def _of_degree(degree: int, error, square, center, radius, *, is_large: bool):
     polynomial = shifted(a[1] * error + a[2] * square, a[0])
     if degree == 4:
         polynomial = polynomial + symmetric_product(square, a[3] * error + a[4] * square, is_large)
-    if degree == 6:
+    if degree > 4:
         cube = symmetric_product(error, square, is_large)
         rest = shifted(a[4] * error + a[5] * square + a[6] * cube, a[3])
+        if degree == 9:
+            last = a[7] * error + a[8] * square + a[9] * cube
+            rest = rest + symmetric_product(cube, last, is_large)
         polynomial = polynomial + symmetric_product(cube, rest, is_large)
     return polynomial
 
 
 def _coefficients(degree: int, center, radius) -> list:
-    """Those of the powers of `x`, (..., 1, 1) each, of the interpolation of `(c + x)**(-1/2)`."""
-    distance = ops.maximum(radius, _SMALLEST_RADII[degree]) * center
-    nodes = ops.convert_to_tensor(np.cos(_ANGLES), dtype=radius.dtype)
-    values = ops.rsqrt(center + distance * nodes)
-    interpolation = SLIGHTLY_LESS * _interpolation(degree)
-    scaled = ops.matmul(values, ops.convert_to_tensor(interpolation, dtype=radius.dtype))
-    powers = distance ** ops.convert_to_tensor(np.arange(degree + 1), dtype=radius.dtype)
-    return ops.split(scaled / powers, degree + 1, axis=-1)
+    """Those of the powers of `x`, (..., 1, 1) each, of the interpolation of `(c + x)**(-1/2)`.
+
+    What is interpolated is what the binomial series of that degree leaves: the interpolation of all
+    would round terms a thousand times as large as their sum.
+    """
+    radius = ops.maximum(radius, _SMALLEST_RADII[degree])
+    nodes, order = np.cos(_ANGLES), np.arange(degree + 1)
+    order, node_powers, interpolation = (
+        ops.convert_to_tensor(numbers, dtype=radius.dtype)
+        for numbers in (order, nodes ** order[:, None], _interpolation(degree))
+    )
+    series = ops.convert_to_tensor(_binomial(degree), dtype=radius.dtype) * radius**order
+    values = ops.rsqrt(1 + radius * ops.convert_to_tensor(nodes, dtype=radius.dtype))
+    missing = values - ops.matmul(series, node_powers)
+    scaled = series + ops.matmul(missing, interpolation)
+    powers = (radius * center) ** order
+    return ops.split(scaled * (SLIGHTLY_LESS * ops.rsqrt(center)) / powers, degree + 1, axis=-1)
+
+
+def _binomial(degree: int) -> np.ndarray:
+    """The coefficients of the powers of `x` in `(1 + x)**(-1/2)`."""
+    k = np.arange(degree)
+    return np.cumprod([1, *(-0.5 - k) / (k + 1)])
 
 
 def _interpolation(degree: int) -> np.ndarray:

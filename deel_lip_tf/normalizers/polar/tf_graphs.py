@@ -81,8 +81,8 @@ def noinline(
         *tensors: its first arguments.
         settings: the others, hashable.
         has_last_resort: whether `cond_with_last_resort` is in it.
-        is_plain: whether its operations, one by one, have the bits that a graph of them has: then
-            none is made in eager mode.
+        is_plain: whether its operations are few, and may as well run one by one: then no graph is
+            made in eager mode.
     """
     if keras.backend.backend() != "tensorflow" or _mode.get() == _ONE_BY_ONE:
         return function(*tensors, *settings)
@@ -130,18 +130,31 @@ def _compiled(function: Callable, settings: tuple) -> Callable:
 
 
 def cond_with_rare_branch(
-    condition, usual: Callable, rare: Callable, *tensors, settings: tuple = ()
+    condition,
+    usual: Callable,
+    rare: Callable,
+    *tensors,
+    settings: tuple = (),
+    is_plain: bool = False,
 ):
     """`usual(*tensors, *settings)` where `condition` holds, else `rare(*tensors, *settings)`.
 
     TensorFlow dissolves both branches of a conditional into the graph around it, and walks through
     the one that is not taken node by node, which for a branch of loops costs more than the other
     one does. Here it stays a function of its own: `rare` is one of a module, as for `noinline`.
+
+    Args:
+        condition: a boolean tensor.
+        usual: the other branch.
+        rare: a function of a module.
+        *tensors: the first arguments of both.
+        settings: the others, hashable.
+        is_plain: whether `rare` is a few operations: none is traced in eager mode.
     """
     return ops.cond(
         condition,
         lambda: usual(*tensors, *settings),
-        lambda: noinline(rare, *tensors, settings=settings),
+        lambda: noinline(rare, *tensors, settings=settings, is_plain=is_plain),
     )
 
 

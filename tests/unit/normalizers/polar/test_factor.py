@@ -9,6 +9,7 @@ from deel_lip_tf import layers
 from deel_lip_tf.layers.compiled import sorting
 from deel_lip_tf.layers.compiled.xla import is_worth_compiling
 from deel_lip_tf.normalizers import Spectral
+from deel_lip_tf.normalizers.polar import factor
 from tests._oracles import oracles
 from tests._oracles.tolerances import GRADIENT, SOUND, TIGHT
 
@@ -26,6 +27,12 @@ KERNELS = {
     "orthogonal, scaled": lambda rng, shape: 1e3 * oracles.polar(rng.normal(size=shape)),
     "nearly orthogonal": lambda rng, shape: (
         oracles.polar(rng.normal(size=shape)) + 3e-6 * rng.normal(size=shape)
+    ),
+    "one step away": lambda rng, shape: (
+        oracles.polar(rng.normal(size=shape)) + 1e-4 * rng.normal(size=shape)
+    ),
+    "one direction a step away": lambda rng, shape: with_singular_values(
+        rng, shape, 1 + 5e-4 * np.eye(1, min(shape[-2:]))[0]
     ),
     "an update away": lambda rng, shape: (
         oracles.polar(rng.normal(size=shape)) + 0.3 * rng.normal(size=shape) / np.sqrt(shape[-2])
@@ -199,6 +206,17 @@ def test_kernels_that_are_not_orthogonal_are_not_retracted(arguments):
     make, shape = LAYERS["dense"]
     layer = trained(make, shape, **arguments)
     assert np.abs(oracles.singular_values(raw_and_effective(layer)) - 1).max() > TIGHT
+
+
+@pytest.mark.parametrize("distance", [0.158, 0.22])
+def test_one_step_is_enough_after_a_retraction(distance, rng, monkeypatch):
+    """Of a large kernel too, whose error is small in the spectral norm alone."""
+    values = np.sqrt(1 + np.linspace(-distance, distance, 390))
+    away = with_singular_values(rng, (400, 390), values).astype("float32")
+    monkeypatch.setattr(factor, "_many_steps", None)
+    kernel = Spectral().project(Spectral().retract(away))
+    values = oracles.singular_values(kernel.numpy().astype("float64"))
+    assert values.max() <= SOUND and values.min() >= 1 - TIGHT / 10
 
 
 def test_retraction_changes_the_outputs_as_little_as_is_asked(rng):
