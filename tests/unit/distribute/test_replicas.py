@@ -43,7 +43,9 @@ def differences(*arguments):
         pytest.param("2", tuple(ROWS), ("sorted",), marks=pytest.mark.slow),
         pytest.param("2", WEIGHTED, ("weighted",), marks=pytest.mark.slow),
         pytest.param("4", ("MulticlassHKR",), ("of classes",), marks=pytest.mark.slow),
-        pytest.param("4", OF_BATCHES, ("shuffled", "sorted", "empty"), marks=pytest.mark.slow),
+        pytest.param(
+            "4", OF_BATCHES, ("shuffled", "sorted", "empty", "weighted"), marks=pytest.mark.slow
+        ),
     ],
     ids=["some on 2", "all on 2", "weighted", "of classes", "of batches on 4"],
 )
