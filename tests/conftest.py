@@ -4,6 +4,9 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Two test processes on two cores: more threads for small matrices only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Of what CPUs TensorFlow turns it on by itself is a matter of their instructions; without it, it
+# has no convolution of channels that come first.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import numpy as np
