@@ -57,7 +57,7 @@ def traced_once(function: Callable, matrix, *settings):
         # TensorFlow's: Keras would leave a variable what it is.
         return function(tf.convert_to_tensor(matrix), *settings)
     shape = tuple(matrix.shape)
-    traced = _traced(function, kinds, settings, False, _is_by_python())
+    traced = _traced(function, kinds, settings, False, _is_by_python(), is_inside_xla())
     # Reshaping does nothing here, and tells the gradient its shape.
     result = traced(tf.reshape(matrix, shape))
     result.set_shape(shape)
@@ -91,7 +91,8 @@ def noinline(
     if is_plain and not tf.inside_function():
         return function(*tensors, *settings)
     is_by_python = has_last_resort and _is_by_python()
-    return _traced(function, _kinds(tensors), settings, True, is_by_python)(*tensors)
+    kinds = _kinds(tensors)
+    return _traced(function, kinds, settings, True, is_by_python, is_inside_xla())(*tensors)
 
 
 def _kinds(tensors) -> tuple:
@@ -106,8 +107,14 @@ def _calls(function: Callable, kinds: tuple, settings: tuple) -> Iterator[int]:
 
 @functools.lru_cache(maxsize=256)
 def _traced(
-    function: Callable, kinds: tuple, settings: tuple, is_one_node: bool, is_by_python: bool
+    function: Callable,
+    kinds: tuple,
+    settings: tuple,
+    is_one_node: bool,
+    is_by_python: bool,
+    is_inside_xla: bool,
 ) -> Callable:
+    """XLA has graphs of its own: what is traced for it is not what another context left."""
     import tensorflow as tf
 
     traced = tf.function(
