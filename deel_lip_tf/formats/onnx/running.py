@@ -15,7 +15,10 @@ def _corrected() -> list[type]:
     """
     from onnx.reference.op_run import OpRun
 
+    # ONNX finds them by the names of their classes.
     class BatchNormalization(OpRun):
+        """That of inference, in every version."""
+
         op_domain = ""
 
         def _run(self, x, *statistics, epsilon=None, **_):
@@ -24,6 +27,8 @@ def _corrected() -> list[type]:
             return ((scale * (x - mean) / np.sqrt(variance + epsilon) + shift).astype(x.dtype),)
 
     class GlobalMaxPool(OpRun):
+        """The largest entry of each channel."""
+
         op_domain = ""
 
         def _run(self, x):
