@@ -114,7 +114,11 @@ def _traced(
     is_by_python: bool,
     is_inside_xla: bool,
 ) -> Callable:
-    """XLA has graphs of its own: what is traced for it is not what another context left."""
+    """XLA has graphs of its own.
+
+    A gradient rewrites the conditionals of a graph in place, so that they hand it what their
+    branches computed: outside of XLA as optional values, which XLA cannot compile.
+    """
     import tensorflow as tf
 
     traced = tf.function(

@@ -11,6 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import deel_lip_tf as lip
 from deel_lip_tf.layers import SpectralConv2D, SpectralDense
@@ -261,6 +262,25 @@ def test_code_of_others_has_all_in_its_graph(monkeypatch):
     call = tf.function(lambda x: model(x, training=True), autograph=False)
     call.get_concrete_function(tf.TensorSpec((None, 5, 5, 2)))
     assert set(traced) == {"_many_steps"}
+
+
+def _kinked(x):
+    """Twice differentiable on both sides of a conditional."""
+    return ops.cond(ops.sum(x) > 0, lambda: x**2, lambda: x**3)
+
+
+@pytest.mark.parametrize("call", ["traced_once", "noinline"])
+def test_graphs_whose_gradient_was_taken_are_not_those_that_xla_compiles(call, tf):
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = ops.sum(getattr(tf_graphs, call)(_kinked, x))
+        return tape.gradient(y, x)
+
+    x = tf.constant([[1.0, 2.0]])
+    for compiled in (False, True, False):
+        found = tf.function(gradient, autograph=False, jit_compile=compiled)(x)
+        np.testing.assert_array_equal(found, [[2.0, 4.0]])
 
 
 INTER_OP = """
