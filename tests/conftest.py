@@ -16,12 +16,14 @@ import pytest
 
 from deel_lip_tf._keras import float64_kept
 
+gc.disable()  # until all tests are collected: hardly anything of them is garbage
+
 _STATES = {}
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if keras.backend.backend() == "torch":
     import tests._oracles.torch_arrays
 if ON_TENSORFLOW:
-    import tests._oracles.seeds  # noqa: F401
+    import tests.seeds  # noqa: F401
 
 # What TensorFlow alone computes, reads or writes: verification and its commands, SavedModels, the
 # graphs and kernels made for TensorFlow, files of earlier releases that it wrote, and the pages on
@@ -75,9 +77,9 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     """Garbage is collected seldom, and not among modules and collected tests: a million objects."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
