@@ -1,3 +1,4 @@
+import gc
 import os
 import time
 from pathlib import Path
@@ -15,10 +16,14 @@ import pytest
 
 from deel_lip_tf._keras import float64_kept
 
+gc.disable()  # until all tests are collected: hardly anything of them is garbage
+
 _STATES = {}
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if keras.backend.backend() == "torch":
-    import tests._oracles.torch_arrays  # noqa: F401
+    import tests._oracles.torch_arrays
+if ON_TENSORFLOW:
+    import tests.seeds  # noqa: F401
 
 # What TensorFlow alone computes, reads or writes: verification and its commands, SavedModels, the
 # graphs and kernels made for TensorFlow, files of earlier releases that it wrote, and the pages on
@@ -68,6 +73,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.nodeid in listed:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish():
+    """Garbage is collected seldom, and not among modules and collected tests: a million objects."""
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

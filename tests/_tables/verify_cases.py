@@ -360,6 +360,28 @@ LIBRARY = [own(case) for case in (*_WITH_ONE_OF_A_KIND.values(), *_OTHERS)] + [
 ROWS = KERAS + ACTIVATION_LAYERS + OPERATIONS + LIBRARY
 
 
+def _program_of(case):
+    """What the program of a layer depends on, its numbers aside.
+
+    Parametrizations make kernels, and the four paddings that extend the border make indices.
+    """
+    kind = getattr(case.cls, "plain_class", case.cls)
+    extending = ("circular", "symmetric", "reflect", "replicate")
+    padding = case.kwargs.get("padding", "same")
+    others = {k: str(v) for k, v in case.kwargs.items() if k not in ("padding", "depth")}
+    geometry = tuple(sorted(others.items()))
+    return kind, "extended" if padding in extending else padding, geometry, case.shape
+
+
+_FIRST = {_program_of(case): case for case in reversed(_WITH_ONE_OF_A_KIND.values())}
+_AGAIN = {str(own(case)) for case in _WITH_ONE_OF_A_KIND.values()}
+_AGAIN -= {str(own(case)) for case in _FIRST.values()}
+REPEATED = [row for row in LIBRARY if str(row) in _AGAIN]
+"""Rows whose programs are those of others but for numbers, as `test_lowering.py` shows: bounds of
+them would run the same lines on the same shapes."""
+DISTINCT = [row for row in ROWS if row not in REPEATED]
+
+
 def domains(shape, seed=0, scale=1.0):
     """One domain of each kind, of two samples, around random points."""
     rng = np.random.default_rng(seed)

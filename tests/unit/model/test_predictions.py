@@ -1,5 +1,7 @@
 """`predict` and `evaluate` keep kernels from batch to batch, and none that is stale."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -176,3 +178,11 @@ def test_layers_of_others_may_trace_for_other_calls(rng):
     for model in (lip.Sequential(stack), plain):
         assert with_kept_kernels(model, predicted) is predicted
     assert with_kept_kernels(network(rng)[0], predicted) is not predicted
+
+
+def test_on_several_replicas_kernels_are_computed_in_each_batch(rng, monkeypatch):
+    model, _ = network(rng)
+    assert with_kept_kernels(model, predicted) is not predicted
+    strategy = SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(lip.Sequential, "distribute_strategy", strategy)
+    assert with_kept_kernels(model, predicted) is predicted

@@ -1,5 +1,6 @@
 """Lowered models compute what the models compute; what cannot be lowered is named."""
 
+import dataclasses
 from functools import partial
 
 import keras
@@ -46,6 +47,41 @@ def test_the_program_computes_what_the_model_computes(lowered):
     row, model, program = lowered
     x = np.random.default_rng(0).normal(size=(3, *row.shape))
     np.testing.assert_allclose(output(program, x), row.outputs(model, x), **SAME_FLOAT64)
+
+
+def structure(value):
+    """A program, or a part of it, with the shapes of arrays in place of their entries."""
+    if isinstance(value, np.ndarray):
+        return value.shape
+    if isinstance(value, tuple | list):
+        return tuple(map(structure, value))
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return type(value), *(structure(getattr(value, field.name)) for field in fields)
+    return value
+
+
+@pytest.mark.slow
+def test_rows_that_are_left_out_of_bounds_are_there_but_for_numbers():
+    known = {structure(lower_model(row.model()).nodes) for row in verify_cases.DISTINCT}
+    for row in verify_cases.REPEATED:
+        assert structure(lower_model(row.model()).nodes) in known, row
+
+
+def test_other_numbers_are_no_other_structure():
+    """But sizes, strides and functions are."""
+
+    def of(*arguments, seed=0, **options):
+        inputs = keras.Input((5, 2), dtype="float64")
+        layer = layers.Conv1D(*arguments, dtype="float64", **options)
+        model = keras.Model(inputs, layer(inputs))
+        verify_cases.randomize(model, seed=seed)
+        return structure(lower_model(model).nodes)
+
+    assert of(3, 2) == of(3, 2, seed=1)
+    options = ({"strides": 2}, {"padding": "same"}, {"activation": "relu"}, {"use_bias": False})
+    others = [of(4, 2), of(3, 3), *(of(3, 2, **changed) for changed in options)]
+    assert len({of(3, 2), *others}) == 1 + len(others)
 
 
 @pytest.mark.parametrize(
