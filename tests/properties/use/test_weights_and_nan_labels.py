@@ -197,7 +197,6 @@ def float64():
     keras.config.set_dtype_policy(policy)
 
 
-@pytest.mark.usefixtures("unoptimized_graphs")
 @pytest.mark.parametrize("kind", ["float64", "float32", "int64", "bool"])
 @pytest.mark.parametrize("make", ALL_LOSSES)
 def test_losses_in_float64(make, kind, float64, rng, tf):

@@ -423,7 +423,6 @@ def test_assigned_parameter_takes_effect_in_a_step_already_traced(jit_compile):
 
 
 @EVERY
-@pytest.mark.usefixtures("unoptimized_graphs")
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
 def test_training_under_other_dtypes_gives_a_loss_in_float32(case, policy):
     loss, y, f, oracle = VALUES[case]
@@ -435,7 +434,6 @@ def test_training_under_other_dtypes_gives_a_loss_in_float32(case, policy):
 
 
 @EVERY
-@pytest.mark.usefixtures("unoptimized_graphs")
 def test_compiled_model_survives_saving_with_the_changed_parameters(case, tmp_path):
     loss, y, f, _ = VALUES[case]
     loss = rebuilt(loss)
