@@ -16,8 +16,6 @@ import pytest
 
 from deel_lip_tf._keras import float64_kept
 
-gc.disable()  # until all tests are collected: hardly anything of them is garbage
-
 _STATES = {}
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if keras.backend.backend() == "torch":
@@ -75,11 +73,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
-def pytest_collection_finish():
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
     """Garbage is collected seldom, and not among modules and collected tests: a million objects."""
+    gc.disable()
+    result = yield
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
     gc.enable()
+    return result
 
 
 @pytest.hookimpl(tryfirst=True)
