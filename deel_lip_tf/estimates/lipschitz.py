@@ -60,7 +60,8 @@ def evaluate_lip_const(
 
     Sequential and functional models of layers of Keras and of this library are evaluated in
     float64, so that the estimate exceeds the true constant by no more than float64 rounding; others
-    in their own precision, with `eps` raised to where their rounding matters little.
+    in their own precision, with `eps` raised to where their rounding matters little. On PyTorch,
+    where Keras multiplies matrices of float64 in float32, all are.
 
     Args:
         model: a model of one input and one output tensor, which is flattened.
@@ -332,11 +333,12 @@ def _jacobian(function: Function, sample: np.ndarray) -> np.ndarray:
     outputs = function(sample[None]).shape[-1]
     blocks = []
     for start in range(0, outputs, _ROWS):
-        rows = np.eye(outputs, dtype=sample.dtype)[start : start + _ROWS]
+        # A tensor: PyTorch takes no product with an array where it differentiates.
+        rows = ops.convert_to_tensor(np.eye(outputs, dtype=sample.dtype)[start : start + _ROWS])
         # Each copy of the sample is differentiated for an output of its own.
-        copies = np.broadcast_to(sample, (len(rows), *sample.shape))
+        copies = np.broadcast_to(sample, (rows.shape[0], *sample.shape))
 
-        def weighted(x: Any, rows: np.ndarray = rows) -> Any:
+        def weighted(x: Any, rows: Any = rows) -> Any:
             return ops.sum(function(x) * rows)
 
         blocks.append(gradient(weighted, copies))
@@ -346,7 +348,8 @@ def _jacobian(function: Function, sample: np.ndarray) -> np.ndarray:
 def _flat_function(model: keras.Model, x: np.ndarray) -> tuple[Function, np.ndarray]:
     """`(function, x)`: a batch to its flattened outputs, and `x` in the type it is computed in."""
     _check_samples(model, x)
-    copy = in_float64(model)
+    # On PyTorch Keras multiplies matrices of float64 in float32.
+    copy = in_float64(model) if keras.backend.backend() != "torch" else None
     model = copy or model
     dtype = "float64" if copy is not None else getattr(model, "compute_dtype", "float32")
 

@@ -145,3 +145,16 @@ def test_a_process_that_dies_is_told_and_replaced(files, reader, tmp_path):
     reader.kill()
     assert "died with -9" in reader.read("onnx", str(files["onnx"]), {})
     assert reader.read("keras", str(files["keras"]), {}) is None
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_code_in_a_file_is_not_run(name, files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trace, path = tmp_path / "trace", tmp_path / name
+    code = keras.layers.Lambda(lambda x: (open("trace", "w").close(), x)[1])
+    keras.Sequential([keras.Input((2,)), code]).save(path)
+    trace.unlink()
+    assert main(["verify", str(path), str(files["vnnlib"])]) == 2
+    assert "unsafe" in capsys.readouterr().err and not trace.exists()
+    keras.models.load_model(path, compile=False, safe_mode=False)
+    assert trace.exists()

@@ -217,27 +217,6 @@ def test_what_needs_tensorflow_says_so_when_it_is_asked_for(tmp_path):
             call()
 
 
-@pytest.mark.parametrize("command", [["hunt", "m"], ["quickstart"]])
-def test_commands_that_need_tensorflow_say_so_in_one_line(command, capsys):
-    from deel_lip_tf import __main__ as command_line
-
-    assert command_line.main(command) == 2
-    assert "set KERAS_BACKEND=tensorflow" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        command_line.main([command[0], "--help"])
-    assert "TensorFlow" in capsys.readouterr().out
-
-
-def test_verification_of_a_keras_file_says_so_too(tmp_path, capsys):
-    """Of a small ONNX file it needs no framework."""
-    from deel_lip_tf import __main__ as command_line
-
-    question = tmp_path / "question.vnnlib"
-    question.write_text("(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= 0 X_0 1))")
-    assert command_line.main(["verify", str(tmp_path / "model.keras"), str(question)]) == 2
-    assert "set KERAS_BACKEND=tensorflow" in capsys.readouterr().err
-
-
 # --- what is compiled ----------------------------------------------------------------------------
 
 

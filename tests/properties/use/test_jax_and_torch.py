@@ -1,7 +1,7 @@
-"""Every layer, loss, metric and constraint where TensorFlow cannot be imported: JAX, PyTorch.
+"""Every layer, loss, metric, constraint and command where TensorFlow cannot be imported.
 
-`tests/integration/test_backends.py` says what of it the checks run. Steps are not compiled, which
-on JAX would take longer than everything that they compute: `test_jax.py` does so.
+Steps of layers are compiled on JAX, as `fit` does; those of losses are not, which would take
+longer than everything that they compute.
 """
 
 import keras
@@ -20,6 +20,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 RNG = np.random.default_rng(5)
+# The first row of each class.
+CASES = {case.cls: case for case in reversed(LAYERS)}.values()
 X = RNG.normal(size=(24, 4)).astype("float32")
 CLASSES = RNG.integers(0, 3, 24)
 ONE_HOT = np.eye(3, dtype="float32")[CLASSES]
@@ -31,12 +33,13 @@ def values(model, x):
 
 
 @pytest.mark.filterwarnings("ignore:.*not a 1-Lipschitz layer")
-@pytest.mark.parametrize("case", {case.cls: case for case in LAYERS}.values(), ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_layer_is_trained_bounded_saved_and_exported(case, rng, tmp_path):
     layer = case.make()
     model = lip.Sequential([keras.Input(case.shape), layer])
     x = rng.normal(size=(4, *case.shape)).astype("float32")
-    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+    is_eager = keras.backend.backend() != "jax"
+    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=is_eager)
     if model.trainable_weights:
         before = model.get_weights()
         model.train_on_batch(x, np.ones_like(values(model, x)))
@@ -113,7 +116,33 @@ def test_every_constraint_is_kept_by_training(name):
         assert bounds.lipschitz_bound(kept).value <= 1 + 1e-3
 
 
-def test_what_is_estimated_is_below_what_is_proven():
+@pytest.mark.parametrize("search", ["jacobian_norm", "noise_norm", "attack"])
+def test_what_is_estimated_is_below_what_is_proven(search):
     hidden = layers.FrobeniusDense(4, activation=layers.GroupSort2())
-    report = bounds.report(lip.Sequential([keras.Input((4,)), hidden, layers.FrobeniusDense(3)]), X)
+    model = lip.Sequential([keras.Input((4,)), hidden, layers.FrobeniusDense(3)])
+    report = bounds.report(model, X)
     assert 0 < report.lower <= report.bound.value
+    found = lip.utils.evaluate_lip_const(model, X, 0.1, 0, search, num_iterations=5)
+    # PyTorch computes it in float32.
+    assert 0 < found <= report.bound.value * (1 + SAME_FLOAT32["rtol"])
+
+
+@pytest.mark.parametrize("command", [["hunt", "m"], ["quickstart"]])
+def test_commands_that_need_tensorflow_say_so_in_one_line(command, capsys):
+    from deel_lip_tf import __main__ as command_line
+
+    assert command_line.main(command) == 2
+    assert "set KERAS_BACKEND=tensorflow" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command_line.main([command[0], "--help"])
+    assert "TensorFlow" in capsys.readouterr().out
+
+
+def test_verification_of_a_keras_file_says_so_too(tmp_path, capsys):
+    """Of a small ONNX file it needs no framework."""
+    from deel_lip_tf import __main__ as command_line
+
+    question = tmp_path / "question.vnnlib"
+    question.write_text("(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= 0 X_0 1))")
+    assert command_line.main(["verify", str(tmp_path / "model.keras"), str(question)]) == 2
+    assert "set KERAS_BACKEND=tensorflow" in capsys.readouterr().err
