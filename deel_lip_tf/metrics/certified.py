@@ -25,8 +25,8 @@ from deel_lip_tf._keras import float32_at_least
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.arrays import weight_per_sample
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, number
-from deel_lip_tf.certificates import margin_lipschitz_constants
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
+from deel_lip_tf.certificates.proofs import prove
 from deel_lip_tf.losses.tracing import is_traced_by_jax, outside_of_graphs
 from deel_lip_tf.metrics.provable import classified, signed_scores
 
@@ -43,7 +43,7 @@ def _proven_once(model: keras.Model) -> np.ndarray:
     known = _PROVEN.get(model) if isinstance(model, keras.Model) else None
     if known is not None and known[0] == model_fingerprint(model):
         return known[1]
-    divisors = margin_lipschitz_constants(model)
+    divisors = prove(model, is_thorough=False).divisors
     _PROVEN[model] = model_fingerprint(model), divisors
     return divisors
 
