@@ -75,16 +75,16 @@ def prove(model: keras.Model, is_thorough: bool = True) -> Proof:
 
     Args:
         model: the classifier.
-        is_thorough: whether to look for what the last layers do to each pair of logits
-            (`bounds.gaps`), which may take a second.
+        is_thorough: whether to look for weights behind a convolution, too (`bounds.gaps`), which
+            may take a second.
 
     Raises:
         TypeError, ValueError: as `certify`, for the model.
     """
     graph, propagation, bound = bounded(model)
     divisors = _divisors(graph, propagation, bound, _checked_classes(graph))
-    if is_thorough and (head := _linear_head(graph)) is not None:
-        divisors = _divisors_by_tail(head, propagation, divisors)
+    if (head := _linear_head(graph)) is not None:
+        divisors = _divisors_by_tail(head, propagation, divisors, is_thorough)
     return Proof(model, propagation, bound, divisors)
 
 
@@ -158,7 +158,7 @@ def _divisors(
 
 
 def _divisors_by_tail(
-    head: Call, propagation: LipschitzPropagation, divisors: np.ndarray
+    head: Call, propagation: LipschitzPropagation, divisors: np.ndarray, is_thorough: bool
 ) -> np.ndarray:
     """The smaller of some divisors and of what the last layers do to each pair of logits."""
     first, second = np.triu_indices(len(divisors), 1)
@@ -167,7 +167,7 @@ def _divisors_by_tail(
         return divisors
     units = np.eye(len(divisors))
     combinations = units[:, first] - units[:, second] if len(divisors) > 1 else units
-    if (found := tail.constants(combinations, propagation)) is None:
+    if (found := tail.constants(combinations, propagation, is_thorough)) is None:
         return divisors
     smaller = divisors.copy()
     if len(divisors) == 1:

@@ -2,7 +2,8 @@
 
 Each metric proves, at every evaluation, the constants of its model as it then is: the bound of the
 network, and for a linear head the norms of the differences of its columns (see
-`certificates.margin_lipschitz_constants`, rounded upward to the metric's dtype). The logits
+`certificates.margin_lipschitz_constants`, rounded upward to the metric's dtype; what it does to the
+last convolution takes too long here, so that `certify` may prove a little more). The logits
 are those of the forward pass with the rounding of its dtype; `certify` bounds that rounding too.
 
 The constants are variables, assigned from Python where an evaluation begins: in `reset_state`,
@@ -36,6 +37,8 @@ _PROVEN: "weakref.WeakKeyDictionary[keras.Model, tuple]" = weakref.WeakKeyDictio
 
 def _proven_once(model: keras.Model) -> np.ndarray:
     """`margin_lipschitz_constants` of the model as it is, proven again where it has changed.
+
+    What takes a second is left out: weights behind a convolution (`bounds.gaps`).
 
     Raises:
         TypeError, ValueError: as `margin_lipschitz_constants`.

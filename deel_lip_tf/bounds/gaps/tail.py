@@ -52,13 +52,17 @@ class Tail:
     convolution: Call | None = None
 
     def constants(
-        self, combinations: np.ndarray, propagation: LipschitzPropagation
+        self,
+        combinations: np.ndarray,
+        propagation: LipschitzPropagation,
+        with_convolution: bool = True,
     ) -> np.ndarray | None:
         """Proves how fast combinations of logits change.
 
         Args:
             combinations: (logits, n) of numbers 0, 1 and -1, at most two of which are not 0.
             propagation: what is known of the graph.
+            with_convolution: whether to look for weights behind a convolution, too.
 
         Returns:
             (n,) Lipschitz constants, inf where nothing is proven; None where nothing is known.
@@ -71,7 +75,7 @@ class Tail:
             if ends.kernel is not None and self.hidden is not None:
                 constant = propagation.constants[self.hidden.inputs[0]]
                 found = _roots(ends.bounds(np.ones(len(ends.kernel)), ends.start()), constant)
-            if self.convolution is not None:
+            if with_convolution and self.convolution is not None:
                 behind = self._behind_convolution(ends, self.convolution, propagation)
                 found = np.fmin(found, behind)
             return found

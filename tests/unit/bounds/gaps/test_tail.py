@@ -127,9 +127,11 @@ def longest_gradient(tf, model, combination, steps=25):
 
 
 @pytest.mark.parametrize("name", list(TAILS))
-def test_no_gradient_exceeds_the_divisor_and_some_are_smaller(name, tf):
+def test_no_gradient_exceeds_the_divisor_and_some_are_smaller(name, tf, monkeypatch):
     model = network(name)
-    plain, found = prove(model, is_thorough=False).divisors, prove(model).divisors
+    found = prove(model).divisors
+    monkeypatch.setattr(tails.Tail, "constants", lambda *_: None)
+    plain = prove(model).divisors
     assert (found <= plain).all() and np.array_equal(found, found.T)
     pairs = combinations_of(model)
     assert any(found[pair] < 0.999 * plain[pair] for pair, _ in pairs)
