@@ -8,6 +8,7 @@ import numpy as np
 from deel_lip_tf._rounding import gamma, norm_up, product_up, sqrt_up, sum_up
 from deel_lip_tf._validation.models import check_instance
 from deel_lip_tf.bounds.chains import find_chains
+from deel_lip_tf.bounds.gaps import find_tail
 from deel_lip_tf.bounds.propagation import LipschitzPropagation
 from deel_lip_tf.semantics.ends import final_call, final_function
 from deel_lip_tf.semantics.graph import Call, Graph, graph_of, is_readable
@@ -40,7 +41,8 @@ def margin_lipschitz_constants(model: keras.Model) -> np.ndarray:
     the whole model, `f_i - f_j` is `min(K ||w_i - w_j||, sqrt(2) L)`-Lipschitz. Without a linear
     head only the second constant counts. A single logit is `min(K ||w||, L)`-Lipschitz. A head that
     ends a run of dense layers with rising activations between them is bounded together with these,
-    too (`bounds.chains`), which is often less.
+    too (`bounds.chains`), which is often less. So is what the last dense layers leave of each
+    difference for the convolution before them, or for the layers before that (`bounds.gaps`).
 
     Args:
         model: a built Sequential or functional model, with one input and an output of shape
@@ -68,15 +70,22 @@ def margin_lipschitz_constants(model: keras.Model) -> np.ndarray:
     return prove(model).divisors
 
 
-def prove(model: keras.Model) -> Proof:
+def prove(model: keras.Model, is_thorough: bool = True) -> Proof:
     """The constants of a classifier.
+
+    Args:
+        model: the classifier.
+        is_thorough: whether to look for weights behind a convolution, too (`bounds.gaps`), which
+            may take a second.
 
     Raises:
         TypeError, ValueError: as `certify`, for the model.
     """
     graph, propagation, bound = bounded(model)
-    count = _checked_classes(graph)
-    return Proof(model, propagation, bound, _divisors(graph, propagation, bound, count))
+    divisors = _divisors(graph, propagation, bound, _checked_classes(graph))
+    if (head := _linear_head(graph)) is not None:
+        divisors = _divisors_by_tail(head, propagation, divisors, is_thorough)
+    return Proof(model, propagation, bound, divisors)
 
 
 def bounded(model: keras.Model) -> tuple[Graph, LipschitzPropagation, float]:
@@ -146,6 +155,27 @@ def _divisors(
     for form in _linear_forms(graph, propagation):
         divisors = np.fmin(divisors, _pairwise(*form))  # NaN, from an overflow, proves nothing
     return divisors
+
+
+def _divisors_by_tail(
+    head: Call, propagation: LipschitzPropagation, divisors: np.ndarray, is_thorough: bool
+) -> np.ndarray:
+    """The smaller of some divisors and of what the last layers do to each pair of logits."""
+    first, second = np.triu_indices(len(divisors), 1)
+    tail = find_tail(head)
+    if tail is None or not tail.is_cheap(max(len(first), 1)):
+        return divisors
+    units = np.eye(len(divisors))
+    combinations = units[:, first] - units[:, second] if len(divisors) > 1 else units
+    if (found := tail.constants(combinations, propagation, is_thorough)) is None:
+        return divisors
+    smaller = divisors.copy()
+    if len(divisors) == 1:
+        smaller[0] = np.fmin(divisors[0], found)
+    else:
+        for places in ((first, second), (second, first)):
+            smaller[places] = np.fmin(divisors[places], found)
+    return smaller
 
 
 def _linear_forms(

@@ -2,7 +2,8 @@
 
 Each metric proves, at every evaluation, the constants of its model as it then is: the bound of the
 network, and for a linear head the norms of the differences of its columns (see
-`certificates.margin_lipschitz_constants`, rounded upward to the metric's dtype). The logits
+`certificates.margin_lipschitz_constants`, rounded upward to the metric's dtype; what it does to the
+last convolution takes too long here, so that `certify` may prove a little more). The logits
 are those of the forward pass with the rounding of its dtype; `certify` bounds that rounding too.
 
 The constants are variables, assigned from Python where an evaluation begins: in `reset_state`,
@@ -25,8 +26,8 @@ from deel_lip_tf._keras import float32_at_least
 from deel_lip_tf._registration import register
 from deel_lip_tf._validation.arrays import weight_per_sample
 from deel_lip_tf._validation.scalars import NOT_NEGATIVE, number
-from deel_lip_tf.certificates import margin_lipschitz_constants
 from deel_lip_tf.certificates.fingerprints import model_fingerprint
+from deel_lip_tf.certificates.proofs import prove
 from deel_lip_tf.losses.tracing import is_traced_by_jax, outside_of_graphs
 from deel_lip_tf.metrics.provable import classified, signed_scores
 
@@ -37,13 +38,15 @@ _PROVEN: "weakref.WeakKeyDictionary[keras.Model, tuple]" = weakref.WeakKeyDictio
 def _proven_once(model: keras.Model) -> np.ndarray:
     """`margin_lipschitz_constants` of the model as it is, proven again where it has changed.
 
+    What takes a second is left out: weights behind a convolution (`bounds.gaps`).
+
     Raises:
         TypeError, ValueError: as `margin_lipschitz_constants`.
     """
     known = _PROVEN.get(model) if isinstance(model, keras.Model) else None
     if known is not None and known[0] == model_fingerprint(model):
         return known[1]
-    divisors = margin_lipschitz_constants(model)
+    divisors = prove(model, is_thorough=False).divisors
     _PROVEN[model] = model_fingerprint(model), divisors
     return divisors
 

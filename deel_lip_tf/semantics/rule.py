@@ -99,6 +99,25 @@ class Rule:
         """
         return None
 
+    def groups(
+        self, layer: keras.layers.Layer, input_shape: Shape
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Which entries a layer without a kernel treats apart from the others.
+
+        The difference of the outputs of a group is at most the constant of the layer times that of
+        the inputs of the group, in the Euclidean norm.
+
+        Args:
+            layer: built.
+            input_shape: of known sizes, the batch axis aside.
+
+        Returns:
+            For each entry of the input, and for each entry of the output, the number of its group;
+            every group of outputs has inputs. None where they are not known.
+        """
+        is_single = self.pieces(layer) is not None or self.never_falls(layer)
+        return each_entry(input_shape) if is_single else None
+
     def reason(self, layer: keras.layers.Layer) -> str | None:
         """Why there is no constant, where more is known than that."""
         return None
@@ -244,6 +263,12 @@ def lipschitz_constant(
     """
     constant = rule_for(layer).lipschitz(layer, input_shape, norm)
     return constant if constant is not None and math.isfinite(constant) else None
+
+
+def each_entry(input_shape: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The groups of a layer whose outputs are functions of single entries, in their order."""
+    names = np.arange(math.prod(input_shape[1:]))
+    return names, names
 
 
 def only(inputs: list[int]) -> int:

@@ -31,7 +31,7 @@ from deel_lip_tf.semantics.operators import Convolution, all_known
 _FLOPS = 2e9  # what a proof with a budget of 1 may cost: a tenth of a second on one core
 _FIRST, _LAST = 0.03, 3e-5  # parts of itself by which the square of a bound is lowered
 _ATTEMPTS = 30  # to lower it in one way; of a kernel that meets no pixel no number would do
-_ZERO_PADDED = ("same", "valid", "causal")
+ZERO_PADDED = ("same", "valid", "causal")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def band_bound(
         A proven bound, at most `known`.
     """
     sizes = all_known(convolution.sizes)
-    if sizes is None or convolution.padding not in _ZERO_PADDED or max(convolution.dilation) > 1:
+    if sizes is None or convolution.padding not in ZERO_PADDED or max(convolution.dilation) > 1:
         return known
     axes = [axis for index, n in enumerate(sizes) if (axis := _axis(convolution, index, n))]
     if len(axes) < len(sizes):
@@ -111,7 +111,7 @@ def _axis(convolution: Convolution, index: int, size: int) -> _Axis | None:
 
 
 @dataclass(frozen=True)
-class _Band:
+class Band:
     """Hermitian block-tridiagonal matrices, known up to an error.
 
     Attributes:
@@ -160,7 +160,7 @@ def _distances(matrices: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.
     return (_norms(matrices - left @ right) + gamma(4 * right.shape[-2] + 16) * parts) * UP
 
 
-def _bands(axes: Sequence[_Axis], taps: np.ndarray, flops: float) -> Iterator[_Band]:
+def _bands(axes: Sequence[_Axis], taps: np.ndarray, flops: float) -> Iterator[Band]:
     """The Gram matrices at all frequencies, for each axis left and some ways to wind up the rest.
 
     Args:
@@ -186,7 +186,7 @@ def _flops(axis: _Axis, kernel: np.ndarray) -> float:
     return groups * axis.places.shape[2] * (36.0 * order * block**2 + 1e4)
 
 
-def _band(axis: _Axis, kernel: np.ndarray, rings: Sequence[np.ndarray]) -> _Band:
+def _band(axis: _Axis, kernel: np.ndarray, rings: Sequence[np.ndarray]) -> Band:
     """The Gram matrices of one axis, for each frequency of the rings of the others and each group.
 
     `A[o, h] = sum_t P[t, o, h] B_t` with the places P of the axis and the matrices B_t of its taps
@@ -216,7 +216,7 @@ def _band(axis: _Axis, kernel: np.ndarray, rings: Sequence[np.ndarray]) -> _Band
     error = 4.0 * gamma(2 * roundings + 4 * image + 4 * taps**2 + 64) * float(squares.max()) + TINY
     diagonal = [block(part, part) for part in parts]
     above = [block(*pair) for pair in zip(parts[:-1], parts[1:], strict=True)]
-    return _Band(diagonal, above, error)
+    return Band(diagonal, above, error)
 
 
 def _at_frequencies(kernel: np.ndarray, rings: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:

@@ -15,7 +15,7 @@ from deel_lip_tf.semantics.ir.moves import move_of
 from deel_lip_tf.semantics.ir.primitives import Scale
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.rounding import copied
-from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.rule import Rule, each_entry, only, rule
 from deel_lip_tf.semantics.sizes import every_axis, is_beside_features
 
 
@@ -39,6 +39,11 @@ class DataMovement(Rule):
 
     def lipschitz(self, layer, input_shape, norm):
         return 1.0
+
+    def groups(self, layer, input_shape):
+        is_reshape = type(layer) is layers.Reshape
+        is_flat = type(layer) is layers.Flatten and layer.data_format == "channels_last"
+        return each_entry(input_shape) if is_reshape or is_flat else None
 
     def lower(self, lowering, layer, inputs):
         return moved(lowering.builder, only(inputs), in_float64(layer))

@@ -4,7 +4,7 @@ from keras import layers
 
 from deel_lip_tf.semantics.integers import same
 from deel_lip_tf.semantics.rounding import copied
-from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.rule import Rule, each_entry, only, rule
 from deel_lip_tf.semantics.sizes import every_axis
 
 
@@ -30,6 +30,9 @@ class Identity(Rule):
 
     def lipschitz(self, layer, input_shape, norm):
         return 1.0
+
+    def groups(self, layer, input_shape):
+        return each_entry(input_shape)
 
     def lower(self, lowering, layer, inputs):
         return only(inputs)

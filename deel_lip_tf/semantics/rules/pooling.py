@@ -1,6 +1,7 @@
 """Layers that take the largest entry, the mean or the norm of windows, or of a whole image."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -45,6 +46,9 @@ class MaxPooling(Rule):
         pairs = zip(layer.pool_size, layer.strides, strict=True)
         return norm.copies(math.prod(-(-k // s) for k, s in pairs))
 
+    def groups(self, layer, input_shape):
+        return _windows_apart(layer, input_shape)
+
     def singular_values(self, layer, input_shape):
         # Where windows overlap, what the layer does to a difference depends on the input.
         apart = all(s >= k for s, k in zip(layer.strides, layer.pool_size, strict=True))
@@ -88,6 +92,9 @@ class AveragePooling(Rule):
         per_axis = zip(sizes, layer.pool_size, layer.strides, strict=True)
         sums = [_largest_column_sum(*axis, layer.padding) for axis in per_axis]
         return _averaged(math.prod(sums), norm)
+
+    def groups(self, layer, input_shape):
+        return _windows_apart(layer, input_shape)
 
     def rounding(self, layer, shapes):
         return shapes.mean(layer.pool_size)
@@ -155,6 +162,9 @@ class ScaledAverage(ScaledGlobalAverage):
     gradient = "average"
     slides = True
 
+    def groups(self, layer, input_shape):
+        return _windows_apart(layer, input_shape)
+
     def lower(self, lowering, layer, inputs):
         factor = layer.k_coef_lip * math.sqrt(math.prod(layer.pool_size))
         return averaged(lowering.builder, layer, only(inputs), factor)
@@ -186,6 +196,9 @@ class ScaledRoot(ScaledGlobalRoot):
 
     slides = True
 
+    def groups(self, layer, input_shape):
+        return _windows_apart(layer, input_shape)
+
     def lower(self, lowering, layer, inputs):
         windows = _windows(lowering.builder, layer, only(inputs))
         root = last_if_first(lowering.builder, lowering.builder.norm(windows), layer)
@@ -203,6 +216,21 @@ def _windows(builder: Builder, layer: layers.Layer, index: int) -> int:
     sizes = builder.shape(index)[:-1]
     pads = paddings(sizes, layer.pool_size, layer.strides, layer.padding)
     return pooling_windows(builder, index, layer.pool_size, layer.strides, pads)
+
+
+def _windows_apart(layer: layers.Layer, input_shape: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """The groups of a layer whose windows make up the image: each channel of a window is one."""
+    if layer.data_format != "channels_last" or (sizes := known_sizes(layer, input_shape)) is None:
+        return None
+    strides = layer.pool_size if layer.strides is None else layer.strides
+    pool, strides = (np.broadcast_to(n, len(sizes)) for n in (layer.pool_size, strides))
+    if (pool != strides).any() or (np.array(sizes) % pool).any():
+        return None
+    counts = [size // int(n) for size, n in zip(sizes, pool, strict=True)]
+    names = outputs = np.arange(math.prod(counts) * input_shape[-1]).reshape(*counts, -1)
+    for axis, count in enumerate(pool):
+        names = np.repeat(names, count, axis=axis)
+    return names.ravel(), outputs.ravel()
 
 
 def _scaled_pixels(layer: layers.Layer, input_shape: Shape) -> int | None:

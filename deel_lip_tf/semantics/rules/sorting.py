@@ -22,7 +22,7 @@ from deel_lip_tf.semantics.ir.decompositions import (
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.norms import L2
 from deel_lip_tf.semantics.rounding import gamma
-from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.rule import Rule, each_entry, only, rule
 from deel_lip_tf.semantics.rules.data_movement import scaled
 from deel_lip_tf.semantics.rules.normalization import broadcast_norm, has_channels
 from deel_lip_tf.semantics.sizes import is_beside_features
@@ -38,6 +38,17 @@ class Sorting(Rule):
     def lipschitz(self, layer, input_shape, norm):
         return layer.lipschitz_constant()
 
+    def groups(self, layer, input_shape):
+        if layer.data_format == "channels_first" and len(input_shape) > 2:
+            return None
+        size = self.group_size(layer, input_shape[-1])
+        names = each_entry(input_shape)[0] // size
+        return names, names
+
+    def group_size(self, layer, channels: int) -> int:
+        """How many neighbouring channels are sorted together."""
+        return channels if getattr(layer, "n", None) is None else min(layer.n, channels)
+
     def rounding(self, layer, shapes):
         return shapes.copied(layer.k_coef_lip)
 
@@ -48,14 +59,14 @@ class Sorting(Rule):
 
     def exchanged(self, builder: Builder, layer, index: int) -> int:
         """Appends what is done to the channels of a node, which are the last axis."""
-        channels = builder.shape(index)[-1]
-        size = channels if getattr(layer, "n", None) is None else min(layer.n, channels)
-        return sorted_groups(builder, index, size)
+        return sorted_groups(builder, index, self.group_size(layer, builder.shape(index)[-1]))
 
 
 @rule(lip.MaxMin)
 class MaxMin(Sorting):
     """`(max(x, 0), max(-x, 0))` side by side, times `k_coef_lip`."""
+
+    groups = Rule.groups
 
     def exchanged(self, builder, layer, index):
         return positive_and_negative(builder, index)
@@ -64,6 +75,8 @@ class MaxMin(Sorting):
 @rule(lip.Householder)
 class Householder(Sorting):
     """Pairs of channels on one side of a line are reflected to the other, times `k_coef_lip`."""
+
+    groups = Rule.groups
 
     def lipschitz(self, layer, input_shape, norm):
         theta = getattr(layer, "theta", None)
@@ -96,6 +109,8 @@ class Householder(Sorting):
 class Absolute(Sorting):
     """The absolute values of the last channels, times `k_coef_lip`."""
 
+    groups = Rule.groups
+
     def pieces(self, layer):
         if layer.fraction < 1:
             return None  # how many channels there are is not known here
@@ -110,6 +125,8 @@ class Absolute(Sorting):
 @rule(lip.NActivation)
 class NActivation(Sorting):
     """`x - 2 clip(x, a, b)` with the knots of each channel, times `k_coef_lip`."""
+
+    groups = Rule.groups
 
     def rounding(self, layer, shapes):
         return shapes.rounding(
@@ -130,6 +147,8 @@ class NActivation(Sorting):
 @rule(lip.LipschitzSpline)
 class Spline(Sorting):
     """A piecewise linear function of each channel, times `k_coef_lip`."""
+
+    groups = Rule.groups
 
     def rounding(self, layer, shapes):
         # Values at the knots are sums of as many terms, none of which is larger than the radius; a

@@ -129,7 +129,7 @@ def test_a_wrong_factor_proves_nothing_that_is_false(monkeypatch):
         whole[4 * i : 4 * i + 4, 4 * i + 4 : 4 * i + 8] = block[0]
         whole[4 * i + 4 : 4 * i + 8, 4 * i : 4 * i + 4] = block[0].T
     largest = np.linalg.eigvalsh(whole)[-1]
-    matrix = band._Band(diagonal, above, 0.0)
+    matrix = band.Band(diagonal, above, 0.0)
     assert largest <= matrix.eigenvalue_bound(largest * 1.0001) <= largest * 1.0002
     assert matrix.eigenvalue_bound(largest * 0.9999) == math.inf
     eye = np.eye(4)[None]
