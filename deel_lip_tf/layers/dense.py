@@ -1,5 +1,7 @@
 """Dense layers with a bounded kernel."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -16,8 +18,8 @@ from deel_lip_tf.layers.constrained import (
 )
 from deel_lip_tf.normalizers import AOL, Frobenius, Spectral
 from deel_lip_tf.normalizers.polar.dense_product import dense_product, is_worth_projecting
-from deel_lip_tf.normalizers.polar.factor import retracted_and_known
-from deel_lip_tf.normalizers.polar.known import KnownInStep, factor_of_known, known_kernel
+from deel_lip_tf.normalizers.polar.factor import factor_if_known, retracted_and_known
+from deel_lip_tf.normalizers.polar.known import KnownInStep, known_kernel
 
 
 class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
@@ -67,14 +69,13 @@ class ConstrainedDense(ConstrainedKernel, keras.layers.Dense):
     def kernel_if_known(self, known: KnownInStep):
         """The effective kernel, from its raw one where that is known to be orthogonal.
 
-        Its gradient is not that of the raw one: `_apply_kernel` sees to that.
+        No gradient goes through it to the raw one: `_apply_kernel` sees to that.
         """
         raw = ops.convert_to_tensor(self.kernel)
-        return ops.cond(
-            known.is_known,
-            lambda: factor_of_known(raw, known.multiple, self.k_coef_lip),
-            self.effective_kernel,
-        )
+        own: Any = self.parametrization  # a Spectral one: `is_worth_knowing`
+        gain = self.k_coef_lip
+        moderate = self._moderate({"kernel": raw})["kernel"]
+        return factor_if_known(raw, moderate, known, gain, own.eps_bjorck, own.maxiter_bjorck)
 
     def _eps_of_polar_factor(self, kernel) -> float | None:
         """Of a multiple of the polar factor of the raw kernel, in its own type; else None."""

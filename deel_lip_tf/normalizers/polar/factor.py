@@ -18,6 +18,7 @@ from deel_lip_tf.normalizers.polar.inverse_root import (
     SLIGHTLY_LESS,
     inverse_root,
 )
+from deel_lip_tf.normalizers.polar.known import KnownInStep, factor_of_known
 from deel_lip_tf.normalizers.polar.lapack import exact_factor, numbers_at_hand
 from deel_lip_tf.normalizers.polar.products import (
     SMALLEST_SPLIT,
@@ -100,6 +101,40 @@ def retracted_and_known(matrix, eps: float, maximum: int) -> tuple:
     return result, is_known
 
 
+def factor_if_known(kernel, moderate, known: KnownInStep, gain: float, eps: float, maximum: int):
+    """`gain` times the polar factor of a large kernel, in a graph of TensorFlow; no gradient.
+
+    Args:
+        kernel: (rows, columns).
+        moderate: a multiple of it, of which eighth powers do not leave float32.
+        known: what the step knows of the kernel: where it is orthogonal, all that is missing is
+            the multiple.
+        gain: positive.
+        eps: as for `nearest_orthogonal`.
+        maximum: largest number of steps.
+    """
+    is_wide = kernel.shape[-2] < kernel.shape[-1]
+    options = PolarOptions(eps, maximum, is_large=True, is_wide=is_wide)
+    result = cond_with_last_resort(
+        known.is_known,
+        lambda kernel, _, multiple, *__: factor_of_known(kernel, multiple, gain),
+        _unknown_factor,
+        kernel,
+        moderate,
+        known.multiple,
+        settings=(gain, options),
+        is_cheap=True,
+    )
+    result.set_shape(kernel.shape)
+    return result
+
+
+def _unknown_factor(_, moderate, __, gain: float, options: PolarOptions):
+    tall = transposed(moderate) if options.is_wide else moderate
+    factor, *_ = _factor_and_start(tall, replace(options, is_wide=False))
+    return gain * (transposed(factor) if options.is_wide else factor)
+
+
 def _for_tall(function, matrix, eps: float, maximum: int):
     """`function(matrix, options)`, of the transposed matrix where that has fewer columns."""
     numbers = numbers_at_hand(matrix)
@@ -167,20 +202,9 @@ def _polar_factor(matrix, options: PolarOptions):
         # gradient, times 0, too: in vain, and not a number where a kernel overflows.
         matrix = ops.stop_gradient(matrix)
         # In here: JAX lets nothing that is computed outside into what has a gradient of its own.
-        accepted = ops.maximum(ops.cast(options.eps / 10, matrix.dtype), rounding_of(matrix))
-        start = with_gram(matrix, options)
+        outputs, start, accepted = _factor_and_start(matrix, options)
         center = start.center
         is_orthogonal = ops.all((start.radius <= accepted * center) & is_moderate(start))
-        # One step leaves 3/4 of the square of a radius: of these, no more than many steps leave.
-        near = ops.maximum(accepted, ops.sqrt(rounding_of(matrix)))
-        outputs = cond_with_last_resort(
-            ops.all((start.radius <= near * center) & is_moderate(start)),
-            _one_step,
-            _many_steps,
-            *start,
-            accepted,
-            settings=(options,),
-        )
 
         def gradient(*arguments, upstream=None):
             # TensorFlow passes the upstream gradient by name, the others by position.
@@ -197,6 +221,23 @@ def _polar_factor(matrix, options: PolarOptions):
         return outputs, computed_as_here(gradient)
 
     return factor(matrix)
+
+
+def _factor_and_start(matrix, options: PolarOptions) -> tuple:
+    """`(factor, start, accepted)`: with the Gram matrix, and what radius is left as it is."""
+    accepted = ops.maximum(ops.cast(options.eps / 10, matrix.dtype), rounding_of(matrix))
+    start = with_gram(matrix, options)
+    # One step leaves 3/4 of the square of a radius: of these, no more than many steps leave.
+    near = ops.maximum(accepted, ops.sqrt(rounding_of(matrix)))
+    outputs = cond_with_last_resort(
+        ops.all((start.radius <= near * start.center) & is_moderate(start)),
+        _one_step,
+        _many_steps,
+        *start,
+        accepted,
+        settings=(options,),
+    )
+    return outputs, start, accepted
 
 
 def _one_step(*arguments):

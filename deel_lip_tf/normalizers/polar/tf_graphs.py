@@ -57,7 +57,7 @@ def traced_once(function: Callable, matrix, *settings):
         # TensorFlow's: Keras would leave a variable what it is.
         return function(tf.convert_to_tensor(matrix), *settings)
     shape = tuple(matrix.shape)
-    traced = _traced(function, kinds, settings, False, _is_by_python(), is_inside_xla())
+    traced = _traced(function, kinds, settings, True, _is_by_python(), is_inside_xla())
     # Reshaping does nothing here, and tells the gradient its shape.
     result = traced(tf.reshape(matrix, shape))
     result.set_shape(shape)
