@@ -3,6 +3,7 @@
 Each knows how it maps a set of gradients backward: see `local.py`.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -282,8 +283,6 @@ def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], 
     """Applies the adjoint of an affine layer for samples of this shape."""
     import tensorflow as tf
 
-    # As a graph, which leaves out the forward pass: the gradient of an affine map needs no values.
-    @tf.function(reduce_retracing=True)
     def pull_back(values: Any) -> Any:
         point = tf.zeros((tf.shape(values)[0], *shape), "float64")
         with tf.GradientTape() as tape:
@@ -291,9 +290,16 @@ def _adjoint(layer: keras.layers.Layer, shape: tuple) -> Callable[[np.ndarray], 
             outputs = layer(point, training=False)
         return tape.gradient(outputs, point, values)
 
+    # As a graph, which leaves out the forward pass: the gradient of an affine map needs no values.
+    # The concrete function at once: TensorFlow warns of functions that it sees traced often.
+    @functools.cache
+    def traced(shape_after: tuple) -> Callable:
+        specified = tf.TensorSpec((None, *shape_after), "float64")
+        return tf.function(pull_back, autograph=False).get_concrete_function(specified)
+
     def adjoint(values: np.ndarray) -> np.ndarray:
         with keras.device("cpu:0"):
-            return pull_back(tf.constant(values)).numpy()
+            return traced(values.shape[1:])(tf.constant(values)).numpy()
 
     return adjoint
 

@@ -271,6 +271,12 @@ def each_entry(input_shape: Any) -> tuple[np.ndarray, np.ndarray]:
     return names, names
 
 
+def as_laid_out(names: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
+    """Names of the entries of a sample with its channels last, in the order that a layer has."""
+    is_first = layer.data_format == "channels_first"
+    return (np.moveaxis(names, -1, 0) if is_first else names).ravel()
+
+
 def only(inputs: list[int]) -> int:
     """The one input of a layer.
 

@@ -128,6 +128,9 @@ class Tail:
         if (groups := _joined(self.between, math.prod(weighted.output_shape))) is None:
             return nothing
         written, read, slope = groups
+        if call.operation.data_format == "channels_first":
+            height, width, channels = weighted.output_shape
+            written = np.moveaxis(written.reshape(channels, height, width), 0, -1).ravel()
         slope = product_up(slope, proven_slope(call.operation.activation))
         proven = Between(weighted, written, read).proven(ends, bound**2)
         if proven is None:
@@ -183,10 +186,9 @@ def _is_dense(call: Call) -> bool:
 
 
 def _is_convolution(call: Call) -> bool:
-    """Whether it is one whose channels come last, with a function of single entries after it."""
+    """Whether it is one with a function of single entries after it."""
     layer = call.operation
-    is_last = getattr(layer, "data_format", None) == "channels_last"
-    if not (is_last and rule_for(layer).knows("operators")):
+    if not (hasattr(layer, "data_format") and rule_for(layer).knows("operators")):
         return False
     function = getattr(layer, "activation", None)
     return _is_identity(function) or pieces_of(function) is not None

@@ -57,7 +57,9 @@ def traced_once(function: Callable, matrix, *settings):
         # TensorFlow's: Keras would leave a variable what it is.
         return function(tf.convert_to_tensor(matrix), *settings)
     shape = tuple(matrix.shape)
-    traced = _traced(function, kinds, settings, True, _is_by_python(), is_inside_xla())
+    # One node in a step that stays in this process: files, LiteRT's above all, have it written out.
+    is_by_python = _is_by_python()
+    traced = _traced(function, kinds, settings, is_by_python, is_by_python, is_inside_xla())
     # Reshaping does nothing here, and tells the gradient its shape.
     result = traced(tf.reshape(matrix, shape))
     result.set_shape(shape)

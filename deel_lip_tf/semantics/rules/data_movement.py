@@ -15,7 +15,7 @@ from deel_lip_tf.semantics.ir.moves import move_of
 from deel_lip_tf.semantics.ir.primitives import Scale
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.rounding import copied
-from deel_lip_tf.semantics.rule import Rule, each_entry, only, rule
+from deel_lip_tf.semantics.rule import Rule, as_laid_out, each_entry, only, rule
 from deel_lip_tf.semantics.sizes import every_axis, is_beside_features
 
 
@@ -41,9 +41,14 @@ class DataMovement(Rule):
         return 1.0
 
     def groups(self, layer, input_shape):
-        is_reshape = type(layer) is layers.Reshape
-        is_flat = type(layer) is layers.Flatten and layer.data_format == "channels_last"
-        return each_entry(input_shape) if is_reshape or is_flat else None
+        names, _ = each_entry(input_shape)
+        if type(layer) is layers.Reshape:
+            return names, names
+        if type(layer) is not layers.Flatten:
+            return None
+        # Channels are last behind it.
+        channels = input_shape[1 if layer.data_format == "channels_first" else -1]
+        return as_laid_out(names.reshape(-1, channels), layer), names
 
     def lower(self, lowering, layer, inputs):
         return moved(lowering.builder, only(inputs), in_float64(layer))

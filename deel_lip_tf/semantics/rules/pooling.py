@@ -25,7 +25,7 @@ from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.norms import L1, L2, LINF, Norm
 from deel_lip_tf.semantics.operators import Shape, image_sizes, known_sizes, spatial_sizes
 from deel_lip_tf.semantics.rounding import copied, root_of_squares
-from deel_lip_tf.semantics.rule import Rule, only, rule
+from deel_lip_tf.semantics.rule import Rule, as_laid_out, only, rule
 from deel_lip_tf.semantics.rules.convolution import paddings
 from deel_lip_tf.semantics.rules.data_movement import scaled
 from deel_lip_tf.semantics.sizes import keeps_windows
@@ -220,17 +220,18 @@ def _windows(builder: Builder, layer: layers.Layer, index: int) -> int:
 
 def _windows_apart(layer: layers.Layer, input_shape: Any) -> tuple[np.ndarray, np.ndarray] | None:
     """The groups of a layer whose windows make up the image: each channel of a window is one."""
-    if layer.data_format != "channels_last" or (sizes := known_sizes(layer, input_shape)) is None:
+    if (sizes := known_sizes(layer, input_shape)) is None:
         return None
     strides = layer.pool_size if layer.strides is None else layer.strides
     pool, strides = (np.broadcast_to(n, len(sizes)) for n in (layer.pool_size, strides))
     if (pool != strides).any() or (np.array(sizes) % pool).any():
         return None
     counts = [size // int(n) for size, n in zip(sizes, pool, strict=True)]
-    names = outputs = np.arange(math.prod(counts) * input_shape[-1]).reshape(*counts, -1)
+    channels = math.prod(input_shape[1:]) // math.prod(sizes)
+    names = outputs = np.arange(math.prod(counts) * channels).reshape(*counts, channels)
     for axis, count in enumerate(pool):
         names = np.repeat(names, count, axis=axis)
-    return names.ravel(), outputs.ravel()
+    return as_laid_out(names, layer), as_laid_out(outputs, layer)
 
 
 def _scaled_pixels(layer: layers.Layer, input_shape: Shape) -> int | None:

@@ -22,7 +22,7 @@ from deel_lip_tf.semantics.ir.decompositions import (
 from deel_lip_tf.semantics.ir.program import Builder
 from deel_lip_tf.semantics.norms import L2
 from deel_lip_tf.semantics.rounding import gamma
-from deel_lip_tf.semantics.rule import Rule, each_entry, only, rule
+from deel_lip_tf.semantics.rule import Rule, as_laid_out, only, rule
 from deel_lip_tf.semantics.rules.data_movement import scaled
 from deel_lip_tf.semantics.rules.normalization import broadcast_norm, has_channels
 from deel_lip_tf.semantics.sizes import is_beside_features
@@ -39,10 +39,10 @@ class Sorting(Rule):
         return layer.lipschitz_constant()
 
     def groups(self, layer, input_shape):
-        if layer.data_format == "channels_first" and len(input_shape) > 2:
-            return None
-        size = self.group_size(layer, input_shape[-1])
-        names = each_entry(input_shape)[0] // size
+        is_first = layer.data_format == "channels_first"
+        channels = input_shape[1 if is_first else -1]
+        names = np.arange(math.prod(input_shape[1:])) // self.group_size(layer, channels)
+        names = as_laid_out(names.reshape(-1, channels), layer)
         return names, names
 
     def group_size(self, layer, channels: int) -> int:

@@ -1,5 +1,7 @@
 """Radii by local constants: against circles of points, and against Jacobians inside the balls."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -409,3 +411,10 @@ def test_an_ellipsoid_counts_what_is_before_it(constant, radius, exact):
     points = [(np.array([[-1.0]]), np.zeros(1))]
     found = end.divisors(points, np.array([radius]), np.zeros(1, int), np.eye(1))
     assert exact <= found[0] <= exact * (1 + 1e-6) + 1e-100
+
+
+def test_the_layers_of_a_deep_network_are_traced_without_a_warning(rng, caplog):
+    model = chain((6,), *(dense(6, "relu") for _ in range(6)), dense(3))
+    with caplog.at_level(logging.WARNING):
+        certify(model, rng.normal(size=(4, 6)), local=True)
+    assert "retracing" not in caplog.text
