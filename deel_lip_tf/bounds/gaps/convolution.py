@@ -15,11 +15,11 @@ import numpy as np
 from deel_lip_tf._rounding import TINY, gamma
 from deel_lip_tf.bounds.norms.band import ZERO_PADDED, Band
 from deel_lip_tf.bounds.norms.dense_matrix import axis_taps
+from deel_lip_tf.bounds.norms.spectral import krylov_estimate
 from deel_lip_tf.normalizers.convolution import ZERO
 from deel_lip_tf.semantics.operators import Convolution, Operator, all_known
 
 _FLOPS = 1e10  # what a proof may cost: about a second of a slow core
-_LANCZOS_STEPS = 60
 _EXCESSES = (3e-4, 2e-3, 1e-2, 1e-1, 1.0)  # of what is proven over a lower estimate of it
 
 
@@ -104,21 +104,15 @@ class Weighted:
         return math.inf
 
     def _estimate(self, weights: np.ndarray) -> float:
-        """A lower estimate of the same, of a Krylov space."""
-        shape = (*self.size, 1, self.kernel.shape[1])
-        vector = np.random.default_rng(0).standard_normal(shape)
-        basis, images = list[np.ndarray](), list[np.ndarray]()
-        for _ in range(_LANCZOS_STEPS):
-            for _ in range(2):  # twice is enough
-                for known in basis:
-                    vector = vector - np.vdot(known, vector) * known
-            if not 1e-12 < (norm := float(np.linalg.norm(vector))) < math.inf:
-                break
-            basis.append(vector / norm)
-            vector = self.adjoint(weights[:, :, None] * self.forward(basis[-1]))
-            images.append(vector)
-        ritz = np.array([[np.vdot(v, image) for image in images] for v in basis])
-        return float(np.linalg.eigvalsh(ritz)[-1]) if basis else 0.0
+        """A lower estimate of the same."""
+        channels = self.kernel.shape[1]
+
+        def gram(columns: np.ndarray) -> np.ndarray:
+            images = np.moveaxis(columns.reshape(*self.size, channels, -1), -1, 2)
+            images = self.adjoint(weights[:, :, None] * self.forward(images))
+            return np.moveaxis(images, 2, -1).reshape(columns.shape)
+
+        return krylov_estimate(gram, math.prod(self.size) * channels)
 
     def _band(self, weights: np.ndarray) -> Band:
         """The Gram matrix by blocks of rows, with what its entries are wrong by."""

@@ -106,7 +106,7 @@ class Tail:
         if len(functions) > 1:
             return None
         known = rule_for(functions[0])
-        if type(known) is Sorting and known.group_size(functions[0], width) == 2:
+        if isinstance(known, Sorting) and known.group_size(functions[0], width) == 2:
             constant, _ = layer_bound(functions[0], (None, width))
             return Ends.of_sorted_pairs(columns * constant, sizes * constant, kernel)
         if (pieces := pieces_of(functions[0])) is None:

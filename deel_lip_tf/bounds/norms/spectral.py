@@ -7,6 +7,8 @@ with `A = c I - G` every eigenvalue of G is at most `c + ||D||_2`. The guess may
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -126,7 +128,8 @@ def krylov_estimates(matrices: np.ndarray) -> np.ndarray:
     Sixty steps of Lanczos: close for isolated eigenvalues, within 1e-3 or so for crowded ones.
     """
     flat = matrices.reshape(-1, *matrices.shape[-2:])
-    return np.array([_krylov_estimate(one) for one in flat]).reshape(matrices.shape[:-2])
+    found = [krylov_estimate(one.__matmul__, len(one), one.dtype) for one in flat]
+    return np.array(found).reshape(matrices.shape[:-2])
 
 
 def subspace_estimates(matrices: np.ndarray, width: int = 8, steps: int = 4) -> np.ndarray:
@@ -142,10 +145,19 @@ def subspace_estimates(matrices: np.ndarray, width: int = 8, steps: int = 4) -> 
     return np.maximum(np.linalg.eigvalsh(ritz)[..., -1], floor)
 
 
-def _krylov_estimate(matrix: np.ndarray, steps: int = 60) -> float:
-    """Largest Ritz value in a Krylov space: a lower estimate, close to the eigenvalue."""
-    basis = np.empty((len(matrix), steps), dtype=matrix.dtype)
-    vector = np.random.default_rng(0).standard_normal(len(matrix)).astype(matrix.dtype)
+def krylov_estimate(
+    apply: Callable[[np.ndarray], np.ndarray], order: int, dtype: Any = np.float64, steps: int = 60
+) -> float:
+    """Largest Ritz value in a Krylov space: a lower estimate, close to the largest eigenvalue.
+
+    Args:
+        apply: the product of a Hermitian matrix with a vector, and with the columns of a matrix.
+        order: of the matrix.
+        dtype: of its entries.
+        steps: at most so many products.
+    """
+    basis = np.empty((order, steps), dtype=dtype)
+    vector = np.random.default_rng(0).standard_normal(order).astype(dtype)
     for step in range(steps):
         for _ in range(2):  # twice is enough for orthogonality to machine precision
             known = basis[:, :step]
@@ -155,8 +167,8 @@ def _krylov_estimate(matrix: np.ndarray, steps: int = 60) -> float:
             basis = basis[:, :step]
             break
         basis[:, step] = vector / norm
-        vector = matrix @ basis[:, step]
-    ritz = basis.conj().T @ (matrix @ basis)
+        vector = apply(basis[:, step])
+    ritz = basis.conj().T @ apply(basis)
     return float(np.linalg.eigvalsh(ritz)[-1])
 
 

@@ -29,14 +29,30 @@ from deel_lip_tf.semantics.sizes import is_beside_features
 from deel_lip_tf.semantics.state import as_computed_with, as_float64, check_built
 
 
-@rule(lip.GroupSort, lip.GroupSort2, lip.FullSort)
-class Sorting(Rule):
-    """The entries of each group in order, times `k_coef_lip`."""
+class Exchange(Rule):
+    """What is done to the channels of each place, times `k_coef_lip`."""
 
     keeps_size = staticmethod(is_beside_features)
 
     def lipschitz(self, layer, input_shape, norm):
         return layer.lipschitz_constant()
+
+    def rounding(self, layer, shapes):
+        return shapes.copied(layer.k_coef_lip)
+
+    def lower(self, lowering, layer, inputs):
+        builder, index = lowering.builder, channels_last(lowering.builder, only(inputs), layer)
+        index = self.exchanged(builder, layer, index)
+        return scaled(lowering, layer, last_if_first(builder, index, layer))
+
+    def exchanged(self, builder: Builder, layer, index: int) -> int:
+        """Appends what is done to the channels of a node, which are the last axis."""
+        raise NotImplementedError
+
+
+@rule(lip.GroupSort, lip.GroupSort2, lip.FullSort)
+class Sorting(Exchange):
+    """The entries of each group in order, times `k_coef_lip`."""
 
     def groups(self, layer, input_shape):
         is_first = layer.data_format == "channels_first"
@@ -49,34 +65,21 @@ class Sorting(Rule):
         """How many neighbouring channels are sorted together."""
         return channels if getattr(layer, "n", None) is None else min(layer.n, channels)
 
-    def rounding(self, layer, shapes):
-        return shapes.copied(layer.k_coef_lip)
-
-    def lower(self, lowering, layer, inputs):
-        builder, index = lowering.builder, channels_last(lowering.builder, only(inputs), layer)
-        index = self.exchanged(builder, layer, index)
-        return scaled(lowering, layer, last_if_first(builder, index, layer))
-
-    def exchanged(self, builder: Builder, layer, index: int) -> int:
-        """Appends what is done to the channels of a node, which are the last axis."""
+    def exchanged(self, builder, layer, index):
         return sorted_groups(builder, index, self.group_size(layer, builder.shape(index)[-1]))
 
 
 @rule(lip.MaxMin)
-class MaxMin(Sorting):
+class MaxMin(Exchange):
     """`(max(x, 0), max(-x, 0))` side by side, times `k_coef_lip`."""
-
-    groups = Rule.groups
 
     def exchanged(self, builder, layer, index):
         return positive_and_negative(builder, index)
 
 
 @rule(lip.Householder)
-class Householder(Sorting):
+class Householder(Exchange):
     """Pairs of channels on one side of a line are reflected to the other, times `k_coef_lip`."""
-
-    groups = Rule.groups
 
     def lipschitz(self, layer, input_shape, norm):
         theta = getattr(layer, "theta", None)
@@ -106,10 +109,8 @@ class Householder(Sorting):
 
 
 @rule(lip.Abs)
-class Absolute(Sorting):
+class Absolute(Exchange):
     """The absolute values of the last channels, times `k_coef_lip`."""
-
-    groups = Rule.groups
 
     def pieces(self, layer):
         if layer.fraction < 1:
@@ -123,10 +124,8 @@ class Absolute(Sorting):
 
 
 @rule(lip.NActivation)
-class NActivation(Sorting):
+class NActivation(Exchange):
     """`x - 2 clip(x, a, b)` with the knots of each channel, times `k_coef_lip`."""
-
-    groups = Rule.groups
 
     def rounding(self, layer, shapes):
         return shapes.rounding(
@@ -145,10 +144,8 @@ class NActivation(Sorting):
 
 
 @rule(lip.LipschitzSpline)
-class Spline(Sorting):
+class Spline(Exchange):
     """A piecewise linear function of each channel, times `k_coef_lip`."""
-
-    groups = Rule.groups
 
     def rounding(self, layer, shapes):
         # Values at the knots are sums of as many terms, none of which is larger than the radius; a
